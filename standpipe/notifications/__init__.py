@@ -1,0 +1,1 @@
+"""Telling customers in time: alert rules, pushes and texts."""

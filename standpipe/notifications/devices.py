@@ -1,0 +1,86 @@
+"""Devices that can be pushed to."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.errors import InvalidInputError
+from standpipe.ids import new_id
+from standpipe.notifications.models import Delivery, Device
+
+MAX_DEVICES = 20
+_MAX_TEXT = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOrder:
+    """An app installation as it describes itself; exactly one push address."""
+
+    installation_id: str
+    platform: str
+    fcm_token: str | None
+    fcm_fid: str | None
+    language: str
+    time_zone: str
+    app_version: str
+
+
+async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrder, now: datetime) -> Device:
+    """Add or refresh a device. A push address that another customer had leaves them: the phone changed hands.
+
+    Raises InvalidInputError for texts that cannot be stored, and past MAX_DEVICES.
+    """
+    _check(order)
+    await session.execute(
+        update(Device)
+        .where(
+            or_(Device.fcm_token == order.fcm_token, Device.fcm_fid == order.fcm_fid),
+            or_(Device.customer_id != customer_id, Device.installation_id != order.installation_id),
+        )
+        .values(fcm_token=None, fcm_fid=None, healthy=False)
+    )
+    values = {
+        "platform": order.platform,
+        "fcm_token": order.fcm_token,
+        "fcm_fid": order.fcm_fid,
+        "language": order.language,
+        "time_zone": order.time_zone,
+        "app_version": order.app_version,
+        "healthy": True,
+        "last_seen_at": now,
+    }
+    device_id = await session.scalar(
+        insert(Device)
+        .values(id=new_id("dev"), customer_id=customer_id, installation_id=order.installation_id, **values)
+        .on_conflict_do_update(index_elements=["customer_id", "installation_id"], set_=values)
+        .returning(Device.id)
+    )
+    owned = await session.scalar(select(func.count()).select_from(Device).where(Device.customer_id == customer_id))
+    if (owned or 0) > MAX_DEVICES:
+        raise InvalidInputError(f"At most {MAX_DEVICES} devices; remove one first.", ("installationId",))
+    return await session.get_one(Device, device_id, populate_existing=True)
+
+
+async def remove(session: AsyncSession, *, customer_id: str, installation_id: str) -> Device | None:
+    """Forget a device; None where this customer has no such."""
+    device = await session.scalar(
+        select(Device).where(Device.customer_id == customer_id, Device.installation_id == installation_id)
+    )
+    if device is None:
+        return None
+    await session.execute(update(Delivery).where(Delivery.device_id == device.id).values(device_id=None, due_at=None))
+    await session.execute(delete(Device).where(Device.id == device.id))
+    return device
+
+
+def _check(order: DeviceOrder) -> None:
+    texts = (order.installation_id, order.fcm_token, order.fcm_fid, order.language, order.time_zone, order.app_version)
+    if any(text is not None and ("\0" in text or len(text) > _MAX_TEXT) for text in texts):
+        raise InvalidInputError("A text is too long or holds a NUL.", ())
+    if not order.installation_id:
+        raise InvalidInputError("The installation id is empty.", ("installationId",))
+    if not (order.fcm_token or order.fcm_fid):
+        raise InvalidInputError("Web push is not offered yet; give an FCM token or installation id.", ("push",))

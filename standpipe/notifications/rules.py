@@ -1,0 +1,55 @@
+"""When a household is told that its water runs low. Pure.
+
+One alert per crossing (N1), the most urgent of several crossed at once (N2), re-armed only when the credit has risen
+clearly above the threshold. Credit on its way counts (N3). What is not known raises nothing (N4): silence is not zero.
+"""
+
+from dataclasses import dataclass
+
+THRESHOLDS_DAYS = (7, 3, 1)
+EMPTY = 0
+"""The level of an empty wallet, beyond the last threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowBalanceSignal:
+    """What is known now. ``days_left`` None: too little use to tell. ``credit_minor`` includes what is on its way."""
+
+    days_left: float | None
+    credit_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The level that now stands (None: armed), and whether crossing it is to be told."""
+
+    level: int | None
+    tell: bool
+
+
+def evaluate(level: int | None, signal: LowBalanceSignal) -> Decision:
+    """From the level that stands and a new signal to the next; a lower level is more urgent."""
+    reached = _level_of(signal)
+    if reached is not None and (level is None or reached < level):
+        return Decision(reached, tell=True)
+    return Decision(_rearmed(level, signal), tell=False)
+
+
+def _level_of(signal: LowBalanceSignal) -> int | None:
+    if signal.credit_minor <= 0:
+        return EMPTY
+    if signal.days_left is None:
+        return None
+    crossed = [days for days in THRESHOLDS_DAYS if signal.days_left <= days]
+    return min(crossed) if crossed else None
+
+
+def _rearmed(level: int | None, signal: LowBalanceSignal) -> int | None:
+    """The level goes back up only past a margin above its threshold, so that hovering around it tells once."""
+    if level is None:
+        return None
+    if signal.days_left is None:
+        return None if signal.credit_minor > 0 and level == EMPTY else level
+    standing = [days for days in (EMPTY, *THRESHOLDS_DAYS) if signal.days_left <= days + max(1.0, days * 0.2)]
+    remaining = [days for days in standing if days >= level]
+    return min(remaining) if remaining else None

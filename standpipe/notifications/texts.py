@@ -1,0 +1,54 @@
+"""What an alert says, in the device's language. English where a language is not spoken yet."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from standpipe.units import money_text
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Title and body of a push."""
+
+    title: str
+    body: str
+
+
+_CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
+    "en": {
+        "LOW_BALANCE": ("Water is running low", "{label}: {money} left, about {days}. Top up to keep it flowing."),
+        "EMPTY": ("Your water credit is used up", "{label}: the valve closes until you top up."),
+        "TOP_UP": ("Credit is on your meter", "{label}: the meter has confirmed your top-up."),
+        "TOP_UP_FAILED": ("Top-up did not go through", "{label}: you were not charged. Please try again."),
+        "day": ("{count} day", "{count} days"),
+    },
+    "sw": {
+        "LOW_BALANCE": ("Maji yanakaribia kuisha", "{label}: imebaki {money}, karibu {days}. Ongeza salio."),
+        "EMPTY": ("Salio la maji limeisha", "{label}: vali imefungwa hadi uongeze salio."),
+        "TOP_UP": ("Salio limefika kwenye mita", "{label}: mita imethibitisha malipo yako."),
+        "TOP_UP_FAILED": ("Malipo hayakufaulu", "{label}: hukutozwa. Tafadhali jaribu tena."),
+        "day": ("siku {count}", "siku {count}"),
+    },
+    "fr": {
+        "LOW_BALANCE": ("Votre crédit d'eau baisse", "{label} : il reste {money}, environ {days}. Rechargez."),
+        "EMPTY": ("Votre crédit d'eau est épuisé", "{label} : la vanne se ferme jusqu'à la recharge."),
+        "TOP_UP": ("Crédit reçu par le compteur", "{label} : le compteur a confirmé votre recharge."),
+        "TOP_UP_FAILED": ("La recharge a échoué", "{label} : vous n'avez pas été débité. Réessayez."),
+        "day": ("{count} jour", "{count} jours"),
+    },
+}
+
+
+def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
+    """The words for an alert. ``params`` are those it was raised with; unknown languages fall back to English."""
+    short = language.partition("-")[0].lower()
+    words = _CATALOGUE.get(short, _CATALOGUE["en"])
+    title, body = words[params.get("variant") or kind]
+    count = max(int(params.get("days_left") or 0), 0)
+    one, many = words["day"]
+    values = {
+        "label": params.get("label", ""),
+        "money": money_text(int(params.get("credit_minor") or 0), str(params.get("currency") or "USD"), language),
+        "days": (one if count == 1 else many).format(count=count),
+    }
+    return Text(title, body.format(**values))

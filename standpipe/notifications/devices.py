@@ -37,7 +37,8 @@ async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrde
     await session.execute(
         update(Device)
         .where(
-            or_(Device.fcm_token == order.fcm_token, Device.fcm_fid == order.fcm_fid),
+            # Never compared with None: that would match every device without such an address.
+            Device.fcm_token == order.fcm_token if order.fcm_token else Device.fcm_fid == order.fcm_fid,
             or_(Device.customer_id != customer_id, Device.installation_id != order.installation_id),
         )
         .values(fcm_token=None, fcm_fid=None, healthy=False)
@@ -82,5 +83,7 @@ def _check(order: DeviceOrder) -> None:
         raise InvalidInputError("A text is too long or holds a NUL.", ())
     if not order.installation_id:
         raise InvalidInputError("The installation id is empty.", ("installationId",))
-    if not (order.fcm_token or order.fcm_fid):
-        raise InvalidInputError("Web push is not offered yet; give an FCM token or installation id.", ("push",))
+    if bool(order.fcm_token) == bool(order.fcm_fid):
+        raise InvalidInputError(
+            "Give exactly one FCM token or installation id; web push is not offered yet.", ("push",)
+        )

@@ -19,21 +19,30 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
         "LOW_BALANCE": ("Water is running low", "{label}: {money} left, about {days}. Top up to keep it flowing."),
         "EMPTY": ("Your water credit is used up", "{label}: the valve closes until you top up."),
         "TOP_UP": ("Credit is on your meter", "{label}: the meter has confirmed your top-up."),
-        "TOP_UP_FAILED": ("Top-up did not go through", "{label}: you were not charged. Please try again."),
+        "TOP_UP_FAILED": (
+            "Top-up did not go through",
+            "{label}: the payment failed. If money was taken after all, it will still be credited.",
+        ),
         "day": ("{count} day", "{count} days"),
     },
     "sw": {
         "LOW_BALANCE": ("Maji yanakaribia kuisha", "{label}: imebaki {money}, karibu {days}. Ongeza salio."),
         "EMPTY": ("Salio la maji limeisha", "{label}: vali imefungwa hadi uongeze salio."),
         "TOP_UP": ("Salio limefika kwenye mita", "{label}: mita imethibitisha malipo yako."),
-        "TOP_UP_FAILED": ("Malipo hayakufaulu", "{label}: hukutozwa. Tafadhali jaribu tena."),
+        "TOP_UP_FAILED": (
+            "Malipo hayakufaulu",
+            "{label}: malipo hayakukamilika. Pesa ikikatwa, itaongezwa kwenye mita.",
+        ),
         "day": ("siku {count}", "siku {count}"),
     },
     "fr": {
         "LOW_BALANCE": ("Votre crédit d'eau baisse", "{label} : il reste {money}, environ {days}. Rechargez."),
         "EMPTY": ("Votre crédit d'eau est épuisé", "{label} : la vanne se ferme jusqu'à la recharge."),
         "TOP_UP": ("Crédit reçu par le compteur", "{label} : le compteur a confirmé votre recharge."),
-        "TOP_UP_FAILED": ("La recharge a échoué", "{label} : vous n'avez pas été débité. Réessayez."),
+        "TOP_UP_FAILED": (
+            "La recharge a échoué",
+            "{label} : paiement échoué. Tout montant débité malgré tout sera crédité.",
+        ),
         "day": ("{count} jour", "{count} jours"),
     },
 }

@@ -1,0 +1,43 @@
+"""Alembic's environment: the models' metadata against one PostgreSQL, over the product's own driver."""
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+import standpipe.customers.models
+import standpipe.ledger.models
+import standpipe.meters.models
+import standpipe.notifications.models
+import standpipe.outbox.models
+import standpipe.payments.models
+import standpipe.tariffs.models
+import standpipe.usage.models  # noqa: F401 - imported for their tables.
+from standpipe.db.base import Base
+from standpipe.db.engine import async_url
+
+
+def run(connection: Connection) -> None:
+    """Migrate on one connection; the advisory lock lets several starting processes take turns."""
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=False
+    )
+    with context.begin_transaction():
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('standpipe:migrate', 0))"))
+        context.run_migrations()
+
+
+async def run_online() -> None:
+    """Connect to the URL that the caller set, else to the environment's."""
+    url = context.config.attributes.get("url") or os.environ["STANDPIPE_DATABASE_URL"]
+    engine = create_async_engine(async_url(url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+        await connection.commit()
+    await engine.dispose()
+
+
+asyncio.run(run_online())

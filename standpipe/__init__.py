@@ -1,0 +1,1 @@
+"""Standpipe: the customer backend for prepaid smart water meters."""

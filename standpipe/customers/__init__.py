@@ -1,0 +1,1 @@
+"""People, their households, and how they sign in."""

@@ -1,0 +1,76 @@
+"""Utilities, customers, households and sign-in codes."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ForeignKey, Index, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from standpipe.db.base import Base
+
+
+class HouseholdRole(StrEnum):
+    """What a member may do."""
+
+    OWNER = "OWNER"
+    PAYER = "PAYER"
+    VIEWER = "VIEWER"
+
+
+class Utility(Base):
+    """A water utility: it sets the currency, and the time zone of service days and billing periods."""
+
+    __tablename__ = "utilities"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    currency: Mapped[str]
+    time_zone: Mapped[str]
+
+
+class Customer(Base):
+    """A person, known by phone number (E.164)."""
+
+    __tablename__ = "customers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    phone: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str] = mapped_column(server_default="")
+    language: Mapped[str] = mapped_column(server_default="en")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Household(Base):
+    """Those who share a supply."""
+
+    __tablename__ = "households"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    utility_id: Mapped[str] = mapped_column(ForeignKey("utilities.id"))
+    name: Mapped[str]
+
+
+class Membership(Base):
+    """A customer's role in a household."""
+
+    __tablename__ = "memberships"
+    __table_args__ = (Index("ix_memberships_customer_id", "customer_id"),)
+
+    household_id: Mapped[str] = mapped_column(ForeignKey("households.id"), primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"), primary_key=True)
+    role: Mapped[str]
+
+
+class SignInCode(Base):
+    """A one-time code, kept only as a hash. Instants are real time."""
+
+    __tablename__ = "sign_in_codes"
+    __table_args__ = (Index("ix_sign_in_codes_phone", "phone", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    phone: Mapped[str]
+    code_hash: Mapped[str]
+    tries: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]

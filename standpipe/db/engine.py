@@ -1,0 +1,42 @@
+"""Engine and session factory. Only doors, workers and commands open transactions with what is made here."""
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import DBAPIError, TimeoutError  # noqa: A004 - the pool's own time-out.
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+Sessions = async_sessionmaker[AsyncSession]
+DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
+"""What a door catches to answer "come back later" instead of losing what it was given."""
+
+
+def async_url(database_url: str) -> URL:
+    """The URL with the driver we use, whichever PostgreSQL scheme the operator wrote."""
+    return make_url(database_url).set(drivername="postgresql+asyncpg")
+
+
+def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
+    """An engine whose connections give up on a lock after 10 s and on an idle transaction after 60 s.
+
+    A stalled process must not hold a payment's row for ever.
+    """
+    return create_async_engine(
+        async_url(database_url),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={
+            "server_settings": {
+                "application_name": "standpipe",
+                "lock_timeout": "10s",
+                "idle_in_transaction_session_timeout": "60s",
+                "timezone": "UTC",
+                "jit": "off",
+            }
+        },
+    )
+
+
+def create_sessions(engine: AsyncEngine) -> Sessions:
+    """The factory that functions named with ``sessions`` take."""
+    return async_sessionmaker(engine, expire_on_commit=False)

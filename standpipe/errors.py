@@ -1,0 +1,77 @@
+"""Typed errors. Each carries its data; every door maps them in one place of its own."""
+
+from dataclasses import dataclass
+
+
+class StandpipeError(Exception):
+    """Root of the errors that Standpipe raises on purpose."""
+
+
+class SettingsError(StandpipeError):
+    """A setting is wrong or missing. ``lines`` holds one clear sentence for each."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class NotFoundError(StandpipeError):
+    """There is no such thing, or it is another household's: the two must look alike."""
+
+
+@dataclass
+class InvalidInputError(StandpipeError):
+    """The caller's input breaks a rule. ``field`` is the path of the input at fault."""
+
+    message: str
+    field: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass
+class AmountOutOfRangeError(StandpipeError):
+    """The amount lies outside what the payment method takes; both limits are in minor units."""
+
+    minimum_minor: int
+    maximum_minor: int
+    currency: str
+
+    def __str__(self) -> str:
+        return "The amount is outside what this payment method takes."
+
+
+class IdempotencyMismatchError(StandpipeError):
+    """The idempotency key was used before with other input."""
+
+    def __str__(self) -> str:
+        return "This request key was used before with different input."
+
+
+@dataclass
+class InsufficientFundsError(StandpipeError):
+    """A guarded account would fall below its floor."""
+
+    account_id: str
+    balance_minor: int
+    wanted_minor: int
+    floor_minor: int
+
+    def __str__(self) -> str:
+        return (
+            f"Account {self.account_id} holds {self.balance_minor}; taking {self.wanted_minor} "
+            f"would pass its floor of {self.floor_minor}."
+        )
+
+
+class RateLimitedError(StandpipeError):
+    """Too many tries; ``retry_after_s`` says when to come back."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"Too many tries. Please wait {retry_after_s} seconds.")
+        self.retry_after_s = retry_after_s
+
+
+class NotAuthenticatedError(StandpipeError):
+    """No credential, or one that does not verify."""

@@ -1,0 +1,127 @@
+"""What a request carries: who asks, and the tools that resolvers call with. Loaders live as long as the request."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from graphql import GraphQLError
+from strawberry.dataloader import DataLoader
+from strawberry.types import Info
+
+from standpipe.clock import Clock
+from standpipe.customers.tokens import TokenSigner
+from standpipe.db.engine import Sessions
+from standpipe.db.notify import Listener
+from standpipe.payments.provider import Provider
+from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
+from standpipe.usage.overview import MeterView, meters_by_id
+from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the process has, the same for every request."""
+
+    sessions: Sessions
+    providers: Mapping[str, Provider]
+    clock: Clock
+    listener: Listener
+    signer: TokenSigner
+    http: httpx.AsyncClient
+    offline_after: timedelta
+    sms_url: str | None
+    sms_countries: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpsRequest:
+    """A page of one meter's top-ups."""
+
+    meter_id: str
+    first: int
+    after: str | None
+
+
+@dataclass
+class Context:
+    """One request, or one WebSocket connection. ``expires_at_s`` is the Unix second at which its token ends."""
+
+    tools: Tools
+    customer_id: str | None
+    # Meter and TopUp refer to each other; handing the factory in keeps their modules from importing in a circle.
+    meter_of: Callable[[MeterView], Any]
+    expires_at_s: int | None = None
+    language: str = "en"
+    request: Any = None
+    response: Any = None
+    connection_params: Any = None
+    _loaders: dict[str, DataLoader[Any, Any]] = field(default_factory=dict)
+
+    def require_customer(self) -> str:
+        """The customer's id. Raises an UNAUTHENTICATED error when signed out."""
+        if self.customer_id is None:
+            raise GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
+        return self.customer_id
+
+    @property
+    def meters(self) -> DataLoader[str, MeterView | None]:
+        """Meters of this customer by id; None for all others."""
+        return self._loader("meters", self._load_meters)
+
+    @property
+    def top_ups(self) -> DataLoader[str, TopUpView]:
+        """Top-ups by id, not checked for whose they are: only for ids that came out of an owned meter."""
+        return self._loader("top_ups", self._load_top_ups)
+
+    @property
+    def top_up_pages(self) -> DataLoader[TopUpsRequest, list[str]]:
+        """Pages of top-up ids."""
+        return self._loader("top_up_pages", self._load_top_up_pages)
+
+    @property
+    def usage(self) -> DataLoader[SeriesRequest, list[UsageBucket]]:
+        """Usage series."""
+        return self._loader("usage", self._load_usage)
+
+    def _loader(self, name: str, load: Any) -> DataLoader[Any, Any]:
+        if name not in self._loaders:
+            self._loaders[name] = DataLoader(load)
+        return self._loaders[name]
+
+    async def _load_meters(self, ids: list[str]) -> list[MeterView | None]:
+        # Each loader opens a short session of its own: sibling resolvers run at once and must not share one.
+        async with self.tools.sessions() as session:
+            found = await meters_by_id(
+                session,
+                self.require_customer(),
+                ids,
+                self.tools.clock.now(),
+                offline_after=self.tools.offline_after,
+            )
+        return [found.get(meter_id) for meter_id in ids]
+
+    async def _load_top_ups(self, ids: list[str]) -> list[TopUpView]:
+        async with self.tools.sessions() as session:
+            found = await top_ups_by_id(session, ids)
+        return [found[top_up_id] for top_up_id in ids]
+
+    async def _load_top_up_pages(self, requests: list[TopUpsRequest]) -> list[list[str]]:
+        pages: dict[TopUpsRequest, list[str]] = {}
+        async with self.tools.sessions() as session:
+            for first, after in {(request.first, request.after) for request in requests}:
+                alike = [request for request in requests if (request.first, request.after) == (first, after)]
+                ids = await top_up_ids_of_meters(
+                    session, [request.meter_id for request in alike], first=first, after=after
+                )
+                pages |= {request: ids[request.meter_id] for request in alike}
+        return [pages[request] for request in requests]
+
+    async def _load_usage(self, requests: list[SeriesRequest]) -> list[list[UsageBucket]]:
+        async with self.tools.sessions() as session:
+            found = await series_of_many(session, requests, self.tools.clock.now())
+        return [found[request] for request in requests]
+
+
+Ctx = Info[Context, None]

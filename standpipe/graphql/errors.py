@@ -1,0 +1,127 @@
+"""Errors at this door, in one place: expected ones become data, unexpected ones are masked and logged with an id."""
+
+import secrets
+from enum import StrEnum
+
+import strawberry
+import structlog
+from graphql import GraphQLError
+from strawberry.extensions import MaskErrors
+
+from standpipe.errors import (
+    AmountOutOfRangeError,
+    IdempotencyMismatchError,
+    InvalidInputError,
+    NotFoundError,
+    RateLimitedError,
+    StandpipeError,
+)
+from standpipe.graphql.base import Money, money
+
+_log = structlog.get_logger(__name__)
+
+
+@strawberry.enum(description="Stable codes; the message beside one is for people.")
+class UserErrorCode(StrEnum):
+    """What went wrong."""
+
+    INVALID = "INVALID"
+    NOT_FOUND = "NOT_FOUND"
+    FORBIDDEN = "FORBIDDEN"
+    AMOUNT_OUT_OF_RANGE = "AMOUNT_OUT_OF_RANGE"
+    QUOTE_CHANGED = "QUOTE_CHANGED"
+    METER_BLOCKED = "METER_BLOCKED"
+    PROVIDER_DOWN = "PROVIDER_DOWN"
+    RATE_LIMITED = "RATE_LIMITED"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+
+
+@strawberry.interface(description="Every expected failure. code is stable; message is for people.")
+class UserError:
+    """Data, not an exception."""
+
+    code: UserErrorCode
+    message: str
+    field: list[str] | None
+    retryable: bool
+
+
+@strawberry.type(description="The input breaks a rule, or names what is not there.")
+class InputError(UserError):
+    """The usual case."""
+
+
+@strawberry.type(description="The amount lies outside what the payment method takes.")
+class AmountOutOfRange(UserError):
+    """With both limits."""
+
+    minimum: Money
+    maximum: Money
+
+
+@strawberry.type(description="Too many tries.")
+class RateLimited(UserError):
+    """With the time to wait."""
+
+    retry_after_s: int
+
+
+def user_error(error: StandpipeError, language: str) -> UserError:
+    """An expected failure as data. Re-raises one that no customer can do anything about."""
+    message = str(error)
+    match error:
+        case AmountOutOfRangeError():
+            return AmountOutOfRange(
+                code=UserErrorCode.AMOUNT_OUT_OF_RANGE,
+                message=message,
+                field=["pay", "amount"],
+                retryable=False,
+                minimum=money(error.minimum_minor, error.currency, language),
+                maximum=money(error.maximum_minor, error.currency, language),
+            )
+        case InvalidInputError():
+            return InputError(
+                code=UserErrorCode.INVALID, message=message, field=list(error.field) or None, retryable=False
+            )
+        case NotFoundError():
+            return InputError(code=UserErrorCode.NOT_FOUND, message="Not found.", field=None, retryable=False)
+        case IdempotencyMismatchError():
+            return InputError(
+                code=UserErrorCode.IDEMPOTENCY_MISMATCH, message=message, field=["idempotencyKey"], retryable=False
+            )
+        case RateLimitedError():
+            return RateLimited(
+                code=UserErrorCode.RATE_LIMITED,
+                message=message,
+                field=None,
+                retryable=True,
+                retry_after_s=error.retry_after_s,
+            )
+        case _:
+            raise error
+
+
+class Masked(MaskErrors):
+    """Shows a client its own mistakes and our coded refusals; everything else is an id and a log line."""
+
+    def __init__(self) -> None:
+        super().__init__(should_mask_error=_unexpected)
+
+    def anonymise_error(self, error: GraphQLError) -> GraphQLError:
+        """Log the error once with an id, and give out nothing but the id."""
+        error_id = secrets.token_hex(8)
+        _log.error("resolver failed", error_id=error_id, path=error.path, exc_info=error.original_error or error)
+        return GraphQLError(
+            "Something went wrong on our side.",
+            nodes=error.nodes,
+            source=error.source,
+            positions=error.positions,
+            path=error.path,
+            extensions={"code": "INTERNAL", "errorId": error_id},
+        )
+
+
+def _unexpected(error: GraphQLError) -> bool:
+    cause = error.original_error
+    # No cause: graphql-core's own words about the query. A ValueError of ours about a scalar arrives as GraphQLError.
+    return cause is not None and not isinstance(cause, GraphQLError)

@@ -1,0 +1,406 @@
+"""Meters as the app sees them: the three balances apart, the valve, the tariff, history and quotes."""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated
+
+import strawberry
+from graphql import GraphQLError
+
+from standpipe.customers.models import HouseholdRole
+from standpipe.errors import InvalidInputError, StandpipeError
+from standpipe.graphql.base import Money, MoneyInput, Node, PageInfo, Volume, litres, money, page_info, price, volume
+from standpipe.graphql.context import Ctx, TopUpsRequest
+from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
+from standpipe.ids import is_id
+from standpipe.meters.reports import ValveReason, ValveState
+from standpipe.tariffs.catalogue import TariffInForce
+from standpipe.tariffs.pricing import TierUse
+from standpipe.units import ML_PER_LITRE, to_minor
+from standpipe.usage.overview import MeterView
+from standpipe.usage.quotes import Quote as QuoteView
+from standpipe.usage.quotes import quote_money, quote_volume
+from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check
+from standpipe.usage.series import UsageBucket as BucketView
+
+MAX_FIRST = 100
+
+strawberry.enum(ValveState, name="ValveState", description="Where the valve stands.")
+strawberry.enum(ValveReason, name="ValveReason", description="Why, by the meter's word.")
+strawberry.enum(UsageInterval, name="UsageInterval", description="The length of a bucket.")
+strawberry.enum(BucketQuality, name="ReadingQuality", description="MISSING is not zero.")
+strawberry.enum(HouseholdRole, name="HouseholdRole", description="What a member may do.")
+
+
+def check_first(first: int) -> int:
+    """A page's size. Raises an INVALID error outside 1 to MAX_FIRST."""
+    if not 1 <= first <= MAX_FIRST:
+        raise GraphQLError(f"`first` must lie between 1 and {MAX_FIRST}.", extensions={"code": "INVALID"})
+    return first
+
+
+def check_cursor(after: str | None, prefix: str) -> str | None:
+    """A cursor that we gave out. Raises an INVALID error for any other."""
+    if after is not None and not is_id(after, prefix):
+        raise GraphQLError("This cursor is not one of ours.", extensions={"code": "INVALID"})
+    return after
+
+
+@strawberry.type(description="When the meter was heard, and whether that is as it should be.")
+class Connectivity:
+    """``online`` is about the meter's own rhythm, not about this second: it sleeps most of the day."""
+
+    last_seen_at: datetime | None
+    online: bool
+    battery_percent: int | None
+
+
+@strawberry.type(description="How long the credit lasts.")
+class Forecast:
+    """Days at high, usual and low use."""
+
+    days_low: float
+    days_likely: float
+    days_high: float
+    empty_on: date
+    litres_left: Volume
+
+
+@strawberry.type(description="ledger = onMeter (as last reported) + inFlight - usedSinceReport")
+class Balance:
+    """Three balances, shown apart."""
+
+    ledger: Money = strawberry.field(description="What our books say.")
+    on_meter: Money | None = strawberry.field(description="What the meter last said; null until it has spoken.")
+    on_meter_as_of: datetime | None = strawberry.field(description="When it said so.")
+    in_flight: Money = strawberry.field(description="Credit on its way to the meter.")
+    used_since_report: Money | None = strawberry.field(description="Booked use that the meter has not reported on.")
+    lasts: Forecast | None = strawberry.field(description="Null while there are under 7 days of use.")
+
+
+@strawberry.type(description="The meter's own valve.")
+class Valve:
+    """State, reason, and what is on its way."""
+
+    state: ValveState
+    reason: ValveReason
+    changed_at: datetime | None
+    pending: ValveState | None = strawberry.field(description="The position that a waiting command asks for.")
+
+
+@strawberry.type(description="One block of a tariff: from is included, to is not.")
+class Tier:
+    """A price per kilolitre in a range of the period's volume."""
+
+    index: int
+    from_: Volume = strawberry.field(name="from")
+    to: Volume | None
+    price_per_kilolitre: Money
+    free: bool
+
+
+@strawberry.type(description="An increasing block tariff.")
+class Tariff(Node):
+    """Prices, and where this meter stands in them."""
+
+    name: str
+    effective_from: date
+    tiers: list[Tier]
+    used_this_period: Volume
+    current_tier: int
+    to_next_tier: Volume | None = strawberry.field(description="What may still run at the present tier's price.")
+    period_ends_on: date = strawberry.field(description="The last day of the billing period.")
+    next: "Tariff | None" = strawberry.field(description="The version that is announced to follow.")
+
+
+@strawberry.type(description="Part of a volume that falls into one tier.")
+class TierLine:
+    """Tier, volume, cost."""
+
+    tier: int
+    volume: Volume
+    cost: Money
+
+
+@strawberry.type(description="Use in [start, end).")
+class UsageBucket:
+    """Volume and cost through the tiers."""
+
+    start: datetime
+    end: datetime
+    volume: Volume
+    cost: Money
+    tiers: list[TierLine]
+    quality: BucketQuality
+
+
+@strawberry.type(description="Column form for charts on slow networks: same order as buckets, null where MISSING.")
+class CompactSeries:
+    """Two columns."""
+
+    start: datetime | None
+    litres: list[Decimal | None]
+    cost: list[Decimal | None]
+
+
+@strawberry.type(description="A history of use.")
+class UsageSeries:
+    """Buckets of one length, oldest first; none in the future."""
+
+    found: strawberry.Private[list[BucketView]]
+    currency: strawberry.Private[str]
+    interval: UsageInterval
+
+    @strawberry.field
+    def total(self, info: Ctx) -> Volume:
+        return volume(sum(bucket.volume_ml for bucket in self.found), info.context.language)
+
+    @strawberry.field
+    def total_cost(self, info: Ctx) -> Money:
+        return money(sum(bucket.cost_minor for bucket in self.found), self.currency, info.context.language)
+
+    @strawberry.field
+    def buckets(self, info: Ctx) -> list[UsageBucket]:
+        language = info.context.language
+        return [
+            UsageBucket(
+                start=bucket.start,
+                end=bucket.end,
+                volume=volume(bucket.volume_ml, language),
+                cost=money(bucket.cost_minor, self.currency, language),
+                tiers=tier_lines(bucket.tiers, self.currency, language),
+                quality=bucket.quality,
+            )
+            for bucket in self.found
+        ]
+
+    @strawberry.field
+    def compact(self, info: Ctx) -> CompactSeries:
+        language = info.context.language
+        told = [None if bucket.quality is BucketQuality.MISSING else bucket for bucket in self.found]
+        return CompactSeries(
+            start=self.found[0].start if self.found else None,
+            litres=[litres(bucket.volume_ml) if bucket else None for bucket in told],
+            cost=[money(bucket.cost_minor, self.currency, language).amount if bucket else None for bucket in told],
+        )
+
+
+@strawberry.input(one_of=True, description="Quote for an amount of money, or for a volume.")
+class QuoteBy:
+    """Exactly one."""
+
+    money: MoneyInput | None = strawberry.UNSET
+    litres: Decimal | None = strawberry.UNSET
+
+
+@strawberry.type(description="What a payment would give at this period's use so far. Nothing is stored.")
+class Quote:
+    """A trial vend."""
+
+    pay: Money
+    credit: Money
+    volume: Volume
+    lines: list[TierLine]
+    valid_until: datetime
+
+
+@strawberry.type(description="A quote, or why there is none.")
+class QuotePayload:
+    """Errors as data."""
+
+    quote: Quote | None
+    user_errors: list[UserError]
+
+
+def tier_lines(parts: tuple[TierUse, ...], currency: str, language: str) -> list[TierLine]:
+    """Parts of a volume for their reader."""
+    return [
+        TierLine(
+            tier=part.index, volume=volume(part.volume_ml, language), cost=money(part.cost_minor, currency, language)
+        )
+        for part in parts
+    ]
+
+
+@strawberry.type(description="A prepaid water meter.")
+class Meter(Node):
+    """What a household sees of its meter."""
+
+    view: strawberry.Private[MeterView]
+
+    @strawberry.field
+    def serial(self) -> str:
+        return self.view.serial
+
+    @strawberry.field
+    def label(self) -> str:
+        return self.view.label
+
+    @strawberry.field(description="IANA name; service days and billing periods follow it.")
+    def time_zone(self) -> str:
+        return self.view.time_zone
+
+    @strawberry.field
+    def connectivity(self) -> Connectivity:
+        view = self.view
+        return Connectivity(last_seen_at=view.last_seen_at, online=view.online, battery_percent=view.battery_percent)
+
+    @strawberry.field
+    def balance(self, info: Ctx) -> Balance:
+        return balance_of(self.view, info.context.language)
+
+    @strawberry.field
+    def valve(self) -> Valve:
+        view = self.view
+        return Valve(
+            state=ValveState(view.valve),
+            reason=ValveReason(view.valve_reason),
+            changed_at=view.valve_changed_at,
+            pending=None if view.valve_pending is None else ValveState(view.valve_pending),
+        )
+
+    @strawberry.field
+    def tariff(self, info: Ctx) -> Tariff:
+        tariff = tariff_of(self.view, self.view.tariff, info.context.language)
+        if self.view.next_tariff is not None:
+            tariff.next = tariff_of(self.view, self.view.next_tariff, info.context.language)
+        return tariff
+
+    @strawberry.field(description="At most 1000 buckets; from is inclusive, to is exclusive.")
+    async def usage(
+        self, info: Ctx, from_: Annotated[date, strawberry.argument(name="from")], to: date, interval: UsageInterval
+    ) -> UsageSeries:
+        request = SeriesRequest(self.view.id, self.view.tariff.tariff_id, self.view.time_zone, from_, to, interval)
+        try:
+            check(request)
+        except InvalidInputError as error:
+            raise GraphQLError(str(error), extensions={"code": "INVALID"}) from None
+        found = await info.context.usage.load(request)
+        return UsageSeries(found=found, currency=self.view.currency, interval=interval)
+
+    @strawberry.field(description="Price check against this period's use so far; stores nothing.")
+    def quote(self, info: Ctx, by: QuoteBy) -> QuotePayload:
+        try:
+            view = _quote(self.view, by, info.context.tools.clock.now())
+        except StandpipeError as error:
+            return QuotePayload(quote=None, user_errors=[user_error(error, info.context.language)])
+        language = info.context.language
+        return QuotePayload(
+            quote=Quote(
+                pay=money(view.pay_minor, view.currency, language),
+                credit=money(view.credit_minor, view.currency, language),
+                volume=volume(view.volume_ml, language),
+                lines=tier_lines(view.lines, view.currency, language),
+                valid_until=view.valid_until,
+            ),
+            user_errors=[],
+        )
+
+    @strawberry.field
+    def top_up_methods(self, info: Ctx) -> list[TopUpMethod]:
+        currency = self.view.currency
+        return [
+            method_of(method, currency, info.context.language)
+            for provider in info.context.tools.providers.values()
+            for method in provider.methods(currency)
+        ]
+
+    @strawberry.field(description="Newest first.")
+    async def top_ups(self, info: Ctx, first: int = 20, after: str | None = None) -> TopUpConnection:
+        request = TopUpsRequest(self.view.id, check_first(first), check_cursor(after, "top"))
+        ids = await info.context.top_up_pages.load(request)
+        views = await info.context.top_ups.load_many(ids[:first])
+        edges = [TopUpEdge(cursor=view.id, node=top_up_of(view)) for view in views]
+        return TopUpConnection(
+            edges=edges,
+            page_info=page_info([edge.cursor for edge in edges], more=len(ids) > first, after=after),
+        )
+
+
+def meter_of(view: MeterView) -> Meter:
+    """A meter for its reader."""
+    return Meter(id=strawberry.ID(view.id), view=view)
+
+
+def balance_of(view: MeterView, language: str) -> Balance:
+    """The three balances."""
+    known = view.on_meter_minor is not None
+    used_minor = (view.on_meter_minor or 0) + view.in_flight_minor - view.ledger_minor
+    lasts = view.lasts
+    return Balance(
+        ledger=money(view.ledger_minor, view.currency, language),
+        on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
+        on_meter_as_of=view.on_meter_as_of,
+        in_flight=money(view.in_flight_minor, view.currency, language),
+        used_since_report=money(used_minor, view.currency, language) if known else None,
+        lasts=None
+        if lasts is None
+        else Forecast(
+            days_low=round(lasts.days_low, 1),
+            days_likely=round(lasts.days_likely, 1),
+            days_high=round(lasts.days_high, 1),
+            empty_on=lasts.empty_on,
+            litres_left=volume(lasts.volume_left_ml, language),
+        ),
+    )
+
+
+def tariff_of(view: MeterView, tariff: TariffInForce, language: str) -> Tariff:
+    """A tariff version, with this meter's place in it."""
+    bounds = [0, *(block.up_to_ml for block in tariff.table.blocks if block.up_to_ml is not None)]
+    current = max(index for index, bound in enumerate(bounds) if bound <= view.used_this_period_ml)
+    upper_ml = tariff.table.blocks[current].up_to_ml
+    return Tariff(
+        id=strawberry.ID(tariff.version_id),
+        name=tariff.name,
+        effective_from=tariff.effective_from,
+        tiers=[
+            Tier(
+                index=index,
+                from_=volume(bounds[index], language),
+                to=None if block.up_to_ml is None else volume(block.up_to_ml, language),
+                price_per_kilolitre=price(block.price_minor_per_kl, tariff.currency, language),
+                free=block.price_minor_per_kl == 0,
+            )
+            for index, block in enumerate(tariff.table.blocks)
+        ],
+        used_this_period=volume(view.used_this_period_ml, language),
+        current_tier=current,
+        to_next_tier=None if upper_ml is None else volume(upper_ml - view.used_this_period_ml, language),
+        period_ends_on=date.fromordinal(view.period_end.toordinal() - 1),
+        next=None,
+    )
+
+
+def _quote(view: MeterView, by: QuoteBy, now: datetime) -> QuoteView:
+    if by.money:
+        if by.money.currency != view.currency:
+            raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
+        return quote_money(view, to_minor(by.money.amount, view.currency), now)
+    amount = by.litres or Decimal(0)
+    wanted_ml = amount * ML_PER_LITRE
+    if wanted_ml != wanted_ml.to_integral_value():
+        raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
+    return quote_volume(view, int(wanted_ml), now)
+
+
+@strawberry.type(description="One meter and the reader's role in its household.")
+class MeterEdge:
+    """Cursor, node, role."""
+
+    cursor: str
+    node: Meter
+    role: HouseholdRole
+
+
+@strawberry.type(description="A page of meters.")
+class MeterConnection:
+    """Keyset page."""
+
+    edges: list[MeterEdge]
+    page_info: PageInfo
+
+    @strawberry.field
+    def nodes(self) -> list[Meter]:
+        return [edge.node for edge in self.edges]

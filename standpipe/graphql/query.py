@@ -1,0 +1,97 @@
+"""Queries."""
+
+import strawberry
+
+from standpipe.customers.models import HouseholdRole
+from standpipe.customers.people import Person, read_person
+from standpipe.errors import NotFoundError
+from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
+from standpipe.graphql.context import Ctx
+from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.top_ups import TopUp, top_up_of
+from standpipe.ids import is_id
+from standpipe.payments.top_ups import refresh, require_top_up
+from standpipe.usage.overview import meters_of_customer
+
+
+@strawberry.type(description="Who is signed in.")
+class Viewer(Node):
+    """The customer, from their own side."""
+
+    person: strawberry.Private[Person]
+
+    @strawberry.field
+    def phone(self) -> PhoneNumber:
+        return PhoneNumber(self.person.phone)
+
+    @strawberry.field
+    def language(self) -> LanguageTag:
+        return LanguageTag(self.person.language)
+
+    @strawberry.field
+    async def meters(self, info: Ctx, first: int = 20, after: str | None = None) -> MeterConnection:
+        tools = info.context.tools
+        check_first(first)
+        async with tools.sessions() as session:
+            views = await meters_of_customer(
+                session,
+                self.person.id,
+                tools.clock.now(),
+                offline_after=tools.offline_after,
+                first=first,
+                after=check_cursor(after, "mtr"),
+            )
+        page = views[:first]
+        for view in page:
+            info.context.meters.prime(view.id, view)
+        edges = [MeterEdge(cursor=view.id, node=meter_of(view), role=HouseholdRole(view.role)) for view in page]
+        return MeterConnection(
+            edges=edges,
+            page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
+        )
+
+    @strawberry.field(description="Null for any id that is not one of the viewer's meters.")
+    async def meter(self, info: Ctx, id: strawberry.ID) -> Meter | None:
+        return await load_meter(info, id)
+
+
+async def load_meter(info: Ctx, meter_id: str) -> Meter | None:
+    """The meter, if it is this customer's; None for every other id, existing or not."""
+    if not is_id(meter_id, "mtr"):
+        return None
+    view = await info.context.meters.load(meter_id)
+    return None if view is None else meter_of(view)
+
+
+async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
+    """The top-up, if its meter is this customer's; asks the provider when it still waits for the payment."""
+    context = info.context
+    if not is_id(top_up_id, "top"):
+        return None
+    customer_id = context.require_customer()
+    try:
+        async with context.tools.sessions() as session:
+            await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
+    except NotFoundError:
+        return None
+    await refresh(context.tools.sessions, context.tools.providers, context.tools.clock, top_up_id)
+    return top_up_of(await context.top_ups.load(top_up_id))
+
+
+@strawberry.type
+class Query:
+    """Where reading starts."""
+
+    @strawberry.field(description="Null when signed out.")
+    async def viewer(self, info: Ctx) -> Viewer | None:
+        if info.context.customer_id is None:
+            return None
+        async with info.context.tools.sessions() as session:
+            person = await read_person(session, info.context.customer_id)
+        return None if person is None else Viewer(id=strawberry.ID(person.id), person=person)
+
+    @strawberry.field(description="Anything of the viewer's by its id; null for every other id.")
+    async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:
+        if info.context.customer_id is None:
+            return None
+        return await load_meter(info, id) or await load_top_up(info, id)

@@ -1,0 +1,99 @@
+"""Subscriptions over PostgreSQL's LISTEN/NOTIFY: any server process serves any subscriber.
+
+The first event is the current state, so reconnecting never loses anything; each later one is the state read anew, so
+a burst of changes costs a slow client one event. Each read checks again that the meter is the customer's, and a
+subscription ends with the token that opened it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import strawberry
+from graphql import GraphQLError
+
+from standpipe.db.notify import LIVE
+from standpipe.graphql.context import Context, Ctx
+from standpipe.graphql.meters import Meter, meter_of
+from standpipe.graphql.top_ups import TopUp, top_up_of
+from standpipe.ids import is_id
+from standpipe.payments.views import TopUpView, top_ups_by_id
+from standpipe.usage.overview import MeterView, meters_by_id
+
+LOOK_ANYWAY_S = 30.0
+"""A notification may be lost with its connection; the state is read at least this often."""
+
+
+@strawberry.type
+class Subscription:
+    """Where listening starts."""
+
+    @strawberry.subscription(description="The meter now, and again at each change.")
+    async def meter_updated(self, info: Ctx, meter_id: strawberry.ID) -> AsyncGenerator[Meter, None]:
+        context = info.context
+        last: MeterView | None = None
+        async with context.tools.listener.subscribe(LIVE, str(meter_id)) as flag:
+            while True:
+                view = await _meter(context, str(meter_id))
+                if view != last:
+                    last = view
+                    context.meters.clear(view.id)
+                    context.meters.prime(view.id, view)
+                    yield meter_of(view)
+                if not await _wait(context, flag):
+                    return
+
+    @strawberry.subscription(description="Ends by itself at a terminal status.")
+    async def top_up_updated(self, info: Ctx, top_up_id: strawberry.ID) -> AsyncGenerator[TopUp, None]:
+        context = info.context
+        view = await _top_up(context, str(top_up_id))
+        last: TopUpView | None = None
+        # Payment changes the top-up, delivery its meter: both are listened to.
+        async with context.tools.listener.subscribe(LIVE, view.id, view.meter_id) as flag:
+            while True:
+                view = await _top_up(context, str(top_up_id))
+                if view != last:
+                    last = view
+                    yield top_up_of(view)
+                if view.terminal or not await _wait(context, flag):
+                    return
+
+
+async def _wait(context: Context, flag: asyncio.Event) -> bool:
+    """Until something changed; False when the token has ended."""
+    left_s = LOOK_ANYWAY_S if context.expires_at_s is None else context.expires_at_s - time.time()
+    try:
+        async with asyncio.timeout(min(max(left_s, 0), LOOK_ANYWAY_S)):
+            await flag.wait()
+    except TimeoutError:
+        return left_s > LOOK_ANYWAY_S or context.expires_at_s is None
+    flag.clear()
+    return True
+
+
+async def _meter(context: Context, meter_id: str) -> MeterView:
+    tools, customer_id = context.tools, context.require_customer()
+    found: dict[str, Any] = {}
+    if is_id(meter_id, "mtr"):
+        async with tools.sessions() as session:
+            found = await meters_by_id(
+                session, customer_id, [meter_id], tools.clock.now(), offline_after=tools.offline_after
+            )
+    if meter_id not in found:
+        raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
+    view: MeterView = found[meter_id]
+    return view
+
+
+async def _top_up(context: Context, top_up_id: str) -> TopUpView:
+    found: dict[str, TopUpView] = {}
+    if is_id(top_up_id, "top"):
+        context.require_customer()
+        async with context.tools.sessions() as session:
+            found = await top_ups_by_id(session, [top_up_id])
+    view = found.get(top_up_id)
+    if view is None:
+        raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
+    await _meter(context, view.meter_id)
+    return view

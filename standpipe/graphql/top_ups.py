@@ -1,0 +1,199 @@
+"""Top-ups as the app sees them."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import strawberry
+
+from standpipe.graphql.base import Money, Node, PageInfo, Url, money
+from standpipe.graphql.context import Ctx
+from standpipe.payments.provider import MethodKind, PaymentMethod
+from standpipe.payments.views import TopUpStatus, TopUpView
+
+if TYPE_CHECKING:
+    from standpipe.graphql.meters import Meter
+
+strawberry.enum(TopUpStatus, name="TopUpStatus", description="Where a top-up stands.")
+strawberry.enum(MethodKind, name="TopUpMethodKind", description="What the customer pays with.")
+
+POLL_AFTER_MS = 3_000
+_STATUS_TEXT = {
+    TopUpStatus.CREATED: "Opening the payment.",
+    TopUpStatus.AWAITING_CUSTOMER: "Waiting for your payment.",
+    TopUpStatus.PAID: "Paid. The credit goes to the meter when it next wakes.",
+    TopUpStatus.SENDING_TO_METER: "Sent to the meter; waiting for its answer.",
+    TopUpStatus.ON_METER: "The meter has confirmed the credit.",
+    TopUpStatus.TOKEN_ISSUED: "Type the token on the meter's keypad.",
+    TopUpStatus.FAILED: "The payment did not go through. If it still arrives, it will be credited.",
+    TopUpStatus.CANCELLED: "Cancelled.",
+    TopUpStatus.EXPIRED: "The time to pay has run out.",
+    TopUpStatus.REFUNDED: "Refunded.",
+}
+
+
+@strawberry.interface(description="What the customer does next. Old apps that do not know the type show instructions.")
+class TopUpAction:
+    """The one thing that every next action has."""
+
+    instructions: str
+    expires_at: datetime | None = None
+
+
+@strawberry.type(description="Open Stripe's payment sheet with these.")
+class StripePaymentSheet(TopUpAction):
+    """For the Stripe SDK in the app."""
+
+    publishable_key: str
+    client_secret: str
+    customer_id: str | None = None
+    customer_session_client_secret: str | None = None
+
+
+@strawberry.type(description="Open this page.")
+class RedirectToUrl(TopUpAction):
+    """For any browser."""
+
+    url: Url
+
+
+@strawberry.type(description="A way to pay.")
+class TopUpMethod:
+    """Limits are in the meter's currency."""
+
+    id: strawberry.ID
+    kind: MethodKind
+    label: str
+    minimum: Money
+    maximum: Money
+    phone_required: bool
+
+
+def method_of(method: PaymentMethod, currency: str, language: str) -> TopUpMethod:
+    """A payment method for its reader."""
+    return TopUpMethod(
+        id=strawberry.ID(method.id),
+        kind=method.kind,
+        label=method.label,
+        minimum=money(method.minimum_minor, currency, language),
+        maximum=money(method.maximum_minor, currency, language),
+        phone_required=False,
+    )
+
+
+@strawberry.type(description="A step that a top-up has reached.")
+class TopUpEvent:
+    """Status and when."""
+
+    status: TopUpStatus
+    at: datetime
+
+
+@strawberry.type(description="Why a payment did not go through.")
+class TopUpFailure:
+    """``code`` is the provider's."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+@strawberry.type(description="A vend that the customer pays for.")
+class TopUp(Node):
+    """Payment and delivery in one status."""
+
+    view: strawberry.Private[TopUpView]
+
+    @strawberry.field
+    async def meter(self, info: Ctx) -> Annotated["Meter", strawberry.lazy("standpipe.graphql.meters")]:
+        """The meter that gets the credit."""
+        view = await info.context.meters.load(self.view.meter_id)
+        assert view is not None, "top-ups come only out of meters that the customer has"  # noqa: S101 - for types.
+        meter: Meter = info.context.meter_of(view)
+        return meter
+
+    @strawberry.field
+    def status(self) -> TopUpStatus:
+        return self.view.status
+
+    @strawberry.field(description="The status in words for the customer.")
+    def status_text(self) -> str:
+        return _STATUS_TEXT[self.view.status]
+
+    @strawberry.field(description="Nothing more is expected. A payment that failed may still arrive, and then counts.")
+    def terminal(self) -> bool:
+        return self.view.terminal
+
+    @strawberry.field(description="What the customer was asked to pay.")
+    def pay(self, info: Ctx) -> Money:
+        return money(self.view.pay_minor, self.view.currency, info.context.language)
+
+    @strawberry.field(description="What has been booked to the meter's wallet so far.")
+    def credit(self, info: Ctx) -> Money:
+        return money(self.view.credit_minor, self.view.currency, info.context.language)
+
+    @strawberry.field
+    def created_at(self) -> datetime:
+        return self.view.created_at
+
+    @strawberry.field
+    def updated_at(self) -> datetime:
+        return self.view.updated_at
+
+    @strawberry.field
+    def next_action(self) -> TopUpAction | None:
+        return action_of(self.view.next_action)
+
+    @strawberry.field
+    def failure(self) -> TopUpFailure | None:
+        if self.view.status is not TopUpStatus.FAILED:
+            return None
+        message = self.view.failure_message or "The payment did not go through."
+        return TopUpFailure(code=self.view.failure_code or "unknown", message=message, retryable=True)
+
+    @strawberry.field(description="Every step so far, oldest first.")
+    def timeline(self) -> list[TopUpEvent]:
+        return [TopUpEvent(status=event.status, at=event.at) for event in self.view.timeline]
+
+    @strawberry.field(description="Poll interval for clients without a subscription; null when terminal.")
+    def poll_after_ms(self) -> int | None:
+        return None if self.view.terminal else POLL_AFTER_MS
+
+
+def top_up_of(view: TopUpView) -> TopUp:
+    """A top-up for its reader."""
+    return TopUp(id=strawberry.ID(view.id), view=view)
+
+
+def action_of(stored: dict[str, Any] | None) -> TopUpAction | None:
+    """The next action that a provider left us; one that this release does not know still has its instructions."""
+    if stored is None:
+        return None
+    if stored.get("type") == "stripe_payment_sheet":
+        return StripePaymentSheet(
+            instructions="Pay by card in the sheet that opens.",
+            publishable_key=stored["publishable_key"],
+            client_secret=stored["client_secret"],
+        )
+    if stored.get("type") == "redirect":
+        return RedirectToUrl(instructions="Approve the payment on the page that opens.", url=Url(stored["url"]))
+    return TopUpAction(instructions="Follow your payment provider's instructions.")
+
+
+@strawberry.type(description="One top-up and its place in the list.")
+class TopUpEdge:
+    """Cursor and node."""
+
+    cursor: str
+    node: TopUp
+
+
+@strawberry.type(description="A page of top-ups, newest first.")
+class TopUpConnection:
+    """Keyset page."""
+
+    edges: list[TopUpEdge]
+    page_info: PageInfo
+
+    @strawberry.field
+    def nodes(self) -> list[TopUp]:
+        return [edge.node for edge in self.edges]

@@ -1,0 +1,1 @@
+"""Double entry: append-only, zero-sum, and explained to the last minor unit."""

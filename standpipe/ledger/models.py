@@ -1,0 +1,90 @@
+"""Accounts, transactions and entries. The database itself refuses what the rules forbid (see migration 0001)."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from standpipe.db.base import Base
+
+
+class AccountKind(StrEnum):
+    """Guarded kinds (WALLET) have a balance row that is locked; open kinds only collect entries."""
+
+    WALLET = "WALLET"
+    CLEARING = "CLEARING"
+    REVENUE = "REVENUE"
+    SUSPENSE = "SUSPENSE"
+    OPENING = "OPENING"
+
+
+class Account(Base):
+    """An account. ``owner_id`` is a meter for a wallet, a provider for clearing, a utility for revenue."""
+
+    __tablename__ = "ledger_accounts"
+    __table_args__ = (
+        UniqueConstraint("kind", "owner_id", "currency"),
+        UniqueConstraint("id", "currency"),
+        CheckConstraint("guarded OR (balance_minor = 0 AND version = 0)", name="open_keeps_no_balance"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    owner_id: Mapped[str]
+    currency: Mapped[str]
+    guarded: Mapped[bool]
+    floor_minor: Mapped[int] = mapped_column(server_default="0")
+    balance_minor: Mapped[int] = mapped_column(server_default="0")
+    version: Mapped[int] = mapped_column(server_default="0")
+
+
+class LedgerTransaction(Base):
+    """A set of entries that sums to zero per currency. ``key`` is a business key; posting it again does nothing."""
+
+    __tablename__ = "ledger_transactions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str]
+    reverses_id: Mapped[str | None] = mapped_column(ForeignKey("ledger_transactions.id"), unique=True)
+    occurred_at: Mapped[datetime]
+    posted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Entries may join only in the database transaction that wrote this row: a posted transaction is closed.
+    db_xid: Mapped[int] = mapped_column(BigInteger, server_default=text("(pg_current_xact_id()::text::bigint)"))
+
+
+class Entry(Base):
+    """One line. Positive raises the account. Guarded accounts number their lines and carry the balance after each."""
+
+    __tablename__ = "ledger_entries"
+    __table_args__ = (
+        ForeignKeyConstraint(["account_id", "currency"], ["ledger_accounts.id", "ledger_accounts.currency"]),
+        UniqueConstraint("account_id", "account_version"),
+        Index("ix_ledger_entries_transaction_id", "transaction_id"),
+        CheckConstraint("amount_minor <> 0", name="amount_not_zero"),
+        CheckConstraint("(account_version IS NULL) = (balance_after_minor IS NULL)", name="guarded_is_whole"),
+        CheckConstraint(
+            "floor_minor IS NULL OR amount_minor > 0 OR balance_after_minor >= floor_minor",
+            name="floor_holds",
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    transaction_id: Mapped[str] = mapped_column(ForeignKey("ledger_transactions.id"))
+    account_id: Mapped[str]
+    currency: Mapped[str]
+    amount_minor: Mapped[int]
+    account_version: Mapped[int | None]
+    balance_after_minor: Mapped[int | None]
+    floor_minor: Mapped[int | None]

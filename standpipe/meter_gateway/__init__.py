@@ -1,0 +1,1 @@
+"""The radio's door: LwM2M over CoAP. It translates and calls; it holds no SQL and no business rule."""

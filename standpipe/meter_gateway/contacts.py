@@ -1,0 +1,199 @@
+"""A contact: what we do while a meter is awake. Read back first, then send what waits, one command at a time.
+
+The meter's statement comes first because a command whose answer was lost may have been taken; only the meter can
+tell. Contacts with one meter never overlap in this process, and if two processes met, sequence numbers and totals
+would make it harmless.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.meter_gateway import prepaid, senml, water
+from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meter_gateway.peer import MeterAsleepError, MeterPeer, MeterRefusedError
+from standpipe.meters import commands, registrations
+from standpipe.meters.commands import OutgoingCommand
+from standpipe.meters.identity import MeterIdentity, by_meter_id
+from standpipe.meters.keys import KeyRing
+from standpipe.meters.models import CommandKind
+from standpipe.meters.reports import (
+    CommandResult,
+    MeterReport,
+    MeterStatement,
+    RegisterReading,
+    ValveReason,
+    ValveState,
+)
+from standpipe.usage.readings import take_report
+
+MAX_COMMANDS = 8
+MAX_CONTACTS = 64
+REPLY_FIRST_S = 0.05
+"""A contact starts this long after the request that woke it, so that our reply to that is on its way first."""
+
+_KINDS = {
+    CommandKind.CREDIT: prepaid.KIND_CREDIT,
+    CommandKind.VALVE: prepaid.KIND_VALVE,
+    CommandKind.THRESHOLD: prepaid.KIND_THRESHOLD,
+}
+_VALVES = (ValveState.OPEN, ValveState.CLOSED, ValveState.RESTRICTED)
+_REASONS = (
+    ValveReason.NORMAL,
+    ValveReason.NO_CREDIT,
+    ValveReason.TAMPER,
+    ValveReason.LEAK,
+    ValveReason.MAINTENANCE,
+    ValveReason.CUSTOMER,
+)
+_RESULTS = tuple(CommandResult)
+_log = structlog.get_logger(__name__)
+
+
+def statement_of(frame: prepaid.StatusFrame) -> MeterStatement:
+    """A status frame in our own words; codes that we do not know become UNKNOWN or the strictest refusal."""
+    known = frame.result < len(_RESULTS)
+    return MeterStatement(
+        report_counter=frame.report_counter,
+        last_sequence=frame.last_sequence,
+        result=_RESULTS[frame.result] if known else CommandResult.UNSUPPORTED,
+        credit_accepted_minor=frame.credit_accepted_minor,
+        credit_remaining_minor=frame.credit_remaining_minor,
+        register_ml=frame.register_ml,
+        valve=_VALVES[frame.valve] if frame.valve < len(_VALVES) else ValveState.UNKNOWN,
+        valve_reason=_REASONS[frame.valve_reason] if frame.valve_reason < len(_REASONS) else ValveReason.UNKNOWN,
+        stated_at=datetime.fromtimestamp(frame.meter_time_s, UTC),
+    )
+
+
+class Contacts:
+    """Runs contacts in the background, at most one per meter and MAX_CONTACTS at once."""
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        keys: KeyRing,
+        clock: Clock,
+        object_id: int,
+        peer_at: Callable[[str], MeterPeer],
+    ) -> None:
+        self._sessions, self._keys, self._clock = sessions, keys, clock
+        self._object_id, self._peer_at = object_id, peer_at
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+        self._room = asyncio.Semaphore(MAX_CONTACTS)
+
+    def begin(self, meter_id: str) -> None:
+        """The meter is awake, or a command came for it: start a contact, or have the present one look again."""
+        if meter_id in self._running:
+            self._again.add(meter_id)
+            return
+        task = asyncio.create_task(self._run(meter_id), name=f"contact {meter_id}")
+        self._running[meter_id] = task
+
+    async def stop(self) -> None:
+        """End all contacts; what was under way stays SENT in the database and is read back later."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, meter_id: str) -> None:
+        try:
+            await asyncio.sleep(REPLY_FIRST_S)
+            while True:
+                self._again.discard(meter_id)
+                async with self._room:
+                    await self._contact(meter_id)
+                if meter_id not in self._again:
+                    return
+        except NotFoundError:
+            _log.info("no contact: not registered", meter_id=meter_id)
+        except MeterAsleepError as error:
+            _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
+            await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
+        except Exception:
+            _log.exception("contact failed", meter_id=meter_id)
+        finally:
+            self._running.pop(meter_id, None)
+            self._again.discard(meter_id)
+
+    async def _contact(self, meter_id: str) -> None:
+        async with self._sessions() as session:
+            identity = await by_meter_id(session, self._keys, meter_id)
+            registration = await registrations.by_meter(session, meter_id)
+        if not registration.awake:
+            return
+        peer = self._peer_at(registration.remote)
+        readings, battery_percent = await self._volume(peer, meter_id)
+        await self._report(peer, identity, readings, battery_percent)
+        for _ in range(MAX_COMMANDS):
+            now = self._clock.now()
+            async with self._sessions.begin() as session:
+                command = await commands.next_to_send(session, meter_id, now)
+            if command is None or not await self._send(peer, identity, command):
+                return
+            await self._report(peer, identity, (), None)
+
+    async def _volume(self, peer: MeterPeer, meter_id: str) -> tuple[tuple[RegisterReading, ...], int | None]:
+        now = self._clock.now()
+        try:
+            payload, content_format = await peer.read_volume()
+            if content_format in {senml.CBOR_FORMAT, senml.JSON_FORMAT}:
+                records = senml.decode(payload, content_format)
+                return water.readings_of_senml(records, now), water.battery_of_senml(records)
+            return water.reading_of_tlv(payload, now), None
+        except (ParsingError, MeterRefusedError) as error:
+            _log.warning("volume not readable", meter_id=meter_id, reason=str(error))
+            return (), None
+
+    async def _report(
+        self,
+        peer: MeterPeer,
+        identity: MeterIdentity,
+        readings: tuple[RegisterReading, ...],
+        battery_percent: int | None,
+    ) -> None:
+        """Read the meter's statement and take it in. One that is no statement of this meter's is left aside."""
+        statement = None
+        try:
+            frame = await peer.read_status(self._object_id)
+            status = prepaid.StatusFrame.from_bytes(frame, identity.prepaid_key, identity.serial)
+            statement = statement_of(status)
+        except (ParsingError, MeterRefusedError) as error:
+            _log.warning("statement not usable", meter_id=identity.meter_id, reason=str(error))
+        now = self._clock.now()
+        report = MeterReport(identity.meter_id, now, readings, statement, battery_percent)
+        try:
+            async with self._sessions.begin() as session:
+                await take_report(session, report, now)
+                await registrations.keep_awake(session, identity.meter_id)
+        except InvalidInputError as error:
+            _log.warning("report refused", meter_id=identity.meter_id, reason=str(error))
+
+    async def _send(self, peer: MeterPeer, identity: MeterIdentity, command: OutgoingCommand) -> bool:
+        """Send one command; returns whether the contact may go on."""
+        frame = prepaid.CommandFrame(_KINDS[command.kind], command.sequence, command.value, command.currency)
+        try:
+            await peer.write_command(self._object_id, frame.to_bytes(identity.prepaid_key, identity.serial))
+        except MeterAsleepError as error:
+            reason = str(error)
+            await self._in_transaction(lambda session: commands.mark_unknown(session, command.id, reason))
+            raise
+        except MeterRefusedError as error:
+            reason = str(error)
+            await self._in_transaction(lambda session: commands.mark_rejected(session, command.id, reason))
+            _log.error("command refused", meter_id=identity.meter_id, command_id=command.id, reason=reason)
+            return True
+        await self._in_transaction(lambda session: commands.mark_acknowledged(session, command.id))
+        return True
+
+    async def _in_transaction(self, step: Callable[..., Awaitable[None]]) -> None:
+        async with self._sessions.begin() as session:
+            await step(session)

@@ -1,0 +1,183 @@
+"""LwM2M's server-side resources: /rd (OMA-TS-LightweightM2M_Transport §6.4.3) and /dp, the Send operation.
+
+Error replies carry no payload, so that nobody unauthenticated can make us say more than he said (M8).
+"""
+
+import re
+from typing import Any
+
+import aiocoap
+import structlog
+from aiocoap.interfaces import Resource as CoapResource
+from aiocoap.resource import PathCapable, Resource, Site
+
+from standpipe.clock import Clock
+from standpipe.db.engine import DATABASE_DOWN, Sessions
+from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
+from standpipe.meter_gateway import senml, water
+from standpipe.meter_gateway.contacts import Contacts
+from standpipe.meter_gateway.identity import TransportIdentity, address, who_sent
+from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meters import registrations
+from standpipe.meters.identity import by_transport_identity
+from standpipe.meters.keys import KeyRing
+from standpipe.meters.registrations import Registration
+from standpipe.meters.reports import MeterReport
+from standpipe.usage.readings import take_report
+
+MAX_LIFETIME_S = 10 * 366 * 86_400
+DEFAULT_LIFETIME_S = 86_400
+MAX_OBJECTS_BYTES = 4_096
+_SEGMENT = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_log = structlog.get_logger(__name__)
+
+_CODES: tuple[tuple[type[Exception], Any], ...] = (
+    (NotFoundError, aiocoap.NOT_FOUND),
+    (NotAuthenticatedError, aiocoap.FORBIDDEN),
+    (ParsingError, aiocoap.BAD_REQUEST),
+    (InvalidInputError, aiocoap.BAD_REQUEST),
+    *((kind, aiocoap.SERVICE_UNAVAILABLE) for kind in DATABASE_DOWN),
+)
+
+
+class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
+    """A resource whose errors become CoAP codes in this one place."""
+
+    async def render(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Answer, or say no in four bytes."""
+        try:
+            return await super().render(request)
+        except aiocoap.error.Error:
+            raise
+        except Exception as error:
+            code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+            if code is None:
+                _log.exception("coap request failed", path=list(request.opt.uri_path))
+                return aiocoap.Message(code=aiocoap.INTERNAL_SERVER_ERROR)
+            _log.info("coap request refused", code=code.dotted, reason=str(error)[:200])
+            return aiocoap.Message(code=code)
+
+
+class Registrations(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
+    """``POST /rd`` registers, ``POST /rd/{location}`` updates, ``DELETE /rd/{location}`` deregisters."""
+
+    def __init__(self, sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts) -> None:
+        super().__init__()
+        self._sessions, self._keys, self._identity, self._contacts = sessions, keys, identity, contacts
+
+    async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Register or update; either proves that the meter is awake."""
+        query = _query(request)
+        if not request.opt.uri_path:
+            registration = await self._register(request, query)
+            response = aiocoap.Message(code=aiocoap.CREATED)
+            response.opt.location_path = ("rd", registration.location)
+        else:
+            registration = await self._update(request, query)
+            response = aiocoap.Message(code=aiocoap.CHANGED)
+        self._contacts.begin(registration.meter_id)
+        return response
+
+    async def render_delete(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Deregister."""
+        registration = await self._known(request)
+        async with self._sessions.begin() as session:
+            await registrations.deregister(session, registration.location)
+        return aiocoap.Message(code=aiocoap.DELETED)
+
+    async def _register(self, request: aiocoap.Message, query: dict[str, str]) -> Registration:
+        identity = self._identity.at_registration(request.remote, query.get("ep", ""))
+        async with self._sessions.begin() as session:
+            try:
+                meter = await by_transport_identity(session, self._keys, identity)
+            except NotFoundError as error:
+                raise NotAuthenticatedError("unknown endpoint") from error
+            return await registrations.register(
+                session,
+                meter_id=meter.meter_id,
+                remote=address(request.remote),
+                lifetime_s=_lifetime_s(query) or DEFAULT_LIFETIME_S,
+                # LwM2M 1.0 writes b=UQ, 1.1 a Q of its own beside b=U.
+                queue_mode="Q" in query or "Q" in query.get("b", ""),
+                objects=_objects(request),
+            )
+
+    async def _update(self, request: aiocoap.Message, query: dict[str, str]) -> Registration:
+        known = await self._known(request)
+        async with self._sessions.begin() as session:
+            return await registrations.update_registration(
+                session,
+                location=known.location,
+                remote=address(request.remote),
+                lifetime_s=_lifetime_s(query),
+                objects=_objects(request) or None,
+            )
+
+    async def _known(self, request: aiocoap.Message) -> Registration:
+        path = request.opt.uri_path
+        if len(path) != 1 or not _SEGMENT.fullmatch(path[0]):
+            raise NotFoundError("no such location")
+        async with self._sessions() as session:
+            registration = await registrations.by_location(session, path[0])
+        if not self._identity.may_use(request.remote, registration):
+            raise NotFoundError("another meter's location")
+        return registration
+
+
+class DataPush(Door):
+    """``POST /dp``: readings that the meter kept while it slept. Answered 2.04 only once they are stored."""
+
+    def __init__(self, sessions: Sessions, clock: Clock, contacts: Contacts) -> None:
+        super().__init__()
+        self._sessions, self._clock, self._contacts = sessions, clock, contacts
+
+    async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Store a SenML pack of the registered meter at this address."""
+        registration = await who_sent(self._sessions, request.remote)
+        content_format = request.opt.content_format
+        if content_format not in (senml.CBOR_FORMAT, senml.JSON_FORMAT):
+            return aiocoap.Message(code=aiocoap.UNSUPPORTED_CONTENT_FORMAT)
+        now = self._clock.now()
+        records = senml.decode(bytes(request.payload), int(content_format))
+        report = MeterReport(
+            registration.meter_id,
+            now,
+            water.readings_of_senml(records, now),
+            battery_percent=water.battery_of_senml(records),
+        )
+        async with self._sessions.begin() as session:
+            await take_report(session, report, now)
+            await registrations.keep_awake(session, registration.meter_id)
+        self._contacts.begin(registration.meter_id)
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
+
+def make_site(
+    sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts, clock: Clock
+) -> CoapResource:
+    """The whole server side."""
+    site = Site()
+    site.add_resource(["rd"], Registrations(sessions, keys, identity, contacts))
+    site.add_resource(["dp"], DataPush(sessions, clock, contacts))
+    return site
+
+
+def _query(request: aiocoap.Message) -> dict[str, str]:
+    pairs = [item.partition("=") for item in request.opt.uri_query]
+    return {name: value for name, _, value in pairs}
+
+
+def _lifetime_s(query: dict[str, str]) -> int | None:
+    text = query.get("lt")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= MAX_LIFETIME_S:
+        raise InvalidInputError("lt is not a usable lifetime")
+    return int(text)
+
+
+def _objects(request: aiocoap.Message) -> str:
+    if len(request.payload) > MAX_OBJECTS_BYTES:
+        raise InvalidInputError("an object list of unreasonable length")
+    text = bytes(request.payload).decode("utf-8", "replace")
+    return text.replace("\0", "")

@@ -1,0 +1,163 @@
+"""Commands to meters: numbered rows that wait until the meter wakes.
+
+QUEUED → SENT → ACKNOWLEDGED → CONFIRMED, or REJECTED, EXPIRED, SUPERSEDED, UNKNOWN. A radio acknowledgement is not
+delivery: only the meter's statement (``standpipe.meters.statements``) confirms. A command whose answer was lost is
+UNKNOWN; each contact begins by reading the meter's statement, and only when that says "not taken" is the *same*
+sequence sent again, so that the meter can never take it twice.
+
+Every function here runs under the meter's row lock, which it takes first (lock order: ledger/posting.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.db.notify import COMMANDS, LIVE, notify
+from standpipe.errors import NotFoundError
+from standpipe.ids import new_id
+from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand
+
+OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingCommand:
+    """A command ready for the air; ``value`` is the credit total, the valve position or the threshold."""
+
+    id: str
+    meter_id: str
+    sequence: int
+    kind: CommandKind
+    value: int
+    currency: str
+
+
+async def lock_meter(session: AsyncSession, meter_id: str) -> Meter:
+    """The meter's row, locked and fresh. Raises NotFoundError."""
+    meter = await session.get(Meter, meter_id, with_for_update={"key_share": True}, populate_existing=True)
+    if meter is None:
+        raise NotFoundError("No such meter.")
+    return meter
+
+
+async def enqueue(
+    session: AsyncSession, meter: Meter, *, kind: CommandKind, value: int, deadline_s: float | None = None
+) -> str:
+    """Queue a command for a locked meter and wake the gateway. Returns its id.
+
+    It supersedes every open command of its kind (a credit carries the total, a valve position the last word); credit
+    also supersedes an open valve command, for a close must not follow the money that was to prevent it (M10).
+    """
+    replaced = (kind, CommandKind.VALVE) if kind is CommandKind.CREDIT else (kind,)
+    await session.execute(
+        update(MeterCommand)
+        .where(MeterCommand.meter_id == meter.id, MeterCommand.kind.in_(replaced), MeterCommand.status.in_(OPEN))
+        .values(status=CommandStatus.SUPERSEDED)
+    )
+    meter.last_sequence += 1
+    command = MeterCommand(
+        id=new_id("cmd"),
+        meter_id=meter.id,
+        sequence=meter.last_sequence,
+        kind=kind,
+        value=value,
+        status=CommandStatus.QUEUED,
+        deadline_at=None if deadline_s is None else func.now() + timedelta(seconds=deadline_s),
+    )
+    session.add(command)
+    await session.flush()
+    await notify(session, COMMANDS, meter.id)
+    return command.id
+
+
+async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> OutgoingCommand | None:
+    """The oldest QUEUED command, marked SENT; None where nothing waits. SENT and UNKNOWN ones wait for a statement.
+
+    Commands past their deadline expire here: an old order to close a valve must not be carried out days later.
+    ``now`` is the town's clock, for the customer's timeline.
+    """
+    meter = await lock_meter(session, meter_id)
+    await _expire(session, meter_id)
+    command = await session.scalar(
+        select(MeterCommand)
+        .where(MeterCommand.meter_id == meter_id, MeterCommand.status == CommandStatus.QUEUED)
+        .order_by(MeterCommand.sequence)
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
+    if command is None:
+        return None
+    command.status = CommandStatus.SENT
+    command.attempts += 1
+    command.sent_at = now
+    if command.kind == CommandKind.CREDIT:
+        await session.execute(
+            update(CreditGrant)
+            .where(
+                CreditGrant.meter_id == meter_id,
+                CreditGrant.total_after_minor <= command.value,
+                CreditGrant.sent_at.is_(None),
+            )
+            .values(sent_at=now)
+        )
+        await notify(session, LIVE, meter_id)
+    return OutgoingCommand(
+        command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, meter.currency
+    )
+
+
+async def mark_acknowledged(session: AsyncSession, command_id: str) -> None:
+    """The radio took it. That proves nothing yet."""
+    await _mark(session, command_id, (CommandStatus.SENT,), CommandStatus.ACKNOWLEDGED, None)
+
+
+async def mark_unknown(session: AsyncSession, command_id: str, reason: str) -> None:
+    """No answer came: it may or may not have been taken."""
+    await _mark(session, command_id, (CommandStatus.SENT, CommandStatus.ACKNOWLEDGED), CommandStatus.UNKNOWN, reason)
+
+
+async def mark_rejected(session: AsyncSession, command_id: str, reason: str) -> None:
+    """The meter refused it for good; it waits for a person, and the credit stays on its way in the customer's view."""
+    await _mark(session, command_id, OPEN, CommandStatus.REJECTED, reason)
+
+
+async def open_commands(session: AsyncSession, meter_id: str) -> Sequence[MeterCommand]:
+    """What waits for a meter, in the order in which it goes out."""
+    rows = await session.scalars(
+        select(MeterCommand)
+        .where(MeterCommand.meter_id == meter_id, MeterCommand.status.in_(OPEN))
+        .order_by(MeterCommand.sequence)
+        .execution_options(populate_existing=True)
+    )
+    return rows.all()
+
+
+async def _mark(
+    session: AsyncSession,
+    command_id: str,
+    before: tuple[CommandStatus, ...],
+    status: CommandStatus,
+    reason: str | None,
+) -> None:
+    # The condition on the present status keeps a late answer of an old exchange from touching a settled command (M6).
+    stamps = {"acknowledged_at": func.now()} if status is CommandStatus.ACKNOWLEDGED else {}
+    await session.execute(
+        update(MeterCommand)
+        .where(MeterCommand.id == command_id, MeterCommand.status.in_(before))
+        .values(status=status, reason=reason, **stamps)
+    )
+
+
+async def _expire(session: AsyncSession, meter_id: str) -> None:
+    await session.execute(
+        update(MeterCommand)
+        .where(
+            MeterCommand.meter_id == meter_id,
+            MeterCommand.status == CommandStatus.QUEUED,
+            MeterCommand.deadline_at < func.now(),
+        )
+        .values(status=CommandStatus.EXPIRED)
+    )

@@ -1,0 +1,30 @@
+"""Meter keys at rest: sealed under the operator's Fernet keys, newest first, so that those can be rotated."""
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from standpipe.errors import SettingsError
+
+
+class KeyRing:
+    """Seals with the first secret, opens with any. Raises SettingsError for a secret that is no Fernet key."""
+
+    def __init__(self, secrets: list[str]) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(secret) for secret in secrets])
+        except ValueError:
+            raise SettingsError(
+                "STANDPIPE_METER_KEY_SECRETS: every part must be a Fernet key; `standpipe new-key` prints one."
+            ) from None
+
+    def seal(self, key: bytes) -> str:
+        """The key as it is stored."""
+        return self._fernet.encrypt(key).decode("ascii")
+
+    def open(self, sealed: str) -> bytes:
+        """The key itself. Raises SettingsError where none of the operator's secrets opens it."""
+        try:
+            return self._fernet.decrypt(sealed)
+        except InvalidToken:
+            raise SettingsError(
+                "STANDPIPE_METER_KEY_SECRETS: none of these keys opens a stored meter key; was one dropped?"
+            ) from None

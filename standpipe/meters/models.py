@@ -1,0 +1,151 @@
+"""Meters, what they last said, and what waits for them."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from standpipe.db.base import Base
+
+
+class WalletKind(StrEnum):
+    """Where the credit lives, and so where the tiers are computed."""
+
+    MONEY = "MONEY"
+    VOLUME = "VOLUME"
+
+
+class CommandKind(StrEnum):
+    """What a command asks of a meter."""
+
+    CREDIT = "CREDIT"
+    VALVE = "VALVE"
+    THRESHOLD = "THRESHOLD"
+
+
+class CommandStatus(StrEnum):
+    """Where a command stands; see ``standpipe.meters.commands``."""
+
+    QUEUED = "QUEUED"
+    SENT = "SENT"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+    CONFIRMED = "CONFIRMED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    SUPERSEDED = "SUPERSEDED"
+    UNKNOWN = "UNKNOWN"
+
+
+class Meter(Base):
+    """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to it."""
+
+    __tablename__ = "meters"
+    __table_args__ = (CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    serial: Mapped[str] = mapped_column(unique=True)
+    label: Mapped[str]
+    utility_id: Mapped[str] = mapped_column(ForeignKey("utilities.id"))
+    household_id: Mapped[str | None] = mapped_column(ForeignKey("households.id"), index=True)
+    tariff_id: Mapped[str] = mapped_column(ForeignKey("tariffs.id"))
+    wallet_kind: Mapped[str]
+    currency: Mapped[str]
+    time_zone: Mapped[str]
+    initial_register_ml: Mapped[int] = mapped_column(server_default="0")
+    installed_at: Mapped[datetime]
+    credit_granted_minor: Mapped[int] = mapped_column(server_default="0")
+    last_sequence: Mapped[int] = mapped_column(server_default="0")
+    low_credit_threshold_minor: Mapped[int] = mapped_column(server_default="0")
+
+
+class MeterCredential(Base):
+    """How a meter's transport names it, and its prepaid key, sealed."""
+
+    __tablename__ = "meter_credentials"
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    transport_identity: Mapped[str] = mapped_column(unique=True)
+    sealed_prepaid_key: Mapped[str]
+
+
+class MeterState(Base):
+    """The meter's last word, one row for each meter from its first contact on."""
+
+    __tablename__ = "meter_states"
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    last_seen_at: Mapped[datetime]
+    battery_percent: Mapped[int | None]
+    report_counter: Mapped[int] = mapped_column(server_default="0")
+    last_sequence: Mapped[int] = mapped_column(server_default="0")
+    credit_accepted_minor: Mapped[int] = mapped_column(server_default="0")
+    credit_remaining_minor: Mapped[int | None]
+    stated_at: Mapped[datetime | None]
+    valve: Mapped[str] = mapped_column(server_default="UNKNOWN")
+    valve_reason: Mapped[str] = mapped_column(server_default="UNKNOWN")
+    valve_changed_at: Mapped[datetime | None]
+
+
+class MeterRegistration(Base):
+    """An LwM2M registration. Instants are real time: they pace the radio, not the town."""
+
+    __tablename__ = "meter_registrations"
+
+    location: Mapped[str] = mapped_column(primary_key=True)
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), unique=True)
+    remote: Mapped[str] = mapped_column(index=True)
+    queue_mode: Mapped[bool]
+    lifetime_s: Mapped[int]
+    objects: Mapped[str]
+    expires_at: Mapped[datetime]
+    awake_until: Mapped[datetime]
+
+
+class CreditGrant(Base):
+    """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique."""
+
+    __tablename__ = "credit_grants"
+    __table_args__ = (
+        UniqueConstraint("meter_id", "total_after_minor"),
+        CheckConstraint("amount_minor > 0", name="amount_positive"),
+        Index("ix_credit_grants_source_id", "source_id"),
+    )
+
+    credit_key: Mapped[str] = mapped_column(primary_key=True)
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
+    source_id: Mapped[str]
+    amount_minor: Mapped[int]
+    total_after_minor: Mapped[int]
+    granted_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]
+
+
+class MeterCommand(Base):
+    """A command to one meter, numbered in the order in which the meter must take them."""
+
+    __tablename__ = "meter_commands"
+    __table_args__ = (
+        UniqueConstraint("meter_id", "sequence"),
+        Index(
+            "ix_meter_commands_open",
+            "meter_id",
+            "sequence",
+            postgresql_where=text("status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN')"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
+    sequence: Mapped[int]
+    kind: Mapped[str]
+    value: Mapped[int]
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    reason: Mapped[str | None]
+    deadline_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    sent_at: Mapped[datetime | None]
+    acknowledged_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]

@@ -1,0 +1,72 @@
+"""What a meter said, in our words. Every carrier's codec ends in these; nothing vendor-specific passes them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class ValveState(StrEnum):
+    """Where the valve stands."""
+
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+    RESTRICTED = "RESTRICTED"
+    UNKNOWN = "UNKNOWN"
+
+
+class ValveReason(StrEnum):
+    """Why the valve stands there, by the meter's word."""
+
+    NORMAL = "NORMAL"
+    NO_CREDIT = "NO_CREDIT"
+    TAMPER = "TAMPER"
+    LEAK = "LEAK"
+    MAINTENANCE = "MAINTENANCE"
+    CUSTOMER = "CUSTOMER"
+    UNKNOWN = "UNKNOWN"
+
+
+class CommandResult(StrEnum):
+    """What the meter says of the last command that it heard."""
+
+    DONE = "DONE"
+    DUPLICATE = "DUPLICATE"
+    BAD_MAC = "BAD_MAC"
+    STALE_SEQUENCE = "STALE_SEQUENCE"
+    WRONG_CURRENCY = "WRONG_CURRENCY"
+    UNSUPPORTED = "UNSUPPORTED"
+    TOTAL_TOO_LOW = "TOTAL_TOO_LOW"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterReading:
+    """The volume register at an instant; the register only ever rises unless the meter is swapped or tampered with."""
+
+    read_at: datetime
+    register_ml: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStatement:
+    """The meter's own, authenticated word on its credit and valve: the only thing that confirms a command."""
+
+    report_counter: int
+    last_sequence: int
+    result: CommandResult
+    credit_accepted_minor: int
+    credit_remaining_minor: int
+    register_ml: int
+    valve: ValveState
+    valve_reason: ValveReason
+    stated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReport:
+    """One contact's worth of news from one meter, already tied to the meter by its transport identity."""
+
+    meter_id: str
+    received_at: datetime
+    readings: tuple[RegisterReading, ...] = ()
+    statement: MeterStatement | None = None
+    battery_percent: int | None = None

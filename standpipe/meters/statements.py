@@ -1,0 +1,118 @@
+"""The meter's own word, applied: the only place where a command becomes CONFIRMED and credit counts as delivered."""
+
+from datetime import datetime
+
+import structlog
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.db.notify import LIVE, notify
+from standpipe.errors import InvalidInputError
+from standpipe.meters.commands import enqueue, open_commands
+from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
+from standpipe.meters.reports import CommandResult, MeterStatement
+from standpipe.outbox.facts import CreditConfirmed, publish
+
+MAX_BAD_MAC = 3
+"""A frame may be garbled on its way; three times in a row, the key is wrong and a person must look."""
+
+_REFUSALS = {CommandResult.WRONG_CURRENCY, CommandResult.UNSUPPORTED, CommandResult.TOTAL_TOO_LOW}
+_log = structlog.get_logger(__name__)
+
+
+async def touch(session: AsyncSession, meter_id: str, *, seen_at: datetime, battery_percent: int | None) -> MeterState:
+    """Note that a locked meter was heard. Returns its state row, fresh."""
+    state = await session.get(MeterState, meter_id, populate_existing=True)
+    if state is None:
+        state = MeterState(meter_id=meter_id, last_seen_at=seen_at)
+        session.add(state)
+        await session.flush()
+        await session.refresh(state)
+    state.last_seen_at = max(state.last_seen_at, seen_at)
+    if battery_percent is not None:
+        state.battery_percent = battery_percent
+    return state
+
+
+async def apply(
+    session: AsyncSession, meter: Meter, state: MeterState, statement: MeterStatement, now: datetime
+) -> bool:
+    """Apply a statement to a locked meter; False for one heard before.
+
+    Raises InvalidInputError for a report counter below the last one: replayed or rolled back (M5).
+    """
+    if statement.report_counter < state.report_counter:
+        raise InvalidInputError(f"status frame {statement.report_counter} is older than {state.report_counter}")
+    if statement.report_counter == state.report_counter:
+        return False
+    _store(state, statement, now)
+    if statement.credit_accepted_minor > meter.credit_granted_minor:
+        _log.error("meter holds more credit than granted", meter_id=meter.id)
+    await _confirm_grants(session, meter.id, statement, now)
+    await _resolve_commands(session, meter, statement, now)
+    await notify(session, LIVE, meter.id)
+    return True
+
+
+def _store(state: MeterState, statement: MeterStatement, now: datetime) -> None:
+    if statement.valve != state.valve:
+        state.valve_changed_at = now
+    state.report_counter = statement.report_counter
+    state.last_sequence = statement.last_sequence
+    state.credit_accepted_minor = statement.credit_accepted_minor
+    state.credit_remaining_minor = statement.credit_remaining_minor
+    state.stated_at = statement.stated_at
+    state.valve, state.valve_reason = statement.valve, statement.valve_reason
+
+
+async def _confirm_grants(session: AsyncSession, meter_id: str, statement: MeterStatement, now: datetime) -> None:
+    confirmed = await session.scalars(
+        update(CreditGrant)
+        .where(
+            CreditGrant.meter_id == meter_id,
+            CreditGrant.total_after_minor <= statement.credit_accepted_minor,
+            CreditGrant.confirmed_at.is_(None),
+        )
+        .values(confirmed_at=now, sent_at=func.coalesce(CreditGrant.sent_at, now))
+        .returning(CreditGrant.credit_key)
+    )
+    if confirmed.all():
+        await publish(session, CreditConfirmed(meter_id, statement.credit_accepted_minor))
+
+
+async def _resolve_commands(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
+    # Our numbering may lag behind the meter's (a restored backup, a meter taken over): go on above its number.
+    meter.last_sequence = max(meter.last_sequence, statement.last_sequence)
+    for command in await open_commands(session, meter.id):
+        if command.sequence <= statement.last_sequence:
+            await _resolve_passed(session, meter, command, statement, now)
+        elif command.status != CommandStatus.QUEUED:
+            _resolve_not_taken(command, statement)
+
+
+async def _resolve_passed(
+    session: AsyncSession, meter: Meter, command: MeterCommand, statement: MeterStatement, now: datetime
+) -> None:
+    """The meter is at or past this number: it took the command, unless the number was never sent by us."""
+    is_credit = command.kind == CommandKind.CREDIT
+    taken = statement.credit_accepted_minor >= command.value if is_credit else command.attempts > 0
+    if taken:
+        command.status, command.confirmed_at, command.reason = CommandStatus.CONFIRMED, now, None
+        return
+    _log.warning("command renumbered", meter_id=meter.id, command_id=command.id)
+    await enqueue(session, meter, kind=CommandKind(command.kind), value=command.value)
+    command.status, command.reason = (
+        CommandStatus.SUPERSEDED,
+        "renumbered: the meter's sequence had passed it",
+    )
+
+
+def _resolve_not_taken(command: MeterCommand, statement: MeterStatement) -> None:
+    """The meter says that it has not taken a command that went out: send the same number again, or give up."""
+    heard = command.status == CommandStatus.ACKNOWLEDGED
+    garbled = statement.result is CommandResult.BAD_MAC and command.attempts >= MAX_BAD_MAC
+    if heard and (statement.result in _REFUSALS or garbled):
+        command.status, command.reason = CommandStatus.REJECTED, statement.result
+        _log.error("command refused by the meter", command_id=command.id, result=statement.result)
+    else:
+        command.status = CommandStatus.QUEUED

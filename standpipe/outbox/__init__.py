@@ -1,0 +1,1 @@
+"""Facts, published in the same transaction that made them true."""

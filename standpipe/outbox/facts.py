@@ -1,0 +1,71 @@
+"""The facts that rooms publish. ``standpipe.worker`` holds the one ``match`` that says who reacts to what.
+
+A reaction may run twice (its worker may die before it is recorded), so each must be idempotent.
+"""
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.db.notify import WORK, notify
+from standpipe.outbox.models import OutboxFact
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpPaid:
+    """The provider holds more of the customer's money than before, and it is booked."""
+
+    top_up_id: str
+    meter_id: str
+    captured_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpFailed:
+    """The provider says that a payment did not succeed. It may still succeed later."""
+
+    top_up_id: str
+    meter_id: str
+    failure_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreditConfirmed:
+    """The meter itself stated that it holds credit up to this total."""
+
+    meter_id: str
+    accepted_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecorded:
+    """A meter's readings moved its balance."""
+
+    meter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyInSuspense:
+    """Money came that we may not place by ourselves; a person must look."""
+
+    top_up_id: str
+    reason: str
+
+
+Fact = TopUpPaid | TopUpFailed | CreditConfirmed | UsageRecorded | MoneyInSuspense
+_KINDS: dict[str, type[Fact]] = {
+    kind.__name__: kind for kind in (TopUpPaid, TopUpFailed, CreditConfirmed, UsageRecorded, MoneyInSuspense)
+}
+
+
+async def publish(session: AsyncSession, fact: Fact) -> None:
+    """Store the fact in the caller's transaction and wake a worker when it commits."""
+    session.add(OutboxFact(kind=type(fact).__name__, payload=asdict(fact)))
+    await notify(session, WORK, "outbox")
+
+
+def read(row: OutboxFact) -> Fact:
+    """The fact that a row holds. Raises LookupError for a kind that this release does not know."""
+    if row.kind not in _KINDS:
+        raise LookupError(f"unknown fact {row.kind}")
+    return _KINDS[row.kind](**row.payload)

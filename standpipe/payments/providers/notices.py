@@ -1,0 +1,30 @@
+"""Shared by the rails whose notices are JSON events: reading one without ever failing. Pure."""
+
+import hashlib
+import json
+from typing import Any
+
+from standpipe.payments.provider import ProviderNotice
+
+
+def read_json(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in a body, or None where it is no object, no JSON, no UTF-8 or nested past all reason."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def text_at(value: object, *path: str) -> str | None:
+    """The string at a path of keys, or None. A NUL is no text: PostgreSQL cannot hold it."""
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value if isinstance(value, str) and value and "\0" not in value and len(value) <= 255 else None  # noqa: PLR2004 - Stripe's own limit of an id.
+
+
+def unreadable(body: bytes, why: str, *, kind: str = "") -> ProviderNotice:
+    """A notice that is kept but names no payment; its id is its content, so that it too is stored once."""
+    return ProviderNotice(event_id=f"sha256:{hashlib.sha256(body).hexdigest()}", kind=kind, ignored=why)

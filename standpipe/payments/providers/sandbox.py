@@ -1,0 +1,154 @@
+"""The sandbox: a small provider process of our own, reached only over HTTP, for demos and app developers."""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from standpipe.payments.provider import (
+    MethodKind,
+    PaymentMethod,
+    PaymentRequest,
+    PaymentStatus,
+    PaymentTruth,
+    ProviderNotice,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    Refund,
+)
+from standpipe.payments.providers.notices import read_json, text_at, unreadable
+from standpipe.payments.signatures import verify
+from standpipe.units import currency_exponent
+
+NAME = "sandbox"
+TIMEOUT_S = 5.0
+
+_ID = re.compile(r"sch_[A-Za-z0-9]{1,64}")
+_STATUS = {
+    "pending": PaymentStatus.PENDING,
+    "succeeded": PaymentStatus.SUCCEEDED,
+    "failed": PaymentStatus.FAILED,
+    "cancelled": PaymentStatus.CANCELLED,
+}
+
+
+class SandboxProvider:
+    """Speaks to ``standpipe simulate``'s provider; amounts travel in ISO 4217 minor units."""
+
+    name = NAME
+
+    def __init__(self, *, base_url: str, api_key: str, webhook_secrets: list[str]) -> None:
+        self._webhook_secrets = webhook_secrets
+        self._http = httpx.AsyncClient(
+            base_url=base_url, timeout=TIMEOUT_S, headers={"Authorization": f"Bearer {api_key}"}
+        )
+
+    def methods(self, currency: str) -> tuple[PaymentMethod, ...]:
+        """One mobile-money-like method in every currency."""
+        unit = 10 ** currency_exponent(currency)
+        return (PaymentMethod("sandbox", MethodKind.MOBILE_MONEY, "Sandbox money", 1 * unit, 1_000_000 * unit),)
+
+    async def create(self, request: PaymentRequest) -> PaymentTruth:
+        """Create the charge, or find the one that this reference made before."""
+        body = {
+            "reference": request.reference,
+            "amount": request.amount_minor,
+            "currency": request.currency,
+            "description": request.description,
+        }
+        return _read(await self._call("POST", "/v1/charges", json=body, key=request.reference))
+
+    async def fetch(self, provider_ref: str) -> PaymentTruth:
+        """The charge now."""
+        return _read(await self._call("GET", f"/v1/charges/{_checked(provider_ref)}"))
+
+    async def find(self, reference: str) -> PaymentTruth | None:
+        """The charge that carries our reference."""
+        try:
+            return _read(await self._call("GET", "/v1/charges", params={"reference": reference}))
+        except ProviderRefusedError:
+            return None
+
+    async def cancel(self, provider_ref: str) -> PaymentTruth:
+        """Cancel; where it is too late for that, what it has become."""
+        try:
+            return _read(await self._call("POST", f"/v1/charges/{_checked(provider_ref)}/cancel"))
+        except ProviderRefusedError:
+            return await self.fetch(provider_ref)
+
+    async def refund(self, provider_ref: str, *, amount_minor: int, currency: str, key: str) -> Refund:
+        """Refund part or all of a charge."""
+        path = f"/v1/charges/{_checked(provider_ref)}/refunds"
+        await self._call("POST", path, json={"amount": amount_minor}, key=f"refund:{key}")
+        return Refund(provider_ref, amount_minor, currency)
+
+    def authenticate(self, headers: Mapping[str, str], body: bytes, now_s: float) -> None:
+        """Verify ``Sandbox-Signature`` over the raw bytes."""
+        verify(headers.get("sandbox-signature"), body, self._webhook_secrets, now_s)
+
+    def parse(self, body: bytes) -> ProviderNotice:
+        """The charge that an event is about."""
+        event = read_json(body)
+        if event is None:
+            return unreadable(body, "not a JSON object")
+        event_id, kind = text_at(event, "id"), text_at(event, "type") or ""
+        charge = text_at(event, "data", "charge", "id")
+        if event_id is None or charge is None or not _ID.fullmatch(charge):
+            return unreadable(body, "names no charge", kind=kind)
+        return ProviderNotice(
+            event_id, kind, provider_ref=charge, reference=text_at(event, "data", "charge", "reference")
+        )
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: dict[str, str] | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        headers = {"Idempotency-Key": key} if key else {}
+        try:
+            response = await self._http.request(method, path, json=json, params=params, headers=headers)
+            answer: dict[str, Any] = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ProviderUnavailableError(NAME, type(error).__name__) from error
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
+            raise ProviderUnavailableError(NAME, f"HTTP {response.status_code}")
+        if response.is_error:
+            raise ProviderRefusedError(NAME, str(answer.get("code", "refused")), str(answer.get("message", "Refused.")))
+        return answer
+
+
+def _read(charge: dict[str, Any]) -> PaymentTruth:
+    try:
+        status = _STATUS[charge["status"]]
+        return PaymentTruth(
+            provider_ref=_checked(charge["id"]),
+            reference=charge["reference"],
+            status=status,
+            currency=charge["currency"],
+            requested_minor=_whole(charge["amount"]),
+            captured_minor=_whole(charge["captured"]),
+            refunded_minor=_whole(charge["refunded"]),
+            failure_code=charge.get("failure_code"),
+            failure_message="The payment was declined." if status is PaymentStatus.FAILED else None,
+            next_action={"type": "redirect", "url": charge["pay_url"]} if status is PaymentStatus.PENDING else None,
+        )
+    except (KeyError, TypeError) as error:
+        raise ProviderUnavailableError(NAME, f"unreadable charge: {error!r}") from error
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"not a whole amount: {value!r}")
+    return value
+
+
+def _checked(provider_ref: str) -> str:
+    if not _ID.fullmatch(provider_ref):
+        raise ProviderRefusedError(NAME, "bad_id", "This is not a charge's id.")
+    return provider_ref

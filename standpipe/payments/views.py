@@ -1,0 +1,159 @@
+"""Top-ups as customers see them: one status from payment and delivery together, and the timeline behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.meters.models import CreditGrant
+from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.provider import PaymentStatus
+
+
+class TopUpStatus(StrEnum):
+    """Where a top-up stands for the customer."""
+
+    CREATED = "CREATED"
+    AWAITING_CUSTOMER = "AWAITING_CUSTOMER"
+    PAID = "PAID"
+    SENDING_TO_METER = "SENDING_TO_METER"
+    ON_METER = "ON_METER"
+    TOKEN_ISSUED = "TOKEN_ISSUED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    REFUNDED = "REFUNDED"
+
+
+TERMINAL = frozenset(
+    {
+        TopUpStatus.ON_METER,
+        TopUpStatus.FAILED,
+        TopUpStatus.CANCELLED,
+        TopUpStatus.EXPIRED,
+        TopUpStatus.REFUNDED,
+    }
+)
+_OF_PAYMENT = {
+    "CREATED": TopUpStatus.CREATED,
+    PaymentStatus.PENDING: TopUpStatus.AWAITING_CUSTOMER,
+    PaymentStatus.SUCCEEDED: TopUpStatus.PAID,
+    PaymentStatus.FAILED: TopUpStatus.FAILED,
+    PaymentStatus.CANCELLED: TopUpStatus.CANCELLED,
+    PaymentStatus.EXPIRED: TopUpStatus.EXPIRED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEvent:
+    """A step and when it was reached."""
+
+    status: TopUpStatus
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpView:
+    """A top-up for its reader; ``credit_minor`` is what was booked to the meter's wallet so far."""
+
+    id: str
+    meter_id: str
+    status: TopUpStatus
+    provider: str
+    pay_minor: int
+    credit_minor: int
+    currency: str
+    created_at: datetime
+    updated_at: datetime
+    failure_code: str | None
+    failure_message: str | None
+    next_action: dict[str, Any] | None
+    timeline: tuple[TimelineEvent, ...]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more is expected; a payment that failed may still succeed later and will then count."""
+        return self.status in TERMINAL
+
+
+_DELIVERY = select(
+    CreditGrant.source_id,
+    func.min(CreditGrant.sent_at).label("sent_at"),
+    func.max(CreditGrant.confirmed_at).label("confirmed_at"),
+    func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
+    func.max(CreditGrant.granted_at).label("granted_at"),
+).group_by(CreditGrant.source_id)
+
+
+async def top_ups_by_id(session: AsyncSession, ids: Sequence[str]) -> dict[str, TopUpView]:
+    """Views of these top-ups; two statements, however many."""
+    delivery = _DELIVERY.where(CreditGrant.source_id.in_(ids)).subquery()
+    rows = (
+        await session.execute(
+            select(TopUp, delivery)
+            .outerjoin(delivery, delivery.c.source_id == TopUp.id)
+            .where(TopUp.id.in_(ids))
+            .execution_options(populate_existing=True)
+        )
+    ).all()
+    events: dict[str, list[TimelineEvent]] = {}
+    for event in await session.scalars(select(TopUpEvent).where(TopUpEvent.top_up_id.in_(ids)).order_by(TopUpEvent.id)):
+        events.setdefault(event.top_up_id, []).append(TimelineEvent(_OF_PAYMENT[event.status], event.at))
+    return {row[0].id: _view(row, events.get(row[0].id, [])) for row in rows}
+
+
+async def top_up_ids_of_meters(
+    session: AsyncSession, meter_ids: Sequence[str], *, first: int, after: str | None
+) -> dict[str, list[str]]:
+    """For each meter the newest ``first`` + 1 top-ups below the cursor, newest first: one more tells of a next page."""
+    below = TopUp.id < after if after else TopUp.id.is_not(None)
+    ranked = (
+        select(
+            TopUp.id,
+            TopUp.meter_id,
+            func.row_number().over(partition_by=TopUp.meter_id, order_by=TopUp.id.desc()).label("place"),
+        )
+        .where(and_(TopUp.meter_id.in_(meter_ids), below))
+        .subquery()
+    )
+    rows = await session.execute(
+        select(ranked.c.meter_id, ranked.c.id).where(ranked.c.place <= first + 1).order_by(ranked.c.id.desc())
+    )
+    found: dict[str, list[str]] = {meter_id: [] for meter_id in meter_ids}
+    for meter_id, top_up_id in rows:
+        found[meter_id].append(top_up_id)
+    return found
+
+
+def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
+    top_up: TopUp = row[0]
+    status = _OF_PAYMENT[top_up.status]
+    timeline = list(events)
+    if row.sent_at is not None:
+        timeline.append(TimelineEvent(TopUpStatus.SENDING_TO_METER, row.sent_at))
+        status = TopUpStatus.SENDING_TO_METER
+    if row.confirmed:
+        timeline.append(TimelineEvent(TopUpStatus.ON_METER, row.confirmed_at))
+        status = TopUpStatus.ON_METER
+    if top_up.captured_minor and top_up.refunded_minor >= top_up.captured_minor:
+        status = TopUpStatus.REFUNDED
+    changes = [top_up.updated_at, row.sent_at, row.confirmed_at]
+    return TopUpView(
+        id=top_up.id,
+        meter_id=top_up.meter_id,
+        status=status,
+        provider=top_up.provider,
+        pay_minor=top_up.pay_minor,
+        credit_minor=top_up.captured_minor,
+        currency=top_up.currency,
+        created_at=top_up.created_at,
+        updated_at=max(change for change in changes if change is not None),
+        failure_code=top_up.failure_code,
+        failure_message=top_up.failure_message,
+        next_action=top_up.next_action if status in {TopUpStatus.AWAITING_CUSTOMER, TopUpStatus.FAILED} else None,
+        timeline=tuple(timeline),
+    )

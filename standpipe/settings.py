@@ -1,0 +1,148 @@
+"""Settings, from the environment alone (prefix ``STANDPIPE_``). The table in docs/settings.md is made from here."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from standpipe.clock import Clock
+from standpipe.errors import SettingsError
+
+_SECRET_MIN_LENGTH = 32
+
+
+class Settings(BaseSettings):
+    """Every setting with its default. A field's description is its line in docs/settings.md."""
+
+    model_config = SettingsConfigDict(env_prefix="STANDPIPE_", extra="ignore")
+
+    data_dir: Path = Field(Path(".data"), description="Folder for the embedded PostgreSQL and the demo's files.")
+    database_url: str | None = Field(
+        None,
+        description="A PostgreSQL 15+ server, `postgresql://user:password@host:port/name`. Unset: embedded.",
+    )
+    postgres_bin: Path | None = Field(
+        None, description="`bin` folder of a PostgreSQL 15+ for the embedded server. Unset: the wheel's own."
+    )
+    postgres_port: int = Field(5443, ge=1, le=65535, description="Loopback TCP port of the embedded PostgreSQL.")
+    pool_size: int = Field(10, ge=1, le=200, description="Database connections kept by one process.")
+
+    http_host: str = Field("127.0.0.1", description="Address that `standpipe serve` listens on.")
+    http_port: int = Field(8000, ge=1, le=65535, description="Port that `standpipe serve` listens on.")
+    coap_host: str = Field("127.0.0.1", description="Address that `standpipe gateway` listens on.")
+    coap_port: int = Field(5683, ge=1, le=65535, description="UDP port that `standpipe gateway` listens on.")
+    coap_plain_udp: bool = Field(
+        False, description="Serve CoAP without DTLS. Only for loopback or an operator's private APN."
+    )
+    coap_ack_timeout_s: float = Field(
+        2.0, gt=0, le=30, description="CoAP ACK_TIMEOUT (RFC 7252 §4.8) of requests to meters, in seconds."
+    )
+    coap_max_retransmit: int = Field(4, ge=0, le=8, description="CoAP MAX_RETRANSMIT of requests to meters.")
+    prepaid_object_id: int = Field(
+        42769, ge=32769, le=42800, description="LwM2M id of the prepaid object (docs/lwm2m/)."
+    )
+    command_deadline_h: int = Field(
+        72, ge=1, description="Hours after which an undelivered valve or threshold command expires."
+    )
+    offline_after_h: int = Field(26, ge=1, description="Hours of silence after which a meter shows as offline.")
+
+    token_secret: SecretStr | None = Field(
+        None, description="Signs access tokens (HS256); at least 32 characters. `serve` needs it."
+    )
+    token_ttl_s: int = Field(900, ge=60, le=7 * 86400, description="Life of an access token in seconds.")
+    meter_key_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list,
+        description="Seal meter keys at rest: Fernet keys, comma-separated, newest first. `gateway` needs one.",
+    )
+    sms_url: str | None = Field(
+        None,
+        description="Where sign-in codes are posted as JSON (the fake phone's `/sms`). Unset: phone sign-in is off.",
+    )
+    sms_countries: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Country codes (ISO 3166) allowed to sign in by phone. Empty: all."
+    )
+
+    stripe_api_key: SecretStr | None = Field(None, description="Stripe secret key. Unset: card top-ups are off.")
+    stripe_publishable_key: str | None = Field(None, description="Stripe publishable key, handed to apps.")
+    stripe_webhook_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list,
+        description="Stripe webhook signing secrets, comma-separated, newest first (two while rotating).",
+    )
+    stripe_api_base: str = Field(
+        "https://api.stripe.com", description="Stripe's API; the fake's address in tests and demo."
+    )
+    stripe_timeout_s: float = Field(10.0, gt=0, le=60, description="Time-out of one request to Stripe in seconds.")
+    sandbox_url: str | None = Field(None, description="The sandbox provider's address. Unset: the sandbox is off.")
+    sandbox_api_key: SecretStr | None = Field(None, description="Our key at the sandbox provider.")
+    sandbox_webhook_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list, description="Sandbox webhook signing secrets, comma-separated, newest first."
+    )
+
+    firebase_credentials: Path | None = Field(
+        None, description="Firebase service-account JSON file. Unset: pushes are off and show as suppressed."
+    )
+    fcm_base_url: str = Field(
+        "https://fcm.googleapis.com", description="FCM HTTP v1 address; the fake phone's in tests and demo."
+    )
+    graphiql_dir: Path | None = Field(
+        None, description="Folder of the GraphiQL files (`make graphiql`). Unset: no IDE is served."
+    )
+
+    clock_factor: float = Field(
+        1.0, ge=1, le=100_000, description="How many times faster than real the town's clock runs."
+    )
+    clock_anchor_real_s: float = Field(0.0, description="Real Unix time at which the town's clock stood at its anchor.")
+    clock_anchor_at: datetime | None = Field(None, description="What the town's clock showed at its anchor (RFC 3339).")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @field_validator(
+        "meter_key_secrets",
+        "stripe_webhook_secrets",
+        "sandbox_webhook_secrets",
+        "sms_countries",
+        mode="before",
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("token_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < _SECRET_MIN_LENGTH:
+            message = f"needs at least {_SECRET_MIN_LENGTH} characters"
+            raise ValueError(message)
+        return value
+
+    @property
+    def clock(self) -> Clock:
+        """The town's clock that these settings describe."""
+        if self.clock_anchor_at is None:
+            return Clock()
+        return Clock(self.clock_factor, self.clock_anchor_real_s, self.clock_anchor_at)
+
+
+def load() -> Settings:
+    """Settings from the environment.
+
+    Raises SettingsError with one line for each setting that is wrong, naming it as the operator wrote it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"STANDPIPE_{'_'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError(*lines) from None
+
+
+def require(settings: Settings, *names: str) -> None:
+    """Fail at start, not at first use: raises SettingsError naming each setting that is still empty."""
+    missing = [name for name in names if not getattr(settings, name)]
+    if missing:
+        raise SettingsError(
+            *(f"STANDPIPE_{name.upper()} is not set: {Settings.model_fields[name].description}" for name in missing)
+        )

@@ -1,0 +1,280 @@
+"""A simulated meter on the air: an LwM2M 1.1 client in queue mode, over real UDP.
+
+It wakes on its schedule, registers or updates, pushes the hours that it kept, listens for a while, and sleeps. Asleep
+it is deaf: datagrams that arrive are lost, as they would be on NB-IoT in PSM.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiocoap
+import cbor2
+import structlog
+from aiocoap.error import Error as CoapError
+from aiocoap.numbers.constants import TransportTuning
+from aiocoap.resource import Resource, Site
+
+from standpipe.clock import Clock
+from standpipe.simulator import meter_store
+from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, pour, status_frame, take_command
+
+OCTET_STREAM, SENML_CBOR, TLV = 42, 112, 11542
+LIFETIME_S = 86_400
+MAX_PUSHED = 400
+_log = structlog.get_logger(__name__)
+
+
+class _Path(Resource):  # type: ignore[misc]  # aiocoap is not typed.
+    """One resource of the meter; a lost answer is one that was carried out and never arrives."""
+
+    def __init__(self, meter: "SimulatedMeter", answer: Callable[[Any], aiocoap.Message]) -> None:
+        super().__init__()
+        self._meter, self._answer = meter, answer
+
+    async def render(self, request: Any) -> aiocoap.Message:
+        self._meter.heard()
+        response = self._answer(request)
+        self._meter.save()
+        if self._meter.loses_answer():
+            # No-Response 26 (RFC 7967) suppresses every class of answer: the sender hears nothing.
+            response.opt.no_response = 26
+        return response
+
+
+class SimulatedMeter:
+    """One meter. ``awake_s`` is how long, in real seconds, it listens after its last exchange."""
+
+    def __init__(
+        self,
+        config: MeterConfig,
+        *,
+        store_dir: Path,
+        gateway: tuple[str, int],
+        object_id: int,
+        clock: Clock,
+        awake_s: float = 3.0,
+        ack_timeout_s: float = 1.0,
+    ) -> None:
+        self.config, self._store_dir, self._clock = config, store_dir, clock
+        self._gateway = f"coap://{gateway[0]}:{gateway[1]}"
+        self._object_id, self._awake_s = object_id, awake_s
+        self._chance = random.Random(config.serial)
+        self._lose_next = 0
+        self._heard_at = 0.0
+        self._tuning = TransportTuning()
+        self._tuning.ACK_TIMEOUT = ack_timeout_s
+        self.state: MeterState = meter_store.load(store_dir, config)
+        self._context: Any = None
+        self._port = 0
+        self._wakes = asyncio.Lock()
+
+    async def wake(self) -> bool:
+        """One waking: tell of the hours since the last, then listen until nobody has spoken for ``awake_s``.
+
+        Returns whether the gateway was reached.
+        """
+        async with self._wakes:
+            self._advance()
+            await self._open()
+            try:
+                reached = await self._announce() and await self._push()
+                await self._listen()
+            finally:
+                await self._close()
+            return reached
+
+    async def run(self) -> None:
+        """Wake on schedule, by the town's clock, for ever. An offline meter uses water and stays silent."""
+        every = timedelta(seconds=self.config.wake_every_s)
+        # Spread over the interval, or all meters of the town would wake in the same second.
+        await asyncio.sleep(self._clock.real_s(every) * self._chance.random())
+        while True:
+            if self.config.online:
+                await self.wake()
+            else:
+                self._advance()
+                self.save()
+            await asyncio.sleep(self._clock.real_s(every))
+
+    def use_water(self, volume_ml: int) -> None:
+        """Let a volume run now, as far as the valve allows (tests)."""
+        self._advance()
+        if self.state.valve == 0:
+            pour(self.config, self.state, volume_ml)
+        self.save()
+
+    def lose_next_answers(self, count: int) -> None:
+        """Carry out the next ``count`` requests but let their answers be lost."""
+        self._lose_next = count
+
+    def reboot(self) -> None:
+        """Lose power: what was not stored is gone."""
+        self.state = meter_store.load(self._store_dir, self.config)
+        self.state.location = ""
+
+    def save(self) -> None:
+        """Store the state durably."""
+        meter_store.save(self._store_dir, self.config, self.state)
+
+    def heard(self) -> None:
+        """An exchange took place: stay awake a while longer."""
+        self._heard_at = asyncio.get_running_loop().time()
+
+    def loses_answer(self) -> bool:
+        """Whether the answer now due gets lost."""
+        if self._lose_next > 0:
+            self._lose_next -= 1
+            return True
+        return self._chance.random() < self.config.lose_answer_rate
+
+    def _advance(self) -> None:
+        advance(self.config, self.state, self._clock.now())
+
+    async def _open(self) -> None:
+        # The same port at each waking, as behind a NAT that remembers; a free one the first time.
+        for _ in range(2):
+            try:
+                port = self._port or _free_port()
+                self._context = await aiocoap.Context.create_server_context(
+                    self._site(), bind=("127.0.0.1", port), transports=["udp6"]
+                )
+            except OSError:
+                self._port = 0
+                continue
+            self._port = port
+            return
+        raise OSError("no free UDP port for a simulated meter")
+
+    async def _close(self) -> None:
+        await self._context.shutdown()
+        self._context = None
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.heard()
+        while (left := self._heard_at + self._awake_s - loop.time()) > 0:
+            await asyncio.sleep(left)
+
+    async def _announce(self) -> bool:
+        if self.state.location:
+            response = await self._request(aiocoap.POST, self.state.location)
+            if response is not None and response.code.is_successful():
+                return True
+            if response is None:
+                return False
+        query = f"?ep={self.config.endpoint}&lt={LIFETIME_S}&lwm2m=1.1&b=U&Q"
+        links = f"</>;ct={SENML_CBOR},</1/0>,</3/0>,</3424/0>,</{self._object_id}/0>"
+        response = await self._request(aiocoap.POST, f"/rd{query}", payload=links.encode(), content_format=40)
+        if response is None or not response.code.is_successful():
+            return False
+        self.state.location = "/" + "/".join(response.opt.location_path)
+        self.save()
+        return True
+
+    async def _push(self) -> bool:
+        """Send the kept hours; they are forgotten only when the gateway has said that it stored them."""
+        while self.state.unsent:
+            batch = self.state.unsent[:MAX_PUSHED]
+            base_s = batch[0][0]
+            records: list[dict[int, Any]] = [
+                {0: "/3424/0/1", 6: time_s - base_s, 2: register_ml / 1_000_000} for time_s, register_ml in batch
+            ]
+            records[0][-3] = base_s
+            response = await self._request(aiocoap.POST, "/dp", payload=cbor2.dumps(records), content_format=SENML_CBOR)
+            if response is None or not response.code.is_successful():
+                if response is not None and response.code == aiocoap.NOT_FOUND:
+                    self.state.location = ""
+                return False
+            del self.state.unsent[: len(batch)]
+            self.save()
+        return True
+
+    async def _request(self, code: Any, path: str, **options: Any) -> Any:
+        if self._chance.random() < self.config.lose_datagram_rate:
+            return None
+        message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=self._tuning, **options)
+        try:
+            return await self._context.request(message).response
+        except (CoapError, OSError) as error:
+            _log.info("gateway not reached", serial=self.config.serial, error=type(error).__name__)
+            return None
+
+    def _site(self) -> Site:
+        site = Site()
+        site.add_resource(["3424", "0"], _Path(self, self._volume))
+        prepaid = [str(self._object_id), "0"]
+        site.add_resource([*prepaid, "0"], _Path(self, self._command))
+        site.add_resource([*prepaid, "1"], _Path(self, self._status))
+        site.add_resource([*prepaid, "2"], _Path(self, lambda _: _text(str(self.state.credit_remaining_minor))))
+        site.add_resource([*prepaid, "3"], _Path(self, lambda _: _text(self.config.currency)))
+        site.add_resource([*prepaid, "4"], _Path(self, lambda _: _text(str(self.state.valve))))
+        site.add_resource([*prepaid, "5"], _Path(self, lambda _: _text(str(self.state.threshold_minor))))
+        return site
+
+    def _volume(self, request: Any) -> aiocoap.Message:
+        self._advance()
+        volume_m3 = self.state.register_ml / 1_000_000
+        if self.config.report_format == "tlv":
+            if request.opt.accept not in (None, TLV):
+                return aiocoap.Message(code=aiocoap.NOT_ACCEPTABLE)
+            # A resource of 8 bytes: type 11, 8-bit id, 8-bit length (TLV, §7.4.3), in its object instance 0.
+            value = bytes((0b1100_1000, 1, 8)) + struct.pack(">d", volume_m3)
+            return _content(bytes((0b0000_1000, 0, len(value))) + value, TLV)
+        records = [{-2: "/3424/0/", 0: "1", 2: volume_m3}, {-2: "/3/0/", 0: "9", 2: 87}]
+        return _content(cbor2.dumps(records), SENML_CBOR)
+
+    def _command(self, request: Any) -> aiocoap.Message:
+        if request.code != aiocoap.PUT:
+            return aiocoap.Message(code=aiocoap.METHOD_NOT_ALLOWED)
+        self._advance()
+        take_command(self.config, self.state, bytes(request.payload))
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
+    def _status(self, _request: Any) -> aiocoap.Message:
+        self._advance()
+        return _content(status_frame(self.config, self.state), OCTET_STREAM)
+
+
+def _content(payload: bytes, content_format: int) -> aiocoap.Message:
+    return aiocoap.Message(code=aiocoap.CONTENT, payload=payload, content_format=content_format)
+
+
+def _text(text: str) -> aiocoap.Message:
+    return _content(text.encode(), 0)
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def run_meters(
+    manifest: Path, *, store_dir: Path, gateway: tuple[str, int], object_id: int, clock: Clock
+) -> None:
+    """Run every meter of a manifest (a JSON list of MeterConfig) until cancelled."""
+    configs = [MeterConfig.from_dict(raw) for raw in json.loads(manifest.read_text())]
+    meters = [
+        SimulatedMeter(config, store_dir=store_dir, gateway=gateway, object_id=object_id, clock=clock)
+        for config in configs
+    ]
+    running: list[Awaitable[None]] = [_keep_running(meter) for meter in meters]
+    await asyncio.gather(*running)
+
+
+async def _keep_running(meter: SimulatedMeter) -> None:
+    while True:
+        try:
+            await meter.run()
+        except (OSError, CoapError) as error:
+            _log.warning("meter restarts", serial=meter.config.serial, error=str(error))
+            with contextlib.suppress(OSError):
+                await asyncio.sleep(1)

@@ -1,0 +1,199 @@
+"""A prepaid water meter's inside: register, credit, price table, valve. Pure: time comes in as an argument.
+
+It prices by the page's rule: a calendar month's charge is the block price of the month's volume, exact, rounded once,
+half up; what is deducted is the difference to what the month has cost so far. Written apart from the product's own
+pricing, on purpose: if the two disagree, a test shows it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from standpipe.simulator.meter_frames import make_status, open_command
+from standpipe.simulator.water_use import use_between_ml
+
+DONE, DUPLICATE, BAD_MAC, STALE, WRONG_CURRENCY, UNSUPPORTED, TOTAL_TOO_LOW = range(7)
+OPEN, CLOSED, RESTRICTED = range(3)
+NORMAL, NO_CREDIT = 0, 1
+CREDIT, VALVE, THRESHOLD = 1, 2, 3
+MAX_BUFFER = 90 * 24
+MAX_STEP = timedelta(days=90)
+
+
+@dataclass(frozen=True)
+class MeterConfig:
+    """What the factory and the installer set. ``blocks``: (up_to_ml or None, price in minor units per kilolitre)."""
+
+    serial: str
+    endpoint: str
+    prepaid_key_hex: str
+    currency: str
+    time_zone: str
+    blocks: tuple[tuple[int | None, str], ...]
+    started_at: str
+    register_ml: int = 0
+    period_used_ml: int = 0
+    credit_accepted_minor: int = 0
+    credit_remaining_minor: int = 0
+    low_credit_threshold_minor: int = 0
+    daily_litres: int = 300
+    wake_every_s: int = 3600
+    online: bool = True
+    lose_answer_rate: float = 0.0
+    lose_datagram_rate: float = 0.0
+    report_format: str = "senml-cbor"
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":
+        """From a manifest's entry."""
+        known = {item.name for item in fields(cls)}
+        values = {name: value for name, value in raw.items() if name in known}
+        values["blocks"] = tuple((bound, price) for bound, price in raw["blocks"])
+        return cls(**values)
+
+
+@dataclass
+class MeterState:
+    """What the meter keeps through a loss of power."""
+
+    at: str
+    register_ml: int
+    period_start_register_ml: int
+    credit_accepted_minor: int
+    credit_remaining_minor: int
+    period_charged_minor: int
+    last_sequence: int = 0
+    result: int = DONE
+    report_counter: int = 0
+    valve: int = OPEN
+    valve_reason: int = NORMAL
+    ordered_valve: int = OPEN
+    threshold_minor: int = 0
+    location: str = ""
+    unsent: list[tuple[int, int]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+
+def fresh_state(config: MeterConfig) -> MeterState:
+    """The state in which the installer leaves the meter."""
+    return MeterState(
+        at=config.started_at,
+        register_ml=config.register_ml,
+        period_start_register_ml=config.register_ml - config.period_used_ml,
+        credit_accepted_minor=config.credit_accepted_minor,
+        credit_remaining_minor=config.credit_remaining_minor,
+        period_charged_minor=price_minor(config.blocks, config.period_used_ml),
+        threshold_minor=config.low_credit_threshold_minor,
+        valve=OPEN if config.credit_remaining_minor > 0 else CLOSED,
+        valve_reason=NORMAL if config.credit_remaining_minor > 0 else NO_CREDIT,
+    )
+
+
+def price_minor(blocks: tuple[tuple[int | None, str], ...], volume_ml: int) -> int:
+    """A month's charge, by the page's rule."""
+    total, lower = Fraction(0), 0
+    for bound, price in blocks:
+        upper = volume_ml if bound is None else min(bound, volume_ml)
+        total += Fraction(price) * max(upper - lower, 0) / 1_000_000
+        lower = max(lower, upper)
+    return floor(total + Fraction(1, 2))
+
+
+def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
+    """Let water run until ``now``, keeping a register reading for each full hour, and deduct as it runs."""
+    zone = ZoneInfo(config.time_zone)
+    at = max(datetime.fromisoformat(state.at), now - MAX_STEP)
+    for stop in _quarters(at, now):
+        if state.valve == OPEN:
+            pour(config, state, use_between_ml(config.serial, at, stop, zone, config.daily_litres))
+        local = stop.astimezone(zone)
+        if local.minute == local.second == local.microsecond == 0:
+            state.unsent.append((int(stop.timestamp()), state.register_ml))
+        at = stop
+        if local.month != (stop - timedelta(microseconds=1)).astimezone(zone).month:
+            state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0
+        state.at = at.isoformat()
+    del state.unsent[:-MAX_BUFFER]
+
+
+def pour(config: MeterConfig, state: MeterState, volume_ml: int) -> None:
+    """Let a volume run through, deduct its price, and close the valve when the credit is gone."""
+    state.register_ml += volume_ml
+    due = price_minor(config.blocks, state.register_ml - state.period_start_register_ml)
+    state.credit_remaining_minor -= due - state.period_charged_minor
+    state.period_charged_minor = due
+    _set_valve(state)
+
+
+def take_command(config: MeterConfig, state: MeterState, frame: bytes) -> None:
+    """Hear a command frame. The caller stores the state before it answers."""
+    opened = open_command(frame, bytes.fromhex(config.prepaid_key_hex), config.serial)
+    if opened is None:
+        state.result = BAD_MAC
+        return
+    kind, sequence, value, currency = opened
+    if sequence == state.last_sequence:
+        state.result = DUPLICATE
+    elif sequence < state.last_sequence:
+        state.result = STALE
+    elif currency != config.currency:
+        state.result = WRONG_CURRENCY
+    elif kind not in (CREDIT, VALVE, THRESHOLD):
+        state.result = UNSUPPORTED
+    elif kind == CREDIT and value < state.credit_accepted_minor:
+        state.result = TOTAL_TOO_LOW
+    else:
+        state.last_sequence, state.result = sequence, DONE
+        _carry_out(state, kind, value)
+
+
+def _carry_out(state: MeterState, kind: int, value: int) -> None:
+    if kind == CREDIT:
+        state.credit_remaining_minor += value - state.credit_accepted_minor
+        state.credit_accepted_minor = value
+    elif kind == VALVE:
+        state.ordered_valve = value
+    else:
+        state.threshold_minor = value
+    _set_valve(state)
+
+
+def status_frame(config: MeterConfig, state: MeterState) -> bytes:
+    """The meter's statement; each takes the next report number, which the caller stores before it answers."""
+    state.report_counter += 1
+    fields_ = (
+        state.report_counter,
+        state.last_sequence,
+        state.result,
+        state.valve,
+        state.valve_reason,
+        state.credit_accepted_minor,
+        state.credit_remaining_minor,
+        state.register_ml,
+        # Rounded up: rounded down, a statement just after midnight would tell of water before midnight.
+        ceil(datetime.fromisoformat(state.at).timestamp()),
+    )
+    return make_status(fields_, bytes.fromhex(config.prepaid_key_hex), config.serial)
+
+
+def _set_valve(state: MeterState) -> None:
+    if state.credit_remaining_minor <= 0:
+        state.valve, state.valve_reason = CLOSED, NO_CREDIT
+    else:
+        state.valve, state.valve_reason = state.ordered_valve, NORMAL
+
+
+def _quarters(start: datetime, end: datetime) -> Iterator[datetime]:
+    """Steps to every quarter of an hour: midnight falls on one in every time zone of the world."""
+    at = start
+    while at < end:
+        quarter = at.astimezone(UTC).replace(second=0, microsecond=0)
+        at = min(quarter + timedelta(minutes=15 - quarter.minute % 15), end)
+        yield at

@@ -1,0 +1,1 @@
+"""Prices: pure block pricing, and the tariffs that utilities publish."""

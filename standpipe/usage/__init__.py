@@ -1,0 +1,1 @@
+"""Water used: readings become volumes, volumes become charges, charges become a balance that explains itself."""

@@ -1,0 +1,63 @@
+"""How long the credit lasts. Pure: days are walked one by one through the tiers, which begin anew each period.
+
+Days are floats and may be: nothing is priced or posted from them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from standpipe.tariffs.pricing import PriceTable, charge_minor, volume_for_ml
+from standpipe.units import period_of
+
+MIN_DAYS = 7
+"""Under a week of use there is no forecast: too little to tell a household's habits."""
+MAX_DAYS = 366
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Days until empty at high, usual and low use, and the litres that the credit buys from here on, in ml."""
+
+    days_low: float
+    days_likely: float
+    days_high: float
+    empty_on: date
+    volume_left_ml: int
+
+
+def forecast(
+    table: PriceTable, *, credit_minor: int, used_ml: int, daily_ml: Sequence[int], today: date
+) -> Forecast | None:
+    """From the last days' volumes (``daily_ml``, whole days only); None under MIN_DAYS of them."""
+    if len(daily_ml) < MIN_DAYS:
+        return None
+    ordered = sorted(daily_ml)
+    mean_ml = sum(ordered) // len(ordered)
+    high_ml = max(ordered[(len(ordered) * 3) // 4], mean_ml)
+    low_ml = min(ordered[len(ordered) // 4], mean_ml)
+    likely = days_left(table, credit_minor, used_ml, mean_ml, today)
+    return Forecast(
+        days_low=days_left(table, credit_minor, used_ml, high_ml, today),
+        days_likely=likely,
+        days_high=days_left(table, credit_minor, used_ml, low_ml, today),
+        empty_on=today + timedelta(days=int(likely)),
+        volume_left_ml=volume_for_ml(table, used_ml, max(credit_minor, 0)),
+    )
+
+
+def days_left(table: PriceTable, credit_minor: int, used_ml: int, daily_ml: int, today: date) -> float:
+    """Days that ``credit_minor`` lasts at ``daily_ml`` a day, at most MAX_DAYS."""
+    left_minor, day = credit_minor, today
+    for count in range(MAX_DAYS):
+        if left_minor <= 0:
+            return float(count)
+        cost = charge_minor(table, used_ml, daily_ml)
+        if cost > left_minor:
+            return count + left_minor / cost
+        left_minor -= cost
+        used_ml += daily_ml
+        day += timedelta(days=1)
+        if period_of(day)[0] == day:
+            used_ml = 0
+    return float(MAX_DAYS)

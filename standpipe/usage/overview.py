@@ -1,0 +1,187 @@
+"""What the home screen shows of meters, read in a fixed number of statements however many meters there are.
+
+The three balances stand apart: what the ledger says, what the meter last said (and when), and what is on its way.
+``ledger = on_meter + in_flight − used_since_report``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Row, Select, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.models import Membership
+from standpipe.ledger.models import Account, AccountKind
+from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState
+from standpipe.tariffs.catalogue import TariffInForce, in_force, versions
+from standpipe.units import period_of
+from standpipe.usage.forecast import Forecast, forecast
+from standpipe.usage.models import DailyUsage
+
+FORECAST_DAYS = 28
+_Row = Row[Meter, str, MeterState | None, int | None, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterView:
+    """One meter for its reader. ``on_meter_minor`` is None until the meter has spoken; silence is not zero."""
+
+    id: str
+    serial: str
+    label: str
+    time_zone: str
+    currency: str
+    role: str
+    ledger_minor: int
+    on_meter_minor: int | None
+    on_meter_as_of: datetime | None
+    in_flight_minor: int
+    last_seen_at: datetime | None
+    online: bool
+    battery_percent: int | None
+    valve: str
+    valve_reason: str
+    valve_changed_at: datetime | None
+    valve_pending: str | None
+    tariff: TariffInForce
+    next_tariff: TariffInForce | None
+    used_this_period_ml: int
+    period_start: date
+    period_end: date
+    lasts: Forecast | None
+    # What quotes and signals are computed from, so that no second read is needed.
+    today: date
+
+
+async def meters_of_customer(
+    session: AsyncSession,
+    customer_id: str,
+    now: datetime,
+    *,
+    offline_after: timedelta,
+    first: int,
+    after: str | None,
+) -> list[MeterView]:
+    """This customer's meters in order of id, up to ``first`` + 1: one more tells that there is a next page."""
+    query = _meters().where(Membership.customer_id == customer_id)
+    if after is not None:
+        query = query.where(Meter.id > after)
+    rows = (await session.execute(query.order_by(Meter.id).limit(first + 1))).all()
+    return await _views(session, rows, now, offline_after)
+
+
+async def meters_by_id(
+    session: AsyncSession, customer_id: str, ids: Sequence[str], now: datetime, *, offline_after: timedelta
+) -> dict[str, MeterView]:
+    """Those of these meters that this customer's households have; the others are left out, whatever the reason."""
+    rows = (await session.execute(_meters().where(Membership.customer_id == customer_id, Meter.id.in_(ids)))).all()
+    return {view.id: view for view in await _views(session, rows, now, offline_after)}
+
+
+async def meter_view(
+    session: AsyncSession, meter_id: str, now: datetime, *, offline_after: timedelta
+) -> MeterView | None:
+    """One meter for our own use (alerts), with nobody's role; None where it has no household."""
+    rows = (await session.execute(_meters().where(Meter.id == meter_id).limit(1))).all()
+    views = await _views(session, rows, now, offline_after)
+    return views[0] if views else None
+
+
+def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None]:
+    pending_valve = (
+        select(MeterCommand.value)
+        .where(
+            MeterCommand.meter_id == Meter.id,
+            MeterCommand.kind == CommandKind.VALVE,
+            MeterCommand.status.in_(["QUEUED", "SENT", "ACKNOWLEDGED", "UNKNOWN"]),
+        )
+        .order_by(MeterCommand.sequence.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        select(Meter, Membership.role, MeterState, Account.balance_minor, pending_valve)
+        .join(Membership, Membership.household_id == Meter.household_id)
+        .outerjoin(MeterState, MeterState.meter_id == Meter.id)
+        .outerjoin(
+            Account,
+            and_(
+                Account.kind == AccountKind.WALLET,
+                Account.owner_id == Meter.id,
+                Account.currency == Meter.currency,
+            ),
+        )
+        .execution_options(populate_existing=True)
+    )
+
+
+async def _views(
+    session: AsyncSession,
+    rows: Sequence[_Row],
+    now: datetime,
+    offline_after: timedelta,
+) -> list[MeterView]:
+    if not rows:
+        return []
+    tariffs = await versions(session, [row[0].tariff_id for row in rows])
+    daily = await _recent_days(session, [row[0].id for row in rows], now)
+    return [_view(row, tariffs[row[0].tariff_id], daily.get(row[0].id, {}), now, offline_after) for row in rows]
+
+
+async def _recent_days(session: AsyncSession, meter_ids: Sequence[str], now: datetime) -> dict[str, dict[date, int]]:
+    """Daily volumes that reach back over this period and the forecast's days; one statement for all meters."""
+    since = (now - timedelta(days=FORECAST_DAYS + 5)).date()
+    rows = await session.execute(
+        select(DailyUsage.meter_id, DailyUsage.day, DailyUsage.volume_ml).where(
+            DailyUsage.meter_id.in_(meter_ids), DailyUsage.day >= func.least(since, period_of(since)[0])
+        )
+    )
+    found: dict[str, dict[date, int]] = {}
+    for meter_id, day, volume_ml in rows:
+        found.setdefault(meter_id, {})[day] = volume_ml
+    return found
+
+
+def _view(
+    row: _Row,
+    candidates: list[TariffInForce],
+    daily: dict[date, int],
+    now: datetime,
+    offline_after: timedelta,
+) -> MeterView:
+    meter, role, state, balance_minor, pending_valve = row
+    today = now.astimezone(ZoneInfo(meter.time_zone)).date()
+    start, end = period_of(today)
+    tariff = in_force(candidates, start)
+    used_ml = sum(volume for day, volume in daily.items() if start <= day < end)
+    ledger_minor = balance_minor or 0
+    spoken = state is not None and state.stated_at is not None
+    recent = [daily[day] for day in sorted(daily) if day < today][-FORECAST_DAYS:]
+    return MeterView(
+        id=meter.id,
+        serial=meter.serial,
+        label=meter.label,
+        time_zone=meter.time_zone,
+        currency=meter.currency,
+        role=role,
+        ledger_minor=ledger_minor,
+        on_meter_minor=state.credit_remaining_minor if state else None,
+        on_meter_as_of=state.stated_at if state else None,
+        in_flight_minor=max(meter.credit_granted_minor - (state.credit_accepted_minor if spoken and state else 0), 0),
+        last_seen_at=state.last_seen_at if state else None,
+        online=state is not None and now - state.last_seen_at < offline_after,
+        battery_percent=state.battery_percent if state else None,
+        valve=state.valve if state else "UNKNOWN",
+        valve_reason=state.valve_reason if state else "UNKNOWN",
+        valve_changed_at=state.valve_changed_at if state else None,
+        valve_pending=None if pending_valve is None else ("OPEN", "CLOSED", "RESTRICTED")[pending_valve],
+        tariff=tariff,
+        next_tariff=next((version for version in candidates if version.effective_from > tariff.effective_from), None),
+        used_this_period_ml=used_ml,
+        period_start=start,
+        period_end=end,
+        lasts=forecast(tariff.table, credit_minor=ledger_minor, used_ml=used_ml, daily_ml=recent, today=today),
+        today=today,
+    )

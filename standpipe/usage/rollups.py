@@ -1,0 +1,46 @@
+"""Daily roll-ups, kept in the readings' own transaction, so that history reads stay small."""
+
+from collections.abc import Collection
+from datetime import date
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.meters.models import Meter
+from standpipe.units import day_span
+
+# R(t) of readings.py, at the end and at the start of each day.
+_ROLL_UP = text("""
+INSERT INTO daily_usage (meter_id, day, volume_ml, register_end_ml)
+SELECT :meter_id, d.day, at_end.register_ml - at_start.register_ml, at_end.register_ml
+FROM unnest(CAST(:days AS date[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]))
+     AS d(day, start_at, end_at)
+CROSS JOIN LATERAL (
+    SELECT coalesce((SELECT r.register_ml FROM readings r
+                     WHERE r.meter_id = :meter_id AND r.read_at <= d.end_at AND r.quality = 'MEASURED'
+                     ORDER BY r.read_at DESC LIMIT 1), CAST(:initial_ml AS bigint)) AS register_ml) AS at_end
+CROSS JOIN LATERAL (
+    SELECT coalesce((SELECT r.register_ml FROM readings r
+                     WHERE r.meter_id = :meter_id AND r.read_at <= d.start_at AND r.quality = 'MEASURED'
+                     ORDER BY r.read_at DESC LIMIT 1), CAST(:initial_ml AS bigint)) AS register_ml) AS at_start
+ON CONFLICT (meter_id, day) DO UPDATE
+SET volume_ml = excluded.volume_ml, register_end_ml = excluded.register_end_ml
+""")
+
+
+async def roll_up(session: AsyncSession, meter: Meter, days: Collection[date]) -> None:
+    """Compute these service days anew from the readings."""
+    zone = ZoneInfo(meter.time_zone)
+    ordered = sorted(days)
+    spans = [day_span(day, zone) for day in ordered]
+    await session.execute(
+        _ROLL_UP,
+        {
+            "meter_id": meter.id,
+            "initial_ml": meter.initial_register_ml,
+            "days": ordered,
+            "starts": [span.start for span in spans],
+            "ends": [span.end for span in spans],
+        },
+    )

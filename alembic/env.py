@@ -34,10 +34,11 @@ async def run_online() -> None:
     """Connect to the URL that the caller set, else to the environment's."""
     url = context.config.attributes.get("url") or os.environ["STANDPIPE_DATABASE_URL"]
     engine = create_async_engine(async_url(url), poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-        await connection.commit()
-    await engine.dispose()
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(run)
+    finally:
+        await engine.dispose()
 
 
 asyncio.run(run_online())

@@ -3,9 +3,9 @@
 import asyncio
 from pathlib import Path
 
+from alembic import command
 from alembic.config import Config
 
-from alembic import command
 from standpipe.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,35 @@
+"""Fixtures that every room's tests share. Each test that asks for a database gets a clone of its own."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from standpipe.db.engine import Sessions, create_engine, create_sessions
+from tests.support.database import DatabaseServer, database_server
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[DatabaseServer]:
+    """The suite's server with its migrated template."""
+    async with database_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def database_url(postgres: DatabaseServer) -> AsyncIterator[str]:
+    """A fresh, migrated database, for this test alone."""
+    async with postgres.clone() as url:
+        yield url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: AsyncEngine) -> Sessions:
+    return create_sessions(engine)

@@ -1,6 +1,6 @@
 """Engine and session factory. Only doors, workers and commands open transactions with what is made here."""
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, make_url, select
 from sqlalchemy.exc import DBAPIError, TimeoutError  # noqa: A004 - the pool's own time-out.
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -40,3 +40,13 @@ def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
 def create_sessions(engine: AsyncEngine) -> Sessions:
     """The factory that functions named with ``sessions`` take."""
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+async def answers(sessions: Sessions) -> bool:
+    """Whether the database answers at all."""
+    try:
+        async with sessions() as session:
+            await session.execute(select(1))
+    except DATABASE_DOWN:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""HTTP's door beside GraphQL: webhooks, the return page, health."""

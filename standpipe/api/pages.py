@@ -1,0 +1,35 @@
+"""The page that a payment's redirect comes back to, and health."""
+
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from standpipe.db.engine import answers
+from standpipe.ids import is_id
+from standpipe.payments.top_ups import refresh
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>Standpipe</title>
+<body style="font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;text-align:center">
+<main><h1>Thank you</h1><p>We are asking the payment provider now. The app shows when the credit is on your meter.</p>
+<p>You can close this page.</p></main></body></html>"""
+
+
+async def returned(request: Request) -> Response:
+    """``GET /return/{top_up_id}``: the customer is back from paying, so ask the provider now.
+
+    It says the same for every id, so that it tells nobody which exist.
+    """
+    top_up_id = request.path_params["top_up_id"]
+    state = request.app.state
+    if is_id(top_up_id, "top"):
+        await refresh(state.sessions, state.providers, state.clock, top_up_id)
+    return HTMLResponse(_PAGE)
+
+
+async def health(request: Request) -> Response:
+    """``GET /healthz``: the process answers and so does its database."""
+    if not await answers(request.app.state.sessions):
+        return JSONResponse({"status": "database unreachable"}, HTTPStatus.SERVICE_UNAVAILABLE)
+    return JSONResponse({"status": "ok"})

@@ -1,0 +1,76 @@
+"""The HTTP server, put together: GraphQL, webhooks, pages."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import httpx
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from standpipe.api.pages import health, returned
+from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
+from standpipe.customers.tokens import TokenSigner
+from standpipe.db.notify import LIVE, Listener
+from standpipe.graphql.context import Tools
+from standpipe.graphql.view import GraphQLView
+from standpipe.settings import Settings, require
+from standpipe.wiring import Database, make_providers
+
+GRAPHQL_MAX_BODY_BYTES = 64 * 1024
+SMS_TIMEOUT_S = 5
+
+
+def make_app(settings: Settings, database: Database) -> Starlette:
+    """The ASGI app on an open database. Raises SettingsError where a setting that it needs is missing."""
+    require(settings, "token_secret")
+    providers = make_providers(settings)
+    listener = Listener(database.url, LIVE)
+    http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)
+    tools = Tools(
+        sessions=database.sessions,
+        providers=providers,
+        clock=settings.clock,
+        listener=listener,
+        signer=make_signer(settings),
+        http=http,
+        offline_after=timedelta(hours=settings.offline_after_h),
+        sms_url=settings.sms_url,
+        sms_countries=settings.sms_countries,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await listener.start()
+        try:
+            yield
+        finally:
+            await listener.stop()
+            await http.aclose()
+
+    app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
+    app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock
+    return app
+
+
+def make_signer(settings: Settings) -> TokenSigner:
+    """Issues and verifies access tokens. Raises SettingsError without a secret."""
+    require(settings, "token_secret")
+    secret = settings.token_secret.get_secret_value() if settings.token_secret else ""
+    return TokenSigner(secret, settings.token_ttl_s)
+
+
+def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
+    ide = settings.graphiql_dir is not None and settings.graphiql_dir.is_dir()
+    view = GraphQLView(tools, ide=ide)
+    routes: list[BaseRoute] = [
+        Route("/webhooks/{provider}", webhook, methods=["POST"], max_body_size=MAX_BODY_BYTES),
+        Route("/return/{top_up_id}", returned, methods=["GET"]),
+        Route("/healthz", health, methods=["GET"]),
+        WebSocketRoute("/graphql", view),
+        Route("/graphql", view, methods=["GET", "POST"], max_body_size=GRAPHQL_MAX_BODY_BYTES),
+    ]
+    if ide:
+        routes.append(Mount("/graphiql", StaticFiles(directory=str(settings.graphiql_dir))))
+    return routes

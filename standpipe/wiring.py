@@ -1,0 +1,103 @@
+"""What every role puts together from the settings."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from standpipe.db.embedded import embedded
+from standpipe.db.engine import Sessions, create_engine, create_sessions
+from standpipe.errors import SettingsError
+from standpipe.notifications.push import PushSender
+from standpipe.payments.provider import Provider
+from standpipe.payments.providers.sandbox import SandboxProvider
+from standpipe.payments.providers.stripe import StripeProvider
+from standpipe.settings import Settings
+
+_LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database: its URL for listeners, its sessions for all else."""
+
+    url: str
+    sessions: Sessions
+
+
+def configure_logging(settings: Settings) -> None:
+    """One line a log entry, to standard error. Raises SettingsError for a level that does not exist."""
+    level = _LEVELS.get(settings.log_level.upper())
+    if level is None:
+        raise SettingsError(f"STANDPIPE_LOG_LEVEL: {settings.log_level} is none of {', '.join(_LEVELS)}.")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(),
+    )
+
+
+@asynccontextmanager
+async def database_url(settings: Settings) -> AsyncIterator[str]:
+    """The operator's server, or the embedded one for as long as the context lasts."""
+    if settings.database_url:
+        yield settings.database_url
+        return
+    async with embedded(settings.data_dir, port=settings.postgres_port, bin_dir=settings.postgres_bin) as url:
+        yield url
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """An engine on that server, disposed of at the end."""
+    async with database_url(settings) as url:
+        engine = create_engine(url, pool_size=settings.pool_size)
+        try:
+            yield Database(url, create_sessions(engine))
+        finally:
+            await engine.dispose()
+
+
+def make_providers(settings: Settings) -> dict[str, Provider]:
+    """The payment rails that are set up. Raises SettingsError for one that is set up by half."""
+    providers: dict[str, Provider] = {}
+    if settings.stripe_api_key is not None:
+        _whole("STRIPE", settings, "stripe_webhook_secrets", "stripe_publishable_key")
+        providers["stripe"] = StripeProvider(
+            api_key=settings.stripe_api_key.get_secret_value(),
+            publishable_key=settings.stripe_publishable_key or "",
+            webhook_secrets=[secret.get_secret_value() for secret in settings.stripe_webhook_secrets],
+            api_base=settings.stripe_api_base,
+            timeout_s=settings.stripe_timeout_s,
+        )
+    if settings.sandbox_url is not None:
+        _whole("SANDBOX", settings, "sandbox_webhook_secrets", "sandbox_api_key")
+        key = settings.sandbox_api_key
+        providers["sandbox"] = SandboxProvider(
+            base_url=settings.sandbox_url,
+            api_key=key.get_secret_value() if key else "",
+            webhook_secrets=[secret.get_secret_value() for secret in settings.sandbox_webhook_secrets],
+        )
+    return providers
+
+
+def make_sender(settings: Settings) -> PushSender | None:
+    """The push sender, or None where Firebase is not set up."""
+    if settings.firebase_credentials is None:
+        return None
+    return PushSender(settings.firebase_credentials, settings.fcm_base_url)
+
+
+def _whole(rail: str, settings: Settings, *names: str) -> None:
+    missing = [f"STANDPIPE_{name.upper()}" for name in names if not getattr(settings, name)]
+    if missing:
+        raise SettingsError(*(f"{name} is not set, but {rail} is turned on." for name in missing))

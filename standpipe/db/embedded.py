@@ -142,7 +142,7 @@ def _start(place: Place, port: int, *, durable: bool) -> None:
     _prepare_log(place)
     deadline = time.monotonic() + ORPHANS_TIMEOUT_S
     while True:
-        pass
+        _forget_dead_server(place)
         log_start = place.log_file.stat().st_size
         done = place.run(
             "pg_ctl",

@@ -90,6 +90,10 @@ class Settings(BaseSettings):
         None, description="Folder of the GraphiQL files (`make graphiql`). Unset: no IDE is served."
     )
 
+    sandbox_port: int = Field(8010, ge=1, le=65535, description="Demo: port of the sandbox provider.")
+    phone_port: int = Field(8020, ge=1, le=65535, description="Demo: port of the fake phone.")
+    fake_stripe_port: int = Field(8030, ge=1, le=65535, description="Demo: port of the Stripe stand-in.")
+
     clock_factor: float = Field(
         1.0, ge=1, le=100_000, description="How many times faster than real the town's clock runs."
     )

@@ -40,6 +40,8 @@ class MeterConfig:
     credit_accepted_minor: int = 0
     credit_remaining_minor: int = 0
     low_credit_threshold_minor: int = 0
+    last_sequence: int = 0
+    report_counter: int = 0
     daily_litres: int = 300
     wake_every_s: int = 3600
     online: bool = True
@@ -91,6 +93,8 @@ def fresh_state(config: MeterConfig) -> MeterState:
         credit_remaining_minor=config.credit_remaining_minor,
         period_charged_minor=price_minor(config.blocks, config.period_used_ml),
         threshold_minor=config.low_credit_threshold_minor,
+        last_sequence=config.last_sequence,
+        report_counter=config.report_counter,
         valve=OPEN if config.credit_remaining_minor > 0 else CLOSED,
         valve_reason=NORMAL if config.credit_remaining_minor > 0 else NO_CREDIT,
     )

@@ -1,0 +1,297 @@
+"""The demo: every role as a process of its own over one embedded PostgreSQL, and three lines that show the main job."""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.fernet import Fernet
+from rich.console import Console
+
+from standpipe import seed
+from standpipe.app import make_signer
+from standpipe.db.migrate import upgrade
+from standpipe.errors import SettingsError
+from standpipe.meters.keys import KeyRing
+from standpipe.settings import Settings
+from standpipe.simulator.fake_phone import write_service_account
+from standpipe.simulator.run import World
+from standpipe.usage.series import last_reading_at
+from standpipe.wiring import Database, open_database
+
+DEMO_FACTOR = 240.0
+TOKEN_TTL_S = 7 * 86_400
+READY_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 15
+ROLES = ("serve", "worker", "gateway", "simulate")
+_console = Console(highlight=False, soft_wrap=True)
+
+
+async def run_demo(settings: Settings) -> None:
+    """Start everything, print how to use it, and stop it all on Ctrl-C. Raises SettingsError where a port is taken."""
+    require_free_ports(settings)
+    data_dir = settings.data_dir.resolve()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    kept = _secrets(data_dir)
+    credentials = data_dir / "firebase.json"
+    if not credentials.exists():
+        write_service_account(credentials, f"http://127.0.0.1:{settings.phone_port}/token")
+    with _console.status("Starting PostgreSQL…"):
+        stack = open_database(settings)
+        database = await stack.__aenter__()
+    try:
+        await _with_database(settings, database, data_dir, kept, credentials)
+    finally:
+        await stack.__aexit__(None, None, None)
+        _console.print("Stopped. The town is kept; `make clean` forgets it.")
+
+
+async def _with_database(
+    settings: Settings, database: Database, data_dir: Path, kept: dict[str, str], credentials: Path
+) -> None:
+    with _console.status("Migrating the database…"):
+        await upgrade(database.url)
+    if not await seed.is_seeded(database.sessions):
+        with _console.status("Building a small town…") as status:
+            keys = KeyRing([kept["meter_key_secrets"]])
+            manifest = await seed.seed(database.sessions, keys, datetime.now(UTC), status.update)
+            write_json(data_dir / "meters.json", manifest)
+    async with database.sessions() as session:
+        last = await last_reading_at(session)
+    environment = _environment(settings, database.url, data_dir, kept, credentials, last)
+    async with _children(environment) as children:
+        with _console.status("Waiting for every part to answer…"):
+            await _wait_until_ready(settings, children)
+        await _announce(settings, database, environment, data_dir)
+        ended = await _first_to_end(children)
+    raise SettingsError(f"`standpipe {ended}` ended by itself; its last words are above.")
+
+
+def require_free_ports(settings: Settings) -> None:
+    """Raises SettingsError naming the setting of the first port that is taken."""
+    require_free_tcp(settings.http_host, settings.http_port, "STANDPIPE_HTTP_PORT")
+    for port, name in (
+        (settings.sandbox_port, "STANDPIPE_SANDBOX_PORT"),
+        (settings.phone_port, "STANDPIPE_PHONE_PORT"),
+        (settings.fake_stripe_port, "STANDPIPE_FAKE_STRIPE_PORT"),
+    ):
+        require_free_tcp("127.0.0.1", port, name)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        _bind(probe, settings.coap_host, settings.coap_port, "STANDPIPE_COAP_PORT")
+
+
+def require_free_tcp(host: str, port: int, setting: str) -> None:
+    """Raises SettingsError naming ``setting`` where somebody listens on the port already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind(probe, host, port, setting)
+
+
+def world_of(settings: Settings) -> World:
+    """The simulated world that a demo's settings describe. Raises SettingsError where there is no demo to simulate."""
+    data_dir = settings.data_dir.resolve()
+    if not (data_dir / "meters.json").exists() or settings.firebase_credentials is None:
+        raise SettingsError("There is no town to simulate yet: `standpipe demo` builds one and runs this with it.")
+    sandbox_key = settings.sandbox_api_key.get_secret_value() if settings.sandbox_api_key else ""
+    stripe_key = settings.stripe_api_key.get_secret_value() if settings.stripe_api_key else ""
+    return World(
+        data_dir=data_dir,
+        api_url=f"http://{settings.http_host}:{settings.http_port}",
+        gateway=(settings.coap_host, settings.coap_port),
+        object_id=settings.prepaid_object_id,
+        clock=settings.clock,
+        sandbox_port=settings.sandbox_port,
+        phone_port=settings.phone_port,
+        fake_stripe_port=settings.fake_stripe_port,
+        sandbox_api_key=sandbox_key,
+        sandbox_webhook_secret=next((s.get_secret_value() for s in settings.sandbox_webhook_secrets), ""),
+        stripe_api_key=stripe_key,
+        stripe_webhook_secret=next((s.get_secret_value() for s in settings.stripe_webhook_secrets), ""),
+        credentials_file=settings.firebase_credentials,
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write for scripts to read; only the owner may, since tokens and keys are in it."""
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _bind(probe: socket.socket, host: str, port: int, setting: str) -> None:
+    try:
+        probe.bind((host, port))
+    except OSError as error:
+        raise SettingsError(f"Port {port} cannot be used ({error.strerror}): set {setting} to a free one.") from None
+
+
+def _secrets(data_dir: Path) -> dict[str, str]:
+    path = data_dir / "secrets.json"
+    if not path.exists():
+        names = ("token_secret", "sandbox_api_key", "sandbox_webhook_secrets", "stripe_webhook_secrets")
+        fresh = {name: secrets.token_urlsafe(32) for name in names}
+        fresh |= {"meter_key_secrets": Fernet.generate_key().decode(), "stripe_api_key": "sk_test_demo"}
+        write_json(path, fresh)
+    kept: dict[str, str] = json.loads(path.read_text())
+    return kept
+
+
+def _environment(
+    settings: Settings, url: str, data_dir: Path, kept: dict[str, str], credentials: Path, last: datetime | None
+) -> dict[str, str]:
+    phone = f"http://127.0.0.1:{settings.phone_port}"
+    factor = settings.clock_factor if "clock_factor" in settings.model_fields_set else DEMO_FACTOR
+    # The town's clock goes on from where it stood: it must not fall behind what meters have already told.
+    anchor_at = max(datetime.now(UTC), last) if last is not None else datetime.now(UTC)
+    graphiql = settings.graphiql_dir or Path(__file__).resolve().parents[1] / ".cache" / "graphiql"
+    chosen = {
+        "DATA_DIR": data_dir,
+        "DATABASE_URL": url,
+        "HTTP_HOST": settings.http_host,
+        "HTTP_PORT": settings.http_port,
+        "COAP_HOST": settings.coap_host,
+        "COAP_PORT": settings.coap_port,
+        "COAP_PLAIN_UDP": "1",
+        "COAP_ACK_TIMEOUT_S": "0.5",
+        "COAP_MAX_RETRANSMIT": "2",
+        "SANDBOX_PORT": settings.sandbox_port,
+        "PHONE_PORT": settings.phone_port,
+        "FAKE_STRIPE_PORT": settings.fake_stripe_port,
+        "SANDBOX_URL": f"http://127.0.0.1:{settings.sandbox_port}",
+        "STRIPE_API_BASE": f"http://127.0.0.1:{settings.fake_stripe_port}",
+        "STRIPE_PUBLISHABLE_KEY": "pk_test_demo",
+        "FIREBASE_CREDENTIALS": credentials,
+        "FCM_BASE_URL": phone,
+        "SMS_URL": f"{phone}/sms",
+        "GRAPHIQL_DIR": graphiql,
+        "TOKEN_TTL_S": TOKEN_TTL_S,
+        "CLOCK_FACTOR": factor,
+        "CLOCK_ANCHOR_REAL_S": time.time(),
+        "CLOCK_ANCHOR_AT": anchor_at.isoformat(),
+        "LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else "ERROR",
+        **{name.upper(): value for name, value in kept.items()},
+    }
+    return dict(os.environ) | {f"STANDPIPE_{name}": str(value) for name, value in chosen.items()}
+
+
+@asynccontextmanager
+async def _children(environment: dict[str, str]) -> AsyncIterator[dict[str, asyncio.subprocess.Process]]:
+    """The roles as processes in sessions of their own; they end with us, even if we are killed."""
+    children = {
+        role: await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "standpipe.cli", role, "--tied"),
+            stdin=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        for role in ROLES
+    }
+    try:
+        yield children
+    finally:
+        for child in children.values():
+            if child.returncode is None:
+                child.terminate()
+        for child in children.values():
+            try:
+                await asyncio.wait_for(child.wait(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                child.kill()
+
+
+async def _wait_until_ready(settings: Settings, children: dict[str, asyncio.subprocess.Process]) -> None:
+    waiting = [
+        f"http://{settings.http_host}:{settings.http_port}/healthz",
+        f"http://127.0.0.1:{settings.phone_port}/messages",
+        f"http://127.0.0.1:{settings.sandbox_port}/",
+    ]
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    async with httpx.AsyncClient(timeout=2) as http:
+        while waiting:
+            gone = [role for role, child in children.items() if child.returncode is not None]
+            if gone or time.monotonic() > deadline:
+                raise SettingsError(f"{', '.join(gone) or waiting[0]} did not come up; see the lines above.")
+            try:
+                await http.get(waiting[0])
+                waiting.pop(0)
+            except httpx.HTTPError:
+                await asyncio.sleep(0.2)
+
+
+async def _first_to_end(children: dict[str, asyncio.subprocess.Process]) -> str:
+    waits = {asyncio.create_task(child.wait()): role for role, child in children.items()}
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return waits[done.pop()]
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def _announce(settings: Settings, database: Database, environment: dict[str, str], data_dir: Path) -> None:
+    signer = make_signer(settings.model_copy(update=_token_settings(environment)))
+    token = signer.issue(await seed.demo_customer_id(database.sessions))
+    base = f"http://{settings.http_host}:{settings.http_port}"
+    sandbox = f"http://127.0.0.1:{settings.sandbox_port}"
+    phone = f"http://127.0.0.1:{settings.phone_port}"
+    meter_id = await seed.demo_meter_id(database.sessions)
+    described = {
+        "graphql_url": f"{base}/graphql",
+        "token": token,
+        "approve_url": f"{sandbox}/v1/references/{{top_up_id}}/approve",
+        "fake_phone_url": phone,
+        "meter_id": meter_id,
+        "sandbox_url": sandbox,
+        "fake_stripe_url": f"http://127.0.0.1:{settings.fake_stripe_port}",
+        "phone_number": seed.DEMO_PHONE,
+        "clock_factor": float(environment["STANDPIPE_CLOCK_FACTOR"]),
+        "database_url": database.url,
+    }
+    write_json(data_dir / "demo.json", described)
+    _print_banner(described, environment)
+
+
+def _token_settings(environment: dict[str, str]) -> dict[str, Any]:
+    loaded = Settings.model_validate(
+        {"token_secret": environment["STANDPIPE_TOKEN_SECRET"], "token_ttl_s": TOKEN_TTL_S}
+    )
+    return {"token_secret": loaded.token_secret, "token_ttl_s": loaded.token_ttl_s}
+
+
+def _print_banner(described: dict[str, Any], environment: dict[str, str]) -> None:
+    url, token, meter_id = described["graphql_url"], described["token"], described["meter_id"]
+    has_ide = Path(environment["STANDPIPE_GRAPHIQL_DIR"]).is_dir()
+    curl = f"curl -s {url} -H 'authorization: Bearer {token}' -H 'content-type: application/json' -d"
+    balance = (
+        "{ viewer { meters { nodes { id label balance { ledger { display } onMeter { display } inFlight { display } "
+        "lasts { daysLikely } } topUps(first: 3) { nodes { id status pay { display } } } } } } }"
+    )
+    start = (
+        "mutation($k: ID!) { topUpStart(input: { idempotencyKey: $k, "
+        f'meterId: "{meter_id}", methodId: "sandbox", '
+        'pay: { amount: "200.00", currency: "KES" } }) '
+        "{ topUp { id status nextAction { instructions } } userErrors { message } } }"
+    )
+    day_min = 1440 / described["clock_factor"]
+    _console.print()
+    _console.print(f"[bold]Standpipe is running.[/] A day in town passes in {day_min:.3g} minutes.")
+    _console.print(f"  GraphQL       {url}" + (f"?token={token}" if has_ide else ""), markup=False)
+    _console.print(f"  Fake phone    {described['fake_phone_url']}    (pushes and sign-in codes)", markup=False)
+    _console.print(f"  Demo token    {token}", markup=False)
+    _console.print(f"  Phone number  {described['phone_number']}    (to sign in by code)", markup=False)
+    _console.print("\n[bold]1. Look at the balance[/]")
+    _console.print(f"{curl} '{json.dumps({'query': balance})}'", markup=False)
+    _console.print("\n[bold]2. Start a top-up[/] (a new key each time is a new top-up)")
+    body = json.dumps({"query": start, "variables": {"k": "KEY"}}).replace("KEY", "'$(date +%s%N)'")
+    _console.print(f"{curl} '{body}'", markup=False)
+    _console.print("\n[bold]3. Approve it[/] (put the top-up's id in), then repeat line 1: it travels to the meter")
+    _console.print(f"curl -s -X POST {described['approve_url'].replace('{top_up_id}', 'TOP_UP_ID')}", markup=False)
+    _console.print("\nCtrl-C stops everything.")

@@ -1,0 +1,61 @@
+"""The whole outside world in one process: meters, sandbox provider, Stripe's stand-in, and the phone."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from standpipe.clock import Clock
+from standpipe.serving import serve
+from standpipe.simulator import fake_phone, fake_stripe, sandbox_provider
+from standpipe.simulator.meter_device import run_meters
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where everything is, and the keys that it shares with the product."""
+
+    data_dir: Path
+    api_url: str
+    gateway: tuple[str, int]
+    object_id: int
+    clock: Clock
+    sandbox_port: int
+    phone_port: int
+    fake_stripe_port: int
+    sandbox_api_key: str
+    sandbox_webhook_secret: str
+    stripe_api_key: str
+    stripe_webhook_secret: str
+    credentials_file: Path
+
+
+async def run_world(world: World) -> None:
+    """Run it until cancelled. The manifest of meters is ``meters.json`` in the data folder."""
+    sandbox = sandbox_provider.make_app(
+        webhook_url=f"{world.api_url}/webhooks/sandbox",
+        webhook_secret=world.sandbox_webhook_secret,
+        api_key=world.sandbox_api_key,
+        public_url=f"http://127.0.0.1:{world.sandbox_port}",
+        store=world.data_dir / "sandbox.json",
+    )
+    stripe = fake_stripe.make_app(
+        api_key=world.stripe_api_key,
+        webhook_url=f"{world.api_url}/webhooks/stripe",
+        webhook_secret=world.stripe_webhook_secret,
+        store=world.data_dir / "stripe.json",
+    )
+    phone = fake_phone.make_app(world.credentials_file)
+    async with AsyncExitStack() as stack:
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        for app, port in ((sandbox, world.sandbox_port), (stripe, world.fake_stripe_port), (phone, world.phone_port)):
+            group.create_task(serve(app, "127.0.0.1", port))
+        group.create_task(
+            run_meters(
+                world.data_dir / "meters.json",
+                store_dir=world.data_dir / "meters",
+                gateway=world.gateway,
+                object_id=world.object_id,
+                clock=world.clock,
+            )
+        )

@@ -58,41 +58,23 @@ class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
             return aiocoap.Message(code=code)
 
 
-class Registrations(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
-    """``POST /rd`` registers, ``POST /rd/{location}`` updates, ``DELETE /rd/{location}`` deregisters."""
+class Registrations(Door):
+    """``POST /rd``: a meter registers, and so proves that it is awake."""
 
     def __init__(self, sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts) -> None:
         super().__init__()
         self._sessions, self._keys, self._identity, self._contacts = sessions, keys, identity, contacts
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
-        """Register or update; either proves that the meter is awake."""
+        """Register; the answer carries the new location."""
         query = _query(request)
-        if not request.opt.uri_path:
-            registration = await self._register(request, query)
-            response = aiocoap.Message(code=aiocoap.CREATED)
-            response.opt.location_path = ("rd", registration.location)
-        else:
-            registration = await self._update(request, query)
-            response = aiocoap.Message(code=aiocoap.CHANGED)
-        self._contacts.begin(registration.meter_id)
-        return response
-
-    async def render_delete(self, request: aiocoap.Message) -> aiocoap.Message:
-        """Deregister."""
-        registration = await self._known(request)
-        async with self._sessions.begin() as session:
-            await registrations.deregister(session, registration.location)
-        return aiocoap.Message(code=aiocoap.DELETED)
-
-    async def _register(self, request: aiocoap.Message, query: dict[str, str]) -> Registration:
         identity = self._identity.at_registration(request.remote, query.get("ep", ""))
         async with self._sessions.begin() as session:
             try:
                 meter = await by_transport_identity(session, self._keys, identity)
             except NotFoundError as error:
                 raise NotAuthenticatedError("unknown endpoint") from error
-            return await registrations.register(
+            registration = await registrations.register(
                 session,
                 meter_id=meter.meter_id,
                 remote=address(request.remote),
@@ -101,17 +83,39 @@ class Registrations(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not 
                 queue_mode="Q" in query or "Q" in query.get("b", ""),
                 objects=_objects(request),
             )
+        self._contacts.begin(registration.meter_id)
+        response = aiocoap.Message(code=aiocoap.CREATED)
+        response.opt.location_path = ("rd", registration.location)
+        return response
 
-    async def _update(self, request: aiocoap.Message, query: dict[str, str]) -> Registration:
+
+class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
+    """``POST /rd/{location}`` updates a registration, ``DELETE`` ends it."""
+
+    def __init__(self, sessions: Sessions, identity: TransportIdentity, contacts: Contacts) -> None:
+        super().__init__()
+        self._sessions, self._identity, self._contacts = sessions, identity, contacts
+
+    async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Update; the meter is awake, perhaps at another address."""
         known = await self._known(request)
         async with self._sessions.begin() as session:
-            return await registrations.update_registration(
+            registration = await registrations.update_registration(
                 session,
                 location=known.location,
                 remote=address(request.remote),
-                lifetime_s=_lifetime_s(query),
+                lifetime_s=_lifetime_s(_query(request)),
                 objects=_objects(request) or None,
             )
+        self._contacts.begin(registration.meter_id)
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
+    async def render_delete(self, request: aiocoap.Message) -> aiocoap.Message:
+        """Deregister."""
+        registration = await self._known(request)
+        async with self._sessions.begin() as session:
+            await registrations.deregister(session, registration.location)
+        return aiocoap.Message(code=aiocoap.DELETED)
 
     async def _known(self, request: aiocoap.Message) -> Registration:
         path = request.opt.uri_path
@@ -157,7 +161,9 @@ def make_site(
 ) -> CoapResource:
     """The whole server side."""
     site = Site()
+    # aiocoap keeps exact paths and paths with a remainder apart, so /rd and /rd/{location} are two resources.
     site.add_resource(["rd"], Registrations(sessions, keys, identity, contacts))
+    site.add_resource(["rd"], Located(sessions, identity, contacts))
     site.add_resource(["dp"], DataPush(sessions, clock, contacts))
     return site
 

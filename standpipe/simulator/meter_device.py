@@ -174,6 +174,7 @@ class SimulatedMeter:
         links = f"</>;ct={SENML_CBOR},</1/0>,</3/0>,</3424/0>,</{self._object_id}/0>"
         response = await self._request(aiocoap.POST, f"/rd{query}", payload=links.encode(), content_format=40)
         if response is None or not response.code.is_successful():
+            _log.warning("not registered", serial=self.config.serial, code=getattr(response, "code", None))
             return False
         self.state.location = "/" + "/".join(response.opt.location_path)
         self.save()

@@ -188,6 +188,10 @@ class Contacts:
             raise
         except MeterRefusedError as error:
             reason = str(error)
+            if not error.is_final:
+                # A meter in trouble (5.xx) may have taken the command all the same: only its statement can tell.
+                await self._in_transaction(lambda session: commands.mark_unknown(session, command.id, reason))
+                return False
             await self._in_transaction(lambda session: commands.mark_rejected(session, command.id, reason))
             _log.error("command refused", meter_id=identity.meter_id, command_id=command.id, reason=reason)
             return True

@@ -24,6 +24,11 @@ class MeterRefusedError(StandpipeError):
 
     code: str
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the request was wrong (4.xx), so that asking again is pointless."""
+        return self.code.startswith("4")
+
     def __str__(self) -> str:
         return f"the meter answered {self.code}"
 

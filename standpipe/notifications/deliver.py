@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.engine import Sessions
@@ -46,14 +46,10 @@ async def deliver_due(sessions: Sessions, sender: PushSender | None, *, limit: i
 
 
 async def _prepare(session: AsyncSession, row: Delivery) -> _Job:
-    found = (
-        await session.execute(
-            select(Alert, Device).where(Alert.id == row.alert_id, Device.id == row.device_id, Device.healthy)
-        )
-    ).one_or_none()
-    if found is None:
+    alert = await session.get_one(Alert, row.alert_id)
+    device = None if row.device_id is None else await session.get(Device, row.device_id)
+    if device is None or not device.healthy:
         return _Job(row.id, None)
-    alert, device = found
     words = text_of(alert.kind, alert.params, device.language)
     data = {"alertId": alert.id, "kind": alert.kind, "meterId": alert.meter_id}
     return _Job(

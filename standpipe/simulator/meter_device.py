@@ -43,7 +43,7 @@ class _Path(Resource):  # type: ignore[misc]  # aiocoap is not typed.
         self._meter.heard()
         response = self._answer(request)
         self._meter.save()
-        if self._meter.loses_answer():
+        if self._meter.loses_answer(self._answer.__name__.strip("_")):
             # No-Response 26 (RFC 7967) suppresses every class of answer: the sender hears nothing.
             response.opt.no_response = 26
         return response
@@ -68,6 +68,7 @@ class SimulatedMeter:
         self._object_id, self._awake_s = object_id, awake_s
         self._chance = random.Random(config.serial)
         self._lose_next = 0
+        self._lose_of: dict[str, int] = {}
         self._heard_at = 0.0
         self._tuning = TransportTuning()
         self._tuning.ACK_TIMEOUT = ack_timeout_s
@@ -115,6 +116,10 @@ class SimulatedMeter:
         """Carry out the next ``count`` requests but let their answers be lost."""
         self._lose_next = count
 
+    def lose_answers_to(self, resource: str, count: int) -> None:
+        """The same for one resource: "volume", "command" or "status"."""
+        self._lose_of[resource] = count
+
     def reboot(self) -> None:
         """Lose power: what was not stored is gone."""
         self.state = meter_store.load(self._store_dir, self.config)
@@ -128,8 +133,11 @@ class SimulatedMeter:
         """An exchange took place: stay awake a while longer."""
         self._heard_at = asyncio.get_running_loop().time()
 
-    def loses_answer(self) -> bool:
-        """Whether the answer now due gets lost."""
+    def loses_answer(self, resource: str) -> bool:
+        """Whether the answer now due from this resource gets lost."""
+        if self._lose_of.get(resource, 0) > 0:
+            self._lose_of[resource] -= 1
+            return True
         if self._lose_next > 0:
             self._lose_next -= 1
             return True

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from standpipe import seed
 from standpipe.app import make_signer
+from standpipe.clock import Clock
 from standpipe.db.migrate import upgrade
 from standpipe.errors import SettingsError
 from standpipe.meters.keys import KeyRing
@@ -63,16 +64,24 @@ async def _with_database(
     if not await seed.is_seeded(database.sessions):
         with _console.status("Building a small town…") as status:
             keys = KeyRing([kept["meter_key_secrets"]])
-            manifest = await seed.seed(database.sessions, keys, datetime.now(UTC), status.update)
-            write_json(data_dir / "meters.json", manifest)
+            await seed.seed(
+                database.sessions,
+                keys,
+                datetime.now(UTC),
+                progress=status.update,
+                keep=lambda manifest: write_json(data_dir / "meters.json", manifest),
+            )
     async with database.sessions() as session:
-        last = await last_reading_at(session)
+        last = max(filter(None, (await last_reading_at(session), _kept_clock(data_dir))), default=None)
     environment = _environment(settings, database.url, data_dir, kept, credentials, last)
     async with _children(environment) as children:
         with _console.status("Waiting for every part to answer…"):
             await _wait_until_ready(settings, children)
         await _announce(settings, database, environment, data_dir)
-        ended = await _first_to_end(children)
+        try:
+            ended = await _first_to_end(children)
+        finally:
+            _keep_clock(data_dir, environment)
     raise SettingsError(f"`standpipe {ended}` ended by itself; its last words are above.")
 
 
@@ -118,6 +127,21 @@ def world_of(settings: Settings) -> World:
         stripe_webhook_secret=next((s.get_secret_value() for s in settings.stripe_webhook_secrets), ""),
         credentials_file=settings.firebase_credentials,
     )
+
+
+def _keep_clock(data_dir: Path, environment: dict[str, str]) -> None:
+    """Note where the town's clock stands, so that the next start goes on from there."""
+    clock = Clock(
+        float(environment["STANDPIPE_CLOCK_FACTOR"]),
+        float(environment["STANDPIPE_CLOCK_ANCHOR_REAL_S"]),
+        datetime.fromisoformat(environment["STANDPIPE_CLOCK_ANCHOR_AT"]),
+    )
+    write_json(data_dir / "clock.json", {"stood_at": clock.now().isoformat()})
+
+
+def _kept_clock(data_dir: Path) -> datetime | None:
+    path = data_dir / "clock.json"
+    return datetime.fromisoformat(json.loads(path.read_text())["stood_at"]) if path.exists() else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -110,11 +110,16 @@ async def is_seeded(sessions: Sessions) -> bool:
 
 
 async def seed(
-    sessions: Sessions, keys: KeyRing, now: datetime, progress: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Build the town in one transaction; returns the simulated meters' manifest.
+    sessions: Sessions,
+    keys: KeyRing,
+    now: datetime,
+    *,
+    progress: Callable[[str], None],
+    keep: Callable[[list[dict[str, Any]]], None],
+) -> None:
+    """Build the town in one transaction. ``now`` is where its clock begins; history ends at the last full hour.
 
-    ``now`` is where the town's clock begins; history ends at the last full hour before it.
+    ``keep`` gets the simulated meters' manifest before the commit, so that there is never a town without its meters.
     """
     manifest = []
     async with sessions.begin() as session:
@@ -132,7 +137,7 @@ async def seed(
             manifest.append(asdict(await _live(session, meter, plan, key, customer_id, now)))
         # What happened in the past is no news: nobody is to be pushed about it today.
         await session.execute(update(OutboxFact).values(due_at=None))
-    return manifest
+        keep(manifest)
 
 
 async def demo_customer_id(sessions: Sessions) -> str:

@@ -22,7 +22,7 @@ class TopUpStatus(StrEnum):
     PAID = "PAID"
     SENDING_TO_METER = "SENDING_TO_METER"
     ON_METER = "ON_METER"
-    TOKEN_ISSUED = "TOKEN_ISSUED"
+    TOKEN_ISSUED = "TOKEN_ISSUED"  # noqa: S105 - a keypad token, no password.
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"

@@ -49,6 +49,11 @@ class _Path(Resource):  # type: ignore[misc]  # aiocoap is not typed.
         return response
 
 
+def read_manifest(path: Path) -> list[MeterConfig]:
+    """The meters of a manifest: a JSON list of MeterConfig's fields."""
+    return [MeterConfig.from_dict(raw) for raw in json.loads(path.read_text())]
+
+
 class SimulatedMeter:
     """One meter. ``awake_s`` is how long, in real seconds, it listens after its last exchange."""
 
@@ -168,7 +173,8 @@ class SimulatedMeter:
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self.heard()
-        while (left := self._heard_at + self._awake_s - loop.time()) > 0:
+        # Not an event: each exchange moves the end of the waking, and only the last one counts.
+        while (left := self._heard_at + self._awake_s - loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left)
 
     async def _announce(self) -> bool:
@@ -267,10 +273,9 @@ def _free_port() -> int:
 
 
 async def run_meters(
-    manifest: Path, *, store_dir: Path, gateway: tuple[str, int], object_id: int, clock: Clock
+    configs: list[MeterConfig], *, store_dir: Path, gateway: tuple[str, int], object_id: int, clock: Clock
 ) -> None:
-    """Run every meter of a manifest (a JSON list of MeterConfig) until cancelled."""
-    configs = [MeterConfig.from_dict(raw) for raw in json.loads(manifest.read_text())]
+    """Run these meters until cancelled."""
     meters = [
         SimulatedMeter(config, store_dir=store_dir, gateway=gateway, object_id=object_id, clock=clock)
         for config in configs

@@ -8,7 +8,7 @@ from pathlib import Path
 from standpipe.clock import Clock
 from standpipe.serving import serve
 from standpipe.simulator import fake_phone, fake_stripe, sandbox_provider
-from standpipe.simulator.meter_device import run_meters
+from standpipe.simulator.meter_device import read_manifest, run_meters
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ async def run_world(world: World) -> None:
             group.create_task(serve(app, "127.0.0.1", port))
         group.create_task(
             run_meters(
-                world.data_dir / "meters.json",
+                read_manifest(world.data_dir / "meters.json"),
                 store_dir=world.data_dir / "meters",
                 gateway=world.gateway,
                 object_id=world.object_id,

@@ -16,7 +16,7 @@ from rich.console import Console
 from sqlalchemy import select
 
 from standpipe import demo as demo_role
-from standpipe.app import make_app
+from standpipe.app import make_app, make_signer
 from standpipe.db.migrate import check as check_migrations
 from standpipe.db.migrate import upgrade
 from standpipe.db.notify import COMMANDS, WORK, Listener
@@ -27,7 +27,7 @@ from standpipe.meters.models import CommandKind, Meter
 from standpipe.serving import serve as serve_http
 from standpipe.settings import Settings, load
 from standpipe.simulator.run import run_world
-from standpipe.wiring import configure_logging, database_url, make_providers, make_sender, open_database
+from standpipe.wiring import configure_logging, database_url, make_providers, make_sender, migrated_database
 from standpipe.worker import run_worker
 
 cli = typer.Typer(
@@ -66,6 +66,7 @@ def main() -> None:
 def serve(tied: Tied = False) -> None:
     """Serve HTTP: GraphQL, webhooks, the return page."""
     settings = _start()
+    make_signer(settings)
     demo_role.require_free_tcp(settings.http_host, settings.http_port, "STANDPIPE_HTTP_PORT")
     _run(_serve(settings), tied=tied)
 
@@ -164,14 +165,14 @@ def _wait_for_parent(loop: asyncio.AbstractEventLoop, task: "asyncio.Future[None
 
 
 async def _serve(settings: Settings) -> None:
-    async with open_database(settings) as database:
+    async with migrated_database(settings) as database:
         await serve_http(make_app(settings, database), settings.http_host, settings.http_port)
 
 
 async def _worker(settings: Settings) -> None:
     providers = make_providers(settings)
     sender = make_sender(settings)
-    async with open_database(settings) as database:
+    async with migrated_database(settings) as database:
         listener = Listener(database.url, WORK)
         await listener.start()
         try:
@@ -182,7 +183,7 @@ async def _worker(settings: Settings) -> None:
 
 
 async def _gateway(settings: Settings) -> None:
-    async with open_database(settings) as database:
+    async with migrated_database(settings) as database:
         listener = Listener(database.url, COMMANDS)
         await listener.start()
         try:
@@ -201,7 +202,7 @@ async def _migrate(settings: Settings, *, check: bool) -> None:
 
 
 async def _command(settings: Settings, serial: str, kind: CommandKind, value: int) -> None:
-    async with open_database(settings) as database, database.sessions.begin() as session:
+    async with migrated_database(settings) as database, database.sessions.begin() as session:
         meter_id = await session.scalar(select(Meter.id).where(Meter.serial == serial))
         if meter_id is None:
             raise InvalidInputError(f"No meter has the serial {serial}.")

@@ -83,6 +83,11 @@ def volume_text(volume_ml: int, language: str = "en") -> str:
     return f"{format_decimal(Decimal(volume_ml) / ML_PER_LITRE, '#,##0.#', locale=locale)} L"
 
 
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can hold a text that came from outside: JSON can spell a NUL and half a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _locale(language: str) -> Locale:
     try:
         return Locale.parse(language, sep="-")

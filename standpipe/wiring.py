@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from standpipe.db.embedded import embedded
-from standpipe.db.engine import Sessions, create_engine, create_sessions
+from standpipe.db.engine import Sessions, answers, create_engine, create_sessions, is_migrated
 from standpipe.errors import SettingsError
 from standpipe.notifications.push import PushSender
 from standpipe.payments.provider import Provider
@@ -57,12 +57,24 @@ async def database_url(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def migrated_database(settings: Settings) -> AsyncIterator[Database]:
+    """``open_database`` for roles that need the tables. Raises SettingsError where there are none yet."""
+    async with open_database(settings) as database:
+        if not await is_migrated(database.sessions):
+            raise SettingsError("The database has no tables yet: run `standpipe migrate` first.")
+        yield database
+
+
+@asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """An engine on that server, disposed of at the end."""
     async with database_url(settings) as url:
         engine = create_engine(url, pool_size=settings.pool_size)
+        sessions = create_sessions(engine)
         try:
-            yield Database(url, create_sessions(engine))
+            if not await answers(sessions):
+                raise SettingsError("STANDPIPE_DATABASE_URL: the database does not answer, or refuses us.")
+            yield Database(url, sessions)
         finally:
             await engine.dispose()
 

@@ -84,7 +84,7 @@ async def finish(session: AsyncSession, *, phone: str, code: str, secret: str) -
     if row is None:
         raise NotAuthenticatedError("The code is wrong or has expired. Ask for a new one.")
     row.tries += 1
-    if not hmac.compare_digest(row.code_hash, _hash(phone, code, secret)):
+    if not code.isascii() or not hmac.compare_digest(row.code_hash, _hash(phone, code, secret)):
         return None
     await session.execute(
         update(SignInCode).where(SignInCode.phone == phone, SignInCode.used_at.is_(None)).values(used_at=func.now())

@@ -1,6 +1,6 @@
 """Engine and session factory. Only doors, workers and commands open transactions with what is made here."""
 
-from sqlalchemy import URL, make_url, select
+from sqlalchemy import URL, func, make_url, select
 from sqlalchemy.exc import DBAPIError, TimeoutError  # noqa: A004 - the pool's own time-out.
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -50,3 +50,9 @@ async def answers(sessions: Sessions) -> bool:
     except DATABASE_DOWN:
         return False
     return True
+
+
+async def is_migrated(sessions: Sessions) -> bool:
+    """Whether the migrations have ever run there. Newer ones than ours are fine: they only add."""
+    async with sessions() as session:
+        return bool(await session.scalar(select(func.to_regclass("alembic_version").is_not(None))))

@@ -17,7 +17,7 @@ from standpipe.notifications.models import Device as DeviceRow
 from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
-from standpipe.units import to_minor
+from standpipe.units import is_storable, to_minor
 
 MAX_URL = 2_048
 
@@ -262,7 +262,9 @@ def _order(wanted: TopUpStartInput) -> TopUpOrder:
 
 def _web_address(url: str) -> bool:
     scheme, _, rest = url.partition("://")
-    return len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and "\0" not in url
+    return (
+        len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)
+    )
 
 
 async def _payload(info: Ctx, top_up_id: str, *, replayed: bool) -> TopUpPayload:

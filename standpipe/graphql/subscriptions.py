@@ -63,8 +63,10 @@ class Subscription:
 async def _wait(context: Context, flag: asyncio.Event) -> bool:
     """Until something changed; False when the token has ended."""
     left_s = LOOK_ANYWAY_S if context.expires_at_s is None else context.expires_at_s - time.time()
+    if left_s <= 0:
+        return False
     try:
-        async with asyncio.timeout(min(max(left_s, 0), LOOK_ANYWAY_S)):
+        async with asyncio.timeout(min(left_s, LOOK_ANYWAY_S)):
             await flag.wait()
     except TimeoutError:
         return left_s > LOOK_ANYWAY_S or context.expires_at_s is None

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.errors import InvalidInputError
 from standpipe.ids import new_id
 from standpipe.notifications.models import Delivery, Device
+from standpipe.units import is_storable
 
 MAX_DEVICES = 20
 _MAX_TEXT = 4_096
@@ -79,8 +80,8 @@ async def remove(session: AsyncSession, *, customer_id: str, installation_id: st
 
 def _check(order: DeviceOrder) -> None:
     texts = (order.installation_id, order.fcm_token, order.fcm_fid, order.language, order.time_zone, order.app_version)
-    if any(text is not None and ("\0" in text or len(text) > _MAX_TEXT) for text in texts):
-        raise InvalidInputError("A text is too long or holds a NUL.", ())
+    if any(text is not None and (not is_storable(text) or len(text) > _MAX_TEXT) for text in texts):
+        raise InvalidInputError("A text is too long, or holds what cannot be stored.", ())
     if not order.installation_id:
         raise InvalidInputError("The installation id is empty.", ("installationId",))
     if bool(order.fcm_token) == bool(order.fcm_fid):

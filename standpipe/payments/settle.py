@@ -91,6 +91,7 @@ async def apply_truth(session: AsyncSession, top_up: TopUp, truth: PaymentTruth,
         return
     if top_up.provider_ref not in (None, truth.provider_ref):
         await _post_unmatched(session, top_up, truth, now)
+        plan_next_poll(top_up)
         return
     top_up.provider_ref = truth.provider_ref
     before = (

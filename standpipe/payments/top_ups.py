@@ -35,6 +35,7 @@ from standpipe.payments.provider import (
 )
 from standpipe.payments.schedule import POLL_AFTER_S
 from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
+from standpipe.units import is_storable
 
 CREATED = "CREATED"
 MAX_KEY_LENGTH = 128
@@ -164,7 +165,7 @@ async def _store(
     idempotency_key: str,
     order: TopUpOrder,
 ) -> tuple[str, bool]:
-    if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH or "\0" in idempotency_key:
+    if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH or not is_storable(idempotency_key):
         raise InvalidInputError(f"The key must have 1 to {MAX_KEY_LENGTH} characters.", ("idempotencyKey",))
     request_hash = hashlib.sha256(json.dumps(asdict(order), sort_keys=True).encode()).hexdigest()
     known = await _known(session, customer_id, idempotency_key, request_hash)

@@ -21,6 +21,7 @@ from standpipe.units import Span, day_span, local_midnight, period_of
 from standpipe.usage.models import DailyUsage, Reading, ReadingQuality
 
 MAX_BUCKETS = 1000
+EARLIEST, LATEST = date(2000, 1, 1), date(2200, 1, 1)
 
 
 class UsageInterval(StrEnum):
@@ -69,6 +70,8 @@ class SeriesRequest:
 
 def check(request: SeriesRequest) -> None:
     """Raises InvalidInputError for an empty or backward range, and for one of more than MAX_BUCKETS buckets."""
+    if request.from_day < EARLIEST or request.to_day > LATEST:
+        raise InvalidInputError(f"Days lie between {EARLIEST} and {LATEST}.", ("from",))
     days = (request.to_day - request.from_day).days
     if days <= 0:
         raise InvalidInputError("`to` must be after `from`.", ("to",))

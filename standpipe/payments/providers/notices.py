@@ -5,6 +5,10 @@ import json
 from typing import Any
 
 from standpipe.payments.provider import ProviderNotice
+from standpipe.units import is_storable
+
+MAX_TEXT = 255
+"""Stripe's own limit of an id."""
 
 
 def read_json(body: bytes) -> dict[str, Any] | None:
@@ -17,12 +21,14 @@ def read_json(body: bytes) -> dict[str, Any] | None:
 
 
 def text_at(value: object, *path: str) -> str | None:
-    """The string at a path of keys, or None. A NUL is no text: PostgreSQL cannot hold it."""
+    """The string at a path of keys, or None where there is none that can be stored."""
     for key in path:
         if not isinstance(value, dict):
             return None
         value = value.get(key)
-    return value if isinstance(value, str) and value and "\0" not in value and len(value) <= 255 else None  # noqa: PLR2004 - Stripe's own limit of an id.
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        return None
+    return value if is_storable(value) else None
 
 
 def unreadable(body: bytes, why: str, *, kind: str = "") -> ProviderNotice:

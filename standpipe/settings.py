@@ -137,7 +137,7 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"STANDPIPE_{'_'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            f"STANDPIPE_{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError(*lines) from None

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from standpipe.simulator.store import JsonStore
 from standpipe.simulator.webhooks import WebhookSender
+from standpipe.units import money_text
 
 PAGE = (Path(__file__).parent / "pages" / "pay.html").read_text()
 DELAY_S = 20
@@ -233,7 +234,7 @@ async def _act_by_reference(request: Request) -> Response:
 
 async def _page(request: Request) -> Response:
     charge = _state(request).charge(request.path_params["id"])
-    amount = f"{charge['amount']} minor units {charge['currency']}"
+    amount = money_text(charge["amount"], charge["currency"])
     values = {"id": charge["id"], "amount": amount, "status": charge["status"], "what": charge["description"]}
     page = PAGE
     for name, value in values.items():

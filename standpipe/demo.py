@@ -307,7 +307,7 @@ def _print_banner(described: dict[str, Any], environment: dict[str, str]) -> Non
     day_min = 1440 / described["clock_factor"]
     _console.print()
     _console.print(f"[bold]Standpipe is running.[/] A day in town passes in {day_min:.3g} minutes.")
-    _console.print(f"  GraphQL       {url}" + (f"?token={token}" if has_ide else ""), markup=False)
+    _console.print(f"  GraphQL       {url}" + (f"?token={token}&meter={meter_id}" if has_ide else ""), markup=False)
     _console.print(f"  Fake phone    {described['fake_phone_url']}    (pushes and sign-in codes)", markup=False)
     _console.print(f"  Demo token    {token}", markup=False)
     _console.print(f"  Phone number  {described['phone_number']}    (to sign in by code)", markup=False)

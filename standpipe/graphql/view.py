@@ -2,6 +2,7 @@
 
 import html
 import json
+import uuid
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +20,7 @@ from standpipe.errors import NotAuthenticatedError
 from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
+from standpipe.ids import is_id
 
 INIT_TIMEOUT = timedelta(seconds=5)
 MAX_SUBSCRIPTIONS = 20
@@ -71,8 +73,12 @@ class GraphQLView(GraphQL[Context, None]):
         return await super().on_ws_connect(context)
 
     async def render_graphql_ide(self, request: Request) -> Response:
-        """GraphiQL from files of our own, pre-filled."""
-        config = {"token": request.query_params.get("token", ""), "query": _IDE_QUERIES}
+        """GraphiQL from files of our own, pre-filled for the meter that the address names."""
+        meter_id = request.query_params.get("meter", "")
+        queries = _IDE_QUERIES.replace("KEY", str(uuid.uuid4()))
+        if is_id(meter_id, "mtr"):
+            queries = queries.replace("mtr_", meter_id)
+        config = {"token": request.query_params.get("token", ""), "query": queries}
         return HTMLResponse(_IDE_PAGE.replace("{{config}}", html.escape(json.dumps(config))))
 
     def _sign_in(self, context: Context, header: str) -> None:

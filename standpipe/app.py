@@ -16,7 +16,7 @@ from standpipe.db.notify import LIVE, Listener
 from standpipe.graphql.context import Tools
 from standpipe.graphql.view import GraphQLView
 from standpipe.settings import Settings, require
-from standpipe.wiring import Database, make_providers
+from standpipe.wiring import Database, close_providers, make_providers
 
 GRAPHQL_MAX_BODY_BYTES = 64 * 1024
 SMS_TIMEOUT_S = 5
@@ -48,6 +48,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         finally:
             await listener.stop()
             await http.aclose()
+            await close_providers(providers)
 
     app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
     app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock

@@ -27,7 +27,14 @@ from standpipe.meters.models import CommandKind, Meter
 from standpipe.serving import serve as serve_http
 from standpipe.settings import Settings, load
 from standpipe.simulator.run import run_world
-from standpipe.wiring import configure_logging, database_url, make_providers, make_sender, migrated_database
+from standpipe.wiring import (
+    close_providers,
+    configure_logging,
+    database_url,
+    make_providers,
+    make_sender,
+    migrated_database,
+)
 from standpipe.worker import run_worker
 
 cli = typer.Typer(
@@ -180,6 +187,7 @@ async def _worker(settings: Settings) -> None:
             await run_worker(database.sessions, listener, providers, sender, settings.clock, offline_after)
         finally:
             await listener.stop()
+            await close_providers(providers)
 
 
 async def _gateway(settings: Settings) -> None:

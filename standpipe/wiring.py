@@ -1,7 +1,7 @@
 """What every role puts together from the settings."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -100,6 +100,12 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
             webhook_secrets=[secret.get_secret_value() for secret in settings.sandbox_webhook_secrets],
         )
     return providers
+
+
+async def close_providers(providers: Mapping[str, Provider]) -> None:
+    """Close what ``make_providers`` opened."""
+    for provider in providers.values():
+        await provider.close()
 
 
 def make_sender(settings: Settings) -> PushSender | None:

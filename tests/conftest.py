@@ -1,12 +1,14 @@
 """Fixtures that every room's tests share. Each test that asks for a database gets a clone of its own."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from standpipe.db.engine import Sessions, create_engine, create_sessions
 from tests.support.database import DatabaseServer, database_server
+from tests.support.town import Town, make_town
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,10 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 @pytest.fixture
 def sessions(engine: AsyncEngine) -> Sessions:
     return create_sessions(engine)
+
+
+@pytest.fixture
+async def town(database_url: str, tmp_path: Path) -> AsyncIterator[Town]:
+    """A town in one process: tests/support/town.py."""
+    async with make_town(database_url, tmp_path) as made:
+        yield made

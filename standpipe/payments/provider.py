@@ -156,3 +156,7 @@ class Provider(Protocol):
     def parse(self, body: bytes) -> ProviderNotice:
         """What an authenticated notice is about. Never raises: what cannot be read is stored as ``ignored``."""
         ...
+
+    async def close(self) -> None:
+        """Close the connections to the provider."""
+        ...

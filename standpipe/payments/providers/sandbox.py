@@ -101,6 +101,10 @@ class SandboxProvider:
             event_id, kind, provider_ref=charge, reference=text_at(event, "data", "charge", "reference")
         )
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
     async def _call(
         self,
         method: str,

@@ -77,10 +77,11 @@ class StripeProvider:
         self._publishable_key = publishable_key
         self._webhook_secrets = webhook_secrets
         self._live = api_key.startswith(("sk_live_", "rk_live_"))
+        self._http = stripe.HTTPXClient(timeout=timeout_s)
         self._client = stripe.StripeClient(
             api_key,
             base_addresses={"api": api_base},
-            http_client=stripe.HTTPXClient(timeout=timeout_s),
+            http_client=self._http,
             max_network_retries=MAX_RETRIES,
         )
 
@@ -170,6 +171,10 @@ class StripeProvider:
             return ProviderNotice(event_id, kind, ignored="names no payment")
         return ProviderNotice(event_id, kind, provider_ref=ref, reference=text_at(subject, "metadata", REFERENCE))
 
+    async def close(self) -> None:
+        """Close the SDK's connections."""
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # The SDK leaves it bare.
+
     async def _truth(self, call: Any) -> PaymentTruth:
         try:
             intent: stripe.PaymentIntent = await call
@@ -181,7 +186,7 @@ class StripeProvider:
         currency = intent.currency.upper()
         charge = intent.latest_charge
         refunded = charge.amount_refunded if isinstance(charge, stripe.Charge) else 0
-        error = intent.last_payment_error
+        error = intent.last_payment_error.to_dict() if intent.last_payment_error else None
         status = _STATUS.get(intent.status, PaymentStatus.FAILED if error else PaymentStatus.PENDING)
         payable = intent.status not in _STATUS and intent.client_secret
         return PaymentTruth(
@@ -192,8 +197,8 @@ class StripeProvider:
             requested_minor=from_stripe(intent.amount, currency),
             captured_minor=from_stripe(intent.amount_received or 0, currency),
             refunded_minor=from_stripe(refunded, currency),
-            failure_code=(error.code or error.type) if error else None,
-            failure_message=error.message if error else None,
+            failure_code=(error.get("code") or error.get("type")) if error else None,
+            failure_message=error.get("message") if error else None,
             next_action={
                 "type": "stripe_payment_sheet",
                 "publishable_key": self._publishable_key,

@@ -1,0 +1,309 @@
+"""A small town in one process: the real app on a real port, the fakes on theirs, and a worker that works when told."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import stripe
+from cryptography.fernet import Fernet
+from sqlalchemy import func, select
+
+from standpipe.app import make_app, make_signer
+from standpipe.customers.models import Customer, Household, Membership, Utility
+from standpipe.db.engine import Sessions, create_engine, create_sessions
+from standpipe.ids import new_id
+from standpipe.ledger.models import Account, AccountKind, Entry
+from standpipe.meters.keys import KeyRing
+from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
+from standpipe.payments.inbox import work_inbox
+from standpipe.payments.models import ProviderEvent, TopUp
+from standpipe.payments.provider import Provider
+from standpipe.payments.top_ups import poll_due
+from standpipe.serving import serve
+from standpipe.settings import Settings
+from standpipe.simulator import fake_stripe, sandbox_provider
+from standpipe.simulator.webhooks import sign
+from standpipe.tariffs.models import Tariff, TariffVersion
+from standpipe.wiring import Database
+from standpipe.worker import work_outbox
+from tests.support.database import free_port
+
+STRIPE_SECRET = "whsec_of_the_town"
+OLD_STRIPE_SECRET = "whsec_before_the_rotation"
+SANDBOX_SECRET = "sandbox_secret_of_the_town"
+STRIPE_KEY = "sk_test_town"
+SANDBOX_KEY = "sandbox_key_of_the_town"
+METER_SECRET = Fernet.generate_key().decode()
+PREPAID_KEY = b"the prepaid key of a test's meter"
+BLOCKS: list[dict[str, Any]] = [
+    {"up_to_ml": 10_000_000, "price_minor_per_kl": "5000"},
+    {"up_to_ml": None, "price_minor_per_kl": "10000"},
+]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A customer with one meter."""
+
+    customer_id: str
+    household_id: str
+    meter_id: str
+    serial: str
+    token: str
+
+
+@dataclass
+class Town:
+    sessions: Sessions
+    settings: Settings
+    http: httpx.AsyncClient
+    api: str
+    stripe_url: str
+    sandbox_url: str
+    stripe: fake_stripe.StripeState
+    providers: dict[str, Provider]
+    home: Home
+    tariff_id: str
+    utility_id: str
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    async def gql(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
+        """Answer of a request, errors and all."""
+        headers = {"authorization": f"Bearer {self.home.token if token is None else token}"} if token != "" else {}
+        body = {"query": query, "variables": variables}
+        response = await self.http.post(f"{self.api}/graphql", json=body, headers=headers)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def start(self, method: str = "stripe", amount: str = "15.00", key: str | None = None, **more: Any) -> Any:
+        """topUpStart's payload."""
+        query = (
+            "mutation($k: ID!, $m: ID!, $p: MoneyInput!, $w: ID!) { topUpStart(input: {idempotencyKey: $k, meterId: $m,"
+            " pay: $p, methodId: $w}) { replayed topUp { id status pay { amount } nextAction { __typename instructions "
+            "... on StripePaymentSheet { clientSecret } ... on RedirectToUrl { url } } failure { code } } "
+            "userErrors { __typename code field retryable } } }"
+        )
+        pay = {"amount": amount, "currency": more.pop("currency", "KES")}
+        answer = await self.gql(query, k=key or new_id("key"), m=self.home.meter_id, p=pay, w=method, **more)
+        return answer["data"]["topUpStart"]
+
+    async def pay_by_card(self, amount: str = "15.00", captured: int | None = None) -> tuple[str, dict[str, Any]]:
+        """A top-up whose card payment has succeeded at Stripe, of which nobody has told us; and the intent."""
+        payload = await self.start(amount=amount)
+        intent_id = payload["topUp"]["nextAction"]["clientSecret"].split("_secret_")[0]
+        return payload["topUp"]["id"], await self.control(intent_id, "succeed", captured)
+
+    async def control(self, intent_id: str, action: str, captured: int | None = None) -> dict[str, Any]:
+        params = {} if captured is None else {"amount": str(captured)}
+        url = f"{self.stripe_url}/_control/payment_intents/{intent_id}/{action}"
+        intent: dict[str, Any] = (await self.http.post(url, params=params)).json()
+        return intent
+
+    async def post(self, provider: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        return await self.http.post(f"{self.api}/webhooks/{provider}", content=body, headers=headers)
+
+    async def tell(self, event: dict[str, Any], secret: str = STRIPE_SECRET) -> httpx.Response:
+        """A Stripe webhook, signed by the real SDK."""
+        body = json.dumps(event)
+        header = stripe.WebhookSignature.generate_signature_header(body, secret)
+        return await self.post("stripe", body.encode(), {"Stripe-Signature": header})
+
+    async def tell_raw(self, body: bytes, at_s: float | None = None) -> httpx.Response:
+        """Any bytes, signed in Stripe's scheme."""
+        stamp = int(time.time() if at_s is None else at_s)
+        return await self.post("stripe", body, {"Stripe-Signature": sign(body, STRIPE_SECRET, stamp)})
+
+    async def drain(self) -> None:
+        """Work the inbox and the outbox until nothing is due."""
+        while await work_inbox(self.sessions, self.providers, self.settings.clock) or await work_outbox(
+            self.sessions, self.settings.clock, timedelta(hours=26)
+        ):
+            pass
+
+    async def drain_inbox(self) -> None:
+        """The inbox alone."""
+        while await work_inbox(self.sessions, self.providers, self.settings.clock):
+            pass
+
+    async def poll(self) -> int:
+        """The janitor, as if every wait were over."""
+        await self.hurry(TopUp)
+        return await poll_due(self.sessions, self.providers, self.settings.clock)
+
+    async def hurry(self, model: Any) -> None:
+        """Make waiting rows due now."""
+        async with self.sessions.begin() as session:
+            for row in await session.scalars(select(model).where(model.due_at.is_not(None))):
+                row.due_at = func.now()
+
+    async def status(self, top_up_id: str) -> str:
+        query = "query($i: ID!) { node(id: $i) { ... on TopUp { status } } }"
+        return str((await self.gql(query, i=top_up_id))["data"]["node"]["status"])
+
+    async def wallet(self, meter_id: str | None = None) -> int:
+        async with self.sessions() as session:
+            kind, owner = Account.kind == AccountKind.WALLET, Account.owner_id == (meter_id or self.home.meter_id)
+            return await session.scalar(select(Account.balance_minor).where(kind, owner)) or 0
+
+    async def count(self, model: Any, *where: Any) -> int:
+        async with self.sessions() as session:
+            return await session.scalar(select(func.count()).select_from(model).where(*where)) or 0
+
+    async def credits(self) -> tuple[int, int, int]:
+        """(grants, credit commands still open, wallet): what "exactly one credit" is read from."""
+        grants = await self.count(CreditGrant)
+        commands = await self.count(MeterCommand, MeterCommand.status == "QUEUED", MeterCommand.kind == "CREDIT")
+        return grants, commands, await self.wallet()
+
+    async def sums(self) -> dict[str, int]:
+        """The ledger's sum per currency; anything but zero is a lie."""
+        async with self.sessions() as session:
+            rows = await session.execute(select(Entry.currency, func.sum(Entry.amount_minor)).group_by(Entry.currency))
+            return {currency: int(total) for currency, total in rows}
+
+    async def inbox(self) -> list[ProviderEvent]:
+        async with self.sessions() as session:
+            return list((await session.scalars(select(ProviderEvent).order_by(ProviderEvent.id))).all())
+
+
+async def until(look: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) -> Any:
+    """Look again and again until there is something to see."""
+    async with asyncio.timeout(timeout_s):
+        while not (seen := await look()):
+            await asyncio.sleep(0.02)
+    return seen
+
+
+async def make_home(
+    sessions: Sessions, settings: Settings, utility_id: str, tariff_id: str, *, installed_at: datetime, zone: str
+) -> Home:
+    """A customer, a household, a meter."""
+    number = new_id("x")[-8:]
+    async with sessions.begin() as session:
+        customer = Customer(id=new_id("cus"), phone=f"+2547{number}")
+        household = Household(id=new_id("hh"), utility_id=utility_id, name="H")
+        session.add_all([customer, household])
+        await session.flush()
+        session.add(Membership(household_id=household.id, customer_id=customer.id, role="OWNER"))
+        meter = Meter(
+            id=new_id("mtr"),
+            serial=f"S{number}",
+            label="Home",
+            utility_id=utility_id,
+            household_id=household.id,
+            tariff_id=tariff_id,
+            wallet_kind="MONEY",
+            currency="KES",
+            time_zone=zone,
+            installed_at=installed_at,
+        )
+        session.add(meter)
+        await session.flush()
+        session.add(
+            MeterCredential(
+                meter_id=meter.id,
+                transport_identity=meter.serial,
+                sealed_prepaid_key=KeyRing([METER_SECRET]).seal(PREPAID_KEY),
+            )
+        )
+    token = make_signer(settings).issue(customer.id)
+    return Home(customer.id, household.id, meter.id, meter.serial, token)
+
+
+async def make_utility(sessions: Sessions, zone: str = "Africa/Nairobi") -> tuple[str, str]:
+    """A utility with one tariff; returns both ids."""
+    async with sessions.begin() as session:
+        utility = Utility(id=new_id("utl"), name="U", currency="KES", time_zone=zone)
+        session.add(utility)
+        await session.flush()
+        tariff = Tariff(
+            id=new_id("trf"), utility_id=utility.id, code="d", name="Domestic", currency="KES", basis="CONSUMPTION"
+        )
+        session.add(tariff)
+        await session.flush()
+        version = TariffVersion(id=new_id("trv"), tariff_id=tariff.id, effective_from=date(2020, 1, 1), blocks=BLOCKS)
+        session.add(version)
+    return utility.id, tariff.id
+
+
+def make_settings(**more: Any) -> Settings:
+    """Settings that read nothing from the environment of whoever runs the suite."""
+    values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET} | more
+    return Settings.model_validate(values)
+
+
+@asynccontextmanager
+async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterator[Town]:
+    api_port, stripe_port, sandbox_port = free_port(), free_port(), free_port()
+    api = f"http://127.0.0.1:{api_port}"
+    settings = make_settings(
+        http_port=api_port,
+        stripe_api_key=STRIPE_KEY,
+        stripe_publishable_key="pk_test",
+        stripe_webhook_secrets=f"{STRIPE_SECRET},{OLD_STRIPE_SECRET}",
+        stripe_api_base=f"http://127.0.0.1:{stripe_port}",
+        sandbox_url=f"http://127.0.0.1:{sandbox_port}",
+        sandbox_api_key=SANDBOX_KEY,
+        sandbox_webhook_secrets=SANDBOX_SECRET,
+        **more,
+    )
+    engine = create_engine(database_url, pool_size=20)
+    sessions = create_sessions(engine)
+    stripe_app = fake_stripe.make_app(api_key=STRIPE_KEY, webhook_url=None, webhook_secret="", store=None)
+    sandbox_app = sandbox_provider.make_app(
+        webhook_url=f"{api}/webhooks/sandbox",
+        webhook_secret=SANDBOX_SECRET,
+        api_key=SANDBOX_KEY,
+        public_url=f"http://127.0.0.1:{sandbox_port}",
+        store=folder / "sandbox.json",
+    )
+    app = make_app(settings, Database(database_url, sessions))
+    servers = [
+        asyncio.create_task(serve(served, "127.0.0.1", port))
+        for served, port in ((app, api_port), (stripe_app, stripe_port), (sandbox_app, sandbox_port))
+    ]
+    utility_id, tariff_id = await make_utility(sessions)
+    home = await make_home(
+        sessions,
+        settings,
+        utility_id,
+        tariff_id,
+        installed_at=datetime.now(UTC) - timedelta(days=40),
+        zone="Africa/Nairobi",
+    )
+    async with httpx.AsyncClient(timeout=20) as http:
+        for port in (api_port, stripe_port, sandbox_port):
+            await until(lambda port=port: _listens(port))
+        yield Town(
+            sessions=sessions,
+            settings=settings,
+            http=http,
+            api=api,
+            stripe_url=f"http://127.0.0.1:{stripe_port}",
+            sandbox_url=f"http://127.0.0.1:{sandbox_port}",
+            stripe=stripe_app.state.stripe,
+            providers=app.state.providers,
+            home=home,
+            tariff_id=tariff_id,
+            utility_id=utility_id,
+        )
+    for server in servers:
+        server.cancel()
+    await asyncio.gather(*servers, return_exceptions=True)
+    await engine.dispose()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

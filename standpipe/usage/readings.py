@@ -94,17 +94,12 @@ async def _only_new(session: AsyncSession, meter_id: str, readings: Sequence[Reg
     by_time: dict[datetime, RegisterReading] = {}
     for reading in readings:
         by_time.setdefault(reading.read_at, reading)
-    known = dict(
-        (
-            await session.execute(
-                select(Reading.read_at, Reading.register_ml).where(
-                    Reading.meter_id == meter_id, Reading.read_at.in_(list(by_time))
-                )
-            )
+    stored = await session.execute(
+        select(Reading.read_at, Reading.register_ml).where(
+            Reading.meter_id == meter_id, Reading.read_at.in_(list(by_time))
         )
-        .tuples()
-        .all()
     )
+    known = {read_at: register_ml for read_at, register_ml in stored}  # noqa: C416 - dict() does not take rows.
     for read_at, register_ml in known.items():
         if by_time[read_at].register_ml != register_ml:
             _log.warning("reading differs from the stored one", meter_id=meter_id, read_at=read_at.isoformat())
@@ -166,6 +161,4 @@ async def _neighbours(session: AsyncSession, meter: Meter, first: datetime, last
     ).all()
     after = (await session.execute(counted.where(Reading.read_at > last).order_by(Reading.read_at).limit(1))).all()
     start = [RegisterReading(meter.installed_at, meter.initial_register_ml)]
-    return ([RegisterReading(*row.tuple()) for row in before] or start) + [
-        RegisterReading(*row.tuple()) for row in (*within, *after)
-    ]
+    return ([RegisterReading(*row) for row in before] or start) + [RegisterReading(*row) for row in (*within, *after)]

@@ -110,19 +110,27 @@ class Contacts:
             while True:
                 self._again.discard(meter_id)
                 async with self._room:
-                    await self._contact(meter_id)
+                    answered = await self._contact_or_sleep(meter_id)
                 if meter_id not in self._again:
-                    return
+                    break
+            if not answered:
+                await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
         except NotFoundError:
             _log.info("no contact: not registered", meter_id=meter_id)
-        except MeterAsleepError as error:
-            _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
-            await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
         except Exception:
             _log.exception("contact failed", meter_id=meter_id)
         finally:
             self._running.pop(meter_id, None)
             self._again.discard(meter_id)
+
+    async def _contact_or_sleep(self, meter_id: str) -> bool:
+        """Whether the meter answered to the end. It may have woken again while we waited for an answer in vain."""
+        try:
+            await self._contact(meter_id)
+        except MeterAsleepError as error:
+            _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
+            return False
+        return True
 
     async def _contact(self, meter_id: str) -> None:
         async with self._sessions() as session:
@@ -169,7 +177,10 @@ class Contacts:
         except (ParsingError, MeterRefusedError) as error:
             _log.warning("statement not usable", meter_id=identity.meter_id, reason=str(error))
         now = self._clock.now()
-        report = MeterReport(identity.meter_id, now, readings, statement, battery_percent)
+        # One clock for one register: a statement carries the meter's own time and a MAC, a plain read neither, and
+        # the two clocks may differ by more than the water between them.
+        told = () if statement is not None else readings
+        report = MeterReport(identity.meter_id, now, told, statement, battery_percent)
         try:
             async with self._sessions.begin() as session:
                 await take_report(session, report, now)

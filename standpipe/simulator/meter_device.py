@@ -74,6 +74,7 @@ class SimulatedMeter:
         self._chance = random.Random(config.serial)
         self._lose_next = 0
         self._lose_of: dict[str, int] = {}
+        self._mute_after_command = False
         self._heard_at = 0.0
         self._tuning = TransportTuning()
         self._tuning.ACK_TIMEOUT = ack_timeout_s
@@ -125,6 +126,14 @@ class SimulatedMeter:
         """The same for one resource: "volume", "command" or "status"."""
         self._lose_of[resource] = count
 
+    def lose_statements_after_command(self) -> None:
+        """Answer until a command has come; from then on the statement asked for next gets lost."""
+        self._mute_after_command = True
+
+    def move_to_another_port(self) -> None:
+        """The NAT has given the meter another port."""
+        self._port = 0
+
     def reboot(self) -> None:
         """Lose power: what was not stored is gone."""
         self.state = meter_store.load(self._store_dir, self.config)
@@ -140,6 +149,8 @@ class SimulatedMeter:
 
     def loses_answer(self, resource: str) -> bool:
         """Whether the answer now due from this resource gets lost."""
+        if resource == "command" and self._mute_after_command:
+            self._mute_after_command, self._lose_of["status"] = False, 1
         if self._lose_of.get(resource, 0) > 0:
             self._lose_of[resource] -= 1
             return True

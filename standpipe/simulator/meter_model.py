@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from math import ceil, floor
+from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -181,8 +181,7 @@ def status_frame(config: MeterConfig, state: MeterState) -> bytes:
         state.credit_accepted_minor,
         state.credit_remaining_minor,
         state.register_ml,
-        # Rounded up: rounded down, a statement just after midnight would tell of water before midnight.
-        ceil(datetime.fromisoformat(state.at).timestamp()),
+        int(datetime.fromisoformat(state.at).timestamp()),
     )
     return make_status(fields_, bytes.fromhex(config.prepaid_key_hex), config.serial)
 

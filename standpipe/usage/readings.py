@@ -20,7 +20,7 @@ from standpipe.errors import InvalidInputError
 from standpipe.meters import statements
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
-from standpipe.meters.reports import MeterReport, RegisterReading
+from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
 from standpipe.units import service_day
 from standpipe.usage.charges import charge_periods
@@ -57,10 +57,16 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     )
     readings = list(report.readings)
     if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):
-        readings.append(RegisterReading(report.statement.stated_at, report.statement.register_ml))
+        readings.append(_register_of(report.statement))
     if readings:
         await _store(session, meter, readings, now)
     await notify(session, LIVE, meter.id)
+
+
+def _register_of(statement: MeterStatement) -> RegisterReading:
+    """A statement's register. Its time has whole seconds; the report number puts several within one in order."""
+    order = timedelta(microseconds=statement.report_counter % 1_000_000)
+    return RegisterReading(statement.stated_at + order, statement.register_ml)
 
 
 async def _store(session: AsyncSession, meter: Meter, readings: Sequence[RegisterReading], now: datetime) -> None:

@@ -1,0 +1,184 @@
+"""Frames and formats: exact where they are whole, one typed error where they are not."""
+
+import hashlib
+import hmac
+import json
+import random
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from standpipe.meter_gateway import prepaid, senml, tlv, water
+from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meters.reports import RegisterReading
+from standpipe.simulator.meter_frames import make_status, open_command
+
+KEY, SERIAL = bytes(range(32)), "KW1001"
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+statuses = st.builds(
+    prepaid.StatusFrame,
+    report_counter=st.integers(0, 2**32 - 1),
+    last_sequence=st.integers(0, 2**32 - 1),
+    result=st.integers(0, 255),
+    valve=st.integers(0, 255),
+    valve_reason=st.integers(0, 255),
+    credit_accepted_minor=st.integers(0, 2**63 - 1),
+    credit_remaining_minor=st.integers(-(2**63), 2**63 - 1),
+    register_ml=st.integers(0, 2**63 - 1),
+    meter_time_s=st.integers(0, 2**32 - 1),
+)
+
+
+def test_a_credit_frame_byte_by_byte() -> None:
+    body = bytes.fromhex("01 01 00000007 00000000000249F0 4B4553")
+    mac = hmac.new(KEY, b"standpipe/prepaid/command" + b"KW1001\x00" + body, hashlib.sha256).digest()[:16]
+    assert prepaid.CommandFrame(prepaid.KIND_CREDIT, 7, 150_000, "KES").to_bytes(KEY, SERIAL) == body + mac
+
+
+def test_a_status_frame_byte_by_byte() -> None:
+    body = struct.pack(">BBIIBBBQqQI", 1, 0x81, 3, 7, 0, 1, 1, 150_000, -250, 42_000_000, 1_777_777_777)
+    mac = hmac.new(KEY, b"standpipe/prepaid/status" + b"KW1001\x00" + body, hashlib.sha256).digest()[:16]
+    assert len(body + mac) == 57
+    assert prepaid.StatusFrame.from_bytes(body + mac, KEY, SERIAL) == prepaid.StatusFrame(
+        3, 7, 0, 1, 1, 150_000, -250, 42_000_000, 1_777_777_777
+    )
+
+
+@given(st.sampled_from([1, 2, 3]), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
+def test_the_simulated_meter_reads_what_the_gateway_writes(kind: int, sequence: int, value: int) -> None:
+    frame = prepaid.CommandFrame(kind, sequence, value, "KES")
+    wire = frame.to_bytes(KEY, SERIAL)
+    assert open_command(wire, KEY, SERIAL) == (kind, sequence, value, "KES")
+    assert prepaid.CommandFrame.from_bytes(wire, KEY, SERIAL) == frame
+
+
+@given(statuses)
+def test_the_gateway_reads_what_the_simulated_meter_writes(status: prepaid.StatusFrame) -> None:
+    fields: Any = (
+        status.report_counter, status.last_sequence, status.result, status.valve, status.valve_reason,
+        status.credit_accepted_minor, status.credit_remaining_minor, status.register_ml, status.meter_time_s,
+    )  # fmt: skip
+    wire = make_status(fields, KEY, SERIAL)
+    assert prepaid.StatusFrame.from_bytes(wire, KEY, SERIAL) == status
+    assert status.to_bytes(KEY, SERIAL) == wire
+
+
+@given(statuses, st.integers(0, 57 * 8 - 1))
+def test_m7_any_flipped_bit_is_refused(status: prepaid.StatusFrame, bit: int) -> None:
+    wire = bytearray(status.to_bytes(KEY, SERIAL))
+    wire[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ParsingError):
+        prepaid.StatusFrame.from_bytes(bytes(wire), KEY, SERIAL)
+
+
+@given(statuses)
+def test_m4_a_frame_of_another_meter_direction_or_key_is_refused(status: prepaid.StatusFrame) -> None:
+    wire = status.to_bytes(KEY, SERIAL)
+    for key, serial in ((KEY, "KW1002"), (bytes(32), SERIAL)):
+        with pytest.raises(ParsingError):
+            prepaid.StatusFrame.from_bytes(wire, key, serial)
+    command = prepaid.CommandFrame(1, 1, 1, "KES").to_bytes(KEY, SERIAL)
+    with pytest.raises(ParsingError):
+        prepaid.StatusFrame.from_bytes(command, KEY, SERIAL)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        [{-2: "/3424/0/", -3: 1_777_000_000, 0: "1", 2: 12.345}, {0: "1", 6: 3600, 2: 12.5}],
+        [{-2: "/3424/0/1", -3: 1_777_000_000, 2: 12.345}, {6: 3600, 2: 12.5}],
+        [{0: "/3424/0/1", 6: 1_777_000_000, 2: 12.345}, {0: "/3424/0/1", 6: 1_777_003_600, 2: 12.5}],
+        [{-2: "/3424/0/1", -3: 1_777_000_000, -5: 12, 2: 0.345}, {6: 3600, 2: 0.5}],
+    ],
+)
+def test_senml_names_times_and_bases_however_a_client_splits_them(pack: list[Any]) -> None:
+    expected = (
+        RegisterReading(datetime.fromtimestamp(1_777_000_000, UTC), 12_345_000),
+        RegisterReading(datetime.fromtimestamp(1_777_003_600, UTC), 12_500_000),
+    )
+    assert water.readings_of_senml(senml.decode(cbor2.dumps(pack), senml.CBOR_FORMAT), NOW) == expected
+    names = {-2: "bn", -3: "bt", -5: "bv", 0: "n", 2: "v", 6: "t"}
+    text = json.dumps([{names[key]: value for key, value in record.items()} for record in pack]).encode()
+    assert water.readings_of_senml(senml.decode(text, senml.JSON_FORMAT), NOW) == expected
+
+
+def test_senml_relative_time_counts_from_arrival() -> None:
+    pack = cbor2.dumps([{0: "/3424/0/1", 6: -60, 2: 1}, {0: "/3424/0/1", 2: 2}, {0: "/3/0/9", 2: 77}])
+    records = senml.decode(pack, senml.CBOR_FORMAT)
+    assert water.readings_of_senml(records, NOW) == (
+        RegisterReading(NOW - timedelta(minutes=1), 1_000_000),
+        RegisterReading(NOW, 2_000_000),
+    )
+    assert water.battery_of_senml(records) == 77
+
+
+@pytest.mark.parametrize(
+    "item",
+    [1, {}, [1], [{2: float("nan"), 0: "/3424/0/1"}], [{0: "/3424/0/1", 2: True}], [{0: 5, 2: 1}],
+     [{0: "/3424/0/1", 2: -1}], [{0: "/3424/0/1", 2: 1e30}], [{0: "/3424/0/1", 6: 1e18, 2: 1}], [{}] * 6000,
+     [{0: "x" * 300, 2: 1}], [{0: "/3424/0/1", 2: "1"}], [{0: "/3424/0/1", 4: 1}]],
+)  # fmt: skip
+def test_senml_that_is_no_register_is_one_typed_error(item: Any) -> None:
+    with pytest.raises(ParsingError):
+        water.readings_of_senml(senml.decode(cbor2.dumps(item), senml.CBOR_FORMAT), NOW)
+
+
+def test_tlv_wrapped_and_bare() -> None:
+    value = bytes((0b1100_1000, 1, 8)) + struct.pack(">d", 12.345)
+    wrapped = bytes((0b0000_1000, 0, len(value))) + value
+    for payload in (value, wrapped):
+        assert water.reading_of_tlv(payload, NOW) == (RegisterReading(NOW, 12_345_000),)
+    short = bytes((0b1100_0100, 1)) + struct.pack(">f", 2.5)
+    assert water.reading_of_tlv(short, NOW) == (RegisterReading(NOW, 2_500_000),)
+
+
+def test_tlv_integers() -> None:
+    assert [tlv.integer(struct.pack(form, -5)) for form in (">b", ">h", ">i", ">q")] == [-5] * 4
+    with pytest.raises(ParsingError):
+        tlv.integer(b"123")
+
+
+DECODERS: list[Callable[[bytes], object]] = [
+    tlv.decode,
+    lambda data: water.reading_of_tlv(data, NOW),
+    lambda data: water.readings_of_senml(senml.decode(data, senml.CBOR_FORMAT), NOW),
+    lambda data: water.readings_of_senml(senml.decode(data, senml.JSON_FORMAT), NOW),
+    lambda data: prepaid.StatusFrame.from_bytes(data, KEY, SERIAL),
+    lambda data: prepaid.CommandFrame.from_bytes(data, KEY, SERIAL),
+]
+SEEDS = [
+    cbor2.dumps([{-2: "/3424/0/", -3: 1_777_000_000, 0: "1", 2: 12.345}, {0: "1", 6: 3600, 2: Decimal("12.5")}]),
+    b'[{"bn":"/3424/0/","bt":1777000000,"n":"1","v":12.345}]',
+    bytes((0b0000_1000, 0, 11, 0b1100_1000, 1, 8)) + struct.pack(">d", 12.345),
+    prepaid.CommandFrame(1, 1, 1, "KES").to_bytes(KEY, SERIAL),
+]
+
+
+@pytest.mark.parametrize("number", range(len(DECODERS)))
+def test_m7_garbage_truncated_and_flipped_raise_nothing_but_parsing_error(number: int) -> None:
+    chance = random.Random(number)
+    for _ in range(3_000):
+        data = bytearray(chance.choice(SEEDS))
+        for _ in range(chance.randint(0, 6)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        wire = bytes(data[: chance.randint(0, len(data))]) if chance.random() < 0.5 else bytes(data)
+        if chance.random() < 0.2:
+            wire = chance.randbytes(chance.randint(0, 300))
+        with suppress(ParsingError):
+            DECODERS[number](wire)
+
+
+@pytest.mark.parametrize("payload", [b"\x81" * 100_000, b"\x9f" * 50_000, b"[" * 100_000, b"\xbb" + b"\xff" * 8])
+def test_m7_nesting_without_end_is_refused(payload: bytes) -> None:
+    for content_format in (senml.CBOR_FORMAT, senml.JSON_FORMAT):
+        with pytest.raises(ParsingError):
+            senml.decode(payload, content_format)

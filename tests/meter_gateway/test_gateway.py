@@ -1,0 +1,418 @@
+"""The gateway over real UDP: the real server, real PostgreSQL, and a simulated meter that sleeps and loses answers."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiocoap
+import pytest
+from sqlalchemy import select
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.db.notify import COMMANDS, Listener
+from standpipe.errors import InvalidInputError, SettingsError
+from standpipe.meter_gateway.server import run_gateway
+from standpipe.meters import commands, credit
+from standpipe.meters.models import CommandKind, CreditGrant, MeterCommand, MeterRegistration, MeterState
+from standpipe.meters.reports import CommandResult, MeterReport, MeterStatement, ValveReason, ValveState
+from standpipe.settings import Settings
+from standpipe.simulator.meter_device import SimulatedMeter
+from standpipe.simulator.meter_model import MeterConfig
+from standpipe.usage.models import Reading
+from standpipe.usage.readings import take_report
+from tests.support.database import free_port
+from tests.support.town import BLOCKS, PREPAID_KEY, Home, make_home, make_settings, make_utility, until
+
+OBJECT_ID = 42769
+
+
+@dataclass
+class Field:
+    """A gateway, a meter in a household, and that meter's radio."""
+
+    sessions: Sessions
+    settings: Settings
+    database_url: str
+    home: Home
+    meter: SimulatedMeter
+    folder: Path
+    task: Any = None
+
+    async def start(self) -> None:
+        listener = Listener(self.database_url, COMMANDS)
+        await listener.start()
+        ready = asyncio.Event()
+
+        async def run() -> None:
+            try:
+                await run_gateway(self.settings, self.sessions, listener, ready)
+            finally:
+                await listener.stop()
+
+        self.task = asyncio.create_task(run())
+        await asyncio.wait_for(ready.wait(), 10)
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+    async def grant(self, amount_minor: int, key: str = "k1") -> None:
+        async with self.sessions.begin() as session:
+            await credit.grant(
+                session,
+                meter_id=self.home.meter_id,
+                credit_key=key,
+                source_id=key,
+                amount_minor=amount_minor,
+                now=datetime.now(UTC),
+            )
+
+    async def order(self, kind: CommandKind, value: int, deadline_s: float | None = None) -> str:
+        async with self.sessions.begin() as session:
+            meter = await commands.lock_meter(session, self.home.meter_id)
+            return await commands.enqueue(session, meter, kind=kind, value=value, deadline_s=deadline_s)
+
+    async def statuses(self) -> list[tuple[str, str]]:
+        async with self.sessions() as session:
+            rows = await session.scalars(select(MeterCommand).order_by(MeterCommand.sequence))
+            return [(row.kind, row.status) for row in rows]
+
+    async def state(self) -> MeterState | None:
+        async with self.sessions() as session:
+            return await session.get(MeterState, self.home.meter_id)
+
+
+def config_of(home: Home, **more: Any) -> MeterConfig:
+    values: dict[str, Any] = {
+        "serial": home.serial,
+        "endpoint": home.serial,
+        "prepaid_key_hex": PREPAID_KEY.hex(),
+        "currency": "KES",
+        "time_zone": "Africa/Nairobi",
+        "blocks": tuple((block["up_to_ml"], block["price_minor_per_kl"]) for block in BLOCKS),
+        "started_at": (datetime.now(UTC) - timedelta(hours=5)).replace(minute=0, second=0, microsecond=0).isoformat(),
+    }
+    return MeterConfig(**(values | more))
+
+
+@asynccontextmanager
+async def make_field(database_url: str, sessions: Sessions, folder: Path, **more: Any) -> AsyncIterator[Field]:
+    settings = make_settings(coap_port=free_port(), coap_plain_udp=True, coap_ack_timeout_s=0.15, coap_max_retransmit=1)
+    utility_id, tariff_id = await make_utility(sessions)
+    home = await make_home(
+        sessions,
+        settings,
+        utility_id,
+        tariff_id,
+        installed_at=datetime.now(UTC) - timedelta(days=2),
+        zone="Africa/Nairobi",
+    )
+    field = Field(sessions, settings, database_url, home, make_meter(settings, home, folder, **more), folder)
+    await field.start()
+    try:
+        yield field
+    finally:
+        await field.stop()
+
+
+def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> SimulatedMeter:
+    return SimulatedMeter(
+        config_of(home, **more),
+        store_dir=folder / "meters",
+        gateway=("127.0.0.1", settings.coap_port),
+        object_id=OBJECT_ID,
+        clock=Clock(),
+        awake_s=0.5,
+        ack_timeout_s=0.3,
+    )
+
+
+@pytest.fixture
+async def field(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncIterator[Field]:
+    async with make_field(database_url, sessions, tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("report_format", ["senml-cbor", "tlv"])
+async def test_a_waking_tells_the_kept_hours_takes_the_credit_and_confirms_it(
+    database_url: str, sessions: Sessions, tmp_path: Path, report_format: str
+) -> None:
+    async with make_field(
+        database_url, sessions, tmp_path, report_format=report_format, credit_remaining_minor=100
+    ) as field:
+        await field.grant(5_000)
+        assert await field.meter.wake()
+        assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+        state = await field.state()
+        assert state is not None
+        assert state.credit_accepted_minor == field.meter.state.credit_accepted_minor == 5_000
+        assert state.valve == "OPEN"
+        assert field.meter.state.unsent == []
+        async with sessions() as session:
+            readings = (await session.scalars(select(Reading).order_by(Reading.read_at))).all()
+            grant = (await session.scalars(select(CreditGrant))).one()
+        assert len([reading for reading in readings if reading.read_at.minute == 0]) >= 5
+        assert grant.sent_at is not None
+        assert grant.confirmed_at is not None
+
+
+async def test_m1_answer_lost_credits_once(field: Field) -> None:
+    await field.grant(5_000)
+    field.meter.lose_answers_to("command", 1)
+    await field.meter.wake()
+    await until(lambda: _has(field, ("CREDIT", "UNKNOWN")))
+    assert field.meter.state.credit_accepted_minor == 5_000
+    await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+    assert field.meter.state.credit_accepted_minor == 5_000
+
+
+async def test_m1_the_command_itself_lost_is_sent_again_with_the_same_number(field: Field) -> None:
+    await field.grant(5_000)
+    # Marked as sent by a gateway that died before the datagram left.
+    async with field.sessions.begin() as session:
+        sent = await commands.next_to_send(session, field.home.meter_id, datetime.now(UTC))
+    assert sent is not None
+    await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+    assert field.meter.state.last_sequence == sent.sequence
+    assert field.meter.state.credit_accepted_minor == 5_000
+
+
+async def test_m2_gateway_gone_between_send_and_answer(field: Field) -> None:
+    await field.grant(5_000)
+    field.meter.lose_answers_to("command", 1)
+    waking = asyncio.create_task(field.meter.wake())
+    await until(lambda: _has(field, ("CREDIT", "SENT")))
+    await field.stop()
+    await waking
+    await field.start()
+    await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+    assert field.meter.state.credit_accepted_minor == 5_000
+
+
+async def test_m3_a_meter_that_restarts_keeps_its_credit_and_its_numbers(field: Field) -> None:
+    await field.grant(5_000)
+    await field.meter.wake()
+    field.meter.reboot()
+    await field.grant(700, "k2")
+    await field.meter.wake()
+    assert field.meter.state.credit_accepted_minor == 5_700
+    assert await field.statuses() == [("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED")]
+
+
+async def test_m4_an_unknown_endpoint_is_refused_and_a_statement_of_another_key_is_not_believed(
+    field: Field, tmp_path: Path
+) -> None:
+    stranger = SimulatedMeter(
+        replace(field.meter.config, endpoint="NOBODY"),
+        store_dir=tmp_path / "other",
+        gateway=("127.0.0.1", field.settings.coap_port),
+        object_id=OBJECT_ID,
+        clock=Clock(),
+        awake_s=0.1,
+    )
+    assert not await stranger.wake()
+    await field.grant(5_000)
+    # On plain UDP anybody may register in the meter's name; what they cannot do is confirm its credit.
+    impostor = make_meter(field.settings, field.home, tmp_path / "impostor", prepaid_key_hex=bytes(31).hex())
+    await impostor.wake()
+    assert await field.statuses() == [("CREDIT", "ACKNOWLEDGED")]
+    state = await field.state()
+    assert state is not None
+    assert state.stated_at is None
+    await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+
+
+async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
+    await field.meter.wake()
+    state = await field.state()
+    assert state is not None
+    old = MeterStatement(
+        report_counter=state.report_counter - 1,
+        last_sequence=9,
+        result=CommandResult.DONE,
+        credit_accepted_minor=10**6,
+        credit_remaining_minor=10**6,
+        register_ml=0,
+        valve=ValveState.OPEN,
+        valve_reason=ValveReason.NORMAL,
+        stated_at=datetime.now(UTC),
+    )
+    async with field.sessions() as session:
+        with pytest.raises(InvalidInputError):
+            await take_report(session, MeterReport(field.home.meter_id, datetime.now(UTC), (), old), datetime.now(UTC))
+    # The same number again is the same statement: it says nothing new.
+    async with field.sessions.begin() as session:
+        same = replace(old, report_counter=state.report_counter)
+        await take_report(session, MeterReport(field.home.meter_id, datetime.now(UTC), (), same), datetime.now(UTC))
+    after = await field.state()
+    assert after is not None
+    assert after.credit_accepted_minor == state.credit_accepted_minor
+
+
+async def test_m7_garbage_datagrams_while_a_healthy_meter_is_served(field: Field) -> None:
+    await field.grant(5_000)
+    chance = random.Random(7)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
+        target = ("127.0.0.1", field.settings.coap_port)
+
+        async def bombard() -> None:
+            for number in range(3_000):
+                noise.sendto(chance.randbytes(chance.randint(0, 200)), target)
+                if number % 100 == 0:
+                    await asyncio.sleep(0)
+
+        served, _ = await asyncio.gather(field.meter.wake(), bombard())
+    assert served or await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+
+
+async def test_m8_an_unauthenticated_request_gets_no_more_than_three_times_its_size(field: Field) -> None:
+    empty = bytes.fromhex("40010001")
+    core = bytes.fromhex("4001000b") + b"\xbb.well-known\x04core"
+    bare = bytes.fromhex("4002000c") + b"\xb2rd"
+    unknown = bytes.fromhex("4002000d") + b"\xb2rd\x4bep=nobody12"
+    push = bytes.fromhex("4002000e") + b"\xb2dp\x11\x70\xff\x80"
+    for request in (empty, core, bare, unknown, push):
+        reply = await exchange(field.settings.coap_port, request)
+        assert len(reply) <= 3 * len(request), request
+
+
+async def test_m10_a_top_up_supersedes_a_waiting_close(field: Field) -> None:
+    await field.order(CommandKind.VALVE, 1)
+    await field.grant(5_000)
+    await field.meter.wake()
+    assert await field.statuses() == [("VALVE", "SUPERSEDED"), ("CREDIT", "CONFIRMED")]
+    assert field.meter.state.valve == 0
+
+
+async def test_valve_and_threshold_commands_are_carried_out_in_order(field: Field) -> None:
+    await field.grant(5_000)
+    await field.order(CommandKind.THRESHOLD, 750)
+    await field.order(CommandKind.VALVE, 1)
+    await field.meter.wake()
+    assert [status for _, status in await field.statuses()] == ["CONFIRMED"] * 3
+    assert (field.meter.state.valve, field.meter.state.threshold_minor) == (1, 750)
+
+
+async def test_a_valve_command_past_its_deadline_is_not_carried_out(field: Field) -> None:
+    await field.order(CommandKind.VALVE, 1, deadline_s=-1)
+    await field.meter.wake()
+    assert await field.statuses() == [("VALVE", "EXPIRED")]
+
+
+async def test_two_top_ups_while_the_meter_sleeps_are_one_command_and_both_credits(field: Field) -> None:
+    await field.grant(5_000)
+    await field.grant(700, "k2")
+    await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "SUPERSEDED"), ("CREDIT", "CONFIRMED")]
+    assert field.meter.state.credit_accepted_minor == 5_700
+    async with field.sessions() as session:
+        assert all(grant.confirmed_at for grant in await session.scalars(select(CreditGrant)))
+
+
+async def test_a_command_that_comes_while_the_meter_is_awake_goes_out_at_once(field: Field) -> None:
+    waking = asyncio.create_task(field.meter.wake())
+    await until(lambda: _registered(field))
+    await field.grant(5_000)
+    await waking
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+
+
+async def test_m13_an_acknowledgement_without_a_statement_is_not_delivery(field: Field) -> None:
+    await field.grant(5_000)
+    await field.meter.wake()
+    await field.grant(700, "k2")
+    # The meter acknowledges the command, and its statement never arrives.
+    field.meter.lose_statements_after_command()
+    await field.meter.wake()
+    assert (await field.statuses())[-1] == ("CREDIT", "ACKNOWLEDGED")
+    async with field.sessions() as session:
+        grant = (await session.scalars(select(CreditGrant).where(CreditGrant.credit_key == "k2"))).one()
+    assert grant.confirmed_at is None
+    await field.meter.wake()
+    await until(lambda: _has_last(field, ("CREDIT", "CONFIRMED")))
+
+
+async def test_m17_another_port_is_served_after_the_next_update(field: Field) -> None:
+    await field.meter.wake()
+    before = await _remote(field)
+    field.meter.move_to_another_port()
+    await field.grant(5_000)
+    await field.meter.wake()
+    assert await _remote(field) != before
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+
+
+async def test_registration_queries_as_clients_write_them(field: Field) -> None:
+    context = await aiocoap.Context.create_client_context(transports=["udp6"])
+    base = f"coap://127.0.0.1:{field.settings.coap_port}/rd"
+    try:
+        for query, queue_mode in (("b=U", False), ("b=UQ", True), ("b=U&Q", True), ("Q", True)):
+            request = aiocoap.Message(code=aiocoap.POST, uri=f"{base}?ep={field.home.serial}&lt=300&{query}")
+            response = await context.request(request).response
+            assert response.code == aiocoap.CREATED
+            async with field.sessions() as session:
+                registration = (await session.scalars(select(MeterRegistration))).one()
+            assert registration.queue_mode is queue_mode
+            assert response.opt.location_path == ("rd", registration.location)
+        for query in ("", "ep=", f"ep={field.home.serial}&lt=-1", f"ep={field.home.serial}&lt=x"):
+            response = await context.request(aiocoap.Message(code=aiocoap.POST, uri=f"{base}?{query}")).response
+            assert not response.code.is_successful()
+        location = f"{base}/{registration.location}"
+        for code, expected in ((aiocoap.POST, "2.04"), (aiocoap.DELETE, "2.02"), (aiocoap.POST, "4.04")):
+            response = await context.request(aiocoap.Message(code=code, uri=location)).response
+            assert response.code.dotted == expected
+    finally:
+        await context.shutdown()
+
+
+async def test_without_a_transport_or_a_free_port_the_gateway_says_so(
+    field: Field, database_url: str, sessions: Sessions
+) -> None:
+    listener = Listener(database_url, COMMANDS)
+    for settings, words in (
+        (make_settings(coap_port=free_port()), "STANDPIPE_COAP_PLAIN_UDP"),
+        (field.settings, "STANDPIPE_COAP_PORT"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            await run_gateway(settings, sessions, listener)
+
+
+async def exchange(port: int, request: bytes) -> bytes:
+    """Send one datagram, return the first that comes back."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.setblocking(False)
+        udp.connect(("127.0.0.1", port))
+        await loop.sock_sendall(udp, request)
+        return await asyncio.wait_for(loop.sock_recv(udp, 65_536), 5)
+
+
+async def _has(field: Field, wanted: tuple[str, str]) -> bool:
+    return wanted in await field.statuses()
+
+
+async def _has_last(field: Field, wanted: tuple[str, str]) -> bool:
+    return (await field.statuses())[-1] == wanted
+
+
+async def _registered(field: Field) -> bool:
+    state = await field.state()
+    return state is not None and state.stated_at is not None
+
+
+async def _remote(field: Field) -> str:
+    async with field.sessions() as session:
+        return (await session.scalars(select(MeterRegistration.remote))).one()

@@ -1,8 +1,10 @@
 """The schema, put together."""
 
 import strawberry
+from graphql import GraphQLError
 from strawberry.extensions import MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
+from strawberry.types import ExecutionContext
 
 from standpipe.graphql.base import SCALARS
 from standpipe.graphql.errors import AmountOutOfRange, InputError, Masked, RateLimited
@@ -37,7 +39,14 @@ class Validated(ValidationCache):
         super().__init__(maxsize=CACHED_DOCUMENTS)
 
 
-schema = strawberry.Schema(
+class Schema(strawberry.Schema):
+    """A schema that leaves the logging of failures to ``Masked``: once, and with an id."""
+
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
+        """Nothing; Strawberry's own would log each client's typing mistake with a traceback."""
+
+
+schema = Schema(
     query=Query,
     mutation=Mutation,
     subscription=Subscription,

@@ -38,8 +38,7 @@ class Subscription:
                 view = await _meter(context, str(meter_id))
                 if view != last:
                     last = view
-                    context.meters.clear(view.id)
-                    context.meters.prime(view.id, view)
+                    context.meters.prime(view.id, view, force=True)
                     yield meter_of(view)
                 if not await _wait(context, flag):
                     return

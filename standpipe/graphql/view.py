@@ -81,6 +81,16 @@ class GraphQLView(GraphQL[Context, None]):
         config = {"token": request.query_params.get("token", ""), "query": queries}
         return HTMLResponse(_IDE_PAGE.replace("{{config}}", html.escape(json.dumps(config))))
 
+    def decode_json(self, data: str | bytes) -> object:
+        """JSON that is an object (or a batch, which is refused later). All else is a 400, never a 500 (G1)."""
+        try:
+            value = json.loads(data)
+        except (RecursionError, UnicodeDecodeError) as error:
+            raise json.JSONDecodeError("not usable JSON", "", 0) from error
+        if not isinstance(value, dict | list):
+            raise json.JSONDecodeError("not an object", "", 0)
+        return value
+
     def _sign_in(self, context: Context, header: str) -> None:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer":

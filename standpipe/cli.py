@@ -188,6 +188,8 @@ async def _worker(settings: Settings) -> None:
         finally:
             await listener.stop()
             await close_providers(providers)
+            if sender is not None:
+                await sender.close()
 
 
 async def _gateway(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -76,7 +76,8 @@ async def raise_once(
                 device_id=device_id,
                 channel=PUSH,
                 status=DeliveryStatus.QUEUED if reachable else DeliveryStatus.SUPPRESSED,
-                **({} if reachable else {"due_at": None}),
+                # null(), for the ORM takes None for "the default", which is now.
+                **({} if reachable else {"due_at": null()}),
             )
         )
     await session.flush()

@@ -74,8 +74,14 @@ class PushSender:
         return _failed(answer.exception)
 
     async def close(self) -> None:
-        """Give up the SDK's app."""
-        firebase_admin.delete_app(self._app)
+        """Give up the SDK's app.
+
+        The SDK closes its connections with an event loop of its own making, which fails within ours: so they are
+        closed here first, and the app is deleted from a thread.
+        """
+        service = messaging._get_messaging_service(self._app)  # noqa: SLF001 - there is no public way to it.
+        await service._async_client.aclose()  # noqa: SLF001 - as above.
+        await asyncio.to_thread(firebase_admin.delete_app, self._app)
 
     async def _authorise(self) -> None:
         async with self._refreshing:

@@ -173,6 +173,15 @@ async def _post_captured(session: AsyncSession, top_up: TopUp, captured_minor: i
         _log.error("captured total fell", top_up_id=top_up.id, by_minor=-difference_minor)
     if difference_minor <= 0:
         return
+    # The grant first: it locks the meter, which comes before wallets in the lock order (ledger/posting.py).
+    await grant(
+        session,
+        meter_id=top_up.meter_id,
+        credit_key=f"{top_up.id}:captured:{captured_minor}",
+        source_id=top_up.id,
+        amount_minor=difference_minor,
+        now=now,
+    )
     await post(
         session,
         key=f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}",
@@ -182,14 +191,6 @@ async def _post_captured(session: AsyncSession, top_up: TopUp, captured_minor: i
             Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), difference_minor),
         ],
         occurred_at=now,
-    )
-    await grant(
-        session,
-        meter_id=top_up.meter_id,
-        credit_key=f"{top_up.id}:captured:{captured_minor}",
-        source_id=top_up.id,
-        amount_minor=difference_minor,
-        now=now,
     )
     top_up.captured_minor = captured_minor
     await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor))

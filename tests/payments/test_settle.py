@@ -1,13 +1,15 @@
 """``settle``: whatever the order of news, the ledger ends where the provider's running totals are."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text
 
 from standpipe.ledger.models import AccountKind
-from standpipe.ledger.posting import AccountRef, account_sum_minor
+from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.models import ProviderEvent, TopUp
@@ -15,7 +17,9 @@ from standpipe.payments.provider import PaymentTruth, ProviderRefusedError
 from standpipe.payments.providers.stripe import from_stripe, to_stripe
 from standpipe.payments.settle import settle
 from standpipe.simulator.fake_stripe import event
-from tests.support.town import Town
+from tests.support.town import Town, until, waits_for_lock
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 async def test_p15_a_stale_failure_after_success_changes_nothing(town: Town) -> None:
@@ -248,3 +252,21 @@ def test_p23_what_stripe_cannot_charge_is_refused_before_the_call() -> None:
 async def held_minor(town: Town, currency: str) -> int:
     async with town.sessions() as session:
         return await account_sum_minor(session, AccountRef(AccountKind.SUSPENSE, "stripe", currency))
+
+
+async def test_settling_while_the_meters_water_is_charged_does_not_deadlock(town: Town) -> None:
+    _, intent = await town.pay_by_card()
+    await town.tell(event("payment_intent.succeeded", intent))
+    async with town.sessions.begin() as session:
+        # A report being taken in holds the meter; settle comes in between; then the report's charge wants the wallet.
+        await lock_meter(session, town.home.meter_id)
+        settling = asyncio.create_task(town.drain_inbox())
+        await until(lambda: waits_for_lock(town))
+        lines = [
+            Line(AccountRef(AccountKind.WALLET, town.home.meter_id, "KES"), -7),
+            Line(AccountRef(AccountKind.REVENUE, town.utility_id, "KES"), 7),
+        ]
+        await post(session, key="water", kind="USAGE", lines=lines, occurred_at=NOW, states_fact=True)
+    await settling
+    assert await town.wallet() == 1493
+    assert [row.attempts for row in await town.inbox()] == [1]

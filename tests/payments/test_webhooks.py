@@ -11,7 +11,7 @@ from sqlalchemy import text
 from standpipe.payments.models import ProviderEvent, TopUp
 from standpipe.simulator.fake_stripe import event
 from standpipe.simulator.webhooks import sign
-from tests.support.town import OLD_STRIPE_SECRET, SANDBOX_SECRET, STRIPE_SECRET, Town, until
+from tests.support.town import OLD_STRIPE_SECRET, SANDBOX_SECRET, STRIPE_SECRET, Town, until, waits_for_lock
 
 BODY = b'{"id": "evt_1", "object": "event", "livemode": false, "type": "x", "data": {"object": {}}}'
 
@@ -195,7 +195,7 @@ async def test_p14_a_webhook_waits_for_an_open_request_and_does_not_deadlock(tow
         await session.get(TopUp, top_up_id, with_for_update=True)
         await town.tell(event("payment_intent.succeeded", intent))
         draining = asyncio.create_task(town.drain())
-        await until(lambda: _waits_for_lock(town))
+        await until(lambda: waits_for_lock(town))
     await draining
     assert await town.credits() == (1, 1, 1500)
 
@@ -204,9 +204,3 @@ async def test_sandbox_webhooks_need_their_own_signature(town: Town) -> None:
     body = b'{"id": "evt_1", "type": "charge.succeeded", "data": {"charge": {"id": "sch_1"}}}'
     assert (await town.post("sandbox", body, {"Sandbox-Signature": sign(body, STRIPE_SECRET)})).status_code == 400
     assert (await town.post("sandbox", body, {"Sandbox-Signature": sign(body, SANDBOX_SECRET)})).status_code == 200
-
-
-async def _waits_for_lock(town: Town) -> bool:
-    async with town.sessions() as session:
-        waiting = await session.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
-        return bool(waiting)

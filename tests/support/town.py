@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import stripe
 from cryptography.fernet import Fernet
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from standpipe.app import make_app, make_signer
 from standpipe.customers.models import Customer, Household, Membership, Utility
@@ -179,6 +179,13 @@ async def until(look: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) ->
         while not (seen := await look()):
             await asyncio.sleep(0.02)
     return seen
+
+
+async def waits_for_lock(town: Town) -> bool:
+    """Whether somebody in this database waits for a row that another transaction holds."""
+    async with town.sessions() as session:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return bool(await session.scalar(text(query)))
 
 
 async def make_home(

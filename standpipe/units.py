@@ -122,12 +122,6 @@ def period_of(day: date) -> tuple[date, date]:
     return start, (start + timedelta(days=32)).replace(day=1)
 
 
-def period_span(day: date, zone: ZoneInfo) -> Span:
-    """The billing period that holds ``day``, as instants."""
-    start, end = period_of(day)
-    return Span(local_midnight(start, zone), local_midnight(end, zone))
-
-
 def service_day(read_at: datetime, zone: ZoneInfo) -> date:
     """The day that a register reading closes: a reading at midnight sharp belongs to the day that ends there."""
     return (read_at - timedelta(microseconds=1)).astimezone(zone).date()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.base import QueueMixin
@@ -74,8 +74,3 @@ def backoff_s(attempts: int, *, base_s: float, cap_s: float) -> float:
     """Exponential backoff with full jitter over its upper half."""
     ceiling: float = min(cap_s, base_s * 2.0 ** min(attempts - 1, 30))
     return ceiling * (0.5 + random.random() / 2)  # noqa: S311 - jitter needs no cryptography.
-
-
-async def wake(session: AsyncSession, model: type[Row], *where: Any) -> None:
-    """Make waiting rows due at once, e.g. when the event they waited for has come."""
-    await session.execute(update(model).where(model.due_at.is_not(None), *where).values(due_at=func.now()))

@@ -1,6 +1,6 @@
 """Meters as the app sees them: the three balances apart, the valve, the tariff, history and quotes."""
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
 
@@ -9,14 +9,13 @@ from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.errors import InvalidInputError, StandpipeError
-from standpipe.graphql.base import Money, MoneyInput, Node, PageInfo, Volume, litres, money, page_info, price, volume
+from standpipe.graphql.base import Money, MoneyInput, Node, PageInfo, Volume, litres, money, page_info, volume
 from standpipe.graphql.context import Ctx, TopUpsRequest
 from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
 from standpipe.ids import is_id
 from standpipe.meters.reports import ValveReason, ValveState
-from standpipe.tariffs.catalogue import TariffInForce
-from standpipe.tariffs.pricing import TierUse
 from standpipe.units import ML_PER_LITRE, to_minor
 from standpipe.usage.overview import MeterView
 from standpipe.usage.quotes import Quote as QuoteView
@@ -87,40 +86,6 @@ class Valve:
     reason: ValveReason
     changed_at: datetime | None
     pending: ValveState | None = strawberry.field(description="The position that a waiting command asks for.")
-
-
-@strawberry.type(description="One block of a tariff: from is included, to is not.")
-class Tier:
-    """A price per kilolitre in a range of the period's volume."""
-
-    index: int
-    from_: Volume = strawberry.field(name="from")
-    to: Volume | None
-    price_per_kilolitre: Money
-    free: bool
-
-
-@strawberry.type(description="An increasing block tariff.")
-class Tariff(Node):
-    """Prices, and where this meter stands in them."""
-
-    name: str
-    effective_from: date
-    tiers: list[Tier]
-    used_this_period: Volume
-    current_tier: int
-    to_next_tier: Volume | None = strawberry.field(description="What may still run at the present tier's price.")
-    period_ends_on: date = strawberry.field(description="The last day of the billing period.")
-    next: "Tariff | None" = strawberry.field(description="The version that is announced to follow.")
-
-
-@strawberry.type(description="Part of a volume that falls into one tier.")
-class TierLine:
-    """Tier, volume, cost."""
-
-    tier: int
-    volume: Volume
-    cost: Money
 
 
 @strawberry.type(description="Use in [start, end).")
@@ -213,16 +178,6 @@ class QuotePayload:
     user_errors: list[UserError]
 
 
-def tier_lines(parts: tuple[TierUse, ...], currency: str, language: str) -> list[TierLine]:
-    """Parts of a volume for their reader."""
-    return [
-        TierLine(
-            tier=part.index, volume=volume(part.volume_ml, language), cost=money(part.cost_minor, currency, language)
-        )
-        for part in parts
-    ]
-
-
 @strawberry.type(description="A prepaid water meter.")
 class Meter(Node):
     """What a household sees of its meter."""
@@ -264,6 +219,7 @@ class Meter(Node):
     def tariff(self, info: Ctx) -> Tariff:
         tariff = tariff_of(self.view, self.view.tariff, info.context.language)
         if self.view.next_tariff is not None:
+            tariff.effective_to = self.view.next_tariff.effective_from - timedelta(days=1)
             tariff.next = tariff_of(self.view, self.view.next_tariff, info.context.language)
         return tariff
 
@@ -343,33 +299,6 @@ def balance_of(view: MeterView, language: str) -> Balance:
             empty_on=lasts.empty_on,
             litres_left=volume(lasts.volume_left_ml, language),
         ),
-    )
-
-
-def tariff_of(view: MeterView, tariff: TariffInForce, language: str) -> Tariff:
-    """A tariff version, with this meter's place in it."""
-    bounds = [0, *(block.up_to_ml for block in tariff.table.blocks if block.up_to_ml is not None)]
-    current = max(index for index, bound in enumerate(bounds) if bound <= view.used_this_period_ml)
-    upper_ml = tariff.table.blocks[current].up_to_ml
-    return Tariff(
-        id=strawberry.ID(tariff.version_id),
-        name=tariff.name,
-        effective_from=tariff.effective_from,
-        tiers=[
-            Tier(
-                index=index,
-                from_=volume(bounds[index], language),
-                to=None if block.up_to_ml is None else volume(block.up_to_ml, language),
-                price_per_kilolitre=price(block.price_minor_per_kl, tariff.currency, language),
-                free=block.price_minor_per_kl == 0,
-            )
-            for index, block in enumerate(tariff.table.blocks)
-        ],
-        used_this_period=volume(view.used_this_period_ml, language),
-        current_tier=current,
-        to_next_tier=None if upper_ml is None else volume(upper_ml - view.used_this_period_ml, language),
-        period_ends_on=date.fromordinal(view.period_end.toordinal() - 1),
-        next=None,
     )
 
 

@@ -86,16 +86,38 @@ class Contacts:
         self._sessions, self._keys, self._clock = sessions, keys, clock
         self._object_id, self._peer_at = object_id, peer_at
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._peers: dict[str, MeterPeer] = {}
         self._again: set[str] = set()
+        self._alive: set[str] = set()
+        self._listens_until_s: dict[str, float] = {}
         self._room = asyncio.Semaphore(MAX_CONTACTS)
 
     def begin(self, meter_id: str) -> None:
-        """The meter is awake, or a command came for it: start a contact, or have the present one look again."""
+        """Something waits for the meter: start a contact, or have the present one look again."""
         if meter_id in self._running:
             self._again.add(meter_id)
             return
-        task = asyncio.create_task(self._run(meter_id), name=f"contact {meter_id}")
-        self._running[meter_id] = task
+        self._running[meter_id] = asyncio.create_task(self._run(meter_id), name=f"contact {meter_id}")
+
+    def heard(self, meter_id: str) -> None:
+        """The meter spoke, so it listens, whatever a contact under way may come to think of it."""
+        if meter_id in self._running:
+            self._alive.add(meter_id)
+        self.begin(meter_id)
+
+    def woke(self, meter_id: str) -> None:
+        """The meter registered or updated: an answer still owed from before its sleep will not come any more."""
+        peer = self._peers.get(meter_id)
+        if peer is not None and (owed := peer.owed) is not None:
+            asyncio.get_running_loop().call_later(REPLY_FIRST_S, peer.give_up, owed)
+        self.heard(meter_id)
+
+    def begin_all_awake(self) -> None:
+        """Calls may have been missed: look after every meter that may be listening."""
+        now_s = asyncio.get_running_loop().time()
+        self._listens_until_s = {key: until_s for key, until_s in self._listens_until_s.items() if until_s > now_s}
+        for meter_id in self._listens_until_s:
+            self.begin(meter_id)
 
     async def stop(self) -> None:
         """End all contacts; what was under way stays SENT in the database and is read back later."""
@@ -107,30 +129,36 @@ class Contacts:
     async def _run(self, meter_id: str) -> None:
         try:
             await asyncio.sleep(REPLY_FIRST_S)
-            while True:
-                self._again.discard(meter_id)
-                async with self._room:
-                    answered = await self._contact_or_sleep(meter_id)
-                if meter_id not in self._again:
-                    break
-            if not answered:
-                await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
+            self._again.discard(meter_id)
+            async with self._room:
+                await self._contact_or_sleep(meter_id)
         except NotFoundError:
             _log.info("no contact: not registered", meter_id=meter_id)
         except Exception:
             _log.exception("contact failed", meter_id=meter_id)
         finally:
             self._running.pop(meter_id, None)
+            self._peers.pop(meter_id, None)
+            self._alive.discard(meter_id)
+            again = meter_id in self._again
             self._again.discard(meter_id)
+        if again:
+            self.begin(meter_id)
 
-    async def _contact_or_sleep(self, meter_id: str) -> bool:
-        """Whether the meter answered to the end. It may have woken again while we waited for an answer in vain."""
+    async def _contact_or_sleep(self, meter_id: str) -> None:
+        self._alive.discard(meter_id)
         try:
             await self._contact(meter_id)
         except MeterAsleepError as error:
             _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
-            return False
-        return True
+            if meter_id in self._alive:
+                return
+            self._listens_until_s.pop(meter_id, None)
+            self._again.discard(meter_id)
+            await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
+            if meter_id in self._alive:
+                # It woke while we wrote down that it sleeps.
+                await self._in_transaction(lambda session: registrations.keep_awake(session, meter_id))
 
     async def _contact(self, meter_id: str) -> None:
         async with self._sessions() as session:
@@ -138,7 +166,9 @@ class Contacts:
             registration = await registrations.by_meter(session, meter_id)
         if not registration.awake:
             return
-        peer = self._peer_at(registration.remote)
+        listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
+        self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
+        peer = self._peers[meter_id] = self._peer_at(registration.remote)
         readings, battery_percent = await self._volume(peer, meter_id)
         await self._report(peer, identity, readings, battery_percent)
         for _ in range(MAX_COMMANDS):

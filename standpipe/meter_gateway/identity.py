@@ -9,7 +9,7 @@ themselves. Under DTLS the session's PSK identity answers both questions, and ``
 from typing import Any, Protocol
 
 from standpipe.db.engine import Sessions
-from standpipe.errors import NotAuthenticatedError
+from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.registrations import Registration, by_remote
 
 
@@ -17,7 +17,11 @@ class TransportIdentity(Protocol):
     """What a transport knows of its peers."""
 
     def at_registration(self, remote: Any, endpoint: str) -> str:
-        """The identity under which ``remote`` registers. Raises NotAuthenticatedError where ``endpoint`` is not it."""
+        """The identity under which ``remote`` registers.
+
+        Raises InvalidInputError where ``endpoint`` is no endpoint name, NotAuthenticatedError where it is not the
+        name of this peer.
+        """
         ...
 
     def may_use(self, remote: Any, registration: Registration) -> bool:
@@ -32,7 +36,7 @@ class PlainUdpIdentity:
         """The endpoint name, which must look like one."""
         del remote
         if not endpoint or len(endpoint) > 64 or not endpoint.isprintable():  # noqa: PLR2004 - longer than any serial.
-            raise NotAuthenticatedError("no usable endpoint name")
+            raise InvalidInputError("no usable endpoint name")
         return endpoint
 
     def may_use(self, remote: Any, registration: Registration) -> bool:
@@ -46,7 +50,10 @@ def address(remote: Any) -> str:
     return f"udp://{remote.hostinfo}"
 
 
-async def who_sent(sessions: Sessions, remote: Any) -> Registration:
+async def who_sent(sessions: Sessions, identity: TransportIdentity, remote: Any) -> Registration:
     """The registration of a request that names no location. Raises NotFoundError."""
     async with sessions() as session:
-        return await by_remote(session, address(remote))
+        registration = await by_remote(session, address(remote))
+    if not identity.may_use(remote, registration):
+        raise NotFoundError("another meter's address")
+    return registration

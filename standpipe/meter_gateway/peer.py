@@ -10,8 +10,11 @@ from aiocoap.numbers.constants import TransportTuning
 
 from standpipe.errors import StandpipeError
 from standpipe.meter_gateway import senml, tlv
+from standpipe.meter_gateway.parsing import ParsingError
 
 OCTET_STREAM = 42
+MAX_ANSWER_BYTES = 16 * 1024
+MAX_BLOCKS = 256
 
 
 class MeterAsleepError(StandpipeError):
@@ -46,6 +49,8 @@ class MeterPeer:
 
     def __init__(self, context: aiocoap.Context, remote: str, tuned: TransportTuning) -> None:
         self._context = context
+        self.owed: aiocoap.Message | None = None
+        """The request whose answer we wait for."""
         self._base = remote.replace("udp://", "coap://")
         self._tuning = tuned
 
@@ -70,18 +75,45 @@ class MeterPeer:
         """Write a command frame; returning means that the radio delivered it, and no more."""
         await self._request(aiocoap.PUT, f"/{object_id}/0/0", payload=frame, content_format=OCTET_STREAM)
 
+    def give_up(self, request: aiocoap.Message) -> None:
+        """Wait no longer for this request's answer, if we still do; its waiter gets MeterAsleepError.
+
+        Letting go of the answer alone would not do: RFC 7252 §4.7 allows one exchange at a time (NSTART), so that
+        the next request would queue behind the old one's retransmissions, for up to 93 s.
+        """
+        if self.owed is not request:
+            return
+        for tokens in self._context.request_interfaces:
+            tokens.token_interface.dispatch_error(OSError("the meter woke anew"), request.remote)
+
     async def _read(self, path: str, accept: int) -> tuple[bytes, int]:
-        response = await self._request(aiocoap.GET, path, accept=accept)
+        """A resource's representation, put together from its blocks (RFC 7959); aiocoap itself knows no upper bound."""
+        payload, number, size_exponent, etag = b"", 0, 6, None
+        while True:
+            more = {"block2": (number, False, size_exponent)} if number else {}
+            response = await self._request(aiocoap.GET, path, accept=accept, **more)
+            payload += bytes(response.payload)
+            block = response.opt.block2
+            if number and (block is None or block.block_number != number or response.opt.etag != etag):
+                raise ParsingError("blocks that do not belong together")
+            if block is None or not block.more:
+                break
+            if len(payload) > MAX_ANSWER_BYTES or number == MAX_BLOCKS:
+                raise ParsingError("an answer without end")
+            number, size_exponent, etag = number + 1, block.size_exponent, response.opt.etag
         content_format = response.opt.content_format
-        return bytes(response.payload), accept if content_format is None else int(content_format)
+        return payload, accept if content_format is None else int(content_format)
 
     async def _request(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
         message = aiocoap.Message(code=code, uri=self._base + path, transport_tuning=self._tuning, **options)
+        self.owed = message
         try:
             async with asyncio.timeout(self._tuning.MAX_TRANSMIT_WAIT):
-                response: aiocoap.Message = await self._context.request(message).response
+                response: aiocoap.Message = await self._context.request(message, handle_blockwise=False).response
         except (CoapError, OSError, TimeoutError) as error:
             raise MeterAsleepError(f"no answer from {self._base}{path}: {type(error).__name__}") from error
+        finally:
+            self.owed = None
         if not response.code.is_successful():
             raise MeterRefusedError(response.code.dotted)
         return response

@@ -14,6 +14,8 @@ KIND_VALVE = 0x02
 KIND_THRESHOLD = 0x03
 KIND_STATUS = 0x81
 MAC_BYTES = 16
+MAX_TOTAL = 2**63 - 1
+"""What our database holds; a frame's unsigned totals could be twice that."""
 
 _COMMAND = struct.Struct(">BBIQ3s")
 _STATUS = struct.Struct(">BBIIBBBQqQI")
@@ -81,7 +83,10 @@ class StatusFrame:
         version, kind, *fields = _opened(frame, _STATUS, key, _STATUS_LABEL, serial)
         if version != VERSION or kind != KIND_STATUS:
             raise ParsingError("not a status frame that we know")
-        return cls(*fields)
+        status = cls(*fields)
+        if max(status.credit_accepted_minor, status.register_ml) > MAX_TOTAL:
+            raise ParsingError("a total beyond any meter's")
+        return status
 
 
 def _opened(frame: bytes, layout: struct.Struct, key: bytes, label: bytes, serial: str) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import aiocoap
 import structlog
 from aiocoap.interfaces import Resource as CoapResource
+from aiocoap.numbers.constants import Unreliable
 from aiocoap.resource import PathCapable, Resource, Site
 
 from standpipe.clock import Clock
@@ -18,6 +19,7 @@ from standpipe.meter_gateway import senml, water
 from standpipe.meter_gateway.contacts import Contacts
 from standpipe.meter_gateway.identity import TransportIdentity, address, who_sent
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters import registrations
 from standpipe.meters.identity import by_transport_identity
 from standpipe.meters.keys import KeyRing
@@ -29,7 +31,15 @@ MAX_LIFETIME_S = 10 * 366 * 86_400
 DEFAULT_LIFETIME_S = 86_400
 MAX_OBJECTS_BYTES = 4_096
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]{8,64}")
+MAX_REQUEST_BYTES = senml.MAX_BYTES
 _log = structlog.get_logger(__name__)
+
+
+class EntityTooLargeError(aiocoap.error.ConstructionRenderableError):  # type: ignore[misc]  # aiocoap is not typed.
+    """More blocks than any meter's report needs."""
+
+    code = aiocoap.REQUEST_ENTITY_TOO_LARGE
+
 
 _CODES: tuple[tuple[type[Exception], Any], ...] = (
     (NotFoundError, aiocoap.NOT_FOUND),
@@ -43,26 +53,43 @@ _CODES: tuple[tuple[type[Exception], Any], ...] = (
 class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
     """A resource whose errors become CoAP codes in this one place."""
 
+    def __init__(self, room: Workroom) -> None:
+        super().__init__()
+        self._room = room
+
+    async def needs_blockwise_assembly(self, request: aiocoap.Message) -> bool:
+        """Always, up to a size: aiocoap would go on assembling for as long as somebody sends blocks."""
+        block = request.opt.block1
+        if block is not None and block.start + len(request.payload) > MAX_REQUEST_BYTES:
+            raise EntityTooLargeError
+        return True
+
     async def render(self, request: aiocoap.Message) -> aiocoap.Message:
         """Answer, or say no in four bytes."""
+        return await self._room.run(lambda: self._answer(request))
+
+    async def _answer(self, request: aiocoap.Message) -> aiocoap.Message:
         try:
-            return await super().render(request)
-        except aiocoap.error.Error:
-            raise
+            response: aiocoap.Message = await super().render(request)
+        except aiocoap.error.RenderableError as error:
+            return _refusal(error.to_message().code)
         except Exception as error:
             code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
             if code is None:
                 _log.exception("coap request failed", path=list(request.opt.uri_path))
-                return aiocoap.Message(code=aiocoap.INTERNAL_SERVER_ERROR)
+                return _refusal(aiocoap.INTERNAL_SERVER_ERROR)
             _log.info("coap request refused", code=code.dotted, reason=str(error)[:200])
-            return aiocoap.Message(code=code)
+            return _refusal(code)
+        return response
 
 
 class Registrations(Door):
     """``POST /rd``: a meter registers, and so proves that it is awake."""
 
-    def __init__(self, sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts) -> None:
-        super().__init__()
+    def __init__(
+        self, room: Workroom, sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts
+    ) -> None:
+        super().__init__(room)
         self._sessions, self._keys, self._identity, self._contacts = sessions, keys, identity, contacts
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
@@ -83,7 +110,7 @@ class Registrations(Door):
                 queue_mode="Q" in query or "Q" in query.get("b", ""),
                 objects=_objects(request),
             )
-        self._contacts.begin(registration.meter_id)
+        self._contacts.woke(registration.meter_id)
         response = aiocoap.Message(code=aiocoap.CREATED)
         response.opt.location_path = ("rd", registration.location)
         return response
@@ -92,8 +119,8 @@ class Registrations(Door):
 class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
     """``POST /rd/{location}`` updates a registration, ``DELETE`` ends it."""
 
-    def __init__(self, sessions: Sessions, identity: TransportIdentity, contacts: Contacts) -> None:
-        super().__init__()
+    def __init__(self, room: Workroom, sessions: Sessions, identity: TransportIdentity, contacts: Contacts) -> None:
+        super().__init__(room)
         self._sessions, self._identity, self._contacts = sessions, identity, contacts
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
@@ -107,7 +134,7 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
                 lifetime_s=_lifetime_s(_query(request)),
                 objects=_objects(request) or None,
             )
-        self._contacts.begin(registration.meter_id)
+        self._contacts.woke(registration.meter_id)
         return aiocoap.Message(code=aiocoap.CHANGED)
 
     async def render_delete(self, request: aiocoap.Message) -> aiocoap.Message:
@@ -131,16 +158,18 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
 class DataPush(Door):
     """``POST /dp``: readings that the meter kept while it slept. Answered 2.04 only once they are stored."""
 
-    def __init__(self, sessions: Sessions, clock: Clock, contacts: Contacts) -> None:
-        super().__init__()
-        self._sessions, self._clock, self._contacts = sessions, clock, contacts
+    def __init__(
+        self, room: Workroom, sessions: Sessions, identity: TransportIdentity, contacts: Contacts, clock: Clock
+    ) -> None:
+        super().__init__(room)
+        self._sessions, self._identity, self._contacts, self._clock = sessions, identity, contacts, clock
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
         """Store a SenML pack of the registered meter at this address."""
-        registration = await who_sent(self._sessions, request.remote)
+        registration = await who_sent(self._sessions, self._identity, request.remote)
         content_format = request.opt.content_format
         if content_format not in (senml.CBOR_FORMAT, senml.JSON_FORMAT):
-            return aiocoap.Message(code=aiocoap.UNSUPPORTED_CONTENT_FORMAT)
+            return _refusal(aiocoap.UNSUPPORTED_CONTENT_FORMAT)
         now = self._clock.now()
         records = senml.decode(bytes(request.payload), int(content_format))
         report = MeterReport(
@@ -152,20 +181,32 @@ class DataPush(Door):
         async with self._sessions.begin() as session:
             await take_report(session, report, now)
             await registrations.keep_awake(session, registration.meter_id)
-        self._contacts.begin(registration.meter_id)
+        self._contacts.heard(registration.meter_id)
         return aiocoap.Message(code=aiocoap.CHANGED)
 
 
 def make_site(
-    sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts, clock: Clock
+    room: Workroom,
+    *,
+    sessions: Sessions,
+    keys: KeyRing,
+    identity: TransportIdentity,
+    contacts: Contacts,
+    clock: Clock,
 ) -> CoapResource:
     """The whole server side."""
     site = Site()
     # aiocoap keeps exact paths and paths with a remainder apart, so /rd and /rd/{location} are two resources.
-    site.add_resource(["rd"], Registrations(sessions, keys, identity, contacts))
-    site.add_resource(["rd"], Located(sessions, identity, contacts))
-    site.add_resource(["dp"], DataPush(sessions, clock, contacts))
+    site.add_resource(["rd"], Registrations(room, sessions, keys, identity, contacts))
+    site.add_resource(["rd"], Located(room, sessions, identity, contacts))
+    site.add_resource(["dp"], DataPush(room, sessions, identity, contacts, clock))
     return site
+
+
+def _refusal(code: Any) -> aiocoap.Message:
+    # Unreliable: a confirmable answer would be retransmitted to whoever was named as the sender (M8). A meter that
+    # misses it asks again, and aiocoap repeats it then.
+    return aiocoap.Message(code=code, transport_tuning=Unreliable())
 
 
 def _query(request: aiocoap.Message) -> dict[str, str]:
@@ -177,7 +218,7 @@ def _lifetime_s(query: dict[str, str]) -> int | None:
     text = query.get("lt")
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= MAX_LIFETIME_S:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) <= MAX_LIFETIME_S:
         raise InvalidInputError("lt is not a usable lifetime")
     return int(text)
 

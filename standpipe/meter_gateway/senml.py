@@ -18,7 +18,8 @@ from standpipe.meter_gateway.parsing import ParsingError
 CBOR_FORMAT = 112
 JSON_FORMAT = 110
 MAX_RECORDS = 5_000
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 64 * 1024
+MAX_INTEGER_BITS = 128
 RELATIVE_BELOW_S = 2**28
 
 # RFC 8428 §6, table 4: CBOR labels of the fields that LwM2M uses.
@@ -91,6 +92,9 @@ def _number(value: object) -> Decimal:
         raise ParsingError("not a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise ParsingError("not a finite number")
+    # Before it becomes a Decimal: the time that this takes grows with the square of a bignum's length.
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise ParsingError("a number out of all proportion")
     # repr gives the shortest decimal that means this float: 12.345 stays 12.345.
     number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if not number.is_finite() or abs(number.adjusted()) > 30:  # noqa: PLR2004 - far beyond any meter's reach.

@@ -4,16 +4,17 @@ import asyncio
 import socket
 from contextlib import suppress
 
-import aiocoap
 import structlog
 
 from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.db.notify import COMMANDS, Listener
 from standpipe.errors import NotFoundError, SettingsError
 from standpipe.meter_gateway.contacts import Contacts
+from standpipe.meter_gateway.endpoint import open_endpoint
 from standpipe.meter_gateway.identity import PlainUdpIdentity
 from standpipe.meter_gateway.peer import MeterPeer, tuning
 from standpipe.meter_gateway.resources import make_site
+from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters import registrations
 from standpipe.meters.keys import KeyRing
 from standpipe.settings import Settings, require
@@ -36,9 +37,7 @@ async def run_gateway(
             "within your operator's private APN."
         )
     _require_free(settings.coap_host, settings.coap_port)
-    context = await aiocoap.Context.create_server_context(
-        None, bind=(settings.coap_host, settings.coap_port), transports=["udp6"]
-    )
+    context = await open_endpoint(settings.coap_host, settings.coap_port)
     tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
     contacts = Contacts(
         sessions=sessions,
@@ -47,7 +46,10 @@ async def run_gateway(
         object_id=settings.prepaid_object_id,
         peer_at=lambda remote: MeterPeer(context, remote, tuned),
     )
-    context.serversite = make_site(sessions, keys, PlainUdpIdentity(), contacts, settings.clock)
+    room = Workroom()
+    context.serversite = make_site(
+        room, sessions=sessions, keys=keys, identity=PlainUdpIdentity(), contacts=contacts, clock=settings.clock
+    )
     ears = asyncio.create_task(_hear_commands(sessions, listener, contacts))
     _log.info("gateway listens", host=settings.coap_host, port=settings.coap_port)
     if ready is not None:
@@ -58,6 +60,7 @@ async def run_gateway(
         ears.cancel()
         with suppress(asyncio.CancelledError):
             await ears
+        await room.stop()
         await contacts.stop()
         await context.shutdown()
 
@@ -65,6 +68,8 @@ async def run_gateway(
 async def _hear_commands(sessions: Sessions, listener: Listener, contacts: Contacts) -> None:
     """Send a new command at once to a meter that is still awake; the others hear of it when they wake."""
     async for meter_ids in listener.payloads(COMMANDS):
+        if not meter_ids:
+            contacts.begin_all_awake()
         for meter_id in meter_ids:
             try:
                 async with sessions() as session:

@@ -1,6 +1,5 @@
 """Alerts raised: once per business key, and queued to every device of the household."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -84,14 +83,6 @@ async def raise_once(
     await notify(session, WORK, "deliveries")
     await notify(session, LIVE, meter_id)
     return True
-
-
-async def alerts_of_meter(session: AsyncSession, meter_id: str, *, first: int, after: str | None) -> Sequence[Alert]:
-    """A meter's alerts, newest first, up to ``first`` + 1."""
-    query = select(Alert).where(Alert.meter_id == meter_id)
-    if after is not None:
-        query = query.where(Alert.id < after)
-    return (await session.scalars(query.order_by(Alert.id.desc()).limit(first + 1))).all()
 
 
 async def _clear(session: AsyncSession, meter_id: str, now: datetime) -> None:

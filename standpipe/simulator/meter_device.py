@@ -24,7 +24,7 @@ from aiocoap.resource import Resource, Site
 
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
-from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, pour, status_frame, take_command
+from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, status_frame, take_command
 
 OCTET_STREAM, SENML_CBOR, TLV = 42, 112, 11542
 LIFETIME_S = 86_400
@@ -72,7 +72,6 @@ class SimulatedMeter:
         self._gateway = f"coap://{gateway[0]}:{gateway[1]}"
         self._object_id, self._awake_s = object_id, awake_s
         self._chance = random.Random(config.serial)
-        self._lose_next = 0
         self._lose_of: dict[str, int] = {}
         self._mute_after_command = False
         self._heard_at = 0.0
@@ -111,19 +110,8 @@ class SimulatedMeter:
                 self.save()
             await asyncio.sleep(self._clock.real_s(every))
 
-    def use_water(self, volume_ml: int) -> None:
-        """Let a volume run now, as far as the valve allows (tests)."""
-        self._advance()
-        if self.state.valve == 0:
-            pour(self.config, self.state, volume_ml)
-        self.save()
-
-    def lose_next_answers(self, count: int) -> None:
-        """Carry out the next ``count`` requests but let their answers be lost."""
-        self._lose_next = count
-
     def lose_answers_to(self, resource: str, count: int) -> None:
-        """The same for one resource: "volume", "command" or "status"."""
+        """Carry out the next ``count`` requests to "volume", "command" or "status", but lose their answers."""
         self._lose_of[resource] = count
 
     def lose_statements_after_command(self) -> None:
@@ -153,9 +141,6 @@ class SimulatedMeter:
             self._mute_after_command, self._lose_of["status"] = False, 1
         if self._lose_of.get(resource, 0) > 0:
             self._lose_of[resource] -= 1
-            return True
-        if self._lose_next > 0:
-            self._lose_next -= 1
             return True
         return self._chance.random() < self.config.lose_answer_rate
 

@@ -17,8 +17,9 @@ from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.simulator.fake_stripe import event
+from standpipe.tariffs.models import TariffVersion
 from standpipe.usage.readings import take_report
-from tests.support.town import Town, make_home
+from tests.support.town import BLOCKS, Town, make_home
 
 HOME = """
 query Home($from: Date!, $to: Date!) { viewer { phone language meters(first: 20) {
@@ -404,3 +405,16 @@ async def first_of_subscription(town: Town, token: str, query: str, value: str) 
         await subscribe(socket, query, value)
         message: dict[str, Any] = json.loads(await socket.recv())
         return message
+
+
+async def test_an_announced_tariff_shows_and_its_date_ends_the_present_one(town: Town) -> None:
+    soon = datetime.now(UTC).date() + timedelta(days=40)
+    async with town.sessions.begin() as session:
+        session.add(TariffVersion(id=new_id("trv"), tariff_id=town.tariff_id, effective_from=soon, blocks=BLOCKS[1:]))
+    query = (
+        "{ viewer { meters { nodes { tariff { effectiveTo tiers { index } next { effectiveFrom effectiveTo } } } } } }"
+    )
+    [meter] = (await town.gql(query))["data"]["viewer"]["meters"]["nodes"]
+    assert meter["tariff"]["effectiveTo"] == str(soon - timedelta(days=1))
+    assert meter["tariff"]["next"] == {"effectiveFrom": str(soon), "effectiveTo": None}
+    assert len(meter["tariff"]["tiers"]) == 2

@@ -49,8 +49,8 @@ class MeterPeer:
 
     def __init__(self, context: aiocoap.Context, remote: str, tuned: TransportTuning) -> None:
         self._context = context
-        self.owed: aiocoap.Message | None = None
-        """The request whose answer we wait for."""
+        self.owed: Any = None
+        """The request (an aiocoap.Message) whose answer we wait for, or None."""
         self._base = remote.replace("udp://", "coap://")
         self._tuning = tuned
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import random
-import socket
 import struct
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -25,6 +24,7 @@ from aiocoap.resource import Resource, Site
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
 from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, status_frame, take_command
+from standpipe.simulator.meter_radio import Radio
 
 OCTET_STREAM, SENML_CBOR, TLV = 42, 112, 11542
 LIFETIME_S = 86_400
@@ -79,7 +79,7 @@ class SimulatedMeter:
         self._tuning.ACK_TIMEOUT = ack_timeout_s
         self.state: MeterState = meter_store.load(store_dir, config)
         self._context: Any = None
-        self._port = 0
+        self._radio = Radio(self._chance, config.lose_datagram_rate)
         self._wakes = asyncio.Lock()
 
     async def wake(self) -> bool:
@@ -89,12 +89,13 @@ class SimulatedMeter:
         """
         async with self._wakes:
             self._advance()
-            await self._open()
+            self._context = await self._radio.switch_on(self._site())
             try:
                 reached = await self._announce() and await self._push()
                 await self._listen()
             finally:
-                await self._close()
+                self._context = None
+                await self._radio.switch_off()
             return reached
 
     async def run(self) -> None:
@@ -120,7 +121,7 @@ class SimulatedMeter:
 
     def move_to_another_port(self) -> None:
         """The NAT has given the meter another port."""
-        self._port = 0
+        self._radio.forget_port()
 
     def reboot(self) -> None:
         """Lose power: what was not stored is gone."""
@@ -146,25 +147,6 @@ class SimulatedMeter:
 
     def _advance(self) -> None:
         advance(self.config, self.state, self._clock.now())
-
-    async def _open(self) -> None:
-        # The same port at each waking, as behind a NAT that remembers; a free one the first time.
-        for _ in range(2):
-            try:
-                port = self._port or _free_port()
-                self._context = await aiocoap.Context.create_server_context(
-                    self._site(), bind=("127.0.0.1", port), transports=["udp6"]
-                )
-            except OSError:
-                self._port = 0
-                continue
-            self._port = port
-            return
-        raise OSError("no free UDP port for a simulated meter")
-
-    async def _close(self) -> None:
-        await self._context.shutdown()
-        self._context = None
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -209,8 +191,6 @@ class SimulatedMeter:
         return True
 
     async def _request(self, code: Any, path: str, **options: Any) -> Any:
-        if self._chance.random() < self.config.lose_datagram_rate:
-            return None
         message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=self._tuning, **options)
         try:
             return await self._context.request(message).response
@@ -260,12 +240,6 @@ def _content(payload: bytes, content_format: int) -> aiocoap.Message:
 
 def _text(text: str) -> aiocoap.Message:
     return _content(text.encode(), 0)
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def run_meters(

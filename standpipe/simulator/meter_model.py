@@ -22,6 +22,8 @@ NORMAL, NO_CREDIT = 0, 1
 CREDIT, VALVE, THRESHOLD = 1, 2, 3
 MAX_BUFFER = 90 * 24
 MAX_STEP = timedelta(days=90)
+TRICKLE_DIVISOR = 10
+"""A restricted valve lets this part of the household's use through."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,18 @@ def price_minor(blocks: tuple[tuple[int | None, str], ...], volume_ml: int) -> i
 def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
     """Let water run until ``now``, keeping a register reading for each full hour, and deduct as it runs."""
     zone = ZoneInfo(config.time_zone)
-    at = max(datetime.fromisoformat(state.at), now - MAX_STEP)
+    stood_at = datetime.fromisoformat(state.at)
+    at = max(stood_at, now - MAX_STEP)
+    _turn_month(state, stood_at.astimezone(zone), at.astimezone(zone))
     for stop in _quarters(at, now):
-        if state.valve == OPEN:
-            pour(config, state, use_between_ml(config.serial, at, stop, zone, config.daily_litres))
+        if state.valve != CLOSED:
+            used_ml = use_between_ml(config.serial, at, stop, zone, config.daily_litres)
+            pour(config, state, used_ml if state.valve == OPEN else used_ml // TRICKLE_DIVISOR)
         local = stop.astimezone(zone)
         if local.minute == local.second == local.microsecond == 0:
             state.unsent.append((int(stop.timestamp()), state.register_ml))
         at = stop
-        if local.month != (stop - timedelta(microseconds=1)).astimezone(zone).month:
-            state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0
+        _turn_month(state, (stop - timedelta(microseconds=1)).astimezone(zone), local)
         state.at = at.isoformat()
     del state.unsent[:-MAX_BUFFER]
 
@@ -149,7 +153,7 @@ def take_command(config: MeterConfig, state: MeterState, frame: bytes) -> None:
         state.result = STALE
     elif currency != config.currency:
         state.result = WRONG_CURRENCY
-    elif kind not in (CREDIT, VALVE, THRESHOLD):
+    elif kind not in (CREDIT, VALVE, THRESHOLD) or (kind == VALVE and value not in (OPEN, CLOSED, RESTRICTED)):
         state.result = UNSUPPORTED
     elif kind == CREDIT and value < state.credit_accepted_minor:
         state.result = TOTAL_TOO_LOW
@@ -184,6 +188,12 @@ def status_frame(config: MeterConfig, state: MeterState) -> bytes:
         int(datetime.fromisoformat(state.at).timestamp()),
     )
     return make_status(fields_, bytes.fromhex(config.prepaid_key_hex), config.serial)
+
+
+def _turn_month(state: MeterState, earlier: datetime, later: datetime) -> None:
+    """Begin a billing period where a month began between two local times."""
+    if (earlier.year, earlier.month) != (later.year, later.month):
+        state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0
 
 
 def _set_valve(state: MeterState) -> None:

@@ -16,7 +16,7 @@ class Text:
 
 _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
     "en": {
-        "LOW_BALANCE": ("Water is running low", "{label}: {money} left, about {days}. Top up to keep it flowing."),
+        "LOW_BALANCE": ("Water is running low", "{label}: {money} left, enough for {days}. Top up to keep it flowing."),
         "EMPTY": ("Your water credit is used up", "{label}: the valve closes until you top up."),
         "TOP_UP": ("Credit is on your meter", "{label}: the meter has confirmed your top-up."),
         "TOP_UP_FAILED": (
@@ -24,6 +24,7 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "{label}: the payment failed. If money was taken after all, it will still be credited.",
         ),
         "day": ("{count} day", "{count} days"),
+        "soon": ("", "less than a day"),
     },
     "sw": {
         "LOW_BALANCE": ("Maji yanakaribia kuisha", "{label}: imebaki {money}, karibu {days}. Ongeza salio."),
@@ -34,6 +35,7 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "{label}: malipo hayakukamilika. Pesa ikikatwa, itaongezwa kwenye mita.",
         ),
         "day": ("siku {count}", "siku {count}"),
+        "soon": ("", "chini ya siku moja"),
     },
     "fr": {
         "LOW_BALANCE": ("Votre crédit d'eau baisse", "{label} : il reste {money}, environ {days}. Rechargez."),
@@ -44,6 +46,7 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "{label} : paiement échoué. Tout montant débité malgré tout sera crédité.",
         ),
         "day": ("{count} jour", "{count} jours"),
+        "soon": ("", "moins d'un jour"),
     },
 }
 
@@ -54,7 +57,7 @@ def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
     words = _CATALOGUE.get(short, _CATALOGUE["en"])
     title, body = words[params.get("variant") or kind]
     count = max(int(params.get("days_left") or 0), 0)
-    one, many = words["day"]
+    one, many = words["day"] if count else words["soon"]
     values = {
         "label": params.get("label", ""),
         "money": money_text(int(params.get("credit_minor") or 0), str(params.get("currency") or "USD"), language),

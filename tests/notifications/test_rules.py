@@ -62,6 +62,7 @@ def test_n9_texts_speak_the_devices_language_and_fall_back_to_english() -> None:
     params = {"label": "Home", "credit_minor": 12_345, "currency": "KES", "days_left": 1}
     assert "1 day." in text_of("LOW_BALANCE", params, "en-KE").body
     assert "2 days." in text_of("LOW_BALANCE", params | {"days_left": 2}, "en").body
+    assert "less than a day" in text_of("LOW_BALANCE", params | {"days_left": 0}, "en").body
     assert "siku 1" in text_of("LOW_BALANCE", params, "sw").body
     assert "jour" in text_of("LOW_BALANCE", params, "fr-CI").body
     assert text_of("EMPTY", params, "xx-??").title == text_of("EMPTY", params, "en").title

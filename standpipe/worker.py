@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -80,7 +80,9 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
         case UsageRecorded(meter_id) | TopUpPaid(_, meter_id):
             view = await meter_view(session, meter_id, now, offline_after=offline_after)
             if view is not None and view.on_meter_as_of is not None:
-                await check_low_balance(session, meter_id=meter_id, signal=_signal(view), params=_params(view), now=now)
+                await check_low_balance(
+                    session, meter_id=meter_id, signal=_signal(view, now, offline_after), params=_params(view), now=now
+                )
         case CreditConfirmed(meter_id, accepted_minor):
             view = await meter_view(session, meter_id, now, offline_after=offline_after)
             if view is not None:
@@ -107,9 +109,11 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
             _log.error("money in suspense: a person must look", top_up_id=top_up_id, reason=reason)
 
 
-def _signal(view: MeterView) -> LowBalanceSignal:
+def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBalanceSignal:
     days = None if view.lasts is None else view.lasts.days_likely
-    return LowBalanceSignal(days_left=days, credit_minor=view.ledger_minor)
+    # By the meter's own last word, not its last sign of life: one that only registers says nothing about its water.
+    fresh = view.on_meter_as_of is not None and now - view.on_meter_as_of < offline_after
+    return LowBalanceSignal(days_left=days, credit_minor=view.ledger_minor, fresh=fresh)
 
 
 def _params(view: MeterView) -> dict[str, Any]:

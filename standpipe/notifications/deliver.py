@@ -5,10 +5,13 @@ take the first one's place on the phone (N8).
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import func
+import structlog
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.engine import Sessions
@@ -18,71 +21,106 @@ from standpipe.notifications.push import PushMessage, PushOutcome, PushSender
 from standpipe.notifications.texts import text_of
 
 LEASE_S = 90.0
-MAX_ATTEMPTS = 8
+MAX_ATTEMPTS = 24
+"""With the back-off's cap of an hour, most of a day."""
 AT_ONCE = 10
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    """A claimed delivery that can be sent, outside of any transaction."""
+
     delivery_id: str
-    message: PushMessage | None
+    device_id: str
+    attempts: int
+    message: PushMessage
 
 
 async def deliver_due(sessions: Sessions, sender: PushSender | None, *, limit: int = 50) -> int:
     """Send what is due; returns how many were claimed. Without a sender each is SUPPRESSED, visibly."""
     async with sessions.begin() as session:
         rows = await claim(session, Delivery, limit=limit, lease_s=LEASE_S)
-        jobs = [await _prepare(session, row) for row in rows]
+        jobs = await _prepare(session, rows, push_is_on=sender is not None)
     room = asyncio.Semaphore(AT_ONCE)
 
     async def work(job: _Job) -> None:
         async with room:
-            outcome = await _send(sender, job)
-        async with sessions.begin() as session:
-            await _record(session, job.delivery_id, outcome)
+            try:
+                outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
+                async with sessions.begin() as session:
+                    await _record(session, job, outcome)
+            except Exception:
+                # One that goes wrong must not take the batch with it: its lease runs out, and it is tried again.
+                _log.exception("delivery failed", delivery_id=job.delivery_id)
 
     await asyncio.gather(*(work(job) for job in jobs))
-    return len(jobs)
+    return len(rows)
 
 
-async def _prepare(session: AsyncSession, row: Delivery) -> _Job:
-    alert = await session.get_one(Alert, row.alert_id)
-    device = None if row.device_id is None else await session.get(Device, row.device_id)
-    if device is None or not device.healthy:
-        return _Job(row.id, None)
+async def _prepare(session: AsyncSession, rows: Sequence[Delivery], *, push_is_on: bool) -> list[_Job]:
+    """The jobs for those rows that can be sent; the others end here with their reason."""
+    alerts = await _by_id(session, Alert, {row.alert_id for row in rows})
+    devices = await _by_id(session, Device, {row.device_id for row in rows if row.device_id})
+    jobs = []
+    for row in rows:
+        alert, device = alerts[row.alert_id], devices.get(row.device_id or "")
+        if row.attempts > MAX_ATTEMPTS:
+            # Attempts are counted when a row is claimed: only one whose worker died each time gets here.
+            _end(row, DeliveryStatus.FAILED, row.last_error or "every attempt ended its worker")
+            row.dead_at = await database_now(session)
+        elif not push_is_on:
+            _end(row, DeliveryStatus.SUPPRESSED, "push is not set up")
+        elif alert.cleared_at is not None:
+            _end(row, DeliveryStatus.SUPPRESSED, "no longer so")
+        elif device is None or not device.healthy:
+            _end(row, DeliveryStatus.SUPPRESSED, "device cannot be reached any more")
+        else:
+            jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device)))
+    return jobs
+
+
+def _message(alert: Alert, device: Device) -> PushMessage:
     words = text_of(alert.kind, alert.params, device.language)
     data = {"alertId": alert.id, "kind": alert.kind, "meterId": alert.meter_id}
-    return _Job(
-        row.id,
-        PushMessage(device.fcm_token, device.fcm_fid, words.title, words.body, f"{alert.kind}:{alert.meter_id}", data),
-    )
+    # A newer word about the balance replaces the older one on the phone; each top-up is news of its own.
+    key = alert.id if alert.kind == "TOP_UP" else f"balance:{alert.meter_id}"
+    return PushMessage(device.fcm_token, device.fcm_fid, words.title, words.body, key, data)
 
 
-async def _send(sender: PushSender | None, job: _Job) -> PushOutcome | None:
-    """None: there is nobody or no way to send to."""
-    if sender is None or job.message is None:
-        return None
-    return await sender.send(job.message)
-
-
-async def _record(session: AsyncSession, delivery_id: str, outcome: PushOutcome | None) -> None:
-    row = await session.get_one(Delivery, delivery_id, with_for_update=True)
-    row.updated_at = await database_now(session)
-    if outcome is None:
-        row.status = DeliveryStatus.SUPPRESSED
-        finish(row)
+async def _record(session: AsyncSession, job: _Job, outcome: PushOutcome) -> None:
+    row = await session.get(Delivery, job.delivery_id, with_for_update=True)
+    if row is None or row.status != DeliveryStatus.QUEUED:
         return
+    if outcome.address_gone:
+        await _forget_address(session, job)
+    row.updated_at = await database_now(session)
     if outcome.message_id is not None:
         row.status, row.provider_message_id = DeliveryStatus.SENT, outcome.message_id
         finish(row)
-        return
-    if outcome.address_gone and row.device_id is not None:
-        device = await session.get_one(Device, row.device_id)
-        device.healthy, device.fcm_token, device.fcm_fid = False, None, None
-    error = outcome.error or "unknown"
-    if outcome.retry_after_s is None:
-        row.status, row.due_at, row.last_error = DeliveryStatus.FAILED, None, error
-    elif not await retry(session, row, error, max_attempts=MAX_ATTEMPTS):
-        row.status = DeliveryStatus.FAILED
-    else:
-        row.due_at = func.greatest(row.due_at, func.now() + timedelta(seconds=outcome.retry_after_s))
+    elif outcome.retry_after_s is None:
+        _end(row, DeliveryStatus.FAILED, (outcome.error or "unknown")[:500])
+    elif row.attempts == job.attempts:
+        if not await retry(session, row, outcome.error or "unknown", max_attempts=MAX_ATTEMPTS):
+            row.status = DeliveryStatus.FAILED
+        else:
+            row.due_at = func.greatest(row.due_at, func.now() + timedelta(seconds=outcome.retry_after_s))
+
+
+async def _forget_address(session: AsyncSession, job: _Job) -> None:
+    """Take the address off the device, unless the app has registered another one since."""
+    token, fid = job.message.fcm_token, job.message.fcm_fid
+    await session.execute(
+        update(Device)
+        .where(Device.id == job.device_id, Device.fcm_token == token if token else Device.fcm_fid == fid)
+        .values(fcm_token=None, fcm_fid=None, healthy=False)
+    )
+
+
+def _end(row: Delivery, status: DeliveryStatus, reason: str) -> None:
+    finish(row)
+    row.status, row.last_error = status, reason
+
+
+async def _by_id(session: AsyncSession, model: Any, ids: set[str]) -> dict[str, Any]:
+    return {row.id: row for row in await session.scalars(select(model).where(model.id.in_(ids)))}

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from standpipe.errors import InvalidInputError
 from standpipe.ids import new_id
-from standpipe.notifications.models import Delivery, Device
+from standpipe.notifications.models import Delivery, DeliveryStatus, Device
 from standpipe.units import is_storable
 
 MAX_DEVICES = 20
@@ -35,6 +36,9 @@ async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrde
     Raises InvalidInputError for texts that cannot be stored, and past MAX_DEVICES.
     """
     _check(order)
+    # Two sign-ins on one phone at once must not both find its address free.
+    address = order.fcm_token or order.fcm_fid
+    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"push:{address}", 0))))
     await session.execute(
         update(Device)
         .where(
@@ -73,7 +77,20 @@ async def remove(session: AsyncSession, *, customer_id: str, installation_id: st
     )
     if device is None:
         return None
-    await session.execute(update(Delivery).where(Delivery.device_id == device.id).values(device_id=None, due_at=None))
+    await session.execute(
+        update(Delivery)
+        .where(Delivery.device_id == device.id, Delivery.status == DeliveryStatus.QUEUED)
+        .values(status=DeliveryStatus.SUPPRESSED, due_at=None, last_error="device removed", updated_at=func.now())
+    )
+    # Records lose their device when it goes; the records of one alert to one customer are then alike, and one stays.
+    twin = aliased(Delivery)
+    alike = and_(
+        twin.alert_id == Delivery.alert_id,
+        twin.customer_id == Delivery.customer_id,
+        twin.channel == Delivery.channel,
+        twin.device_id.is_(None),
+    )
+    await session.execute(delete(Delivery).where(Delivery.device_id == device.id, exists().where(alike)))
     await session.execute(delete(Device).where(Device.id == device.id))
     return device
 

@@ -13,10 +13,14 @@ EMPTY = 0
 
 @dataclass(frozen=True, slots=True)
 class LowBalanceSignal:
-    """What is known now. ``days_left`` None: too little use to tell. ``credit_minor`` includes what is on its way."""
+    """What is known now. ``days_left`` None: too little use to tell. ``credit_minor`` includes what is on its way.
+
+    ``fresh``: the meter has spoken recently. An old word may arm a threshold (credit came), never raise one.
+    """
 
     days_left: float | None
     credit_minor: int
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ def evaluate(level: int | None, signal: LowBalanceSignal) -> Decision:
     """From the level that stands and a new signal to the next; a lower level is more urgent."""
     reached = _level_of(signal)
     if reached is not None and (level is None or reached < level):
-        return Decision(reached, tell=True)
+        return Decision(reached, tell=True) if signal.fresh else Decision(level, tell=False)
     return Decision(_rearmed(level, signal), tell=False)
 
 

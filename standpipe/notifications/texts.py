@@ -23,6 +23,7 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Top-up did not go through",
             "{label}: the payment failed. If money was taken after all, it will still be credited.",
         ),
+        "OTHER": ("Standpipe", "{label}: there is news in the app."),
         "day": ("{count} day", "{count} days"),
         "soon": ("", "less than a day"),
     },
@@ -34,6 +35,7 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Malipo hayakufaulu",
             "{label}: malipo hayakukamilika. Pesa ikikatwa, itaongezwa kwenye mita.",
         ),
+        "OTHER": ("Standpipe", "{label}: kuna habari mpya kwenye programu."),
         "day": ("siku {count}", "siku {count}"),
         "soon": ("", "chini ya siku moja"),
     },
@@ -45,6 +47,7 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "La recharge a échoué",
             "{label} : paiement échoué. Tout montant débité malgré tout sera crédité.",
         ),
+        "OTHER": ("Standpipe", "{label} : il y a du nouveau dans l'application."),
         "day": ("{count} jour", "{count} jours"),
         "soon": ("", "moins d'un jour"),
     },
@@ -53,9 +56,10 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
 
 def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
     """The words for an alert. ``params`` are those it was raised with; unknown languages fall back to English."""
-    short = language.partition("-")[0].lower()
+    short = language.replace("_", "-").partition("-")[0].lower()
     words = _CATALOGUE.get(short, _CATALOGUE["en"])
-    title, body = words[params.get("variant") or kind]
+    # A key of a newer release still tells that there is something to read: no alert may stop the others.
+    title, body = words.get(params.get("variant") or kind, words["OTHER"])
     count = max(int(params.get("days_left") or 0), 0)
     one, many = words["day"] if count else words["soon"]
     values = {

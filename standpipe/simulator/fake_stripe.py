@@ -58,13 +58,8 @@ class StripeState:
     def create(self, form: dict[str, str], key: str | None) -> dict[str, Any]:
         """A new intent, or the one that this key made. Raises StripeRefusalError."""
         if key is not None and key in self.keys:
-            if self.keys[key]["form"] != form:
-                raise StripeRefusalError(
-                    HTTPStatus.BAD_REQUEST,
-                    "idempotency_error",
-                    "idempotency_key_in_use",
-                    "Keys for idempotent requests can only be used with the same parameters they were first used with.",
-                )
+            if self.keys[key]["form"] != form or "intent" not in self.keys[key]:
+                raise _key_reused()
             return self.intent(self.keys[key]["intent"])
         if not form.get("amount", "").isdigit() or int(form["amount"]) <= 0:
             raise StripeRefusalError(
@@ -121,12 +116,16 @@ class StripeState:
     def refund(self, form: dict[str, str], key: str | None) -> dict[str, Any]:
         """Give back part of a charge. Raises StripeRefusalError for more than there is."""
         if key is not None and key in self.keys:
-            refund: dict[str, Any] = self.keys[key]["refund"]
-            return refund
+            if self.keys[key]["form"] != form:
+                raise _key_reused()
+            made: dict[str, Any] = self.keys[key]["refund"]
+            return made
         intent = self.intent(form.get("payment_intent", ""))
         charge = intent["latest_charge"]
-        amount = int(form.get("amount", "0"))
-        if charge is None or not 0 < amount <= charge["amount_captured"] - charge["amount_refunded"]:
+        left = 0 if charge is None else charge["amount_captured"] - charge["amount_refunded"]
+        wanted = form.get("amount", str(left))
+        amount = int(wanted) if wanted.isascii() and wanted.isdigit() else 0
+        if not 0 < amount <= left:
             raise StripeRefusalError(
                 HTTPStatus.BAD_REQUEST, "invalid_request_error", "charge_already_refunded", "Refund exceeds the charge."
             )
@@ -140,7 +139,7 @@ class StripeState:
             "status": "succeeded",
         }
         if key is not None:
-            self.keys[key] = {"refund": refund}
+            self.keys[key] = {"form": form, "refund": refund}
         self.announce("charge.refunded", charge)
         return refund
 
@@ -149,6 +148,15 @@ class StripeState:
         self.store.save()
         if self.sender is not None:
             self.sender.send(event(kind, subject))
+
+
+def _key_reused() -> StripeRefusalError:
+    return StripeRefusalError(
+        HTTPStatus.BAD_REQUEST,
+        "idempotency_error",
+        "idempotency_error",
+        "Keys for idempotent requests can only be used with the same parameters they were first used with.",
+    )
 
 
 def event(kind: str, subject: dict[str, Any]) -> dict[str, Any]:
@@ -166,10 +174,13 @@ def event(kind: str, subject: dict[str, Any]) -> dict[str, Any]:
 
 def make_app(*, api_key: str, webhook_url: str | None, webhook_secret: str, store: Path | None) -> Starlette:
     """The stand-in as an ASGI app; without ``webhook_url`` it stays silent and tests post their own events."""
-    sender = WebhookSender(webhook_url, webhook_secret, HEADER) if webhook_url else None
+    kept = JsonStore(store)
+    sender = WebhookSender(webhook_url, webhook_secret, HEADER, kept) if webhook_url else None
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        if sender is not None:
+            sender.start()
         yield
         if sender is not None:
             await sender.stop()
@@ -183,7 +194,7 @@ def make_app(*, api_key: str, webhook_url: str | None, webhook_secret: str, stor
         Route("/_control/payment_intents/{id}/{action}", _control, methods=["POST"]),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={StripeRefusalError: _refused})
-    app.state.stripe = StripeState(JsonStore(store), sender, api_key)
+    app.state.stripe = StripeState(kept, sender, api_key)
     return app
 
 
@@ -201,7 +212,9 @@ def _state(request: Request) -> StripeState:
 
 def _merchant(request: Request) -> StripeState:
     state = _state(request)
-    if not secrets.compare_digest(request.headers.get("authorization", ""), f"Bearer {state.api_key}"):
+    if not secrets.compare_digest(
+        request.headers.get("authorization", "").encode(), f"Bearer {state.api_key}".encode()
+    ):
         raise StripeRefusalError(HTTPStatus.UNAUTHORIZED, "invalid_request_error", "", "Invalid API Key provided.")
     return state
 
@@ -212,18 +225,19 @@ async def _form(request: Request) -> dict[str, str]:
 
 async def _create(request: Request) -> Response:
     state = _merchant(request)
-    intent = state.create(await _form(request), request.headers.get("idempotency-key"))
+    form = await _form(request)
+    intent = state.create(form, request.headers.get("idempotency-key"))
     if state.withhold > 0:
         state.withhold -= 1
         # The create happened; its answer is lost on the way, and a gateway in between says so.
         return JSONResponse({"error": {"type": "api_error", "message": "timeout"}}, HTTPStatus.GATEWAY_TIMEOUT)
-    return _answer(intent)
+    return _answer(_as_asked(intent, form))
 
 
 async def _retrieve(request: Request) -> Response:
     state = _merchant(request)
     state.fetches += 1
-    return _answer(state.intent(request.path_params["id"]))
+    return _answer(_as_asked(state.intent(request.path_params["id"]), dict(request.query_params)))
 
 
 async def _search(request: Request) -> Response:
@@ -231,7 +245,9 @@ async def _search(request: Request) -> Response:
     wanted = _QUERY.fullmatch(request.query_params.get("query", ""))
     if wanted is None:
         raise StripeRefusalError(HTTPStatus.BAD_REQUEST, "invalid_request_error", "bad_query", "Unreadable query.")
-    found = [intent for intent in state.intents.values() if intent["metadata"].get(wanted[1]) == wanted[2]]
+    found = [
+        _as_asked(intent, {}) for intent in state.intents.values() if intent["metadata"].get(wanted[1]) == wanted[2]
+    ]
     return JSONResponse(
         {"object": "search_result", "data": found, "has_more": False, "url": "/v1/payment_intents/search"}
     )
@@ -246,7 +262,7 @@ async def _cancel(request: Request) -> Response:
         )
     intent["status"] = "canceled"
     state.announce("payment_intent.canceled", intent)
-    return _answer(intent)
+    return _answer(_as_asked(intent, await _form(request)))
 
 
 async def _refund(request: Request) -> Response:
@@ -263,6 +279,13 @@ async def _control(request: Request) -> Response:
     else:
         state.fail(intent)
     return _answer(intent)
+
+
+def _as_asked(intent: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+    """An intent as Stripe shows it: its charge is an id unless ``expand`` asks for the object."""
+    charge = intent["latest_charge"]
+    asked = any(name.startswith("expand[") and value == "latest_charge" for name, value in parameters.items())
+    return intent if asked or charge is None else intent | {"latest_charge": charge["id"]}
 
 
 def _answer(body: dict[str, Any]) -> Response:

@@ -94,6 +94,9 @@ class SandboxState:
         """What the customer does on the page. A declined charge may still be approved later."""
         if action not in ACTIONS:
             raise RefusalError(HTTPStatus.NOT_FOUND, "not_found", f"Actions are: {', '.join(ACTIONS)}.")
+        if charge["status"] == "succeeded" and action != "decline":
+            # A second tap on "approve" is no mistake, and no second event either.
+            return
         if charge["status"] in {"succeeded", "cancelled"}:
             raise RefusalError(HTTPStatus.CONFLICT, "already_final", f"This charge has {charge['status']}.")
         if action == "decline":
@@ -115,12 +118,21 @@ class SandboxState:
 
     def refund(self, charge: dict[str, Any], amount: object, key: str) -> None:
         """Give back. Raises RefusalError for more than there is."""
+        body = {"refund": charge["id"], "amount": amount}
         if key in self.keys:
+            if self.keys[key]["body"] != body:
+                raise RefusalError(
+                    HTTPStatus.CONFLICT, "idempotency_conflict", "This key came with another body before."
+                )
             return
-        if not isinstance(amount, int) or not 0 < amount <= charge["captured"] - charge["refunded"]:
+        if (
+            not isinstance(amount, int)
+            or isinstance(amount, bool)
+            or not 0 < amount <= charge["captured"] - charge["refunded"]
+        ):
             raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_amount", "More than is left to refund.")
         charge["refunded"] += amount
-        self.keys[key] = {"body": {"amount": amount}, "charge": charge["id"]}
+        self.keys[key] = {"body": body, "charge": charge["id"]}
         self.announce(charge, "charge.refunded")
 
     def announce(self, charge: dict[str, Any], kind: str, *, times: int = 1, after_s: float = 0) -> None:
@@ -138,10 +150,12 @@ class SandboxState:
 
 def make_app(*, webhook_url: str, webhook_secret: str, api_key: str, public_url: str, store: Path | None) -> Starlette:
     """The provider as an ASGI app."""
-    sender = WebhookSender(webhook_url, webhook_secret, HEADER)
+    kept = JsonStore(store)
+    sender = WebhookSender(webhook_url, webhook_secret, HEADER, kept)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        sender.start()
         yield
         await sender.stop()
 
@@ -157,7 +171,7 @@ def make_app(*, webhook_url: str, webhook_secret: str, api_key: str, public_url:
         Route("/pay/{id}/{action}", _act_on_page, methods=["POST"]),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={RefusalError: _refused})
-    app.state.sandbox = SandboxState(JsonStore(store), sender, public_url, api_key)
+    app.state.sandbox = SandboxState(kept, sender, public_url, api_key)
     return app
 
 
@@ -174,7 +188,9 @@ def _state(request: Request) -> SandboxState:
 
 def _merchant(request: Request) -> SandboxState:
     state = _state(request)
-    if not secrets.compare_digest(request.headers.get("authorization", ""), f"Bearer {state.api_key}"):
+    if not secrets.compare_digest(
+        request.headers.get("authorization", "").encode(), f"Bearer {state.api_key}".encode()
+    ):
         raise RefusalError(HTTPStatus.UNAUTHORIZED, "unauthorized", "The API key is missing or wrong.")
     return state
 

@@ -3,12 +3,9 @@
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import aiocoap
 import pytest
@@ -19,126 +16,15 @@ from standpipe.db.engine import Sessions
 from standpipe.db.notify import COMMANDS, Listener
 from standpipe.errors import InvalidInputError, SettingsError
 from standpipe.meter_gateway.server import run_gateway
-from standpipe.meters import commands, credit
-from standpipe.meters.models import CommandKind, CreditGrant, MeterCommand, MeterRegistration, MeterState
+from standpipe.meters import commands
+from standpipe.meters.models import CommandKind, CreditGrant, MeterRegistration
 from standpipe.meters.reports import CommandResult, MeterReport, MeterStatement, ValveReason, ValveState
-from standpipe.settings import Settings
 from standpipe.simulator.meter_device import SimulatedMeter
-from standpipe.simulator.meter_model import MeterConfig
 from standpipe.usage.models import Reading
 from standpipe.usage.readings import take_report
 from tests.support.database import free_port
-from tests.support.town import BLOCKS, PREPAID_KEY, Home, make_home, make_settings, make_utility, until
-
-OBJECT_ID = 42769
-
-
-@dataclass
-class Field:
-    """A gateway, a meter in a household, and that meter's radio."""
-
-    sessions: Sessions
-    settings: Settings
-    database_url: str
-    home: Home
-    meter: SimulatedMeter
-    folder: Path
-    task: Any = None
-
-    async def start(self) -> None:
-        listener = Listener(self.database_url, COMMANDS)
-        await listener.start()
-        ready = asyncio.Event()
-
-        async def run() -> None:
-            try:
-                await run_gateway(self.settings, self.sessions, listener, ready)
-            finally:
-                await listener.stop()
-
-        self.task = asyncio.create_task(run())
-        await asyncio.wait_for(ready.wait(), 10)
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.task
-
-    async def grant(self, amount_minor: int, key: str = "k1") -> None:
-        async with self.sessions.begin() as session:
-            await credit.grant(
-                session,
-                meter_id=self.home.meter_id,
-                credit_key=key,
-                source_id=key,
-                amount_minor=amount_minor,
-                now=datetime.now(UTC),
-            )
-
-    async def order(self, kind: CommandKind, value: int, deadline_s: float | None = None) -> str:
-        async with self.sessions.begin() as session:
-            meter = await commands.lock_meter(session, self.home.meter_id)
-            return await commands.enqueue(session, meter, kind=kind, value=value, deadline_s=deadline_s)
-
-    async def statuses(self) -> list[tuple[str, str]]:
-        async with self.sessions() as session:
-            rows = await session.scalars(select(MeterCommand).order_by(MeterCommand.sequence))
-            return [(row.kind, row.status) for row in rows]
-
-    async def state(self) -> MeterState | None:
-        async with self.sessions() as session:
-            return await session.get(MeterState, self.home.meter_id)
-
-
-def config_of(home: Home, **more: Any) -> MeterConfig:
-    values: dict[str, Any] = {
-        "serial": home.serial,
-        "endpoint": home.serial,
-        "prepaid_key_hex": PREPAID_KEY.hex(),
-        "currency": "KES",
-        "time_zone": "Africa/Nairobi",
-        "blocks": tuple((block["up_to_ml"], block["price_minor_per_kl"]) for block in BLOCKS),
-        "started_at": (datetime.now(UTC) - timedelta(hours=5)).replace(minute=0, second=0, microsecond=0).isoformat(),
-    }
-    return MeterConfig(**(values | more))
-
-
-@asynccontextmanager
-async def make_field(database_url: str, sessions: Sessions, folder: Path, **more: Any) -> AsyncIterator[Field]:
-    settings = make_settings(coap_port=free_port(), coap_plain_udp=True, coap_ack_timeout_s=0.15, coap_max_retransmit=1)
-    utility_id, tariff_id = await make_utility(sessions)
-    home = await make_home(
-        sessions,
-        settings,
-        utility_id,
-        tariff_id,
-        installed_at=datetime.now(UTC) - timedelta(days=2),
-        zone="Africa/Nairobi",
-    )
-    field = Field(sessions, settings, database_url, home, make_meter(settings, home, folder, **more), folder)
-    await field.start()
-    try:
-        yield field
-    finally:
-        await field.stop()
-
-
-def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> SimulatedMeter:
-    return SimulatedMeter(
-        config_of(home, **more),
-        store_dir=folder / "meters",
-        gateway=("127.0.0.1", settings.coap_port),
-        object_id=OBJECT_ID,
-        clock=Clock(),
-        awake_s=0.5,
-        ack_timeout_s=0.3,
-    )
-
-
-@pytest.fixture
-async def field(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncIterator[Field]:
-    async with make_field(database_url, sessions, tmp_path) as made:
-        yield made
+from tests.support.radio import OBJECT_ID, Field, exchange, make_field, make_meter
+from tests.support.town import make_settings, until
 
 
 @pytest.mark.parametrize("report_format", ["senml-cbor", "tlv"])
@@ -388,16 +274,6 @@ async def test_without_a_transport_or_a_free_port_the_gateway_says_so(
     ):
         with pytest.raises(SettingsError, match=words):
             await run_gateway(settings, sessions, listener)
-
-
-async def exchange(port: int, request: bytes) -> bytes:
-    """Send one datagram, return the first that comes back."""
-    loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.setblocking(False)
-        udp.connect(("127.0.0.1", port))
-        await loop.sock_sendall(udp, request)
-        return await asyncio.wait_for(loop.sock_recv(udp, 65_536), 5)
 
 
 async def _has(field: Field, wanted: tuple[str, str]) -> bool:

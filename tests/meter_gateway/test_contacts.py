@@ -1,0 +1,231 @@
+"""Contacts, with a meter that does exactly what the test says at exactly the moment that it matters."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import cbor2
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.meter_gateway import senml
+from standpipe.meter_gateway.contacts import Contacts
+from standpipe.meter_gateway.peer import MeterAsleepError, MeterRefusedError
+from standpipe.meter_gateway.prepaid import CommandFrame, StatusFrame
+from standpipe.meters import credit, registrations
+from standpipe.meters.keys import KeyRing
+from standpipe.meters.models import CreditGrant, MeterCommand
+from tests.support.town import METER_SECRET, PREPAID_KEY, Home, make_home, make_settings, make_utility, until
+
+
+@dataclass
+class Script:
+    """A meter's answers. ``on_*`` may raise what the meter or the radio would."""
+
+    serial: str
+    on_volume: Callable[[], None] = lambda: None
+    on_command: Callable[[], None] = lambda: None
+    on_status: Callable[[], None] = lambda: None
+    counter: int = 0
+    sequence: int = 0
+    accepted: int = 0
+    contacts: int = 0
+    frames: list[CommandFrame] = field(default_factory=list)
+    owed: Any = None
+
+    async def read_volume(self) -> tuple[bytes, int]:
+        self.contacts += 1
+        self.on_volume()
+        return cbor2.dumps([{0: "/3424/0/1", 2: 0.0}]), senml.CBOR_FORMAT
+
+    async def read_status(self, object_id: int) -> bytes:
+        self.on_status()
+        self.counter += 1
+        now_s = int(datetime.now(UTC).timestamp())
+        frame = StatusFrame(self.counter, self.sequence, 0, 0, 0, self.accepted, self.accepted, 0, now_s)
+        return frame.to_bytes(PREPAID_KEY, self.serial)
+
+    async def write_command(self, object_id: int, frame: bytes) -> None:
+        self.on_command()
+        command = CommandFrame.from_bytes(frame, PREPAID_KEY, self.serial)
+        self.frames.append(command)
+        self.sequence, self.accepted = command.sequence, command.value
+
+
+@dataclass
+class Bench:
+    sessions: Sessions
+    home: Home
+    script: Script
+    contacts: Contacts
+
+    async def grant(self, amount_minor: int) -> None:
+        async with self.sessions.begin() as session:
+            await credit.grant(
+                session,
+                meter_id=self.home.meter_id,
+                credit_key=f"k{amount_minor}",
+                source_id="s",
+                amount_minor=amount_minor,
+                now=datetime.now(UTC),
+            )
+
+    async def command(self) -> MeterCommand:
+        async with self.sessions() as session:
+            rows = await session.scalars(select(MeterCommand).order_by(MeterCommand.sequence.desc()))
+            return rows.first() or pytest.fail("no command")
+
+    async def awake(self) -> bool:
+        async with self.sessions() as session:
+            return (await registrations.by_meter(session, self.home.meter_id)).awake
+
+    async def contact(self) -> None:
+        """The meter wakes: one contact, or as many as follow from it, to the end."""
+        async with self.sessions.begin() as session:
+            await registrations.keep_awake(session, self.home.meter_id)
+        self.contacts.woke(self.home.meter_id)
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        await until(self._idle)
+
+    async def _idle(self) -> bool:
+        return not self.contacts._running
+
+
+@pytest.fixture
+async def bench(sessions: Sessions) -> AsyncIterator[Bench]:
+    settings = make_settings()
+    utility_id, tariff_id = await make_utility(sessions)
+    installed_at = datetime.now(UTC) - timedelta(days=2)
+    home = await make_home(sessions, settings, utility_id, tariff_id, installed_at=installed_at, zone="Africa/Nairobi")
+    script = Script(home.serial)
+    contacts = Contacts(
+        sessions=sessions,
+        keys=KeyRing([METER_SECRET]),
+        clock=Clock(),
+        object_id=42769,
+        peer_at=lambda _: script,  # type: ignore[arg-type, return-value]  # Speaks like a MeterPeer.
+    )
+    async with sessions.begin() as session:
+        await registrations.register(
+            session, meter_id=home.meter_id, remote="udp://127.0.0.1:9", lifetime_s=300, queue_mode=True, objects=""
+        )
+    yield Bench(sessions, home, script, contacts)
+    await contacts.stop()
+
+
+def asleep() -> None:
+    raise MeterAsleepError("no answer")
+
+
+def refusing(code: str) -> Callable[[], None]:
+    def refuse() -> None:
+        raise MeterRefusedError(code)
+
+    return refuse
+
+
+async def test_a_first_read_in_vain_changes_nothing_but_that_the_meter_sleeps(bench: Bench) -> None:
+    await bench.grant(5_000)
+    bench.script.on_volume = asleep
+    await bench.contact()
+    assert ((await bench.command()).status, (await bench.command()).attempts) == ("QUEUED", 0)
+    assert not await bench.awake()
+    assert bench.script.contacts == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("4.05", "REJECTED"), ("4.01", "REJECTED"), ("5.00", "UNKNOWN"), ("5.03", "UNKNOWN")]
+)
+async def test_a_refused_command_waits_for_a_person_and_one_in_doubt_for_a_statement(
+    bench: Bench, code: str, status: str
+) -> None:
+    await bench.grant(5_000)
+    bench.script.on_command = refusing(code)
+    await bench.contact()
+    command = await bench.command()
+    assert command.status == status
+    assert code in (command.reason or "")
+    async with bench.sessions() as session:
+        grant = (await session.scalars(select(CreditGrant))).one()
+    assert grant.confirmed_at is None
+
+
+async def test_m13_a_command_without_an_answer_is_unknown_and_only_read_back(bench: Bench) -> None:
+    await bench.grant(5_000)
+    bench.script.on_command = asleep
+    await bench.contact()
+    first = await bench.command()
+    assert first.status == "UNKNOWN"
+    bench.script.on_command = lambda: None
+    await bench.contact()
+    # Not taken, says the statement; so the same number goes out again.
+    assert [frame.sequence for frame in bench.script.frames] == [first.sequence]
+    assert (await bench.command()).status == "CONFIRMED"
+
+
+async def test_a_volume_that_cannot_be_read_does_not_hold_up_the_credit(bench: Bench) -> None:
+    await bench.grant(5_000)
+    bench.script.on_volume = refusing("4.04")
+    await bench.contact()
+    assert (await bench.command()).status == "CONFIRMED"
+
+
+async def test_a_waking_while_we_write_down_that_the_meter_sleeps_is_served(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.grant(5_000)
+    bench.script.on_volume = asleep
+    write_down = registrations.fell_asleep
+
+    async def wake_meanwhile(session: AsyncSession, meter_id: str) -> None:
+        await write_down(session, meter_id)
+        bench.script.on_volume = lambda: None
+        bench.contacts.woke(meter_id)
+
+    monkeypatch.setattr(registrations, "fell_asleep", wake_meanwhile)
+    await bench.contact()
+    assert (await bench.command()).status == "CONFIRMED"
+    assert await bench.awake()
+
+
+async def test_a_call_that_was_missed_is_made_up_for_while_the_meter_listens(bench: Bench) -> None:
+    await bench.contact()
+    await bench.grant(5_000)
+    bench.contacts.begin_all_awake()
+    await bench.quiet()
+    assert (await bench.command()).status == "CONFIRMED"
+    await bench.grant(700)
+    bench.script.on_volume = asleep
+    await bench.contact()
+    asked = bench.script.contacts
+    bench.contacts.begin_all_awake()
+    await bench.quiet()
+    assert bench.script.contacts == asked
+
+
+async def test_contacts_with_one_meter_never_overlap(bench: Bench) -> None:
+    inside = 0
+
+    def enter() -> None:
+        nonlocal inside
+        inside += 1
+        assert inside == 1
+
+    def leave() -> None:
+        nonlocal inside
+        inside -= 1
+
+    bench.script.on_volume, bench.script.on_status = enter, leave
+    for _ in range(20):
+        bench.contacts.heard(bench.home.meter_id)
+        await asyncio.sleep(0)
+    await bench.quiet()
+    assert inside == 0
+    assert 1 <= bench.script.contacts <= 2

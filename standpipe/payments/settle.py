@@ -60,7 +60,7 @@ async def settle(
     """
     for _ in range(MAX_ROUNDS):
         snapshot = await _snapshot(sessions, top_up_id)
-        truth = await _ask(providers[snapshot.provider], snapshot, provider_ref)
+        truth = await _ask(provider_of(providers, snapshot.provider), snapshot, provider_ref)
         async with sessions.begin() as session:
             top_up = await lock_top_up(session, top_up_id)
             # Another worker settled while we asked: what we were told may be older than what it was told (P17).
@@ -68,6 +68,13 @@ async def settle(
                 await apply_truth(session, top_up, truth, clock.now())
                 return
     _log.warning("settle gave way to others", top_up_id=top_up_id)
+
+
+def provider_of(providers: Mapping[str, Provider], name: str) -> Provider:
+    """The provider of a top-up. Raises ProviderUnavailableError where it is turned off now: its payments can wait."""
+    if name not in providers:
+        raise ProviderUnavailableError(name, "it is not set up")
+    return providers[name]
 
 
 async def find_top_up(sessions: Sessions, *, provider: str, provider_ref: str | None, reference: str | None) -> str:

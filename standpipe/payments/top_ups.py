@@ -34,7 +34,7 @@ from standpipe.payments.provider import (
     ProviderUnavailableError,
 )
 from standpipe.payments.schedule import POLL_AFTER_S
-from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
+from standpipe.payments.settle import apply_truth, lock_top_up, provider_of, request_of, settle
 from standpipe.units import is_storable
 
 CREATED = "CREATED"
@@ -100,7 +100,7 @@ async def cancel(
     if top_up.provider_ref is None:
         raise InvalidInputError("The payment is still being opened. Please try again shortly.", ("topUpId",))
     try:
-        await providers[top_up.provider].cancel(top_up.provider_ref)
+        await provider_of(providers, top_up.provider).cancel(top_up.provider_ref)
         await settle(sessions, providers, top_up_id, clock)
     except ProviderUnavailableError as error:
         raise InvalidInputError("The payment provider does not answer. Please try again shortly.", ()) from error

@@ -117,3 +117,16 @@ async def test_a_provider_that_refuses_is_a_failure_that_says_why(town: Town) ->
     town.stripe.api_key = "sk_test_town"
     await town.poll()
     assert await town.status(payload["topUp"]["id"]) == "AWAITING_CUSTOMER"
+
+
+async def test_a_top_up_whose_provider_was_turned_off_still_shows_and_waits(town: Town) -> None:
+    top_up_id = (await town.start("sandbox"))["topUp"]["id"]
+    removed = town.providers.pop("sandbox")
+    assert await town.status(top_up_id) == "AWAITING_CUSTOMER"
+    await town.poll()
+    cancel = "mutation($i: ID!) { topUpCancel(input: {topUpId: $i}) { topUp { id } userErrors { code } } }"
+    assert (await town.gql(cancel, i=top_up_id))["data"]["topUpCancel"]["userErrors"] == [{"code": "INVALID"}]
+    town.providers["sandbox"] = removed
+    await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/lose")
+    await town.poll()
+    assert await town.credits() == (1, 1, 1500)

@@ -153,7 +153,6 @@ class Contacts:
             _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
             if meter_id in self._alive:
                 return
-            self._listens_until_s.pop(meter_id, None)
             self._again.discard(meter_id)
             await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
             if meter_id in self._alive:

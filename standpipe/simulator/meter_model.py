@@ -115,9 +115,7 @@ def price_minor(blocks: tuple[tuple[int | None, str], ...], volume_ml: int) -> i
 def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
     """Let water run until ``now``, keeping a register reading for each full hour, and deduct as it runs."""
     zone = ZoneInfo(config.time_zone)
-    stood_at = datetime.fromisoformat(state.at)
-    at = max(stood_at, now - MAX_STEP)
-    _turn_month(state, stood_at.astimezone(zone), at.astimezone(zone))
+    at = max(datetime.fromisoformat(state.at), now - MAX_STEP)
     for stop in _quarters(at, now):
         if state.valve != CLOSED:
             used_ml = use_between_ml(config.serial, at, stop, zone, config.daily_litres)
@@ -126,7 +124,8 @@ def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
         if local.minute == local.second == local.microsecond == 0:
             state.unsent.append((int(stop.timestamp()), state.register_ml))
         at = stop
-        _turn_month(state, (stop - timedelta(microseconds=1)).astimezone(zone), local)
+        if local.month != (stop - timedelta(microseconds=1)).astimezone(zone).month:
+            state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0
         state.at = at.isoformat()
     del state.unsent[:-MAX_BUFFER]
 
@@ -188,12 +187,6 @@ def status_frame(config: MeterConfig, state: MeterState) -> bytes:
         int(datetime.fromisoformat(state.at).timestamp()),
     )
     return make_status(fields_, bytes.fromhex(config.prepaid_key_hex), config.serial)
-
-
-def _turn_month(state: MeterState, earlier: datetime, later: datetime) -> None:
-    """Begin a billing period where a month began between two local times."""
-    if (earlier.year, earlier.month) != (later.year, later.month):
-        state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0
 
 
 def _set_valve(state: MeterState) -> None:

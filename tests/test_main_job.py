@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -37,6 +37,7 @@ from standpipe.simulator.meter_model import MeterConfig
 from standpipe.tariffs.models import Tariff, TariffVersion
 from tests.support.database import free_port
 from tests.support.roles import Roles, running, until_answers
+from tests.support.town import until
 
 PHONE = "+254712345678"
 OPENING_MINOR = 40_000
@@ -126,14 +127,6 @@ class Town:
             return view if view["status"] == status else None
 
         return await until(there)
-
-
-async def until(look: Callable[[], Awaitable[Any]], *, timeout_s: float = 30) -> Any:
-    """Look again and again until there is something to see."""
-    async with asyncio.timeout(timeout_s):
-        while not (seen := await look()):
-            await asyncio.sleep(0.05)
-    return seen
 
 
 async def seed(sessions: Sessions, keys: KeyRing, started_at: datetime, key: bytes) -> str:

@@ -8,8 +8,6 @@ from typing import Any
 import jwt
 import pytest
 from sqlalchemy import event as sqlalchemy_event
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, NegotiationError
 
 from standpipe.customers.tokens import AUDIENCE, ISSUER
 from standpipe.graphql.snapshot import current, problems
@@ -19,6 +17,7 @@ from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.simulator.fake_stripe import event
 from standpipe.tariffs.models import TariffVersion
 from standpipe.usage.readings import take_report
+from tests.support.sockets import first_of_subscription
 from tests.support.town import BLOCKS, Town, make_home
 
 HOME = """
@@ -318,93 +317,12 @@ async def test_g5_a_mutation_by_get_is_refused(town: Town) -> None:
     assert ok.json()["data"]["viewer"]["id"] == town.home.customer_id
 
 
-async def test_a_subscription_begins_with_now_hears_others_and_ends_at_the_end(town: Town) -> None:
-    top_up_id, intent = await town.pay_by_card()
-    text = "subscription($i: ID!) { topUpUpdated(topUpId: $i) { status terminal } }"
-    async with await opened(town, town.home.token) as socket:
-        await subscribe(socket, text, top_up_id)
-        assert await status_of(socket) == "AWAITING_CUSTOMER"
-        # Settled by another process: this one hears of it through PostgreSQL.
-        await town.tell(event("payment_intent.succeeded", intent))
-        await town.drain()
-        assert await status_of(socket) == "PAID"
-    unpaid = (await town.start("sandbox"))["topUp"]["id"]
-    async with await opened(town, town.home.token) as socket:
-        await subscribe(socket, text, unpaid)
-        assert await status_of(socket) == "AWAITING_CUSTOMER"
-        await town.http.post(f"{town.sandbox_url}/v1/references/{unpaid}/decline")
-        await town.poll()
-        assert await status_of(socket) == "FAILED"
-        assert json.loads(await socket.recv())["type"] == "complete"
-
-
-async def test_meter_updated_shows_the_meter_as_it_changes(town: Town) -> None:
-    text = "subscription($i: ID!) { meterUpdated(meterId: $i) { balance { ledger { amount } inFlight { amount } } } }"
-    async with await opened(town, town.home.token) as socket:
-        await subscribe(socket, text, town.home.meter_id)
-        first = json.loads(await socket.recv())["payload"]["data"]["meterUpdated"]["balance"]
-        assert first["ledger"]["amount"] == "0.00"
-        _, intent = await town.pay_by_card()
-        await town.tell(event("payment_intent.succeeded", intent))
-        await town.drain()
-        changed = json.loads(await socket.recv())["payload"]["data"]["meterUpdated"]["balance"]
-        assert changed == {"ledger": {"amount": "15.00"}, "inFlight": {"amount": "15.00"}}
-
-
-async def test_g8_only_signed_in_sockets_of_the_new_protocol(town: Town) -> None:
-    address = town.api.replace("http", "ws", 1) + "/graphql"
-    for payload in ({}, {"authorization": "Bearer garbage"}):
-        async with connect(address, subprotocols=["graphql-transport-ws"]) as socket:
-            await socket.send(json.dumps({"type": "connection_init", "payload": payload}))
-            with pytest.raises(ConnectionClosed) as closed:
-                await socket.recv()
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code in (4401, 4403)
-    with pytest.raises((ConnectionClosed, InvalidStatus, NegotiationError)):
-        async with connect(address, subprotocols=["graphql-ws"]) as socket:
-            await socket.recv()
-
-
-async def test_g8_a_subscription_ends_with_its_token(town: Town) -> None:
-    now = int(time.time())
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": town.home.customer_id, "iat": now, "exp": now + 2}
-    async with await opened(town, jwt.encode(claims, "t" * 40)) as socket:
-        await subscribe(socket, "subscription($i: ID!) { meterUpdated(meterId: $i) { id } }", town.home.meter_id)
-        assert json.loads(await socket.recv())["type"] == "next"
-        assert json.loads(await socket.recv())["type"] == "complete"
-
-
 def test_the_snapshot_check_knows_what_breaks_an_app() -> None:
     now = current()
     assert problems(now, now) == []
     assert problems(now.replace("  serial: String!\n", "", 1), now) == []
     [broken] = problems(now, now.replace("  serial: String!\n", "", 1))
     assert "Meter.serial" in broken
-
-
-async def opened(town: Town, token: str) -> Any:
-    socket = await connect(town.api.replace("http", "ws", 1) + "/graphql", subprotocols=["graphql-transport-ws"])
-    await socket.send(json.dumps({"type": "connection_init", "payload": {"authorization": f"Bearer {token}"}}))
-    assert json.loads(await socket.recv())["type"] == "connection_ack"
-    return socket
-
-
-async def subscribe(socket: Any, query: str, value: str) -> None:
-    payload = {"query": query, "variables": {"i": value}}
-    await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
-
-
-async def status_of(socket: Any) -> str:
-    message = json.loads(await socket.recv())
-    assert message["type"] == "next", message
-    return str(message["payload"]["data"]["topUpUpdated"]["status"])
-
-
-async def first_of_subscription(town: Town, token: str, query: str, value: str) -> dict[str, Any]:
-    async with await opened(town, token) as socket:
-        await subscribe(socket, query, value)
-        message: dict[str, Any] = json.loads(await socket.recv())
-        return message
 
 
 async def test_an_announced_tariff_shows_and_its_date_ends_the_present_one(town: Town) -> None:

@@ -13,7 +13,9 @@ import standpipe.ledger.models
 import standpipe.meters.models
 import standpipe.notifications.models
 import standpipe.outbox.models
+import standpipe.payments.book_models
 import standpipe.payments.models
+import standpipe.payments.vend_models
 import standpipe.tariffs.models
 import standpipe.usage.models  # noqa: F401 - imported for their tables.
 from standpipe.db.base import Base

@@ -25,7 +25,7 @@ SMS_TIMEOUT_S = 5
 def make_app(settings: Settings, database: Database) -> Starlette:
     """The ASGI app on an open database. Raises SettingsError where a setting that it needs is missing."""
     require(settings, "token_secret")
-    providers = make_providers(settings)
+    providers = make_providers(settings, database.sessions)
     listener = Listener(database.url, LIVE)
     http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)
     tools = Tools(
@@ -52,6 +52,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
 
     app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
     app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock
+    app.state.trusted_proxies = settings.trusted_networks
     return app
 
 
@@ -66,7 +67,8 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
     ide = settings.graphiql_dir is not None and settings.graphiql_dir.is_dir()
     view = GraphQLView(tools, ide=ide)
     routes: list[BaseRoute] = [
-        Route("/webhooks/{provider}", webhook, methods=["POST"], max_body_size=MAX_BODY_BYTES),
+        Route("/webhooks/{provider}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
+        Route("/webhooks/{provider}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
         Route("/return/{top_up_id}", returned, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         WebSocketRoute("/graphql", view),

@@ -177,9 +177,9 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _worker(settings: Settings) -> None:
-    providers = make_providers(settings)
     sender = make_sender(settings)
     async with migrated_database(settings) as database:
+        providers = make_providers(settings, database.sessions)
         listener = Listener(database.url, WORK)
         await listener.start()
         try:

@@ -111,7 +111,7 @@ def world_of(settings: Settings) -> World:
     if not (data_dir / "meters.json").exists() or settings.firebase_credentials is None:
         raise SettingsError("There is no town to simulate yet: `standpipe demo` builds one and runs this with it.")
     sandbox_key = settings.sandbox_api_key.get_secret_value() if settings.sandbox_api_key else ""
-    stripe_key = settings.stripe_api_key.get_secret_value() if settings.stripe_api_key else ""
+    stripe_key = next((secret.get_secret_value() for secret in settings.stripe_api_key), "")
     return World(
         data_dir=data_dir,
         api_url=f"http://{settings.http_host}:{settings.http_port}",

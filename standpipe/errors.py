@@ -65,6 +65,10 @@ class InsufficientFundsError(StandpipeError):
         )
 
 
+class MeterBlockedError(StandpipeError):
+    """This meter does not take money this way at the moment; the message says why."""
+
+
 class RateLimitedError(StandpipeError):
     """Too many tries; ``retry_after_s`` says when to come back."""
 

@@ -31,6 +31,8 @@ async def serve(app: ASGIApp, host: str, port: int) -> None:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
             server_header=False,
+            # uvicorn would believe X-Forwarded-For of whoever calls from the loopback; api/addresses.py decides that.
+            proxy_headers=False,
         )
     )
     running = asyncio.create_task(server.serve())

@@ -1,6 +1,7 @@
 """Settings, from the environment alone (prefix ``STANDPIPE_``). The table in docs/settings.md is made from here."""
 
 from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,10 @@ class Settings(BaseSettings):
         default_factory=list, description="Country codes (ISO 3166) allowed to sign in by phone. Empty: all."
     )
 
-    stripe_api_key: SecretStr | None = Field(None, description="Stripe secret key. Unset: card top-ups are off.")
+    stripe_api_key: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list,
+        description="Stripe secret keys, comma-separated, newest first (two while rotating). Unset: cards are off.",
+    )
     stripe_publishable_key: str | None = Field(None, description="Stripe publishable key, handed to apps.")
     stripe_webhook_secrets: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list,
@@ -80,6 +84,64 @@ class Settings(BaseSettings):
         default_factory=list, description="Sandbox webhook signing secrets, comma-separated, newest first."
     )
 
+    public_url: str = Field(
+        "http://127.0.0.1:8000",
+        description="Our address as providers and payers reach it: callbacks, return page, receipts.",
+    )
+    trusted_proxies: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Networks (CIDR) of our own reverse proxies, whose X-Forwarded-For is believed. Empty: none is.",
+    )
+    service_fees: dict[str, dict[str, int]] = Field(
+        default_factory=dict,
+        description='What customers pay for paying so, as JSON: `{"mpesa": {"basis_points": 50, "fixed_minor": 0}}`.',
+    )
+    stripe_accounts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Connected Stripe accounts whose events are ours too."
+    )
+    mpesa_url: str | None = Field(None, description="Daraja's address. Unset: M-Pesa is off.")
+    mpesa_consumer_key: SecretStr | None = Field(None, description="Daraja consumer key.")
+    mpesa_consumer_secret: SecretStr | None = Field(None, description="Daraja consumer secret.")
+    mpesa_shortcode: str | None = Field(None, description="Our paybill number.")
+    mpesa_passkey: SecretStr | None = Field(None, description="Lipa na M-Pesa Online passkey.")
+    mpesa_callback_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list,
+        description="Secret part of the callback address (32 characters or more), newest first (two while rotating).",
+    )
+    mpesa_networks: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Networks that M-Pesa callbacks may come from. Empty: Safaricom's own."
+    )
+    mpesa_initiator: str | None = Field(None, description="API operator's name, for status queries and reversals.")
+    mpesa_security_credential: SecretStr | None = Field(
+        None, description="The API operator's password, encrypted for Safaricom as its portal describes."
+    )
+    momo_url: str | None = Field(None, description="MTN MoMo's API address. Unset: MoMo is off.")
+    momo_subscription_key: SecretStr | None = Field(None, description="MoMo Collections subscription key.")
+    momo_api_user: str | None = Field(None, description="MoMo Collections API user (UUID).")
+    momo_api_key: SecretStr | None = Field(None, description="MoMo Collections API key.")
+    momo_target_environment: str = Field("sandbox", description="MoMo X-Target-Environment, e.g. `mtnuganda`.")
+    momo_currency: str = Field("EUR", description="The one currency of that environment; EUR in MTN's sandbox.")
+    momo_callback_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list, description="Secret part of the callback address (32 characters or more), newest first."
+    )
+    momo_networks: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="Networks that MoMo callbacks may come from. Empty: any, with the secret."
+    )
+    momo_disbursement_key: SecretStr | None = Field(None, description="MoMo Disbursements subscription key (refunds).")
+    momo_disbursement_user: str | None = Field(None, description="MoMo Disbursements API user.")
+    momo_disbursement_api_key: SecretStr | None = Field(None, description="MoMo Disbursements API key.")
+    flutterwave_url: str | None = Field(None, description="Flutterwave's API address. Unset: Flutterwave is off.")
+    flutterwave_secret_key: SecretStr | None = Field(None, description="Flutterwave secret key.")
+    flutterwave_webhook_hashes: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list, description="Flutterwave secret hashes (`verif-hash`), newest first."
+    )
+    flutterwave_email_domain: str = Field(
+        "payers.invalid", description="Flutterwave wants an e-mail address: the top-up's id at this domain."
+    )
+    rails_timeout_s: float = Field(
+        10.0, gt=0, le=60, description="Time-out of one request to M-Pesa, MoMo or Flutterwave, in seconds."
+    )
+
     firebase_credentials: Path | None = Field(
         None, description="Firebase service-account JSON file. Unset: pushes are off and show as suppressed."
     )
@@ -93,6 +155,9 @@ class Settings(BaseSettings):
     sandbox_port: int = Field(8010, ge=1, le=65535, description="Demo: port of the sandbox provider.")
     phone_port: int = Field(8020, ge=1, le=65535, description="Demo: port of the fake phone.")
     fake_stripe_port: int = Field(8030, ge=1, le=65535, description="Demo: port of the Stripe stand-in.")
+    fake_mpesa_port: int = Field(8040, ge=1, le=65535, description="Demo: port of the M-Pesa stand-in.")
+    fake_momo_port: int = Field(8050, ge=1, le=65535, description="Demo: port of the MTN MoMo stand-in.")
+    fake_flutterwave_port: int = Field(8060, ge=1, le=65535, description="Demo: port of the Flutterwave stand-in.")
 
     clock_factor: float = Field(
         1.0, ge=1, le=100_000, description="How many times faster than real the town's clock runs."
@@ -106,11 +171,34 @@ class Settings(BaseSettings):
         "stripe_webhook_secrets",
         "sandbox_webhook_secrets",
         "sms_countries",
+        "trusted_proxies",
+        "stripe_api_key",
+        "stripe_accounts",
+        "mpesa_callback_secrets",
+        "mpesa_networks",
+        "momo_callback_secrets",
+        "momo_networks",
+        "flutterwave_webhook_hashes",
         mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", "mpesa_networks", "momo_networks")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            ip_network(text)
+        return value
+
+    @field_validator("mpesa_callback_secrets", "momo_callback_secrets")
+    @classmethod
+    def _unguessable(cls, value: list[SecretStr]) -> list[SecretStr]:
+        if any(len(secret.get_secret_value()) < _SECRET_MIN_LENGTH for secret in value):
+            message = f"each needs at least {_SECRET_MIN_LENGTH} characters"
+            raise ValueError(message)
+        return value
 
     @field_validator("token_secret")
     @classmethod
@@ -119,6 +207,11 @@ class Settings(BaseSettings):
             message = f"needs at least {_SECRET_MIN_LENGTH} characters"
             raise ValueError(message)
         return value
+
+    @property
+    def trusted_networks(self) -> list[IPv4Network | IPv6Network]:
+        """``trusted_proxies``, read."""
+        return [ip_network(text) for text in self.trusted_proxies]
 
     @property
     def clock(self) -> Clock:

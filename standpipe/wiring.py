@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
+from pydantic import SecretStr
 
 from standpipe.db.embedded import embedded
 from standpipe.db.engine import Sessions, answers, create_engine, create_sessions, is_migrated
@@ -14,6 +15,8 @@ from standpipe.notifications.push import PushSender
 from standpipe.payments.provider import Provider
 from standpipe.payments.providers.sandbox import SandboxProvider
 from standpipe.payments.providers.stripe import StripeProvider
+from standpipe.payments.rails import Rails
+from standpipe.payments.split import FeeRule
 from standpipe.settings import Settings
 
 _LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
@@ -79,27 +82,51 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await engine.dispose()
 
 
-def make_providers(settings: Settings) -> dict[str, Provider]:
+def make_providers(settings: Settings, sessions: Sessions) -> Rails:
     """The payment rails that are set up. Raises SettingsError for one that is set up by half."""
-    providers: dict[str, Provider] = {}
-    if settings.stripe_api_key is not None:
-        _whole("STRIPE", settings, "stripe_webhook_secrets", "stripe_publishable_key")
-        providers["stripe"] = StripeProvider(
-            api_key=settings.stripe_api_key.get_secret_value(),
-            publishable_key=settings.stripe_publishable_key or "",
-            webhook_secrets=[secret.get_secret_value() for secret in settings.stripe_webhook_secrets],
-            api_base=settings.stripe_api_base,
-            timeout_s=settings.stripe_timeout_s,
-        )
-    if settings.sandbox_url is not None:
-        _whole("SANDBOX", settings, "sandbox_webhook_secrets", "sandbox_api_key")
-        key = settings.sandbox_api_key
-        providers["sandbox"] = SandboxProvider(
-            base_url=settings.sandbox_url,
-            api_key=key.get_secret_value() if key else "",
-            webhook_secrets=[secret.get_secret_value() for secret in settings.sandbox_webhook_secrets],
-        )
-    return providers
+    makers = (_stripe, _sandbox)
+    providers = [provider for make in makers if (provider := make(settings)) is not None]
+    fees = {method: _fee(method, rule) for method, rule in settings.service_fees.items()}
+    return Rails({provider.name: provider for provider in providers}, fees)
+
+
+def _fee(method: str, rule: dict[str, int]) -> FeeRule:
+    wrong = set(rule) - {"basis_points", "fixed_minor"}
+    if wrong or any(value < 0 for value in rule.values()):
+        raise SettingsError(f"STANDPIPE_SERVICE_FEES: {method} takes basis_points and fixed_minor, from 0 up.")
+    return FeeRule(rule.get("basis_points", 0), rule.get("fixed_minor", 0))
+
+
+def _stripe(settings: Settings) -> Provider | None:
+    if not settings.stripe_api_key:
+        return None
+    _whole("STRIPE", settings, "stripe_webhook_secrets", "stripe_publishable_key")
+    return StripeProvider(
+        api_key=_plain(settings.stripe_api_key)[0],
+        publishable_key=settings.stripe_publishable_key or "",
+        webhook_secrets=_plain(settings.stripe_webhook_secrets),
+        api_base=settings.stripe_api_base,
+        timeout_s=settings.stripe_timeout_s,
+    )
+
+
+def _sandbox(settings: Settings) -> Provider | None:
+    if settings.sandbox_url is None:
+        return None
+    _whole("SANDBOX", settings, "sandbox_webhook_secrets", "sandbox_api_key")
+    return SandboxProvider(
+        base_url=settings.sandbox_url,
+        api_key=_reveal(settings.sandbox_api_key),
+        webhook_secrets=_plain(settings.sandbox_webhook_secrets),
+    )
+
+
+def _reveal(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""
+
+
+def _plain(secrets: list[SecretStr]) -> list[str]:
+    return [secret.get_secret_value() for secret in secrets]
 
 
 async def close_providers(providers: Mapping[str, Provider]) -> None:

@@ -2,8 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ForeignKey, Index, func
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.db.base import Base
@@ -18,14 +19,19 @@ class HouseholdRole(StrEnum):
 
 
 class Utility(Base):
-    """A water utility: it sets the currency, and the time zone of service days and billing periods."""
+    """A water utility: it sets the currency, and the time zone of service days and billing periods.
+
+    ``debt_share_percent``: the most of a top-up that may repay what the meter owes.
+    """
 
     __tablename__ = "utilities"
+    __table_args__ = (CheckConstraint("debt_share_percent BETWEEN 0 AND 100", name="debt_share_is_percent"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     currency: Mapped[str]
     time_zone: Mapped[str]
+    debt_share_percent: Mapped[int] = mapped_column(server_default="25")
 
 
 class Customer(Base):
@@ -74,3 +80,29 @@ class SignInCode(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+
+class Operator(Base):
+    """Somebody at the utility who may do what needs a person. Known by a key, of which only the hash is kept."""
+
+    __tablename__ = "operators"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    key_hash: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+
+
+class OperatorAction(Base):
+    """The audit trail: who did what to what, written in the transaction that did it. The database refuses changes."""
+
+    __tablename__ = "operator_actions"
+    __table_args__ = (Index("ix_operator_actions_subject_id", "subject_id"),)
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    operator: Mapped[str]
+    action: Mapped[str]
+    subject_id: Mapped[str]
+    detail: Mapped[dict[str, Any]]

@@ -12,6 +12,7 @@ from standpipe.errors import (
     AmountOutOfRangeError,
     IdempotencyMismatchError,
     InvalidInputError,
+    MeterBlockedError,
     NotFoundError,
     RateLimitedError,
     StandpipeError,
@@ -89,6 +90,8 @@ def user_error(error: StandpipeError, language: str) -> UserError:
             return InputError(
                 code=UserErrorCode.IDEMPOTENCY_MISMATCH, message=message, field=["idempotencyKey"], retryable=False
             )
+        case MeterBlockedError():
+            return InputError(code=UserErrorCode.METER_BLOCKED, message=message, field=None, retryable=False)
         case RateLimitedError():
             return RateLimited(
                 code=UserErrorCode.RATE_LIMITED,

@@ -16,6 +16,7 @@ from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
 from standpipe.ids import is_id
 from standpipe.meters.reports import ValveReason, ValveState
+from standpipe.payments.rails import methods_in
 from standpipe.units import ML_PER_LITRE, to_minor
 from standpipe.usage.overview import MeterView
 from standpipe.usage.quotes import Quote as QuoteView
@@ -258,8 +259,7 @@ class Meter(Node):
         currency = self.view.currency
         return [
             method_of(method, currency, info.context.language)
-            for provider in info.context.tools.providers.values()
-            for method in provider.methods(currency)
+            for _, method in methods_in(info.context.tools.providers, currency)
         ]
 
     @strawberry.field(description="Newest first.")

@@ -20,12 +20,32 @@ from standpipe.db.base import Base
 
 
 class AccountKind(StrEnum):
-    """Guarded kinds (WALLET) have a balance row that is locked; open kinds only collect entries."""
+    """Guarded kinds (posting.GUARDED_KINDS) have a balance row that is locked; open kinds only collect entries."""
 
     WALLET = "WALLET"
+    """Of a meter: what its household has paid for and not used."""
+    RECEIVABLE = "RECEIVABLE"
+    """Of a meter, below zero: what it owes for credit whose payment was taken back."""
+    FLOAT = "FLOAT"
+    """Of a cash agent: what it paid in and has not vended yet."""
     CLEARING = "CLEARING"
+    """Of a provider, below zero: what it holds for us."""
+    BANK = "BANK"
+    """Of a provider, below zero: what it has paid out to our bank."""
+    REFUND_DUE = "REFUND_DUE"
+    """Of a provider: taken out of wallets and on its way back to payers."""
+    VOUCHERS = "VOUCHERS"
+    """Of a voucher batch: sold and not redeemed."""
     REVENUE = "REVENUE"
+    """Of a utility: water sold."""
+    SERVICE_FEES = "SERVICE_FEES"
+    """Of a utility: what customers paid for the way they paid."""
+    PROVIDER_FEES = "PROVIDER_FEES"
+    """Of a provider, below zero: what it kept."""
+    LOSSES = "LOSSES"
+    """Of a provider, below zero: taken back twice, by a refund and a dispute, and ours to win back."""
     SUSPENSE = "SUSPENSE"
+    """Of a provider: money that a person must place."""
     OPENING = "OPENING"
 
 

@@ -3,7 +3,7 @@
 Sign: a positive amount raises an account. A top-up is clearing −1500, wallet +1500.
 
 Lock order of the whole product, so that no two transactions wait for each other in a ring: top-up row → meter row →
-period-charge row → guarded accounts in the order of their ids. Open accounts (clearing, revenue, suspense) have no
+period-charge row → refund row → guarded accounts in the order of their ids. Open accounts (clearing, revenue) have no
 balance row to lock: every top-up touches its provider's clearing account, and one stalled transaction on such a row
 would stall them all.
 """
@@ -21,7 +21,7 @@ from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.units import MAX_MINOR
 
-GUARDED_KINDS = frozenset({AccountKind.WALLET})
+GUARDED_KINDS = frozenset({AccountKind.WALLET, AccountKind.RECEIVABLE, AccountKind.FLOAT})
 
 
 @dataclass(frozen=True, slots=True)

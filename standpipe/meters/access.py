@@ -1,4 +1,6 @@
-"""Who may see a meter. Another household's meter and one that does not exist raise the same error."""
+"""Who may see a meter, and which meter a payer means. Another household's meter looks like one that does not exist."""
+
+import re
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,3 +20,21 @@ async def require_meter(session: AsyncSession, *, customer_id: str, meter_id: st
     if meter is None:
         raise NotFoundError("No such meter.")
     return meter
+
+
+def account_number_of(text: str) -> str:
+    """A meter number as a payer typed it, made comparable: letters and digits, upper case, no leading zeros (P43).
+
+    The column ``meters.account_number`` holds the same of every serial. Nothing is guessed: one wrong digit is
+    another number.
+    """
+    return re.sub(r"[^A-Za-z0-9]", "", text).upper().lstrip("0")
+
+
+async def find_by_account(session: AsyncSession, text: str) -> Meter | None:
+    """The one meter, in service or closed, that a payer's account reference names; None for none and for several."""
+    number = account_number_of(text)
+    if not number:
+        return None
+    found = (await session.scalars(select(Meter).where(Meter.account_number == number).limit(2))).all()
+    return found[0] if len(found) == 1 else None

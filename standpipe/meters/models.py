@@ -3,10 +3,12 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.db.base import Base
+
+_ACCOUNT_NUMBER = "ltrim(upper(regexp_replace(serial, '[^A-Za-z0-9]', '', 'g')), '0')"
 
 
 class WalletKind(StrEnum):
@@ -38,13 +40,22 @@ class CommandStatus(StrEnum):
 
 
 class Meter(Base):
-    """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to it."""
+    """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to it.
+
+    ``account_number`` is the serial as a payer may type it (``standpipe.meters.access.account_number_of``);
+    ``closed_at``: out of service, takes no more money.
+    """
 
     __tablename__ = "meters"
-    __table_args__ = (CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),)
+    __table_args__ = (
+        CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),
+        Index("ix_meters_account_number", "account_number"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     serial: Mapped[str] = mapped_column(unique=True)
+    account_number: Mapped[str | None] = mapped_column(Computed(_ACCOUNT_NUMBER, persisted=True))
+    closed_at: Mapped[datetime | None]
     label: Mapped[str]
     utility_id: Mapped[str] = mapped_column(ForeignKey("utilities.id"))
     household_id: Mapped[str | None] = mapped_column(ForeignKey("households.id"), index=True)
@@ -103,13 +114,17 @@ class MeterRegistration(Base):
 
 
 class CreditGrant(Base):
-    """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique."""
+    """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique.
+
+    ``revoked_minor`` of it was taken back before the meter had it; the totals of later steps fall with it.
+    """
 
     __tablename__ = "credit_grants"
     __table_args__ = (
-        UniqueConstraint("meter_id", "total_after_minor"),
         CheckConstraint("amount_minor > 0", name="amount_positive"),
+        CheckConstraint("revoked_minor BETWEEN 0 AND amount_minor", name="revoked_within"),
         Index("ix_credit_grants_source_id", "source_id"),
+        Index("ix_credit_grants_meter_id", "meter_id", "total_after_minor"),
     )
 
     credit_key: Mapped[str] = mapped_column(primary_key=True)
@@ -117,6 +132,7 @@ class CreditGrant(Base):
     source_id: Mapped[str]
     amount_minor: Mapped[int]
     total_after_minor: Mapped[int]
+    revoked_minor: Mapped[int] = mapped_column(server_default="0")
     granted_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]

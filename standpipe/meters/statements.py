@@ -11,7 +11,7 @@ from standpipe.errors import InvalidInputError
 from standpipe.meters.commands import enqueue, open_commands
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.meters.reports import CommandResult, MeterStatement
-from standpipe.outbox.facts import CreditConfirmed, publish
+from standpipe.outbox.facts import CreditConfirmed, MeterStated, publish
 
 MAX_BAD_MAC = 3
 """A frame may be garbled on its way; three times in a row, the key is wrong and a person must look."""
@@ -50,6 +50,7 @@ async def apply(
         _log.error("meter holds more credit than granted", meter_id=meter.id)
     await _confirm_grants(session, meter.id, statement, now)
     await _resolve_commands(session, meter, statement, now)
+    await publish(session, MeterStated(meter.id))
     await notify(session, LIVE, meter.id)
     return True
 

@@ -18,6 +18,7 @@ class TopUpPaid:
     top_up_id: str
     meter_id: str
     captured_minor: int
+    posting_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,58 @@ class UsageRecorded:
 
 @dataclass(frozen=True, slots=True)
 class MoneyInSuspense:
-    """Money came that we may not place by ourselves; a person must look."""
+    """Money came that we may not place by ourselves; a person must look. ``top_up_id`` is "" where there is none."""
 
     top_up_id: str
     reason: str
 
 
-Fact = TopUpPaid | TopUpFailed | CreditConfirmed | UsageRecorded | MoneyInSuspense
-_KINDS: dict[str, type[Fact]] = {
-    kind.__name__: kind for kind in (TopUpPaid, TopUpFailed, CreditConfirmed, UsageRecorded, MoneyInSuspense)
-}
+@dataclass(frozen=True, slots=True)
+class MoneyTakenBack:
+    """A refund or a dispute moved money out, or in again, and it is booked under ``posting_key``."""
+
+    top_up_id: str
+    meter_id: str
+    posting_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPayment:
+    """One intention was paid twice: both payments are credited, and somebody should know (P31)."""
+
+    top_up_id: str
+    sibling_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStated:
+    """A meter's own word changed what we know of its credit or of our commands."""
+
+    meter_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AutoTopUpEnded:
+    """An automatic top-up came to an end, for better or worse. ``outcome`` is a word of payments/auto_top_up.py."""
+
+    auto_top_up_id: str
+    meter_id: str
+    top_up_id: str
+    outcome: str
+
+
+Fact = (
+    TopUpPaid
+    | TopUpFailed
+    | CreditConfirmed
+    | UsageRecorded
+    | MoneyInSuspense
+    | MoneyTakenBack
+    | SecondPayment
+    | MeterStated
+    | AutoTopUpEnded
+)
+_KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 
 
 async def publish(session: AsyncSession, fact: Fact) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import structlog
+from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,8 +12,17 @@ from standpipe.db.engine import Sessions
 from standpipe.db.notify import WORK, notify
 from standpipe.db.queue import claim, finish, retry
 from standpipe.errors import NotFoundError
-from standpipe.payments.models import ProviderEvent
-from standpipe.payments.provider import Provider, ProviderUnavailableError
+from standpipe.payments import paybill, saved_methods
+from standpipe.payments.answers import take_answer
+from standpipe.payments.models import ProviderEvent, Refund, TopUp
+from standpipe.payments.provider import (
+    NoticeSubject,
+    Provider,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    WebhookCall,
+)
+from standpipe.payments.rails import provider_of
 from standpipe.payments.settle import find_top_up, settle
 
 LEASE_S = 60.0
@@ -20,26 +30,27 @@ MAX_ATTEMPTS = 12
 _log = structlog.get_logger(__name__)
 
 
-async def receive(
-    session: AsyncSession, provider: Provider, *, headers: Mapping[str, str], body: bytes, now_s: float
-) -> bool:
+async def receive(session: AsyncSession, provider: Provider, call: WebhookCall) -> bool:
     """Authenticate a raw notice, then store it; False for one that is stored already.
 
     The caller commits, and only then answers 2xx. Raises SignatureInvalidError before anything is parsed or stored.
     """
-    provider.authenticate(headers, body, now_s)
-    notice = provider.parse(body)
+    provider.authenticate(call)
+    notice = provider.parse(call)
     values = {
         "provider": provider.name,
         "event_id": notice.event_id,
         "kind": notice.kind,
         "provider_ref": notice.provider_ref,
         "reference": notice.reference,
-        "body": body,
+        "subject": notice.subject,
+        "answer_to": notice.answer_to,
+        "receipt_ref": notice.receipt_ref,
+        "body": call.body,
         "outcome": f"ignored: {notice.ignored}" if notice.ignored else None,
     }
     if notice.ignored:
-        values["due_at"] = None
+        values["due_at"] = None  # None is "not due": nobody works it.
         _log.warning("notice ignored", provider=provider.name, kind=notice.kind, reason=notice.ignored)
     fresh = await session.scalar(
         insert(ProviderEvent)
@@ -74,16 +85,82 @@ async def _work_one(
 ) -> tuple[str | None, str | None]:
     """Returns (outcome, None) when done, (None, error) when to be tried again."""
     try:
-        top_up_id = await find_top_up(
-            sessions, provider=row.provider, provider_ref=row.provider_ref, reference=row.reference
-        )
-        await settle(sessions, providers, top_up_id, clock, provider_ref=row.provider_ref)
+        return await _by_subject(sessions, providers, clock, row), None
     except NotFoundError:
         # The notice may have overtaken our own commit (P14); after the last try a person looks at it.
         return None, "no top-up matches this notice"
+    except ProviderRefusedError as error:
+        # "There is no such payment" may be a lagging copy at the provider: asked again, and in the end a person looks.
+        return None, str(error)
     except ProviderUnavailableError as error:
         return None, str(error)
     except Exception as error:
         _log.exception("notice failed", provider=row.provider, event_id=row.event_id)
         return None, f"{type(error).__name__}: {error}"
-    return "settled", None
+
+
+async def _by_subject(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, row: ProviderEvent) -> str:
+    match row.subject:
+        case NoticeSubject.PAYMENT:
+            await _settle_payment(sessions, providers, clock, row)
+            return "settled"
+        case NoticeSubject.UNSOLICITED:
+            await paybill.take(
+                sessions,
+                providers,
+                clock,
+                provider=row.provider,
+                provider_ref=row.provider_ref or "",
+                account=row.reference,
+            )
+            return "placed"
+        case NoticeSubject.ANSWER:
+            return await _take_answer(sessions, row)
+        case NoticeSubject.SAVED_METHOD | NoticeSubject.CUSTOMER:
+            await saved_methods.heard(
+                sessions, providers, clock, provider=row.provider, subject=row.subject, ref=row.provider_ref or ""
+            )
+            return "saved methods looked up"
+        case _:
+            return "noted; statements are read on their own schedule"
+
+
+async def _settle_payment(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, row: ProviderEvent
+) -> None:
+    try:
+        top_up_id = await find_top_up(
+            sessions, provider=row.provider, provider_ref=row.provider_ref, reference=row.reference
+        )
+    except NotFoundError:
+        # A refund or dispute names the payment by an id that we may not have learnt yet; the payment names us.
+        if row.provider_ref is None:
+            raise
+        truth = await provider_of(providers, row.provider).fetch(row.provider_ref)
+        top_up_id = await find_top_up(
+            sessions, provider=row.provider, provider_ref=truth.provider_ref, reference=truth.reference
+        )
+    await settle(sessions, providers, top_up_id, clock, provider_ref=row.provider_ref, receipt_ref=row.receipt_ref)
+
+
+async def _take_answer(sessions: Sessions, row: ProviderEvent) -> str:
+    """Keep an answer; those who wait for it (notices, refunds, top-ups) fall due by themselves, and now."""
+    async with sessions.begin() as session:
+        topic = await take_answer(session, provider=row.provider, conversation_id=row.answer_to or "", body=row.body)
+        if topic is None:
+            _log.error("an answer to no question of ours", provider=row.provider, event_id=row.event_id)
+            return "ignored: nobody asked"
+        await _wake_waiting(session, row.provider, topic.partition(":")[2])
+    return "kept"
+
+
+async def _wake_waiting(session: AsyncSession, provider: str, subject: str) -> None:
+    """What waited for this answer falls due now: the notice about the payment, or the refund."""
+    later = {"due_at": func.now()}
+    for model in (ProviderEvent, TopUp):
+        mine = (model.provider == provider, model.provider_ref == subject, model.due_at > func.now())
+        await session.execute(update(model).where(*mine).values(later))
+    await session.execute(
+        update(Refund).where(Refund.provider_ref == subject, Refund.due_at > func.now()).values(later)
+    )
+    await notify(session, WORK, "inbox")

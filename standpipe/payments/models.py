@@ -10,23 +10,34 @@ from standpipe.db.base import Base, QueueMixin
 
 
 class TopUp(QueueMixin, Base):
-    """A vend that a customer pays for. Its id is our reference at the provider, stored before the first call.
+    """A vend that somebody pays for. Its id is our reference at the provider, stored before the first call.
 
-    ``captured_minor``, ``refunded_minor`` and ``suspense_minor`` are running totals already posted; ``version``
-    changes with each settlement that changed the row. As a queue entry it is the janitor's: due when it wants asking.
+    Running totals already posted: ``captured_minor``, ``refunded_minor``, ``disputed_minor``, ``dispute_fee_minor``,
+    ``suspense_minor`` as the provider has them; of the captured, ``debt_minor`` repaid what the meter owed and
+    ``fee_minor`` was our service fee, the rest is credit. ``held_minor`` has left the wallet for a refund under way;
+    ``taken_back_minor`` went back to the payer, of which ``owed_minor`` had been delivered and is now owed to us.
+
+    ``payer_ref``: the customer as the provider knew them when the payment was first asked for: a retry must say the
+    same words. ``origin``: CUSTOMER, AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING (a second payment for the
+    intention ``intention_id``). ``funder_id``: the agent or the voucher batch whose account pays. ``version`` changes with each
+    settlement that changed the row. As a queue entry it is the janitor's: due when it wants asking.
     """
 
     __tablename__ = "top_ups"
     __table_args__ = (
         UniqueConstraint("customer_id", "idempotency_key"),
         UniqueConstraint("provider", "provider_ref"),
+        UniqueConstraint("provider", "alias_ref"),
+        UniqueConstraint("provider", "receipt_ref"),
         Index("ix_top_ups_meter_id", "meter_id", "id"),
         Index("ix_top_ups_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("ix_top_ups_intention_id", "intention_id", postgresql_where=text("intention_id IS NOT NULL")),
+        Index("ix_top_ups_dispute", "meter_id", postgresql_where=text("dispute IS NOT NULL")),
         CheckConstraint("pay_minor > 0", name="pay_positive"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"))
+    customer_id: Mapped[str | None] = mapped_column(ForeignKey("customers.id"))
     meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
     provider: Mapped[str]
     provider_ref: Mapped[str | None]
@@ -42,6 +53,25 @@ class TopUp(QueueMixin, Base):
     captured_minor: Mapped[int] = mapped_column(server_default="0")
     refunded_minor: Mapped[int] = mapped_column(server_default="0")
     suspense_minor: Mapped[int] = mapped_column(server_default="0")
+    origin: Mapped[str] = mapped_column(server_default="CUSTOMER")
+    method_id: Mapped[str | None]
+    phone: Mapped[str | None]
+    account_reference: Mapped[str | None] = mapped_column(unique=True)
+    alias_ref: Mapped[str | None]
+    receipt_ref: Mapped[str | None]
+    funder_id: Mapped[str | None]
+    intention_id: Mapped[str | None] = mapped_column(ForeignKey("top_ups.id"))
+    saved_method_id: Mapped[str | None] = mapped_column(ForeignKey("saved_methods.id"))
+    payer_ref: Mapped[str | None]
+    fee_agreed_minor: Mapped[int] = mapped_column(server_default="0")
+    debt_minor: Mapped[int] = mapped_column(server_default="0")
+    fee_minor: Mapped[int] = mapped_column(server_default="0")
+    disputed_minor: Mapped[int] = mapped_column(server_default="0")
+    dispute_fee_minor: Mapped[int] = mapped_column(server_default="0")
+    dispute: Mapped[str | None]
+    held_minor: Mapped[int] = mapped_column(server_default="0")
+    taken_back_minor: Mapped[int] = mapped_column(server_default="0")
+    owed_minor: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -76,6 +106,88 @@ class ProviderEvent(QueueMixin, Base):
     kind: Mapped[str]
     provider_ref: Mapped[str | None]
     reference: Mapped[str | None]
+    subject: Mapped[str] = mapped_column(server_default="PAYMENT")
+    answer_to: Mapped[str | None]
+    receipt_ref: Mapped[str | None]
     body: Mapped[bytes] = mapped_column(LargeBinary)
     outcome: Mapped[str | None]
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProviderAnswer(Base):
+    """A question that a provider answers by a later callback: its id is ours, stored before the question is asked."""
+
+    __tablename__ = "provider_answers"
+    __table_args__ = (Index("ix_provider_answers_topic", "provider", "topic", "asked_at"),)
+
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    conversation_id: Mapped[str] = mapped_column(primary_key=True)
+    topic: Mapped[str]
+    asked_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    answered_at: Mapped[datetime | None]
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+
+class Refund(QueueMixin, Base):
+    """Money on its way back to the payer. Status: standpipe.payments.refunds. Its id is the key at the provider."""
+
+    __tablename__ = "refunds"
+    __table_args__ = (
+        UniqueConstraint("top_up_id", "request_key"),
+        Index("ix_refunds_top_up_id", "top_up_id"),
+        Index("ix_refunds_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        CheckConstraint("amount_minor > 0", name="amount_positive"),
+        CheckConstraint("approved_by <> requested_by", name="two_persons"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    top_up_id: Mapped[str] = mapped_column(ForeignKey("top_ups.id"))
+    request_key: Mapped[str]
+    amount_minor: Mapped[int]
+    currency: Mapped[str]
+    reason: Mapped[str]
+    status: Mapped[str]
+    requested_by: Mapped[str]
+    approved_by: Mapped[str | None]
+    provider_ref: Mapped[str | None]
+    failure_code: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class SuspenseItem(Base):
+    """Money that we may not place by ourselves, until a person does. ``key`` is the posting that put it here."""
+
+    __tablename__ = "suspense_items"
+    __table_args__ = (
+        Index("ix_suspense_items_status", "status", "opened_at"),
+        CheckConstraint("amount_minor > 0", name="amount_positive"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    provider: Mapped[str]
+    provider_ref: Mapped[str]
+    currency: Mapped[str]
+    amount_minor: Mapped[int]
+    reason: Mapped[str]
+    account_reference: Mapped[str | None]
+    payer: Mapped[str | None]
+    top_up_id: Mapped[str | None] = mapped_column(ForeignKey("top_ups.id"))
+    status: Mapped[str] = mapped_column(server_default="OPEN")
+    opened_at: Mapped[datetime]
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None]
+
+
+class RequestKey(Base):
+    """A money mutation that a customer made: what was asked, and what came of it, in the same transaction."""
+
+    __tablename__ = "request_keys"
+
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    mutation: Mapped[str]
+    request_hash: Mapped[str]
+    result: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -177,6 +177,8 @@ class PaymentTruth:
     payer: str | None = None
     """Masked phone or name, for a person who works suspense; never used to match."""
     paid_at: datetime | None = None
+    captured_is_request: bool = False
+    """It succeeded, and this rail moves exactly what was asked for without telling how much that was."""
     retryable: bool = True
     """Whether trying again may help after a failure."""
 
@@ -296,6 +298,10 @@ class Answers(Protocol):
 class CardVault(Protocol):
     """A provider that keeps cards for its customers."""
 
+    async def ensure_customer(self, owner: str) -> str:
+        """The provider's id of our customer ``owner``, made at the first call; the same one again afterwards."""
+        ...
+
     async def begin_save(self, *, key: str, customer_ref: str | None, owner: str) -> dict[str, Any]:
         """Begin saving a card; answers a next action, which holds ``customer_ref`` and ``setup_ref``.
 
@@ -396,7 +402,7 @@ class Rail:
         """Refused: capabilities say so, and nobody should ask."""
         raise ProviderRefusedError(self.name, "unsupported", f"{self.name} cannot refund {request.provider_ref}.")
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
+    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
         """Refused, as ``refund`` is."""
         raise ProviderRefusedError(self.name, "unsupported", f"{self.name} knows no refund {refund_ref}.")
 

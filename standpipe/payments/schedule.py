@@ -5,22 +5,25 @@ from datetime import timedelta
 from sqlalchemy import func
 
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus
-
-POLL_AFTER_S = (10, 30, 60, 120, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600)
-"""Real seconds. A lost webhook is thus found within half a minute of a prompt payment."""
+from standpipe.payments.provider import MOBILE_POLLS_S, PaymentStatus, Provider
 
 
-def plan_next_poll(top_up: TopUp) -> None:
+def polls_of(provider: Provider | None) -> tuple[int, ...]:
+    """The rail's own schedule, in real seconds."""
+    return MOBILE_POLLS_S if provider is None else provider.capabilities.poll_after_s
+
+
+def plan_next_poll(top_up: TopUp, provider: Provider | None) -> None:
     """Set when the janitor asks next; ``attempts`` counts its asks. After the last step a person must look.
 
     A success is not polled: refunds and disputes come as notices. A failure is, because it can still succeed.
     """
+    schedule = polls_of(provider)
     if top_up.status == PaymentStatus.SUCCEEDED:
         top_up.due_at = None
         return
-    if top_up.attempts >= len(POLL_AFTER_S):
+    if top_up.attempts >= len(schedule):
         top_up.due_at = None
         top_up.dead_at = func.now()
         return
-    top_up.due_at = func.now() + timedelta(seconds=POLL_AFTER_S[top_up.attempts])
+    top_up.due_at = func.now() + timedelta(seconds=schedule[top_up.attempts])

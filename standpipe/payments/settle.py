@@ -5,34 +5,41 @@ totals and those already posted is posted. Twice, late, or in another order, the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import NotFoundError
-from standpipe.ledger.models import AccountKind
-from standpipe.ledger.posting import AccountRef, Line, post
-from standpipe.meters.credit import grant
-from standpipe.outbox.facts import MoneyInSuspense, TopUpFailed, TopUpPaid, publish
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.ids import new_id
+from standpipe.outbox.facts import SecondPayment, TopUpFailed, publish
+from standpipe.payments.booking import book_captured, book_dispute_fee, book_taken_back
+from standpipe.payments.models import Refund, TopUp, TopUpEvent
 from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
     Provider,
     ProviderUnavailableError,
+    RefundStatus,
+    RefundTruth,
 )
+from standpipe.payments.rails import provider_of
+from standpipe.payments.refund_states import OPEN_AT_PROVIDER, apply_refund
+from standpipe.payments.saved_methods import keep_card
 from standpipe.payments.schedule import plan_next_poll
+from standpipe.payments.suspense import hold_foreign
+from standpipe.payments.vend_models import SavedMethod
 
 MAX_ROUNDS = 8
-CREATE_AGAIN_S = 23 * 3600
-"""Stripe keeps idempotency keys for at least 24 hours; an hour is left for slow clocks and slow calls."""
+INTERNAL = frozenset({"AGENT", "VOUCHER"})
+"""Origins that are paid inside our own ledger: there is no provider to ask."""
 _log = structlog.get_logger(__name__)
 
 
@@ -41,8 +48,14 @@ class _Snapshot:
     version: int
     provider: str
     provider_ref: str | None
+    alias_ref: str | None
     request: PaymentRequest
     age_s: float
+    internal: bool
+    refunds: tuple[RefundTruth, ...]
+    """Those that the provider took on and whose end we do not know."""
+    refunded_minor: int
+    """Those of ours that have succeeded, for rails that do not tell a total."""
 
 
 async def settle(
@@ -52,36 +65,36 @@ async def settle(
     clock: Clock,
     *,
     provider_ref: str | None = None,
+    receipt_ref: str | None = None,
 ) -> None:
     """Ask the provider what became of a top-up and post the difference.
 
-    ``provider_ref`` is a hint from a notice, for a top-up whose own row has not learnt it yet.
+    ``provider_ref`` and ``receipt_ref`` are hints from a notice, for a top-up whose own row has not learnt them yet.
     Raises NotFoundError, ProviderUnavailableError (nothing changed; ask again), ProviderRefusedError.
     """
     for _ in range(MAX_ROUNDS):
         snapshot = await _snapshot(sessions, top_up_id)
+        if snapshot.internal:
+            return
         truth = await _ask(provider_of(providers, snapshot.provider), snapshot, provider_ref)
+        truth = replace(truth, receipt_ref=truth.receipt_ref or receipt_ref)
         async with sessions.begin() as session:
             top_up = await lock_top_up(session, top_up_id)
             # Another worker settled while we asked: what we were told may be older than what it was told (P17).
             if top_up.version == snapshot.version:
-                await apply_truth(session, top_up, truth, clock.now())
+                await apply_truth(session, top_up, truth, clock.now(), provider_of(providers, top_up.provider))
                 return
     _log.warning("settle gave way to others", top_up_id=top_up_id)
 
 
-def provider_of(providers: Mapping[str, Provider], name: str) -> Provider:
-    """The provider of a top-up. Raises ProviderUnavailableError where it is turned off now: its payments can wait."""
-    if name not in providers:
-        raise ProviderUnavailableError(name, "it is not set up")
-    return providers[name]
-
-
 async def find_top_up(sessions: Sessions, *, provider: str, provider_ref: str | None, reference: str | None) -> str:
-    """The top-up that a notice is about, by the provider's id or by our reference. Raises NotFoundError."""
+    """The top-up that a notice is about, by any of the provider's ids or by our reference. Raises NotFoundError."""
+    theirs = or_(TopUp.provider_ref == provider_ref, TopUp.alias_ref == provider_ref)
     async with sessions() as session:
-        by_ref = select(TopUp.id).where(TopUp.provider == provider, TopUp.provider_ref == provider_ref)
-        by_reference = select(TopUp.id).where(TopUp.provider == provider, TopUp.id == reference)
+        by_ref = select(TopUp.id).where(TopUp.provider == provider, theirs)
+        by_reference = select(TopUp.id).where(
+            TopUp.provider == provider, or_(TopUp.id == reference, TopUp.account_reference == reference)
+        )
         found = (await session.scalar(by_ref) if provider_ref else None) or (
             await session.scalar(by_reference) if reference else None
         )
@@ -90,45 +103,110 @@ async def find_top_up(sessions: Sessions, *, provider: str, provider_ref: str | 
     return found
 
 
-async def apply_truth(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
+async def apply_truth(
+    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, provider: Provider | None = None
+) -> None:
     """Post what a locked top-up lacks, and move its status. The only place where a payment becomes credit."""
-    if truth.reference != top_up.id:
+    if not _is_about(top_up, truth):
         _log.error("payment is not this top-up's", top_up_id=top_up.id, provider_ref=truth.provider_ref)
-        plan_next_poll(top_up)
+        plan_next_poll(top_up, provider)
         return
-    if top_up.provider_ref not in (None, truth.provider_ref):
-        await _post_unmatched(session, top_up, truth, now)
-        plan_next_poll(top_up)
+    if top_up.provider_ref not in (None, truth.provider_ref) and truth.provider_ref != top_up.alias_ref:
+        await _apply_to_sibling(session, top_up, truth, now, provider)
+        plan_next_poll(top_up, provider)
         return
-    top_up.provider_ref = truth.provider_ref
-    before = (
-        top_up.status,
-        top_up.captured_minor,
-        top_up.refunded_minor,
-        top_up.suspense_minor,
-        top_up.next_action,
-    )
+    if truth.captured_is_request:
+        truth = replace(truth, captured_minor=top_up.pay_minor, requested_minor=top_up.pay_minor)
+    before = _watched(top_up)
+    await _learn(session, top_up, truth)
+    if truth.saved_card is not None and top_up.customer_id is not None:
+        await keep_card(
+            session, customer_id=top_up.customer_id, provider=top_up.provider, card=truth.saved_card, now=now
+        )
     if truth.currency == top_up.currency:
-        await _post_captured(session, top_up, truth.captured_minor, now)
-        await _post_refunded(session, top_up, truth.refunded_minor, now)
+        await book_captured(session, top_up, truth.captured_minor, now)
+        await book_taken_back(session, top_up, truth, now)
+        await book_dispute_fee(session, top_up, truth.dispute_fee_minor, now)
+        for refund in truth.refunds:
+            await apply_refund(session, top_up, refund, now)
     else:
-        await _post_foreign(session, top_up, truth, now)
+        await hold_foreign(session, top_up, truth, now)
     await _move_status(session, top_up, truth, now)
     if truth.next_action is not None:
         top_up.next_action = truth.next_action
-    plan_next_poll(top_up)
-    after = (
-        top_up.status,
-        top_up.captured_minor,
-        top_up.refunded_minor,
-        top_up.suspense_minor,
-        top_up.next_action,
-    )
-    if after != before:
+    plan_next_poll(top_up, provider)
+    if _watched(top_up) != before:
         top_up.version += 1
         top_up.updated_at = now
         await notify(session, LIVE, top_up.id)
         await notify(session, LIVE, top_up.meter_id)
+
+
+def _watched(top_up: TopUp) -> tuple[object, ...]:
+    """What makes a settlement a change that everybody else must see before they apply theirs."""
+    return (
+        *(top_up.status, top_up.captured_minor, top_up.refunded_minor, top_up.disputed_minor, top_up.suspense_minor),
+        *(top_up.next_action, top_up.dispute, top_up.dispute_fee_minor, top_up.held_minor),
+    )
+
+
+def _is_about(top_up: TopUp, truth: PaymentTruth) -> bool:
+    if truth.reference is None:
+        # Money that nobody ordered, or a rail that does not carry our words: the provider's own id must be ours.
+        return top_up.provider_ref == truth.provider_ref
+    return truth.reference in {top_up.id, top_up.intention_id, top_up.account_reference}
+
+
+async def _learn(session: AsyncSession, top_up: TopUp, truth: PaymentTruth) -> None:
+    """Keep the names that the provider has for this payment."""
+    if truth.provider_ref != top_up.alias_ref:
+        top_up.provider_ref = truth.provider_ref
+    if truth.aliases and top_up.alias_ref is None:
+        top_up.alias_ref = truth.aliases[0]
+    if truth.receipt_ref is None or top_up.receipt_ref is not None:
+        return
+    # A receipt's number is a hint for matching statements; one that another payment has is no reason not to settle.
+    taken = select(TopUp.id).where(TopUp.provider == top_up.provider, TopUp.receipt_ref == truth.receipt_ref)
+    if await session.scalar(taken) is None:
+        top_up.receipt_ref = truth.receipt_ref
+
+
+async def _apply_to_sibling(
+    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, provider: Provider | None
+) -> None:
+    """A second payment for one intention: it is real money for this meter, so it is credited too, and flagged (P31)."""
+    fresh = await session.scalar(
+        insert(TopUp)
+        .values(
+            id=new_id("top"),
+            customer_id=top_up.customer_id,
+            meter_id=top_up.meter_id,
+            provider=top_up.provider,
+            provider_ref=truth.provider_ref,
+            origin="SIBLING",
+            intention_id=top_up.id,
+            pay_minor=max(truth.requested_minor, 1),
+            currency=top_up.currency,
+            method_id=top_up.method_id,
+            idempotency_key=f"sibling:{truth.provider_ref}",
+            request_hash="",
+            status="CREATED",
+            created_at=now,
+            updated_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=["provider", "provider_ref"])
+        .returning(TopUp.id)
+    )
+    query = select(TopUp.id).where(TopUp.provider == top_up.provider, TopUp.provider_ref == truth.provider_ref)
+    sibling = await lock_top_up(session, fresh or (await session.scalars(query)).one())
+    if fresh is not None:
+        session.add(TopUpEvent(top_up_id=fresh, status="CREATED", at=now))
+        _log.error("second payment for one intention", top_up_id=top_up.id, sibling_id=fresh)
+        await publish(session, SecondPayment(top_up.id, fresh))
+        await apply_truth(session, sibling, truth, now, provider)
+    else:
+        # What we hold was asked for another's sake, and may lack this payment's refunds: the janitor asks for its own.
+        sibling.due_at = func.now()
 
 
 async def _snapshot(sessions: Sessions, top_up_id: str) -> _Snapshot:
@@ -136,31 +214,69 @@ async def _snapshot(sessions: Sessions, top_up_id: str) -> _Snapshot:
         top_up = await session.get(TopUp, top_up_id)
         if top_up is None:
             raise NotFoundError("No such top-up.")
+        refunds = (await session.scalars(select(Refund).where(Refund.top_up_id == top_up_id))).all()
         age = datetime.now(UTC) - top_up.started_real_at
-        return _Snapshot(top_up.version, top_up.provider, top_up.provider_ref, request_of(top_up), age.total_seconds())
+        return _Snapshot(
+            version=top_up.version,
+            provider=top_up.provider,
+            provider_ref=top_up.provider_ref,
+            alias_ref=top_up.alias_ref,
+            request=await request_of(session, top_up),
+            age_s=age.total_seconds(),
+            internal=top_up.origin in INTERNAL,
+            refunds=tuple(
+                RefundTruth(row.provider_ref, row.amount_minor, row.currency, RefundStatus.PENDING)
+                for row in refunds
+                if row.provider_ref is not None and row.status in OPEN_AT_PROVIDER
+            ),
+            refunded_minor=sum(row.amount_minor for row in refunds if row.status == "DONE"),
+        )
 
 
-def request_of(top_up: TopUp) -> PaymentRequest:
+async def request_of(session: AsyncSession, top_up: TopUp) -> PaymentRequest:
     """What we ask the provider for: the same words each time, or its idempotency check would refuse us."""
+    saved = await session.get(SavedMethod, top_up.saved_method_id) if top_up.saved_method_id else None
     return PaymentRequest(
         reference=top_up.id,
         amount_minor=top_up.pay_minor,
         currency=top_up.currency,
         description=f"Water top-up {top_up.id}",
         return_url=top_up.return_url,
+        method_id=top_up.method_id or top_up.provider,
+        account_reference=top_up.account_reference or "",
+        phone=top_up.phone,
+        customer_ref=top_up.payer_ref,
+        saved_method_ref=saved.provider_ref if saved else None,
+        off_session=saved is not None,
     )
 
 
 async def _ask(provider: Provider, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
-    ref = hint or snapshot.provider_ref
-    if ref is not None:
-        return await provider.fetch(ref)
+    truth = await _ask_payment(provider, snapshot, hint)
+    if provider.capabilities.reports_refunds or truth.provider_ref not in (snapshot.provider_ref, snapshot.alias_ref):
+        return truth
+    # This rail tells of each refund, not of their sum.
+    refunds = [
+        await provider.fetch_refund(refund.provider_ref, provider_ref=truth.provider_ref) for refund in snapshot.refunds
+    ]
+    done_minor = sum(refund.amount_minor for refund in refunds if refund.status is RefundStatus.SUCCEEDED)
+    return replace(truth, refunds=tuple(refunds), refunded_minor=snapshot.refunded_minor + done_minor)
+
+
+async def _ask_payment(provider: Provider, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
+    known = {snapshot.provider_ref, snapshot.alias_ref} - {None}
+    if snapshot.provider_ref is not None:
+        truth = await provider.fetch(snapshot.provider_ref)
+        if hint is None or hint in known or hint in truth.aliases:
+            return truth
+    if hint is not None:
+        return await provider.fetch(hint)
     # We never learnt whether the first call arrived (P29). While the provider remembers our key, the same reference
     # yields the same payment; later a second create could charge twice, so we only look.
-    if snapshot.age_s < CREATE_AGAIN_S:
+    if snapshot.age_s < provider.capabilities.create_again_s:
         created = await provider.create(snapshot.request)
         return await provider.fetch(created.provider_ref)
-    found = await provider.find(snapshot.request.reference)
+    found = await provider.find(snapshot.request)
     if found is None:
         raise ProviderUnavailableError(snapshot.provider, "it knows no payment with this reference")
     return found
@@ -174,85 +290,11 @@ async def lock_top_up(session: AsyncSession, top_up_id: str) -> TopUp:
     return top_up
 
 
-async def _post_captured(session: AsyncSession, top_up: TopUp, captured_minor: int, now: datetime) -> None:
-    difference_minor = captured_minor - top_up.captured_minor
-    if difference_minor < 0:
-        _log.error("captured total fell", top_up_id=top_up.id, by_minor=-difference_minor)
-    if difference_minor <= 0:
-        return
-    # The grant first: it locks the meter, which comes before wallets in the lock order (ledger/posting.py).
-    await grant(
-        session,
-        meter_id=top_up.meter_id,
-        credit_key=f"{top_up.id}:captured:{captured_minor}",
-        source_id=top_up.id,
-        amount_minor=difference_minor,
-        now=now,
-    )
-    await post(
-        session,
-        key=f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}",
-        kind="TOP_UP",
-        lines=[
-            Line(AccountRef(AccountKind.CLEARING, top_up.provider, top_up.currency), -difference_minor),
-            Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), difference_minor),
-        ],
-        occurred_at=now,
-    )
-    top_up.captured_minor = captured_minor
-    await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor))
-
-
-async def _post_refunded(session: AsyncSession, top_up: TopUp, refunded_minor: int, now: datetime) -> None:
-    """A refund made at the provider: the meter may hold the credit already, so a person decides who bears it."""
-    difference_minor = refunded_minor - top_up.refunded_minor
-    if not difference_minor:
-        return
-    lines = [
-        Line(AccountRef(AccountKind.CLEARING, top_up.provider, top_up.currency), difference_minor),
-        Line(AccountRef(AccountKind.SUSPENSE, top_up.provider, top_up.currency), -difference_minor),
-    ]
-    # A refund that fails later lowers the total again, so the total alone would not make the key unique.
-    key = f"{top_up.provider}:{top_up.provider_ref}:refunded:{refunded_minor}:v{top_up.version}"
-    await post(session, key=key, kind="REFUND", lines=lines, occurred_at=now)
-    top_up.refunded_minor = refunded_minor
-    await publish(session, MoneyInSuspense(top_up.id, "refunded at the provider"))
-
-
-async def _post_foreign(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
-    """Money in another currency than asked for is never converted by guess (P22): it waits in suspense."""
-    held_minor = truth.captured_minor - truth.refunded_minor
-    difference_minor = held_minor - top_up.suspense_minor
-    if not difference_minor:
-        return
-    lines = [
-        Line(AccountRef(AccountKind.CLEARING, top_up.provider, truth.currency), -difference_minor),
-        Line(AccountRef(AccountKind.SUSPENSE, top_up.provider, truth.currency), difference_minor),
-    ]
-    key = f"{top_up.provider}:{top_up.provider_ref}:foreign:{held_minor}:v{top_up.version}"
-    await post(session, key=key, kind="SUSPENSE", lines=lines, occurred_at=now)
-    top_up.suspense_minor = held_minor
-    await publish(session, MoneyInSuspense(top_up.id, f"paid in {truth.currency}"))
-
-
-async def _post_unmatched(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
-    """A second payment that names a top-up which another has paid: its money waits in suspense for a person."""
-    _log.error("second payment for one top-up", top_up_id=top_up.id, provider_ref=truth.provider_ref)
-    if not truth.captured_minor:
-        return
-    lines = [
-        Line(AccountRef(AccountKind.CLEARING, top_up.provider, truth.currency), -truth.captured_minor),
-        Line(AccountRef(AccountKind.SUSPENSE, top_up.provider, truth.currency), truth.captured_minor),
-    ]
-    key = f"{top_up.provider}:{truth.provider_ref}:unmatched"
-    if await post(session, key=key, kind="SUSPENSE", lines=lines, occurred_at=now):
-        await publish(session, MoneyInSuspense(top_up.id, f"second payment {truth.provider_ref}"))
-
-
 async def _move_status(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
     status = truth.status
     if top_up.captured_minor or top_up.suspense_minor:
         status = PaymentStatus.SUCCEEDED
+    top_up.dispute = truth.dispute
     top_up.failure_code = truth.failure_code if status is PaymentStatus.FAILED else None
     top_up.failure_message = truth.failure_message if status is PaymentStatus.FAILED else None
     if status == top_up.status:

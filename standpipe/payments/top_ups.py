@@ -1,14 +1,12 @@
 """Starting, cancelling and looking after top-ups."""
 
-import hashlib
-import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
@@ -16,8 +14,8 @@ from standpipe.db.engine import Sessions
 from standpipe.db.queue import claim, retry
 from standpipe.errors import (
     AmountOutOfRangeError,
-    IdempotencyMismatchError,
     InvalidInputError,
+    MeterBlockedError,
     NotFoundError,
     StandpipeError,
 )
@@ -26,19 +24,21 @@ from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import (
-    PaymentMethod,
     PaymentStatus,
     PaymentTruth,
     Provider,
     ProviderRefusedError,
     ProviderUnavailableError,
 )
-from standpipe.payments.schedule import POLL_AFTER_S
-from standpipe.payments.settle import apply_truth, lock_top_up, provider_of, request_of, settle
-from standpipe.units import is_storable
+from standpipe.payments.rails import fee_rule, find_method, provider_of
+from standpipe.payments.request_keys import hash_of, recall, remember
+from standpipe.payments.schedule import polls_of
+from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
+from standpipe.payments.split import fee_for
+from standpipe.payments.vend_models import PaymentCustomer
 
 CREATED = "CREATED"
-MAX_KEY_LENGTH = 128
+MUTATION = "topUpStart"
 ASK_EVERY_S = 4
 LEASE_S = 60.0
 _log = structlog.get_logger(__name__)
@@ -53,17 +53,16 @@ class TopUpOrder:
     currency: str
     method_id: str
     return_url: str | None = None
+    phone: str | None = None
+    """E.164; for methods that ring the payer's phone."""
 
 
-def find_method(
-    providers: Mapping[str, Provider], currency: str, method_id: str
-) -> tuple[Provider, PaymentMethod] | None:
-    """The method with this id in this currency, with its provider."""
-    for provider in providers.values():
-        for method in provider.methods(currency):
-            if method.id == method_id:
-                return provider, method
-    return None
+class _ReplayedError(Exception):
+    """Another request with this key was first; what this one began is rolled back."""
+
+    def __init__(self, top_up_id: str) -> None:
+        super().__init__(top_up_id)
+        self.top_up_id = top_up_id
 
 
 async def start(
@@ -79,13 +78,25 @@ async def start(
 
     Our row is committed before the provider is called, so nothing that the provider says can find us without it. A
     provider that does not answer leaves the top-up CREATED; the janitor finds out what became of it.
-    Raises NotFoundError, InvalidInputError, AmountOutOfRangeError, IdempotencyMismatchError.
+    Raises NotFoundError, InvalidInputError, AmountOutOfRangeError, MeterBlockedError, IdempotencyMismatchError.
     """
-    async with sessions.begin() as session:
-        top_up_id, replayed = await _store(session, providers, clock.now(), customer_id, idempotency_key, order)
-    if not replayed:
-        await _create_at_provider(sessions, providers, clock, top_up_id)
-    return top_up_id, replayed
+    request_hash = hash_of(asdict(order))
+    async with sessions() as session:
+        known = await recall(
+            session, customer_id=customer_id, key=idempotency_key, mutation=MUTATION, request_hash=request_hash
+        )
+    if known is not None:
+        return str(known["top_up_id"]), True
+    payer_ref = await _payer_at_provider(sessions, providers, customer_id, order)
+    try:
+        async with sessions.begin() as session:
+            top_up_id = await _store(
+                session, providers, clock.now(), customer_id, idempotency_key, order, request_hash, payer_ref
+            )
+    except _ReplayedError as first:
+        return first.top_up_id, True
+    await create_at_provider(sessions, providers, clock, top_up_id)
+    return top_up_id, False
 
 
 async def cancel(
@@ -153,8 +164,25 @@ async def poll_due(sessions: Sessions, providers: Mapping[str, Provider], clock:
                 _log.exception("top-up not settled", top_up_id=top_up_id)
             async with sessions.begin() as session:
                 row = await lock_top_up(session, top_up_id)
-                await retry(session, row, str(error), max_attempts=len(POLL_AFTER_S), base_s=10, cap_s=24 * 3600)
+                polls = polls_of(providers.get(row.provider))
+                await retry(session, row, str(error), max_attempts=len(polls), base_s=polls[0], cap_s=polls[-1])
     return len(due)
+
+
+async def _payer_at_provider(
+    sessions: Sessions, providers: Mapping[str, Provider], customer_id: str, order: TopUpOrder
+) -> str | None:
+    """Who the customer is at a provider that keeps cards, made there at the first top-up; None goes on without."""
+    found = find_method(providers, order.currency, order.method_id)
+    if found is None or found[0].vault is None:
+        return None
+    async with sessions() as session:
+        known: str | None = await session.scalar(
+            select(PaymentCustomer.provider_ref).where(
+                PaymentCustomer.customer_id == customer_id, PaymentCustomer.provider == found[0].name
+            )
+        )
+    return known
 
 
 async def _store(
@@ -164,92 +192,134 @@ async def _store(
     customer_id: str,
     idempotency_key: str,
     order: TopUpOrder,
-) -> tuple[str, bool]:
-    if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH or not is_storable(idempotency_key):
-        raise InvalidInputError(f"The key must have 1 to {MAX_KEY_LENGTH} characters.", ("idempotencyKey",))
-    request_hash = hashlib.sha256(json.dumps(asdict(order), sort_keys=True).encode()).hexdigest()
-    known = await _known(session, customer_id, idempotency_key, request_hash)
-    if known is not None:
-        return known, True
+    request_hash: str,
+    payer_ref: str | None,
+) -> str:
     meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id)
-    provider = _check(providers, meter, order)
-    values = {
-        "id": new_id("top"),
-        "customer_id": customer_id,
-        "meter_id": order.meter_id,
-        "provider": provider.name,
-        "pay_minor": order.pay_minor,
-        "currency": order.currency,
-        "idempotency_key": idempotency_key,
-        "request_hash": request_hash,
-        "return_url": order.return_url,
-        "status": CREATED,
-        "created_at": now,
-        "updated_at": now,
-        # Not due before the first call has had its time: the janitor must not race the request that is under way.
-        "due_at": func.now() + timedelta(seconds=POLL_AFTER_S[0]),
-    }
-    fresh = await session.scalar(
-        insert(TopUp)
-        .values(**values)
-        .on_conflict_do_nothing(index_elements=["customer_id", "idempotency_key"])
-        .returning(TopUp.id)
+    provider = await _check(session, providers, meter, order)
+    top_up = new_top_up(
+        provider,
+        customer_id=customer_id,
+        meter_id=order.meter_id,
+        pay_minor=order.pay_minor,
+        currency=order.currency,
+        method_id=order.method_id,
+        idempotency_key=idempotency_key,
+        request_hash=request_hash,
+        now=now,
     )
-    if fresh is None:
-        known = await _known(session, customer_id, idempotency_key, request_hash)
-        assert known is not None, "the conflict was with it"  # noqa: S101 - for the type checker.
-        return known, True
-    session.add(TopUpEvent(top_up_id=fresh, status=CREATED, at=now))
-    return fresh, False
+    top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
+    top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
+    first = await remember(
+        session,
+        customer_id=customer_id,
+        key=idempotency_key,
+        mutation=MUTATION,
+        request_hash=request_hash,
+        result={"top_up_id": top_up.id},
+    )
+    if first is not None:
+        raise _ReplayedError(str(first["top_up_id"]))
+    session.add(top_up)
+    await session.flush()
+    session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
+    return top_up.id
 
 
-async def _known(session: AsyncSession, customer_id: str, idempotency_key: str, request_hash: str) -> str | None:
-    row = (
-        await session.execute(
-            select(TopUp.id, TopUp.request_hash).where(
-                TopUp.customer_id == customer_id, TopUp.idempotency_key == idempotency_key
-            )
-        )
-    ).one_or_none()
-    if row is not None and row.request_hash != request_hash:
-        raise IdempotencyMismatchError
-    return None if row is None else str(row.id)
+def new_top_up(
+    provider: Provider,
+    *,
+    customer_id: str | None,
+    meter_id: str,
+    pay_minor: int,
+    currency: str,
+    method_id: str,
+    idempotency_key: str,
+    request_hash: str,
+    now: datetime,
+) -> TopUp:
+    """A top-up that is about to be asked for at a provider; the caller adds it."""
+    return TopUp(
+        id=new_id("top"),
+        customer_id=customer_id,
+        meter_id=meter_id,
+        provider=provider.name,
+        method_id=method_id,
+        account_reference=new_account_reference(),
+        pay_minor=pay_minor,
+        currency=currency,
+        idempotency_key=idempotency_key,
+        request_hash=request_hash,
+        status=CREATED,
+        created_at=now,
+        updated_at=now,
+        # Not due before the first call has had its time: the janitor must not race the request that is under way.
+        due_at=func.now() + timedelta(seconds=polls_of(provider)[0]),
+    )
 
 
-def _check(providers: Mapping[str, Provider], meter: Meter, order: TopUpOrder) -> Provider:
+def new_account_reference() -> str:
+    """What a rail with little room shows and carries for a top-up: 10 characters, 45 random bits, unique."""
+    return "W" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(9))
+
+
+async def _check(session: AsyncSession, providers: Mapping[str, Provider], meter: Meter, order: TopUpOrder) -> Provider:
     if order.currency != meter.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
+    if meter.closed_at is not None:
+        raise MeterBlockedError("This meter is out of service and takes no more credit.")
     found = find_method(providers, order.currency, order.method_id)
     if found is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
     provider, method = found
     if not method.minimum_minor <= order.pay_minor <= method.maximum_minor:
         raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, order.currency)
+    if order.pay_minor % method.step_minor:
+        raise InvalidInputError(f"{method.label} takes whole amounts only.", ("pay", "amount"))
+    if method.phone_required and order.phone is None:
+        raise InvalidInputError(f"{method.label} needs the phone number that pays.", ("phone",))
+    if await is_disputed(session, meter.id, provider.name):
+        raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
     return provider
 
 
-async def _create_at_provider(
+async def is_disputed(session: AsyncSession, meter_id: str, provider: str) -> bool:
+    """Whether a payer's bank has an open question about a payment for this meter on this rail: it is frozen."""
+    found = await session.scalar(
+        select(TopUp.id)
+        .where(TopUp.meter_id == meter_id, TopUp.provider == provider, TopUp.dispute.in_(["INQUIRY", "OPEN"]))
+        .limit(1)
+    )
+    return found is not None
+
+
+async def create_at_provider(
     sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, top_up_id: str
 ) -> None:
+    """Ask the provider for a stored top-up's payment. No answer leaves it CREATED, for the janitor to find out."""
     async with sessions() as session:
         top_up = await session.get_one(TopUp, top_up_id)
+        request = await request_of(session, top_up)
+    provider = provider_of(providers, top_up.provider)
     try:
-        truth = await providers[top_up.provider].create(request_of(top_up))
+        truth = await provider.create(request)
     except ProviderRefusedError as error:
         await _refuse(sessions, top_up_id, error, clock.now())
         return
     except ProviderUnavailableError as error:
         _log.warning("provider did not answer a create", top_up_id=top_up_id, error=str(error))
         return
-    await _apply_created(sessions, top_up_id, truth, clock.now())
+    await _apply_created(sessions, provider, top_up_id, truth, clock.now())
 
 
-async def _apply_created(sessions: Sessions, top_up_id: str, truth: PaymentTruth, now: datetime) -> None:
+async def _apply_created(
+    sessions: Sessions, provider: Provider, top_up_id: str, truth: PaymentTruth, now: datetime
+) -> None:
     """The answer to a create may be older than what a webhook has settled meanwhile: then it adds nothing."""
     async with sessions.begin() as session:
         top_up = await lock_top_up(session, top_up_id)
         if top_up.version == 0:
-            await apply_truth(session, top_up, truth, now)
+            await apply_truth(session, top_up, truth, now, provider)
 
 
 async def _refuse(sessions: Sessions, top_up_id: str, error: ProviderRefusedError, now: datetime) -> None:

@@ -25,6 +25,9 @@ from standpipe.units import money_text
 PAGE = (Path(__file__).parent / "pages" / "pay.html").read_text()
 DELAY_S = 20
 ACTIONS = ("approve", "decline", "delay", "duplicate", "lose")
+BANK_ACTIONS = ("refund", "hold-refunds", "dispute-inquiry", "dispute", "dispute-win", "dispute-lose")
+"""What is done to a paid charge behind the merchant's back: in the provider's dashboard, and by the payer's bank."""
+DISPUTE_FEE = 150
 HEADER = "Sandbox-Signature"
 
 
@@ -43,6 +46,8 @@ class SandboxState:
         self.store, self.sender, self.public_url, self.api_key = store, sender, public_url, api_key
         self.charges: dict[str, dict[str, Any]] = store.data.setdefault("charges", {})
         self.keys: dict[str, dict[str, Any]] = store.data.setdefault("keys", {})
+        for charge in self.charges.values():
+            _complete(charge)
 
     def charge(self, charge_id: str) -> dict[str, Any]:
         """One charge. Raises RefusalError."""
@@ -87,11 +92,15 @@ class SandboxState:
             "created": int(time.time()),
         }
         self.keys[key] = {"body": body, "charge": charge_id}
+        _complete(self.charges[charge_id])
         self.store.save()
         return self.charges[charge_id]
 
-    def act(self, charge: dict[str, Any], action: str) -> None:
+    def act(self, charge: dict[str, Any], action: str, amount: int | None = None) -> None:
         """What the customer does on the page. A declined charge may still be approved later."""
+        if action in BANK_ACTIONS:
+            self._act_as_bank(charge, action, amount)
+            return
         if action not in ACTIONS:
             raise RefusalError(HTTPStatus.NOT_FOUND, "not_found", f"Actions are: {', '.join(ACTIONS)}.")
         if charge["status"] == "succeeded" and action != "decline":
@@ -103,7 +112,7 @@ class SandboxState:
             charge.update(status="failed", failure_code="declined_by_customer")
             self.announce(charge, "charge.failed")
             return
-        charge.update(status="succeeded", captured=charge["amount"], failure_code=None)
+        charge.update(status="succeeded", captured=amount or charge["amount"], failure_code=None)
         if action != "lose":
             after_s = DELAY_S if action == "delay" else 0
             self.announce(charge, "charge.succeeded", times=3 if action == "duplicate" else 1, after_s=after_s)
@@ -116,24 +125,61 @@ class SandboxState:
             charge["status"] = "cancelled"
             self.announce(charge, "charge.cancelled")
 
-    def refund(self, charge: dict[str, Any], amount: object, key: str) -> None:
-        """Give back. Raises RefusalError for more than there is."""
+    def refund(self, charge: dict[str, Any], amount: object, key: str) -> dict[str, Any]:
+        """Give back; answers the refund. Raises RefusalError for more than there is."""
         body = {"refund": charge["id"], "amount": amount}
         if key in self.keys:
             if self.keys[key]["body"] != body:
                 raise RefusalError(
                     HTTPStatus.CONFLICT, "idempotency_conflict", "This key came with another body before."
                 )
-            return
-        if (
-            not isinstance(amount, int)
-            or isinstance(amount, bool)
-            or not 0 < amount <= charge["captured"] - charge["refunded"]
-        ):
+            return next(refund for refund in charge["refunds"] if refund["id"] == self.keys[key]["refund"])
+        taken = sum(refund["amount"] for refund in charge["refunds"] if refund["status"] != "failed")
+        if not isinstance(amount, int) or isinstance(amount, bool) or not 0 < amount <= charge["captured"] - taken:
             raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_amount", "More than is left to refund.")
-        charge["refunded"] += amount
-        self.keys[key] = {"body": body, "charge": charge["id"]}
+        refund = {
+            "id": f"srf_{secrets.token_hex(12)}",
+            "amount": amount,
+            "status": "pending" if charge["holds_refunds"] else "succeeded",
+            "failure_code": None,
+        }
+        charge["refunds"].append(refund)
+        self.keys[key] = {"body": body, "charge": charge["id"], "refund": refund["id"]}
+        self._sum(charge)
         self.announce(charge, "charge.refunded")
+        return refund
+
+    def move_refund(self, refund_id: str, status: str) -> dict[str, Any]:
+        """The bank takes a refund, or sends it back, perhaps long after it had taken it. Raises RefusalError."""
+        for charge in self.charges.values():
+            for refund in charge["refunds"]:
+                if refund["id"] == refund_id and status in {"succeeded", "failed"}:
+                    refund.update(status=status, failure_code="account_closed" if status == "failed" else None)
+                    self._sum(charge)
+                    self.announce(charge, "refund.updated")
+                    return charge
+        raise RefusalError(HTTPStatus.NOT_FOUND, "not_found", "There is no such refund.")
+
+    def _act_as_bank(self, charge: dict[str, Any], action: str, amount: int | None) -> None:
+        if action == "hold-refunds":
+            charge["holds_refunds"] = True
+            self.store.save()
+        elif action == "refund":
+            self.refund(charge, amount or charge["captured"] - charge["refunded"], secrets.token_hex(8))
+        elif action == "dispute-inquiry":
+            charge["dispute"] = charge["dispute"] or "inquiry"
+            self.announce(charge, "dispute.created")
+        elif action == "dispute":
+            fee = charge["dispute_fee"] or DISPUTE_FEE
+            charge.update(dispute="open", disputed=amount or charge["captured"], dispute_fee=fee)
+            self.announce(charge, "dispute.funds_withdrawn")
+        else:
+            won = action == "dispute-win"
+            charge.update(dispute="won" if won else "lost", disputed=0 if won else charge["disputed"])
+            self.announce(charge, "dispute.closed")
+
+    def _sum(self, charge: dict[str, Any]) -> None:
+        charge["refunded"] = sum(refund["amount"] for refund in charge["refunds"] if refund["status"] == "succeeded")
 
     def announce(self, charge: dict[str, Any], kind: str, *, times: int = 1, after_s: float = 0) -> None:
         """Save, then send the event; ``times`` > 1 sends the very same event again, as networks do."""
@@ -142,7 +188,7 @@ class SandboxState:
             "id": f"evt_{secrets.token_hex(12)}",
             "type": kind,
             "created": int(time.time()),
-            "data": {"charge": dict(charge)},
+            "data": {"charge": json.loads(json.dumps(charge))},
         }
         for _ in range(times):
             self.sender.send(event, after_s=after_s)
@@ -166,6 +212,7 @@ def make_app(*, webhook_url: str, webhook_secret: str, api_key: str, public_url:
         Route("/v1/charges/{id}/cancel", _cancel, methods=["POST"]),
         Route("/v1/charges/{id}/refunds", _refund, methods=["POST"]),
         Route("/v1/charges/{id}/{action}", _act, methods=["POST"]),
+        Route("/v1/refunds/{id}/{status}", _move_refund, methods=["POST"]),
         Route("/v1/references/{reference}/{action}", _act_by_reference, methods=["POST"]),
         Route("/pay/{id}", _page, methods=["GET"]),
         Route("/pay/{id}/{action}", _act_on_page, methods=["POST"]),
@@ -230,22 +277,39 @@ async def _refund(request: Request) -> Response:
     state = _merchant(request)
     charge = state.charge(request.path_params["id"])
     key = request.headers.get("idempotency-key") or secrets.token_hex(8)
-    state.refund(charge, (await _body(request)).get("amount"), key)
-    return JSONResponse(charge)
+    return JSONResponse(state.refund(charge, (await _body(request)).get("amount"), key))
+
+
+async def _move_refund(request: Request) -> Response:
+    return JSONResponse(_state(request).move_refund(request.path_params["id"], request.path_params["status"]))
 
 
 async def _act(request: Request) -> Response:
     state = _state(request)
     charge = state.charge(request.path_params["id"])
-    state.act(charge, request.path_params["action"])
+    state.act(charge, request.path_params["action"], _amount(request))
     return JSONResponse(charge)
 
 
 async def _act_by_reference(request: Request) -> Response:
     state = _state(request)
     charge = state.by_reference(request.path_params["reference"])
-    state.act(charge, request.path_params["action"])
+    state.act(charge, request.path_params["action"], _amount(request))
     return JSONResponse(charge)
+
+
+def _amount(request: Request) -> int | None:
+    given = request.query_params.get("amount", "")
+    return int(given) if given.isascii() and given.isdigit() else None
+
+
+def _complete(charge: dict[str, Any]) -> None:
+    """Fields of later releases, for charges that an earlier one stored."""
+    charge.setdefault("refunds", [])
+    charge.setdefault("holds_refunds", False)
+    charge.setdefault("disputed", 0)
+    charge.setdefault("dispute_fee", 0)
+    charge.setdefault("dispute", None)
 
 
 async def _page(request: Request) -> Response:

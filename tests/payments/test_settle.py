@@ -13,7 +13,7 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.models import ProviderEvent, TopUp
-from standpipe.payments.provider import PaymentTruth, ProviderRefusedError
+from standpipe.payments.provider import PaymentTruth, ProviderRefusedError, RefundRequest
 from standpipe.payments.providers.stripe import from_stripe, to_stripe
 from standpipe.payments.settle import settle
 from standpipe.simulator.fake_stripe import event
@@ -72,6 +72,7 @@ async def test_p17_an_older_answer_that_comes_last_does_not_win(town: Town) -> N
         """Stripe, whose first answer is fetched early and delivered late."""
 
         name = "stripe"
+        capabilities = provider.capabilities
 
         async def fetch(self, provider_ref: str) -> PaymentTruth:
             truth = await provider.fetch(provider_ref)
@@ -172,22 +173,7 @@ async def test_p22_another_currency_waits_in_suspense(town: Town) -> None:
     assert top_up_id
 
 
-async def test_a_refund_made_in_the_dashboard_is_booked_and_waits_for_a_person(town: Town) -> None:
-    top_up_id, intent = await town.pay_by_card()
-    await town.tell(event("payment_intent.succeeded", intent))
-    await town.drain()
-    await town.providers["stripe"].refund(intent["id"], amount_minor=500, currency="KES", key="dashboard")
-    charge = town.stripe.intents[intent["id"]]["latest_charge"]
-    for _ in range(2):
-        await town.tell(event("charge.refunded", charge))
-        await town.drain()
-    assert await held_minor(town, "KES") == -500
-    assert await town.wallet() == 1500
-    assert await town.sums() == {"KES": 0}
-    assert await town.status(top_up_id) == "PAID"
-
-
-async def test_a_second_payment_that_names_the_same_top_up_waits_in_suspense(town: Town) -> None:
+async def test_p31_a_second_payment_for_one_intention_is_credited_too_and_flagged(town: Town) -> None:
     top_up_id, intent = await town.pay_by_card()
     await town.tell(event("payment_intent.succeeded", intent))
     await town.drain()
@@ -197,8 +183,12 @@ async def test_a_second_payment_that_names_the_same_top_up_waits_in_suspense(tow
     for _ in range(2):
         await town.tell(event("payment_intent.succeeded", second))
         await town.drain()
-    assert await town.credits() == (1, 1, 1500)
-    assert await held_minor(town, "KES") == 700
+    assert await town.credits() == (2, 1, 2200)
+    assert await held_minor(town, "KES") == 0
+    async with town.sessions() as session:
+        [flag] = (await session.scalars(select(OutboxFact).where(OutboxFact.kind == "SecondPayment"))).all()
+        sibling = await session.get_one(TopUp, flag.payload["sibling_id"])
+    assert (sibling.intention_id, sibling.captured_minor, sibling.origin) == (top_up_id, 700, "SIBLING")
     assert await town.sums() == {"KES": 0}
 
 
@@ -270,3 +260,19 @@ async def test_settling_while_the_meters_water_is_charged_does_not_deadlock(town
     await settling
     assert await town.wallet() == 1493
     assert [row.attempts for row in await town.inbox()] == [1]
+
+
+async def test_p38_a_refund_made_in_the_dashboard_is_booked(town: Town) -> None:
+    top_up_id, intent = await town.pay_by_card()
+    await town.tell(event("payment_intent.succeeded", intent))
+    await town.drain()
+    request = RefundRequest("dashboard", intent["id"], None, 500, "KES", "at the dashboard")
+    await town.providers["stripe"].refund(request)
+    charge = town.stripe.intents[intent["id"]]["latest_charge"]
+    for _ in range(2):
+        await town.tell(event("charge.refunded", charge))
+        await town.drain()
+    # No command has gone out to the meter yet, so the credit can be taken back whole.
+    assert await town.wallet() == 1000
+    assert await town.sums() == {"KES": 0}
+    assert await town.status(top_up_id) == "PAID"

@@ -123,7 +123,7 @@ class Town:
     async def drain(self) -> None:
         """Work the inbox and the outbox until nothing is due."""
         while await work_inbox(self.sessions, self.providers, self.settings.clock) or await work_outbox(
-            self.sessions, self.settings.clock, timedelta(hours=26)
+            self.sessions, self.providers, self.settings.clock, timedelta(hours=26)
         ):
             pass
 

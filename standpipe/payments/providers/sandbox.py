@@ -1,13 +1,15 @@
 """The sandbox: a small provider process of our own, reached only over HTTP, for demos and app developers."""
 
 import re
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import httpx
 
 from standpipe.payments.provider import (
+    MOBILE_POLLS_S,
+    Capabilities,
+    DisputeState,
     MethodKind,
     PaymentMethod,
     PaymentRequest,
@@ -16,7 +18,11 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Refund,
+    Rail,
+    RefundRequest,
+    RefundStatus,
+    RefundTruth,
+    WebhookCall,
 )
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
 from standpipe.payments.signatures import verify
@@ -32,12 +38,18 @@ _STATUS = {
     "failed": PaymentStatus.FAILED,
     "cancelled": PaymentStatus.CANCELLED,
 }
+_REFUND_STATUS = {
+    "pending": RefundStatus.PENDING,
+    "succeeded": RefundStatus.SUCCEEDED,
+    "failed": RefundStatus.FAILED,
+}
 
 
-class SandboxProvider:
+class SandboxProvider(Rail):
     """Speaks to ``standpipe simulate``'s provider; amounts travel in ISO 4217 minor units."""
 
     name = NAME
+    capabilities = Capabilities(MOBILE_POLLS_S, refunds=True, partial_refunds=True, reports_refunds=True, cancels=True)
 
     def __init__(self, *, base_url: str, api_key: str, webhook_secrets: list[str]) -> None:
         self._webhook_secrets = webhook_secrets
@@ -64,10 +76,10 @@ class SandboxProvider:
         """The charge now."""
         return _read(await self._call("GET", f"/v1/charges/{_checked(provider_ref)}"))
 
-    async def find(self, reference: str) -> PaymentTruth | None:
+    async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """The charge that carries our reference."""
         try:
-            return _read(await self._call("GET", "/v1/charges", params={"reference": reference}))
+            return _read(await self._call("GET", "/v1/charges", params={"reference": request.reference}))
         except ProviderRefusedError:
             return None
 
@@ -78,25 +90,32 @@ class SandboxProvider:
         except ProviderRefusedError:
             return await self.fetch(provider_ref)
 
-    async def refund(self, provider_ref: str, *, amount_minor: int, currency: str, key: str) -> Refund:
+    async def refund(self, request: RefundRequest) -> RefundTruth:
         """Refund part or all of a charge."""
-        path = f"/v1/charges/{_checked(provider_ref)}/refunds"
-        await self._call("POST", path, json={"amount": amount_minor}, key=f"refund:{key}")
-        return Refund(provider_ref, amount_minor, currency)
+        path = f"/v1/charges/{_checked(request.provider_ref)}/refunds"
+        made = await self._call("POST", path, json={"amount": request.amount_minor}, key=f"refund:{request.key}")
+        return _read_refund(made, request.currency)
 
-    def authenticate(self, headers: Mapping[str, str], body: bytes, now_s: float) -> None:
+    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
+        """The refund now."""
+        for refund in (await self.fetch(provider_ref)).refunds:
+            if refund.provider_ref == refund_ref:
+                return refund
+        raise ProviderRefusedError(NAME, "not_found", "There is no such refund.")
+
+    def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Sandbox-Signature`` over the raw bytes."""
-        verify(headers.get("sandbox-signature"), body, self._webhook_secrets, now_s)
+        verify(call.headers.get("sandbox-signature"), call.body, self._webhook_secrets, call.now_s)
 
-    def parse(self, body: bytes) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> ProviderNotice:
         """The charge that an event is about."""
-        event = read_json(body)
+        event = read_json(call.body)
         if event is None:
-            return unreadable(body, "not a JSON object")
+            return unreadable(call.body, "not a JSON object")
         event_id, kind = text_at(event, "id"), text_at(event, "type") or ""
         charge = text_at(event, "data", "charge", "id")
         if event_id is None or charge is None or not _ID.fullmatch(charge):
-            return unreadable(body, "names no charge", kind=kind)
+            return unreadable(call.body, "names no charge", kind=kind)
         return ProviderNotice(
             event_id, kind, provider_ref=charge, reference=text_at(event, "data", "charge", "reference")
         )
@@ -138,12 +157,24 @@ def _read(charge: dict[str, Any]) -> PaymentTruth:
             requested_minor=_whole(charge["amount"]),
             captured_minor=_whole(charge["captured"]),
             refunded_minor=_whole(charge["refunded"]),
+            refunds=tuple(_read_refund(refund, charge["currency"]) for refund in charge["refunds"]),
+            disputed_minor=_whole(charge["disputed"]),
+            dispute_fee_minor=_whole(charge["dispute_fee"]),
+            dispute=DisputeState(charge["dispute"].upper()) if charge["dispute"] else None,
             failure_code=charge.get("failure_code"),
             failure_message="The payment was declined." if status is PaymentStatus.FAILED else None,
             next_action={"type": "redirect", "url": charge["pay_url"]} if status is PaymentStatus.PENDING else None,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ProviderUnavailableError(NAME, f"unreadable charge: {error!r}") from error
+
+
+def _read_refund(refund: dict[str, Any], currency: str) -> RefundTruth:
+    try:
+        status = _REFUND_STATUS[refund["status"]]
+        return RefundTruth(str(refund["id"]), _whole(refund["amount"]), currency, status, refund.get("failure_code"))
+    except (KeyError, TypeError) as error:
+        raise ProviderUnavailableError(NAME, f"unreadable refund: {error!r}") from error
 
 
 def _whole(value: object) -> int:

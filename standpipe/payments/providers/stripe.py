@@ -5,13 +5,14 @@ something carries our idempotency key. The API version is pinned by the locked S
 """
 
 import re
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import stripe
 
 from standpipe.payments.provider import (
+    CARD_POLLS_S,
+    Capabilities,
     MethodKind,
     PaymentMethod,
     PaymentRequest,
@@ -20,7 +21,11 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Refund,
+    Rail,
+    RefundRequest,
+    RefundStatus,
+    RefundTruth,
+    WebhookCall,
 )
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
 from standpipe.payments.signatures import verify
@@ -60,10 +65,11 @@ def stripe_exponent(currency: str) -> int:
     return _EXPONENTS.get(currency, currency_exponent(currency))
 
 
-class StripeProvider:
+class StripeProvider(Rail):
     """Card payments by PaymentIntent. ``webhook_secrets``: newest first; two while one is being rotated."""
 
     name = NAME
+    capabilities = Capabilities(CARD_POLLS_S, refunds=True, partial_refunds=True, reports_refunds=True, cancels=True)
 
     def __init__(
         self,
@@ -114,11 +120,11 @@ class StripeProvider:
             self._client.v1.payment_intents.retrieve_async(provider_ref, {"expand": ["latest_charge"]})
         )
 
-    async def find(self, reference: str) -> PaymentTruth | None:
+    async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """Search by our reference. Stripe's index lags by up to a minute; callers ask only about old payments."""
         try:
             found = await self._client.v1.payment_intents.search_async(
-                {"query": f"metadata['{REFERENCE}']:'{reference}'", "limit": 1}
+                {"query": f"metadata['{REFERENCE}']:'{request.reference}'", "limit": 1}
             )
         except stripe.StripeError as error:
             raise _neutral(error) from error
@@ -134,28 +140,30 @@ class StripeProvider:
         except ProviderRefusedError:
             return await self.fetch(provider_ref)
 
-    async def refund(self, provider_ref: str, *, amount_minor: int, currency: str, key: str) -> Refund:
+    async def refund(self, request: RefundRequest) -> RefundTruth:
         """Refund part or all of a PaymentIntent."""
-        _checked(provider_ref)
+        _checked(request.provider_ref)
         try:
             refund = await self._client.v1.refunds.create_async(
-                {"payment_intent": provider_ref, "amount": to_stripe(amount_minor, currency)},
-                {"idempotency_key": f"refund:{key}"},
+                {"payment_intent": request.provider_ref, "amount": to_stripe(request.amount_minor, request.currency)},
+                {"idempotency_key": f"refund:{request.key}"},
             )
         except stripe.StripeError as error:
             raise _neutral(error) from error
-        return Refund(provider_ref, from_stripe(refund.amount, currency), currency)
+        amount = from_stripe(refund.amount, request.currency)
+        return RefundTruth(refund.id, amount, request.currency, RefundStatus.SUCCEEDED)
 
-    def authenticate(self, headers: Mapping[str, str], body: bytes, now_s: float) -> None:
+    def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Stripe-Signature`` over the raw bytes.
 
         Not by the SDK's ``construct_event``: it takes signatures from the future, and raises TypeError on a header
         that is not ASCII.
         """
-        verify(headers.get("stripe-signature"), body, self._webhook_secrets, now_s)
+        verify(call.headers.get("stripe-signature"), call.body, self._webhook_secrets, call.now_s)
 
-    def parse(self, body: bytes) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> ProviderNotice:
         """The PaymentIntent that an event is about, whether it comes as the intent, its charge or its refund."""
+        body = call.body
         event = read_json(body)
         if event is None:
             return unreadable(body, "not a JSON object")

@@ -1,0 +1,287 @@
+"""Automatic top-ups: a standing order that charges a saved card before the water runs out.
+
+One charge under way per meter, a cap per day, a pause after each decline, off after MAX_FAILURES in a row; the
+customer is told each time. Every decision is taken under the standing order's row lock, so that two triggers at once
+come to one charge (P34). What the customer reads (the day of the cap, the pause) goes by the town's clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.ids import new_id
+from standpipe.ledger.posting import wallet_balance_minor
+from standpipe.meters.access import require_meter
+from standpipe.meters.models import Meter
+from standpipe.outbox.facts import AutoTopUpEnded, publish
+from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.provider import PaymentStatus, Provider
+from standpipe.payments.rails import fee_rule, provider_of
+from standpipe.payments.saved_methods import require_card
+from standpipe.payments.split import fee_for
+from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
+from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
+from standpipe.units import local_midnight
+
+MAX_FAILURES = 3
+PAUSE = timedelta(hours=1)
+MAX_PAUSE = timedelta(hours=24)
+_log = structlog.get_logger(__name__)
+
+
+class AutoMode(StrEnum):
+    """FIXED: always the amount. UP_TO: what brings the balance up to the amount."""
+
+    FIXED = "FIXED"
+    UP_TO = "UP_TO"
+
+
+class AutoOutcome(StrEnum):
+    """What a customer is told. AUTHENTICATE: the bank wants them to confirm in the app."""
+
+    PAID = "PAID"
+    DECLINED = "DECLINED"
+    AUTHENTICATE = "AUTHENTICATE"
+    TURNED_OFF = "TURNED_OFF"
+
+
+_AUTHENTICATE = frozenset({"authentication_required", "requires_action"})
+_UNDER_WAY = (CREATED, PaymentStatus.PENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class StandingOrder:
+    """What a customer asks for; amounts in minor units of the meter's currency."""
+
+    meter_id: str
+    saved_method_id: str
+    threshold_days: int
+    mode: AutoMode
+    amount_minor: int
+    daily_cap_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """How long a meter's credit lasts, and the wallet from which that was told."""
+
+    meter_id: str
+    days_left: float | None
+    wallet_minor: int
+    fresh: bool
+
+
+async def set_order(
+    session: AsyncSession, providers: Mapping[str, Provider], *, customer_id: str, order: StandingOrder, now: datetime
+) -> AutoTopUp:
+    """Set or change the standing order of a meter, and turn it on.
+
+    Raises NotFoundError (meter or card), InvalidInputError for amounts outside the card's limits.
+    """
+    meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id)
+    card = await require_card(session, customer_id=customer_id, saved_method_id=order.saved_method_id)
+    _check(provider_of(providers, card.provider), meter, order)
+    values = {
+        "customer_id": customer_id,
+        "saved_method_id": card.id,
+        "currency": meter.currency,
+        "threshold_days": order.threshold_days,
+        "mode": order.mode,
+        "amount_minor": order.amount_minor,
+        "daily_cap_minor": order.daily_cap_minor,
+        "enabled": True,
+        "paused_reason": None,
+        "failures": 0,
+        "not_before": None,
+        "updated_at": now,
+    }
+    await session.execute(
+        insert(AutoTopUp)
+        .values(id=new_id("atu"), meter_id=meter.id, **values)
+        .on_conflict_do_update(index_elements=["meter_id"], set_=values)
+    )
+    return (
+        await session.scalars(
+            select(AutoTopUp).where(AutoTopUp.meter_id == meter.id).execution_options(populate_existing=True)
+        )
+    ).one()
+
+
+async def turn_off(session: AsyncSession, *, customer_id: str, meter_id: str, now: datetime) -> AutoTopUp:
+    """Turn a meter's standing order off; a charge under way still counts. Raises NotFoundError."""
+    await require_meter(session, customer_id=customer_id, meter_id=meter_id)
+    row = await _lock(session, meter_id)
+    if row is None:
+        raise NotFoundError("There is no automatic top-up for this meter.")
+    row.enabled, row.paused_reason, row.updated_at = False, "customer", now
+    return row
+
+
+async def consider(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, signal: Signal) -> str | None:
+    """Charge, where the standing order of this meter says so; returns the top-up's id. Harmless when called twice."""
+    now = clock.now()
+    async with sessions.begin() as session:
+        row = await _lock(session, signal.meter_id)
+        if row is None or not row.enabled:
+            return None
+        await _conclude(session, row, now)
+        top_up = await _decide(session, providers, row, signal, now)
+        if top_up is None:
+            return None
+        session.add(top_up)
+        await session.flush()
+        session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
+        row.awaiting_top_up_id, row.updated_at = top_up.id, now
+        top_up_id = top_up.id
+    await create_at_provider(sessions, providers, clock, top_up_id)
+    await concluded(sessions, clock, top_up_id)
+    return top_up_id
+
+
+async def concluded(sessions: Sessions, clock: Clock, top_up_id: str) -> None:
+    """A top-up has come to an end, perhaps one of ours: count it, pause or turn off, and tell the customer once."""
+    async with sessions.begin() as session:
+        meter_id = await session.scalar(select(AutoTopUp.meter_id).where(AutoTopUp.awaiting_top_up_id == top_up_id))
+        row = await _lock(session, meter_id) if meter_id is not None else None
+        if row is not None:
+            await _conclude(session, row, clock.now())
+
+
+async def _lock(session: AsyncSession, meter_id: str) -> AutoTopUp | None:
+    row: AutoTopUp | None = await session.scalar(
+        select(AutoTopUp)
+        .where(AutoTopUp.meter_id == meter_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return row
+
+
+async def _conclude(session: AsyncSession, row: AutoTopUp, now: datetime) -> None:
+    if row.awaiting_top_up_id is None:
+        return
+    top_up = await session.get_one(TopUp, row.awaiting_top_up_id, populate_existing=True)
+    if top_up.status in _UNDER_WAY:
+        return
+    row.awaiting_top_up_id, row.updated_at = None, now
+    if top_up.captured_minor:
+        row.failures, row.not_before, outcome = 0, None, AutoOutcome.PAID
+    else:
+        row.failures += 1
+        row.not_before = now + min(PAUSE * 2 ** (row.failures - 1), MAX_PAUSE)
+        outcome = AutoOutcome.AUTHENTICATE if top_up.failure_code in _AUTHENTICATE else AutoOutcome.DECLINED
+        if row.failures >= MAX_FAILURES or not await _card_works(session, row):
+            row.enabled, row.paused_reason, outcome = False, "declined", AutoOutcome.TURNED_OFF
+    await publish(session, AutoTopUpEnded(row.id, row.meter_id, top_up.id, outcome))
+
+
+async def _card_works(session: AsyncSession, row: AutoTopUp) -> bool:
+    card = await session.get(SavedMethod, row.saved_method_id, populate_existing=True)
+    return card is not None and card.usable
+
+
+async def _decide(
+    session: AsyncSession, providers: Mapping[str, Provider], row: AutoTopUp, signal: Signal, now: datetime
+) -> TopUp | None:
+    """The top-up to charge now, or None. Called under the row's lock."""
+    low = signal.fresh and signal.days_left is not None and signal.days_left <= row.threshold_days
+    waits = row.awaiting_top_up_id is not None or (row.not_before is not None and now < row.not_before)
+    if not low or waits:
+        return None
+    wallet_minor = await wallet_balance_minor(session, row.meter_id, row.currency)
+    if wallet_minor > signal.wallet_minor:
+        # Credit has come since the signal was made: it speaks of a wallet that is no more.
+        return None
+    meter = await session.get_one(Meter, row.meter_id)
+    card = await session.get_one(SavedMethod, row.saved_method_id, populate_existing=True)
+    provider = providers.get(card.provider)
+    if provider is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.provider):
+        return None
+    if not card.usable:
+        row.enabled, row.paused_reason = False, "card"
+        await publish(session, AutoTopUpEnded(row.id, row.meter_id, "", AutoOutcome.TURNED_OFF))
+        return None
+    amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
+    method = _card_method(provider, row.currency)
+    if method is None or not method[0] <= amount_minor <= method[1]:
+        return None
+    return await _new_charge(session, providers, provider, row, card, amount_minor, now)
+
+
+async def _new_charge(
+    session: AsyncSession,
+    providers: Mapping[str, Provider],
+    provider: Provider,
+    row: AutoTopUp,
+    card: SavedMethod,
+    amount_minor: int,
+    now: datetime,
+) -> TopUp:
+    payer_ref = await session.scalar(
+        select(PaymentCustomer.provider_ref).where(
+            PaymentCustomer.customer_id == row.customer_id, PaymentCustomer.provider == provider.name
+        )
+    )
+    top_up = new_top_up(
+        provider,
+        customer_id=row.customer_id,
+        meter_id=row.meter_id,
+        pay_minor=amount_minor,
+        currency=row.currency,
+        method_id=provider.name,
+        idempotency_key=new_id("auto"),
+        request_hash="",
+        now=now,
+    )
+    top_up.origin, top_up.saved_method_id, top_up.payer_ref = "AUTO", card.id, payer_ref
+    top_up.fee_agreed_minor = fee_for(fee_rule(providers, provider.name), amount_minor)
+    return top_up
+
+
+async def _amount_minor(session: AsyncSession, row: AutoTopUp, meter: Meter, wallet_minor: int, now: datetime) -> int:
+    """What to charge, within what is left of today's cap; 0 or less for nothing."""
+    zone = ZoneInfo(meter.time_zone)
+    since = local_midnight(now.astimezone(zone).date(), zone)
+    spent = await session.scalar(
+        select(func.coalesce(func.sum(TopUp.pay_minor), 0)).where(
+            TopUp.meter_id == row.meter_id,
+            TopUp.origin == "AUTO",
+            TopUp.created_at >= since,
+            TopUp.status.not_in([PaymentStatus.FAILED, PaymentStatus.CANCELLED, PaymentStatus.EXPIRED]),
+        )
+    )
+    wanted_minor = row.amount_minor if row.mode == AutoMode.FIXED else row.amount_minor - max(wallet_minor, 0)
+    left_minor = row.daily_cap_minor - int(spent or 0)
+    if row.mode == AutoMode.FIXED and left_minor < wanted_minor:
+        return 0
+    return min(wanted_minor, left_minor)
+
+
+def _card_method(provider: Provider, currency: str) -> tuple[int, int] | None:
+    """The limits of charging a saved card there."""
+    for method in provider.methods(currency):
+        if method.id == provider.name:
+            return method.minimum_minor, method.maximum_minor
+    return None
+
+
+def _check(provider: Provider, meter: Meter, order: StandingOrder) -> None:
+    limits = _card_method(provider, meter.currency)
+    if limits is None:
+        raise InvalidInputError("This card cannot be charged in the meter's currency.", ("cardId",))
+    if not limits[0] <= order.amount_minor <= limits[1]:
+        raise InvalidInputError("The amount is outside what the card can be charged.", ("amount",))
+    if order.daily_cap_minor < order.amount_minor:
+        raise InvalidInputError("The cap per day must cover one top-up.", ("dailyCap",))
+    if not 1 <= order.threshold_days <= 30:  # noqa: PLR2004 - a month is as far as a forecast tells.
+        raise InvalidInputError("Choose between 1 and 30 days.", ("thresholdDays",))

@@ -1,0 +1,216 @@
+"""Postings of a locked top-up: each books the difference to a running total, and is harmless when called twice.
+
+Every function locks the meter before anything guarded (lock order: ledger/posting.py). What the meter owes changes
+only under that lock.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.models import Utility
+from standpipe.errors import InvalidInputError
+from standpipe.ledger.models import Account, AccountKind
+from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
+from standpipe.meters.commands import lock_meter
+from standpipe.meters.credit import free_to_retract_minor, grant, retract
+from standpipe.outbox.facts import MoneyTakenBack, TopUpPaid, publish
+from standpipe.payments.models import TopUp
+from standpipe.payments.provider import PaymentTruth
+from standpipe.payments.split import Position, Split, TakeBack, split, take_back
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DebtTerms:
+    """What a meter owes, and the most of a top-up that may repay it."""
+
+    owed_minor: int
+    share_percent: int
+
+
+def funding(top_up: TopUp) -> AccountRef:
+    """The account that a top-up is paid from."""
+    if top_up.origin == "AGENT":
+        return AccountRef(AccountKind.FLOAT, top_up.funder_id or "", top_up.currency)
+    if top_up.origin == "VOUCHER":
+        return AccountRef(AccountKind.VOUCHERS, top_up.funder_id or "", top_up.currency)
+    return AccountRef(AccountKind.CLEARING, top_up.provider, top_up.currency)
+
+
+async def debt_terms(session: AsyncSession, meter_id: str, utility_id: str, currency: str) -> DebtTerms:
+    """What a meter owes now, and its utility's rule."""
+    balance = await session.scalar(
+        select(Account.balance_minor).where(
+            Account.kind == AccountKind.RECEIVABLE, Account.owner_id == meter_id, Account.currency == currency
+        )
+    )
+    share = await session.scalar(select(Utility.debt_share_percent).where(Utility.id == utility_id))
+    return DebtTerms(max(-(balance or 0), 0), share or 0)
+
+
+async def book_captured(
+    session: AsyncSession, top_up: TopUp, captured_minor: int, now: datetime, *, source: AccountRef | None = None
+) -> None:
+    """Credit what has been captured beyond what is booked. ``source``: another account than the usual pays this step.
+
+    Raises InsufficientFundsError where an agent's float is too small.
+    """
+    difference_minor = captured_minor - top_up.captured_minor
+    if difference_minor < 0:
+        _log.error("captured total fell", top_up_id=top_up.id, by_minor=-difference_minor)
+    if difference_minor <= 0:
+        return
+    meter = await lock_meter(session, top_up.meter_id)
+    terms = await debt_terms(session, meter.id, meter.utility_id, top_up.currency)
+    parts = split(
+        difference_minor,
+        fee_minor=top_up.fee_agreed_minor - top_up.fee_minor,
+        owed_minor=terms.owed_minor,
+        share_percent=terms.share_percent,
+    )
+    if parts.credit_minor:
+        await grant(
+            session,
+            meter_id=top_up.meter_id,
+            credit_key=f"{top_up.id}:captured:{captured_minor}",
+            source_id=top_up.id,
+            amount_minor=parts.credit_minor,
+            now=now,
+        )
+    key = f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}"
+    lines = _captured_lines(top_up, parts, source or funding(top_up), meter.utility_id)
+    await post(session, key=key, kind="TOP_UP", lines=lines, occurred_at=now)
+    top_up.captured_minor = captured_minor
+    top_up.fee_minor += parts.fee_minor
+    top_up.debt_minor += parts.debt_minor
+    await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor, key))
+
+
+def _captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
+    currency = top_up.currency
+    lines = [
+        Line(source, -parts.paid_minor),
+        Line(AccountRef(AccountKind.WALLET, top_up.meter_id, currency), parts.credit_minor),
+        Line(AccountRef(AccountKind.RECEIVABLE, top_up.meter_id, currency), parts.debt_minor),
+        Line(AccountRef(AccountKind.SERVICE_FEES, utility_id, currency), parts.fee_minor),
+    ]
+    return [line for line in lines if line.amount_minor]
+
+
+async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
+    """Book what refunds and disputes took, or gave back again, beyond what is booked (P35 to P40)."""
+    if (truth.refunded_minor, truth.disputed_minor) == (top_up.refunded_minor, top_up.disputed_minor):
+        return
+    meter = await lock_meter(session, top_up.meter_id)
+    terms = await debt_terms(session, meter.id, meter.utility_id, top_up.currency)
+    wallet_minor = await wallet_balance_minor(session, meter.id, top_up.currency)
+    position = Position(
+        captured_minor=top_up.captured_minor,
+        refunded_minor=top_up.refunded_minor,
+        disputed_minor=top_up.disputed_minor,
+        taken_back_minor=top_up.taken_back_minor,
+        held_minor=top_up.held_minor,
+        owed_minor=top_up.owed_minor,
+        revocable_minor=min(await free_to_retract_minor(session, meter, top_up.id), wallet_minor),
+        debt_minor=terms.owed_minor,
+    )
+    plan = take_back(position, truth.refunded_minor, truth.disputed_minor)
+    if plan.revoked_minor:
+        await retract(session, meter, source_id=top_up.id, amount_minor=plan.revoked_minor)
+    # A total that falls again is no new fact to the key, so the version makes each step its own.
+    key = (
+        f"{top_up.provider}:{top_up.provider_ref}:back:{truth.refunded_minor}:{truth.disputed_minor}:v{top_up.version}"
+    )
+    if plan.returned_minor:
+        await _grant_again(session, top_up, plan.returned_minor, key, now)
+    lines = _taken_back_lines(top_up, plan)
+    if lines:
+        await post(session, key=key, kind="TAKEN_BACK", lines=lines, occurred_at=now, states_fact=True)
+    _note_taken_back(top_up, truth, plan)
+    await publish(session, MoneyTakenBack(top_up.id, top_up.meter_id, key))
+
+
+def _taken_back_lines(top_up: TopUp, plan: TakeBack) -> list[Line]:
+    currency, meter_id, provider = top_up.currency, top_up.meter_id, top_up.provider
+    lines = [
+        Line(funding(top_up), plan.moved_minor),
+        Line(AccountRef(AccountKind.REFUND_DUE, provider, currency), -plan.held_minor),
+        Line(AccountRef(AccountKind.WALLET, meter_id, currency), plan.returned_minor - plan.revoked_minor),
+        Line(AccountRef(AccountKind.RECEIVABLE, meter_id, currency), -plan.owed_minor),
+        Line(AccountRef(AccountKind.LOSSES, provider, currency), -plan.lost_minor),
+    ]
+    return [line for line in lines if line.amount_minor]
+
+
+def _note_taken_back(top_up: TopUp, truth: PaymentTruth, plan: TakeBack) -> None:
+    theirs_minor = plan.moved_minor - plan.lost_minor
+    if theirs_minor < 0:
+        top_up.owed_minor -= min(-theirs_minor, top_up.owed_minor)
+    else:
+        top_up.owed_minor += plan.owed_minor
+    top_up.taken_back_minor += theirs_minor
+    top_up.held_minor -= plan.held_minor
+    top_up.refunded_minor, top_up.disputed_minor = truth.refunded_minor, truth.disputed_minor
+
+
+async def _grant_again(session: AsyncSession, top_up: TopUp, amount_minor: int, key: str, now: datetime) -> None:
+    await grant(
+        session,
+        meter_id=top_up.meter_id,
+        credit_key=f"{top_up.id}:again:{key}",
+        source_id=top_up.id,
+        amount_minor=amount_minor,
+        now=now,
+    )
+
+
+async def hold_for_refund(session: AsyncSession, top_up: TopUp, amount_minor: int, key: str, now: datetime) -> None:
+    """Take undelivered credit off the meter's total and out of the wallet, for a refund (``key``: the refund's id).
+
+    Raises InvalidInputError where the meter holds it, InsufficientFundsError where its water has run already.
+    """
+    meter = await lock_meter(session, top_up.meter_id)
+    await retract(session, meter, source_id=top_up.id, amount_minor=amount_minor)
+    lines = [
+        Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), -amount_minor),
+        Line(AccountRef(AccountKind.REFUND_DUE, top_up.provider, top_up.currency), amount_minor),
+    ]
+    if not await post(session, key=f"refund:{key}:held", kind="REFUND_HELD", lines=lines, occurred_at=now):
+        raise InvalidInputError("This refund is under way already.")
+    top_up.held_minor += amount_minor
+    top_up.version += 1
+
+
+async def release_hold(session: AsyncSession, top_up: TopUp, amount_minor: int, key: str, now: datetime) -> None:
+    """A refund came to nothing: what was held is credit again. Less, where a dispute has eaten of it meanwhile."""
+    amount_minor = min(amount_minor, top_up.held_minor)
+    if not amount_minor:
+        return
+    await lock_meter(session, top_up.meter_id)
+    await _grant_again(session, top_up, amount_minor, f"refund:{key}", now)
+    lines = [
+        Line(AccountRef(AccountKind.REFUND_DUE, top_up.provider, top_up.currency), -amount_minor),
+        Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), amount_minor),
+    ]
+    await post(session, key=f"refund:{key}:released", kind="REFUND_RELEASED", lines=lines, occurred_at=now)
+    top_up.held_minor -= amount_minor
+    top_up.version += 1
+
+
+async def book_dispute_fee(session: AsyncSession, top_up: TopUp, fee_minor: int, now: datetime) -> None:
+    """Book what disputes of this payment have cost us, once, whether the dispute or the statement says it first."""
+    difference_minor = fee_minor - top_up.dispute_fee_minor
+    if difference_minor <= 0:
+        return
+    lines = [
+        Line(funding(top_up), difference_minor),
+        Line(AccountRef(AccountKind.PROVIDER_FEES, top_up.provider, top_up.currency), -difference_minor),
+    ]
+    key = f"{top_up.provider}:{top_up.provider_ref}:dispute-fee:{fee_minor}"
+    await post(session, key=key, kind="PROVIDER_FEE", lines=lines, occurred_at=now)
+    top_up.dispute_fee_minor = fee_minor

@@ -1,0 +1,185 @@
+"""Money that nobody ordered here: a payer sends it to our paybill and types a meter's number, no app needed.
+
+A confirmation is a hint. The provider is asked; then the money goes to the meter whose number it carries, or waits
+in suspense for a person. It is never matched to a number that is only like it (P42, P43).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import structlog
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.ids import new_id
+from standpipe.ledger.models import LedgerTransaction
+from standpipe.meters.access import find_by_account
+from standpipe.meters.models import Meter
+from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.provider import PaymentTruth, Provider
+from standpipe.payments.rails import fee_rule, provider_of
+from standpipe.payments.settle import apply_truth, lock_top_up, settle
+from standpipe.payments.split import FeeRule, fee_for
+from standpipe.payments.suspense import hold
+
+MAX_ACCOUNT_LENGTH = 64
+_log = structlog.get_logger(__name__)
+
+
+class Verdict(StrEnum):
+    """What we say to a provider that asks before it takes a payer's money."""
+
+    ACCEPT = "ACCEPT"
+    UNKNOWN_ACCOUNT = "UNKNOWN_ACCOUNT"
+    BAD_AMOUNT = "BAD_AMOUNT"
+
+
+async def validate(
+    session: AsyncSession, provider: Provider, *, account: str, amount_minor: int | None, currency: str
+) -> Verdict:
+    """Whether money for this account would find its meter (P41)."""
+    ordered = await session.scalar(select(TopUp.id).where(TopUp.account_reference == account.strip().upper()))
+    meter = await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
+    if ordered is None and (meter is None or meter.closed_at is not None or meter.currency != currency):
+        return Verdict.UNKNOWN_ACCOUNT
+    methods = provider.methods(currency)
+    if amount_minor is None or not any(way.minimum_minor <= amount_minor <= way.maximum_minor for way in methods):
+        return Verdict.BAD_AMOUNT
+    return Verdict.ACCEPT
+
+
+async def take(
+    sessions: Sessions,
+    providers: Mapping[str, Provider],
+    clock: Clock,
+    *,
+    provider: str,
+    provider_ref: str,
+    account: str | None = None,
+) -> None:
+    """Work a notice of unsolicited money. ``account``: what the notice said the payer typed, for a rail whose own
+    answer leaves it out; the amount is always the provider's answer.
+
+    Raises ProviderUnavailableError, ProviderRefusedError (there is no such payment).
+    """
+    rail = provider_of(providers, provider)
+    async with sessions() as session:
+        known = await _known(session, provider, provider_ref, account)
+    if known is not None:
+        await settle(sessions, providers, known, clock, receipt_ref=provider_ref)
+        return
+    truth = await rail.fetch(provider_ref)
+    async with sessions.begin() as session:
+        await place(session, providers, rail, truth, clock.now(), account=account)
+
+
+async def sweep(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, since: datetime, until: datetime
+) -> int:
+    """Ask every rail that takes unsolicited money what came in, and place what we have not heard of (P50).
+
+    Returns how many payments were new to us. Raises ProviderUnavailableError.
+    """
+    found = 0
+    for rail in providers.values():
+        if not rail.capabilities.unsolicited:
+            continue
+        for truth in await rail.unsolicited(since, until):
+            async with sessions.begin() as session:
+                found += await place(session, providers, rail, truth, clock.now())
+    return found
+
+
+async def place(
+    session: AsyncSession,
+    providers: Mapping[str, Provider],
+    rail: Provider,
+    truth: PaymentTruth,
+    now: datetime,
+    *,
+    account: str | None = None,
+) -> bool:
+    """Credit unsolicited money to its meter, or hold it; False where we know it already. Once, whoever comes twice."""
+    if not truth.captured_minor:
+        return False
+    # Two workers may hear of the same money by two ways; between them a meter could appear or close.
+    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"unsolicited:{rail.name}:{truth.provider_ref}", 0))
+    await session.execute(select(lock))
+    account = truth.account_reference or account or ""
+    suspense_key = f"{rail.name}:{truth.provider_ref}:unsolicited"
+    known = await _known(session, rail.name, truth.provider_ref, account)
+    held = await session.scalar(select(LedgerTransaction.id).where(LedgerTransaction.key == suspense_key))
+    if known is not None or held is not None:
+        return False
+    meter = await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
+    reason = _why_not(meter, truth, account)
+    if meter is None or reason:
+        await hold(
+            session,
+            key=suspense_key,
+            provider=rail.name,
+            truth=truth,
+            amount_minor=truth.captured_minor,
+            reason=reason,
+            now=now,
+            account_reference=account,
+        )
+        return True
+    methods = rail.methods(truth.currency)
+    rule = fee_rule(providers, methods[0].id if methods else rail.name)
+    await _credit(session, rail, meter, truth, rule, now)
+    return True
+
+
+def _why_not(meter: Meter | None, truth: PaymentTruth, account: str) -> str:
+    if meter is None:
+        return f"no meter has the number {account!r}" if account else "no meter number was given"
+    if meter.closed_at is not None:
+        return f"meter {meter.serial} is closed"
+    if meter.currency != truth.currency:
+        return f"paid in {truth.currency}, meter {meter.serial} takes {meter.currency}"
+    return ""
+
+
+async def _known(session: AsyncSession, provider: str, provider_ref: str, account: str | None) -> str | None:
+    """The top-up that this money belongs to: its own, or the one whose push to the phone it answers (P44)."""
+    same = or_(
+        TopUp.provider_ref == provider_ref,
+        TopUp.alias_ref == provider_ref,
+        TopUp.receipt_ref == provider_ref,
+        TopUp.account_reference == (account or "").strip().upper(),
+    )
+    found: str | None = await session.scalar(select(TopUp.id).where(TopUp.provider == provider, same).limit(1))
+    return found
+
+
+async def _credit(
+    session: AsyncSession, rail: Provider, meter: Meter, truth: PaymentTruth, rule: FeeRule, now: datetime
+) -> None:
+    top_up_id = await session.scalar(
+        insert(TopUp)
+        .values(
+            id=new_id("top"),
+            meter_id=meter.id,
+            provider=rail.name,
+            provider_ref=truth.provider_ref,
+            receipt_ref=truth.receipt_ref or truth.provider_ref,
+            origin="PAYBILL",
+            pay_minor=truth.captured_minor,
+            fee_agreed_minor=fee_for(rule, truth.captured_minor),
+            currency=truth.currency,
+            idempotency_key=f"paybill:{truth.provider_ref}",
+            request_hash="",
+            status="CREATED",
+            created_at=now,
+            updated_at=now,
+        )
+        .returning(TopUp.id)
+    )
+    assert top_up_id is not None, "inserted above"  # noqa: S101 - for the type checker.
+    session.add(TopUpEvent(top_up_id=top_up_id, status="CREATED", at=now))
+    await apply_truth(session, await lock_top_up(session, top_up_id), truth, now, rail)

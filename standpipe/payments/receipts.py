@@ -1,0 +1,177 @@
+"""Receipts: what was paid and what it became, numbered without gaps per utility.
+
+The lines come from the posting itself, so paid = sum of lines, always. The number is taken in the transaction that
+writes the receipt: one that is rolled back takes none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.models import Utility
+from standpipe.ids import new_id
+from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
+from standpipe.meters.models import Meter
+from standpipe.payments.book_models import Receipt, ReceiptCounter
+from standpipe.payments.models import TopUp
+from standpipe.tariffs.pricing import TierUse
+
+SALE, GIVEN_BACK = "SALE", "GIVEN_BACK"
+_PAYERS = frozenset({AccountKind.CLEARING, AccountKind.FLOAT, AccountKind.VOUCHERS, AccountKind.SUSPENSE})
+"""Accounts that money comes from, or goes back to."""
+_LINE_OF = {
+    AccountKind.WALLET: "CREDIT",
+    AccountKind.RECEIVABLE: "DEBT",
+    AccountKind.SERVICE_FEES: "FEE",
+    AccountKind.REFUND_DUE: "REFUND",
+    AccountKind.LOSSES: "DISPUTED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptView:
+    """A receipt for its reader. A line has ``kind``, ``amount_minor``, and a tier of credit ``tier``, ``volume_ml``."""
+
+    id: str
+    number: int
+    utility_name: str
+    meter_id: str
+    meter_serial: str
+    top_up_id: str
+    kind: str
+    method_id: str
+    provider_receipt: str | None
+    currency: str
+    paid_minor: int
+    lines: tuple[dict[str, Any], ...]
+    issued_at: datetime
+    time_zone: str
+
+
+async def credit_of(session: AsyncSession, posting_key: str) -> int | None:
+    """What a posting put into the wallet (below zero: took out); None where there is no such posting."""
+    entries = await _entries(session, posting_key)
+    if not entries:
+        return None
+    return sum(amount for kind, amount in entries if kind == AccountKind.WALLET)
+
+
+async def issue(
+    session: AsyncSession, *, top_up_id: str, posting_key: str, tiers: Sequence[TierUse], now: datetime
+) -> str | None:
+    """Write the receipt of a posting; returns its id, or None where it has one. ``tiers`` explain its credit."""
+    entries = await _entries(session, posting_key)
+    found = await session.execute(
+        select(Meter.utility_id, TopUp.currency).join(TopUp, TopUp.meter_id == Meter.id).where(TopUp.id == top_up_id)
+    )
+    utility_id, currency = found.one()
+    paid_minor = -sum(amount for kind, amount in entries if kind in _PAYERS)
+    if not entries or not paid_minor:
+        return None
+    counter = await _lock_counter(session, utility_id)
+    receipt_id: str | None = await session.scalar(
+        insert(Receipt)
+        .values(
+            id=new_id("rct"),
+            utility_id=utility_id,
+            number=counter.last_number + 1,
+            top_up_id=top_up_id,
+            source_key=posting_key,
+            kind=SALE if paid_minor > 0 else GIVEN_BACK,
+            currency=currency,
+            paid_minor=paid_minor,
+            lines=lines_of(entries, tiers),
+            issued_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=["source_key"])
+        .returning(Receipt.id)
+    )
+    if receipt_id is not None:
+        counter.last_number += 1
+    return receipt_id
+
+
+def lines_of(entries: Sequence[tuple[str, int]], tiers: Sequence[TierUse]) -> list[dict[str, Any]]:
+    """A receipt's lines from a posting's entries: credit by tier as far as ``tiers`` explain it, then its residue."""
+    lines: list[dict[str, Any]] = []
+    for kind, amount in sorted(entries, key=lambda entry: entry[0] != AccountKind.WALLET):
+        if kind in _PAYERS:
+            continue
+        name = _LINE_OF.get(AccountKind(kind), "OTHER")
+        if name != "CREDIT" or amount <= 0:
+            lines.append({"kind": name, "amount_minor": amount})
+            continue
+        lines.extend(
+            {"kind": name, "tier": tier.index, "volume_ml": tier.volume_ml, "amount_minor": tier.cost_minor}
+            for tier in tiers
+        )
+        residue_minor = amount - sum(tier.cost_minor for tier in tiers)
+        if residue_minor or not tiers:
+            lines.append({"kind": "RESIDUE" if tiers else name, "amount_minor": residue_minor})
+    return lines
+
+
+async def receipts_of(session: AsyncSession, top_up_ids: Sequence[str]) -> dict[str, list[ReceiptView]]:
+    """The receipts of these top-ups, in the order of their numbers."""
+    rows = await session.execute(
+        select(Receipt, Utility.name, Meter, TopUp)
+        .join(TopUp, TopUp.id == Receipt.top_up_id)
+        .join(Meter, Meter.id == TopUp.meter_id)
+        .join(Utility, Utility.id == Receipt.utility_id)
+        .where(Receipt.top_up_id.in_(top_up_ids))
+        .order_by(Receipt.number)
+        .execution_options(populate_existing=True)
+    )
+    found: dict[str, list[ReceiptView]] = {top_up_id: [] for top_up_id in top_up_ids}
+    for receipt, utility_name, meter, top_up in rows:
+        found[receipt.top_up_id].append(_view(receipt, utility_name, meter, top_up))
+    return found
+
+
+async def receipt_by_id(session: AsyncSession, receipt_id: str) -> ReceiptView | None:
+    """One receipt; whoever asks must be allowed to (a signed link, or the top-up's household)."""
+    top_up_id = await session.scalar(select(Receipt.top_up_id).where(Receipt.id == receipt_id))
+    if top_up_id is None:
+        return None
+    views = (await receipts_of(session, [top_up_id]))[top_up_id]
+    return next(view for view in views if view.id == receipt_id)
+
+
+def _view(receipt: Receipt, utility_name: str, meter: Meter, top_up: TopUp) -> ReceiptView:
+    return ReceiptView(
+        id=receipt.id,
+        number=receipt.number,
+        utility_name=utility_name,
+        meter_id=meter.id,
+        meter_serial=meter.serial,
+        top_up_id=top_up.id,
+        kind=receipt.kind,
+        method_id=top_up.method_id or top_up.provider,
+        provider_receipt=top_up.receipt_ref,
+        currency=receipt.currency,
+        paid_minor=receipt.paid_minor,
+        lines=tuple(receipt.lines),
+        issued_at=receipt.issued_at,
+        time_zone=meter.time_zone,
+    )
+
+
+async def _entries(session: AsyncSession, posting_key: str) -> list[tuple[str, int]]:
+    rows = await session.execute(
+        select(Account.kind, Entry.amount_minor)
+        .join(Account, Account.id == Entry.account_id)
+        .join(LedgerTransaction, LedgerTransaction.id == Entry.transaction_id)
+        .where(LedgerTransaction.key == posting_key)
+        .order_by(Entry.id)
+    )
+    return [(kind, amount) for kind, amount in rows]
+
+
+async def _lock_counter(session: AsyncSession, utility_id: str) -> ReceiptCounter:
+    await session.execute(insert(ReceiptCounter).values(utility_id=utility_id).on_conflict_do_nothing())
+    return await session.get_one(ReceiptCounter, utility_id, with_for_update=True, populate_existing=True)

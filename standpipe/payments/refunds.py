@@ -1,0 +1,223 @@
+"""Refunds by operators: asked for by one, approved by another, and paid only where the meter cannot have the credit.
+
+On approval the credit leaves the wallet and the meter's total falls. Where a command with the higher total may still
+reach the meter, its next statement decides: it took the lower total (the refund goes on), or it held the credit
+(the refund is denied and the credit restored). States: ``standpipe.payments.refund_states``.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import func, null, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.customers.operators import record
+from standpipe.db.engine import Sessions
+from standpipe.db.queue import claim, retry
+from standpipe.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
+from standpipe.ids import new_id
+from standpipe.meters.commands import lock_meter
+from standpipe.meters.credit import is_proven, over_accepted_minor
+from standpipe.payments.booking import hold_for_refund, release_hold
+from standpipe.payments.models import Refund, TopUp
+from standpipe.payments.provider import Provider, ProviderRefusedError, RefundRequest, RefundStatus, RefundTruth
+from standpipe.payments.rails import provider_of
+from standpipe.payments.refund_states import RefundState, claimed_minor
+from standpipe.payments.settle import INTERNAL, lock_top_up, settle
+
+LEASE_S = 60.0
+ASK_AFTER_S = 60
+MAX_ATTEMPTS = 40
+"""With the cap of six hours, more than a week; then a person must look."""
+_log = structlog.get_logger(__name__)
+
+
+async def request_refund(
+    session: AsyncSession,
+    providers: Mapping[str, Provider],
+    *,
+    operator: str,
+    top_up_id: str,
+    amount_minor: int,
+    reason: str,
+    request_key: str,
+    now: datetime,
+) -> str:
+    """Ask for a refund; returns its id. The same key again is the same request.
+
+    Raises NotFoundError, and InvalidInputError for more than is left to give back (P37), a rail that cannot, or a
+    payment under dispute.
+    """
+    top_up = await lock_top_up(session, top_up_id)
+    known = await session.scalar(select(Refund).where(Refund.top_up_id == top_up_id, Refund.request_key == request_key))
+    if known is not None:
+        if (known.amount_minor, known.reason) != (amount_minor, reason):
+            raise InvalidInputError("This key was used for another refund.", ("key",))
+        return known.id
+    _check_rail(providers, top_up, amount_minor)
+    left_minor = top_up.captured_minor - top_up.taken_back_minor - await claimed_minor(session, top_up_id)
+    if not 0 < amount_minor <= left_minor:
+        raise InvalidInputError(f"At most {max(left_minor, 0)} can be given back.", ("amount",))
+    refund = Refund(
+        id=new_id("ref"),
+        top_up_id=top_up_id,
+        request_key=request_key,
+        amount_minor=amount_minor,
+        currency=top_up.currency,
+        reason=reason,
+        status=RefundState.REQUESTED,
+        requested_by=operator,
+        created_at=now,
+        updated_at=now,
+        due_at=null(),
+    )
+    session.add(refund)
+    await session.flush()
+    detail = {"amount_minor": amount_minor, "currency": top_up.currency, "reason": reason, "top_up_id": top_up_id}
+    await record(session, operator=operator, action="refund.request", subject_id=refund.id, detail=detail)
+    return refund.id
+
+
+async def approve_refund(session: AsyncSession, *, operator: str, refund_id: str, now: datetime) -> RefundState:
+    """Approve what another operator asked for; returns where it stands then.
+
+    Raises NotFoundError, and InvalidInputError for one's own request, one that is not waiting, or credit that the
+    meter holds or has used.
+    """
+    top_up, refund = await _lock(session, refund_id)
+    if refund.requested_by == operator:
+        raise InvalidInputError("A refund needs a second person: somebody else must approve it.")
+    if refund.status != RefundState.REQUESTED:
+        raise InvalidInputError(f"This refund is {refund.status}, not waiting for approval.")
+    try:
+        await hold_for_refund(session, top_up, refund.amount_minor, refund.id, now)
+    except InsufficientFundsError as error:
+        raise InvalidInputError("The water that this credit bought has run already.") from error
+    meter = await lock_meter(session, top_up.meter_id)
+    ready = await is_proven(session, meter)
+    refund.approved_by, refund.updated_at = operator, now
+    refund.status = RefundState.READY if ready else RefundState.AWAITING_METER
+    refund.due_at = func.now() if ready else null()
+    await record(session, operator=operator, action="refund.approve", subject_id=refund.id, detail={"ready": ready})
+    return RefundState(refund.status)
+
+
+async def reject_refund(session: AsyncSession, *, operator: str, refund_id: str, now: datetime) -> None:
+    """Turn down a request that waits. Raises NotFoundError, InvalidInputError."""
+    _, refund = await _lock(session, refund_id)
+    if refund.status != RefundState.REQUESTED:
+        raise InvalidInputError(f"This refund is {refund.status}, not waiting for approval.")
+    refund.status, refund.failure_code, refund.updated_at = RefundState.DENIED, "rejected", now
+    await record(session, operator=operator, action="refund.reject", subject_id=refund.id, detail={})
+
+
+async def meter_stated(sessions: Sessions, meter_id: str, now: datetime) -> None:
+    """A meter has spoken: refunds that waited for its word go on, or are denied and their credit restored."""
+    async with sessions() as session:
+        waiting = await session.scalars(
+            select(Refund.id)
+            .join(TopUp, TopUp.id == Refund.top_up_id)
+            .where(TopUp.meter_id == meter_id, Refund.status == RefundState.AWAITING_METER)
+            .order_by(Refund.id)
+        )
+        ids = waiting.all()
+    for refund_id in ids:
+        async with sessions.begin() as session:
+            await _decide(session, refund_id, now)
+
+
+async def _decide(session: AsyncSession, refund_id: str, now: datetime) -> None:
+    top_up, refund = await _lock(session, refund_id)
+    if refund.status != RefundState.AWAITING_METER:
+        return
+    meter = await lock_meter(session, top_up.meter_id)
+    if await over_accepted_minor(session, meter):
+        refund.status, refund.failure_code, refund.updated_at = RefundState.DENIED, "delivered", now
+        await release_hold(session, top_up, refund.amount_minor, refund.id, now)
+        _log.warning("refund denied: the meter holds the credit", refund_id=refund.id)
+    elif await is_proven(session, meter):
+        refund.status, refund.updated_at = RefundState.READY, now
+        refund.due_at = func.now()
+
+
+async def work_refunds(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, limit: int = 10) -> int:
+    """Hand over what is ready, and ask about what the provider has. Returns how many were claimed."""
+    async with sessions.begin() as session:
+        due = [row.id for row in await claim(session, Refund, limit=limit, lease_s=LEASE_S)]
+    for refund_id in due:
+        try:
+            await _work_one(sessions, providers, clock, refund_id)
+        except Exception as error:
+            if not isinstance(error, StandpipeError):
+                _log.exception("refund not worked", refund_id=refund_id)
+            async with sessions.begin() as session:
+                row = await session.get_one(Refund, refund_id, with_for_update=True)
+                if row.due_at is not None:
+                    await retry(session, row, str(error), max_attempts=MAX_ATTEMPTS, base_s=15, cap_s=6 * 3600)
+    return len(due)
+
+
+async def _work_one(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, refund_id: str) -> None:
+    async with sessions() as session:
+        refund = await session.get_one(Refund, refund_id)
+        top_up = await session.get_one(TopUp, refund.top_up_id)
+    if refund.status == RefundState.READY:
+        request = RefundRequest(
+            key=refund.id,
+            provider_ref=top_up.alias_ref or top_up.provider_ref or "",
+            receipt_ref=top_up.receipt_ref,
+            amount_minor=refund.amount_minor,
+            currency=refund.currency,
+            reason=refund.reason,
+        )
+        try:
+            truth = await provider_of(providers, top_up.provider).refund(request)
+        except ProviderRefusedError as error:
+            truth = RefundTruth("", refund.amount_minor, refund.currency, RefundStatus.FAILED, error.code)
+        await _note_sent(sessions, refund_id, truth, clock.now())
+    await settle(sessions, providers, refund.top_up_id, clock)
+    async with sessions.begin() as session:
+        row = await session.get_one(Refund, refund_id, with_for_update=True)
+        if row.status == RefundState.SENT:
+            delay_s = ASK_AFTER_S * min(2**row.attempts, 360)
+            row.due_at = func.now() + timedelta(seconds=delay_s)
+
+
+async def _note_sent(sessions: Sessions, refund_id: str, truth: RefundTruth, now: datetime) -> None:
+    async with sessions.begin() as session:
+        top_up, refund = await _lock(session, refund_id)
+        if refund.status != RefundState.READY:
+            return
+        refund.updated_at = now
+        if truth.provider_ref:
+            refund.status, refund.provider_ref = RefundState.SENT, truth.provider_ref
+        else:
+            # Refused outright: nothing was paid back, so what was held is credit again.
+            refund.status, refund.failure_code = RefundState.FAILED, truth.failure_code
+            refund.due_at = None
+            await release_hold(session, top_up, refund.amount_minor, refund.id, now)
+
+
+async def _lock(session: AsyncSession, refund_id: str) -> tuple[TopUp, Refund]:
+    """Top-up, then meter, then refund, in the lock order of the whole product."""
+    top_up_id = await session.scalar(select(Refund.top_up_id).where(Refund.id == refund_id))
+    if top_up_id is None:
+        raise NotFoundError("No such refund.")
+    top_up = await lock_top_up(session, top_up_id)
+    await lock_meter(session, top_up.meter_id)
+    refund = await session.get_one(Refund, refund_id, with_for_update=True, populate_existing=True)
+    return top_up, refund
+
+
+def _check_rail(providers: Mapping[str, Provider], top_up: TopUp, amount_minor: int) -> None:
+    if top_up.origin in INTERNAL:
+        raise InvalidInputError("Cash and vouchers are given back at the counter: reverse the vend instead.")
+    capabilities = provider_of(providers, top_up.provider).capabilities
+    if not capabilities.refunds:
+        raise InvalidInputError("This way to pay cannot give money back.")
+    if not capabilities.partial_refunds and amount_minor != top_up.captured_minor:
+        raise InvalidInputError("This way to pay can only give back the whole payment.", ("amount",))
+    if top_up.dispute in {"INQUIRY", "OPEN"}:
+        raise InvalidInputError("The payer's bank is disputing this payment: a refund now could pay twice.")

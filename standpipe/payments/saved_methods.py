@@ -1,0 +1,183 @@
+"""Cards that customers keep at a provider: begun, finished when the provider says so, forgotten."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.ids import new_id
+from standpipe.payments.provider import (
+    CardVault,
+    NoticeSubject,
+    Provider,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    SavedCard,
+)
+from standpipe.payments.rails import provider_of
+from standpipe.payments.vend_models import CardSetup, PaymentCustomer, SavedMethod
+
+
+def vault_of(providers: Mapping[str, Provider]) -> tuple[str, CardVault]:
+    """The provider that keeps cards. Raises InvalidInputError where none does."""
+    for provider in providers.values():
+        if provider.vault is not None:
+            return provider.name, provider.vault
+    raise InvalidInputError("Cards cannot be kept on this server.")
+
+
+async def begin(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str
+) -> dict[str, Any]:
+    """Begin to keep a card; answers the next action for the app. Raises InvalidInputError."""
+    name, vault = vault_of(providers)
+    setup_id = new_id("cds")
+    async with sessions.begin() as session:
+        session.add(CardSetup(id=setup_id, customer_id=customer_id, provider=name, created_at=clock.now()))
+    try:
+        customer_ref = await vault.ensure_customer(customer_id)
+        action = await vault.begin_save(key=setup_id, customer_ref=customer_ref, owner=customer_id)
+    except (ProviderUnavailableError, ProviderRefusedError) as error:
+        raise InvalidInputError("The card cannot be saved right now. Please try again shortly.") from error
+    async with sessions.begin() as session:
+        await keep_customer(session, customer_id=customer_id, provider=name, provider_ref=customer_ref)
+        await session.execute(update(CardSetup).where(CardSetup.id == setup_id).values(setup_ref=action["setup_ref"]))
+    return action
+
+
+async def keep_customer(session: AsyncSession, *, customer_id: str, provider: str, provider_ref: str) -> None:
+    """Note who a customer is at a provider; a later one, after a deletion there, takes its place."""
+    await session.execute(
+        insert(PaymentCustomer)
+        .values(customer_id=customer_id, provider=provider, provider_ref=provider_ref)
+        .on_conflict_do_update(index_elements=["customer_id", "provider"], set_={"provider_ref": provider_ref})
+    )
+
+
+async def keep_card(session: AsyncSession, *, customer_id: str, provider: str, card: SavedCard, now: datetime) -> None:
+    """Keep, or bring up to date, a card; a card stays with the customer who saved it first."""
+    values = {"brand": card.brand, "last4": card.last4, "expires": card.expires, "usable": card.usable}
+    await session.execute(
+        insert(SavedMethod)
+        .values(
+            id=new_id("pmt"),
+            customer_id=customer_id,
+            provider=provider,
+            provider_ref=card.provider_ref,
+            created_at=now,
+            **values,
+        )
+        .on_conflict_do_update(index_elements=["provider", "provider_ref"], set_=values)
+    )
+
+
+async def cards_of(session: AsyncSession, customer_id: str) -> Sequence[SavedMethod]:
+    """A customer's usable cards, oldest first."""
+    rows = await session.scalars(
+        select(SavedMethod)
+        .where(SavedMethod.customer_id == customer_id, SavedMethod.usable)
+        .order_by(SavedMethod.created_at, SavedMethod.id)
+    )
+    return rows.all()
+
+
+async def require_card(session: AsyncSession, *, customer_id: str, saved_method_id: str) -> SavedMethod:
+    """A usable card of this customer. Raises NotFoundError for any other, and for none."""
+    card = await session.get(SavedMethod, saved_method_id)
+    if card is None or card.customer_id != customer_id or not card.usable:
+        raise NotFoundError("No such card.")
+    return card
+
+
+async def refresh_setups(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str
+) -> None:
+    """The customer is back from saving: ask for what has not been heard of. Raises nothing that a retry would mend."""
+    async with sessions() as session:
+        refs = await session.scalars(
+            select(CardSetup.setup_ref)
+            .where(CardSetup.customer_id == customer_id, CardSetup.setup_ref.is_not(None))
+            .order_by(CardSetup.id.desc())
+            .limit(1)
+        )
+        newest = refs.first()
+    if newest is None:
+        return
+    name, _ = vault_of(providers)
+    try:
+        await heard(sessions, providers, clock, provider=name, subject=NoticeSubject.SAVED_METHOD, ref=newest)
+    except (ProviderUnavailableError, ProviderRefusedError, NotFoundError):
+        return
+
+
+async def forget(
+    sessions: Sessions, providers: Mapping[str, Provider], *, customer_id: str, saved_method_id: str
+) -> None:
+    """Forget a card here and at the provider. Raises NotFoundError, InvalidInputError (the provider is away)."""
+    async with sessions() as session:
+        card = await require_card(session, customer_id=customer_id, saved_method_id=saved_method_id)
+    vault = provider_of(providers, card.provider).vault
+    try:
+        if vault is not None:
+            await vault.forget_card(card.provider_ref)
+    except ProviderUnavailableError as error:
+        raise InvalidInputError("The card cannot be removed right now. Please try again shortly.") from error
+    async with sessions.begin() as session:
+        await session.execute(update(SavedMethod).where(SavedMethod.id == saved_method_id).values(usable=False))
+
+
+async def heard(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, provider: str, subject: str, ref: str
+) -> None:
+    """A notice about a setup, a card or a customer: ask how it stands.
+
+    Raises NotFoundError for a setup that is not ours (yet), ProviderUnavailableError.
+    """
+    if subject == NoticeSubject.CUSTOMER:
+        await _customer_gone(sessions, provider, ref)
+        return
+    vault = provider_of(providers, provider).vault
+    if vault is None:
+        return
+    async with sessions() as session:
+        setup = await session.scalar(
+            select(CardSetup).where(CardSetup.provider == provider, CardSetup.setup_ref == ref)
+        )
+        card = await session.scalar(
+            select(SavedMethod).where(SavedMethod.provider == provider, SavedMethod.provider_ref == ref)
+        )
+    if setup is not None:
+        found, customer_id = await vault.fetch_setup(ref), setup.customer_id
+    elif card is not None:
+        found, customer_id = await vault.fetch_card(ref), card.customer_id
+    else:
+        # A card of somebody who keeps none here: nothing of ours changes.
+        return
+    if found is not None:
+        async with sessions.begin() as session:
+            await keep_card(session, customer_id=customer_id, provider=provider, card=found, now=clock.now())
+
+
+async def _customer_gone(sessions: Sessions, provider: str, customer_ref: str) -> None:
+    async with sessions.begin() as session:
+        owner = await session.scalar(
+            select(PaymentCustomer.customer_id).where(
+                PaymentCustomer.provider == provider, PaymentCustomer.provider_ref == customer_ref
+            )
+        )
+        if owner is None:
+            return
+        await session.execute(
+            update(SavedMethod)
+            .where(SavedMethod.customer_id == owner, SavedMethod.provider == provider)
+            .values(usable=False)
+        )
+        await session.execute(
+            delete(PaymentCustomer).where(PaymentCustomer.customer_id == owner, PaymentCustomer.provider == provider)
+        )

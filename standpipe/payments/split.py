@@ -1,0 +1,94 @@
+"""What a payment becomes: service fee, debt share, credit. Pure and exact; paid = credit + debt + fee, always."""
+
+from dataclasses import dataclass
+
+FULL_PERCENT = 100
+FULL_POINTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class FeeRule:
+    """What a customer pays for the way they pay: hundredths of a percent of the payment, and a fixed part."""
+
+    basis_points: int = 0
+    fixed_minor: int = 0
+
+
+NO_FEE = FeeRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The parts of a payment; they sum to ``paid_minor``."""
+
+    paid_minor: int
+    fee_minor: int
+    debt_minor: int
+    credit_minor: int
+
+
+def fee_for(rule: FeeRule, pay_minor: int) -> int:
+    """The fee on a payment, rounded half up once, and never more than the payment."""
+    share = (pay_minor * rule.basis_points * 2 + FULL_POINTS) // (2 * FULL_POINTS)
+    return min(share + rule.fixed_minor, pay_minor)
+
+
+def split(paid_minor: int, *, fee_minor: int, owed_minor: int, share_percent: int) -> Split:
+    """Part a payment (or the newest step of one): first the fee, then at most ``share_percent`` of the rest for debt.
+
+    The share is rounded down, in the customer's favour.
+    """
+    fee_minor = min(fee_minor, paid_minor)
+    rest_minor = paid_minor - fee_minor
+    debt_minor = min(max(owed_minor, 0), rest_minor * share_percent // FULL_PERCENT)
+    return Split(paid_minor, fee_minor, debt_minor, rest_minor - debt_minor)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Who bears money that the provider gave back to the payer.
+
+    ``moved_minor`` left the provider's clearing; of it ``held_minor`` was set aside for a refund, ``revoked_minor``
+    is taken out of the wallet with credit that never reached the meter, ``owed_minor`` the meter now owes, and
+    ``lost_minor`` was taken twice, by a refund and a dispute: ours to win back. Below zero it all runs backwards:
+    ``returned_minor`` goes to the wallet again as new credit.
+    """
+
+    moved_minor: int
+    held_minor: int = 0
+    revoked_minor: int = 0
+    owed_minor: int = 0
+    lost_minor: int = 0
+    returned_minor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a payment and its meter stand before money is taken back. ``debt_minor`` is what the meter owes in all."""
+
+    captured_minor: int
+    refunded_minor: int
+    disputed_minor: int
+    taken_back_minor: int
+    held_minor: int
+    owed_minor: int
+    revocable_minor: int
+    debt_minor: int
+
+
+def take_back(position: Position, refunded_minor: int, disputed_minor: int) -> TakeBack:
+    """The difference between what was given back now and what was booked; P35 to P40 of the payment's life.
+
+    Never more than was captured is taken back from the customer, whatever the provider took (P39).
+    """
+    moved = refunded_minor - position.refunded_minor + disputed_minor - position.disputed_minor
+    target = min(position.captured_minor, refunded_minor + disputed_minor)
+    theirs = target - position.taken_back_minor
+    lost = moved - theirs
+    if theirs < 0:
+        settled = min(-theirs, position.owed_minor)
+        to_debt = min(settled, max(position.debt_minor, 0))
+        return TakeBack(moved, owed_minor=-to_debt, lost_minor=lost, returned_minor=-theirs - to_debt)
+    held = min(theirs, position.held_minor)
+    revoked = min(theirs - held, max(position.revocable_minor, 0))
+    return TakeBack(moved, held, revoked, theirs - held - revoked, lost)

@@ -1,0 +1,100 @@
+"""Suspense: money that we may not place by ourselves. Booked, kept with its reason, and worked off by a person."""
+
+from datetime import datetime
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.ids import new_id
+from standpipe.ledger.models import AccountKind
+from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.outbox.facts import MoneyInSuspense, publish
+from standpipe.payments.models import SuspenseItem, TopUp
+from standpipe.payments.provider import PaymentTruth
+
+_log = structlog.get_logger(__name__)
+
+
+async def hold(
+    session: AsyncSession,
+    *,
+    key: str,
+    provider: str,
+    truth: PaymentTruth,
+    amount_minor: int,
+    reason: str,
+    now: datetime,
+    top_up_id: str | None = None,
+    account_reference: str | None = None,
+) -> bool:
+    """Book money into suspense and open an item for a person; False where this key did so before."""
+    lines = [
+        Line(AccountRef(AccountKind.CLEARING, provider, truth.currency), -amount_minor),
+        Line(AccountRef(AccountKind.SUSPENSE, provider, truth.currency), amount_minor),
+    ]
+    if not await post(session, key=key, kind="SUSPENSE", lines=lines, occurred_at=now):
+        return False
+    await session.execute(
+        insert(SuspenseItem).values(
+            id=new_id("sus"),
+            key=key,
+            provider=provider,
+            provider_ref=truth.provider_ref,
+            currency=truth.currency,
+            amount_minor=amount_minor,
+            reason=reason,
+            account_reference=account_reference or truth.account_reference,
+            payer=truth.payer,
+            top_up_id=top_up_id,
+            opened_at=now,
+        )
+    )
+    _log.error("money in suspense", provider=provider, provider_ref=truth.provider_ref, reason=reason)
+    await publish(session, MoneyInSuspense(top_up_id or "", reason))
+    return True
+
+
+async def hold_foreign(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
+    """Money in another currency than asked for is never converted by guess (P22): it waits in suspense.
+
+    What the provider gave back of it leaves suspense again.
+    """
+    held_minor = truth.captured_minor - truth.refunded_minor - truth.disputed_minor
+    difference_minor = held_minor - top_up.suspense_minor
+    if not difference_minor:
+        return
+    key = f"{top_up.provider}:{truth.provider_ref}:foreign:{held_minor}:v{top_up.version}"
+    if difference_minor > 0:
+        reason = f"paid in {truth.currency}, asked for in {top_up.currency}"
+        await hold(
+            session,
+            key=key,
+            provider=top_up.provider,
+            truth=truth,
+            amount_minor=difference_minor,
+            reason=reason,
+            now=now,
+            top_up_id=top_up.id,
+        )
+    else:
+        await _give_back(session, top_up, truth.currency, -difference_minor, key, now)
+    top_up.suspense_minor = held_minor
+
+
+async def _give_back(
+    session: AsyncSession, top_up: TopUp, currency: str, amount_minor: int, key: str, now: datetime
+) -> None:
+    lines = [
+        Line(AccountRef(AccountKind.CLEARING, top_up.provider, currency), amount_minor),
+        Line(AccountRef(AccountKind.SUSPENSE, top_up.provider, currency), -amount_minor),
+    ]
+    await post(session, key=key, kind="SUSPENSE_RETURNED", lines=lines, occurred_at=now)
+    items = await session.scalars(
+        select(SuspenseItem).where(SuspenseItem.top_up_id == top_up.id, SuspenseItem.status == "OPEN").with_for_update()
+    )
+    for item in items:
+        if item.amount_minor <= amount_minor:
+            amount_minor -= item.amount_minor
+            item.status, item.resolved_at, item.resolved_by = "RETURNED", now, "the provider"

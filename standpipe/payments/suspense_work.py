@@ -1,0 +1,102 @@
+"""Suspense worked off by a person: placed on a meter, or noted as given back. Each leaves its trace in the audit."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.operators import record
+from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.ids import new_id
+from standpipe.ledger.models import AccountKind
+from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.meters.models import Meter
+from standpipe.payments.booking import book_captured
+from standpipe.payments.models import SuspenseItem, TopUp, TopUpEvent
+from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.settle import lock_top_up
+
+
+async def open_items(session: AsyncSession) -> Sequence[SuspenseItem]:
+    """What waits for a person, oldest first."""
+    rows = await session.scalars(
+        select(SuspenseItem).where(SuspenseItem.status == "OPEN").order_by(SuspenseItem.opened_at, SuspenseItem.id)
+    )
+    return rows.all()
+
+
+async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: str, note: str, now: datetime) -> str:
+    """Credit an item to a meter; returns the top-up's id.
+
+    Raises NotFoundError, and InvalidInputError for one that is resolved, an unknown or closed meter, another currency.
+    """
+    item = await _open_item(session, item_id)
+    meter = await session.scalar(select(Meter).where(Meter.serial == serial))
+    if meter is None or meter.closed_at is not None:
+        raise InvalidInputError(f"No meter in service has the serial {serial}.", ("serial",))
+    if meter.currency != item.currency:
+        raise InvalidInputError(f"This meter takes {meter.currency}; the money is {item.currency}.", ("serial",))
+    top_up = await _top_up_for(session, item, meter, now)
+    account = AccountRef(AccountKind.SUSPENSE, item.provider, item.currency)
+    await book_captured(session, top_up, item.amount_minor, now, source=account)
+    top_up.status, top_up.version, top_up.due_at = PaymentStatus.SUCCEEDED, top_up.version + 1, None
+    session.add(TopUpEvent(top_up_id=top_up.id, status=PaymentStatus.SUCCEEDED, at=now))
+    item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, operator, top_up.id
+    detail = {"serial": serial, "amount_minor": item.amount_minor, "currency": item.currency, "note": note}
+    await record(session, operator=operator, action="suspense.assign", subject_id=item.id, detail=detail)
+    return top_up.id
+
+
+async def note_returned(session: AsyncSession, *, operator: str, item_id: str, note: str, now: datetime) -> None:
+    """Note that an item was given back at the provider by hand. Raises NotFoundError, InvalidInputError."""
+    item = await _open_item(session, item_id)
+    if not note.strip():
+        raise InvalidInputError("Say how and where it was given back.", ("note",))
+    lines = [
+        Line(AccountRef(AccountKind.SUSPENSE, item.provider, item.currency), -item.amount_minor),
+        Line(AccountRef(AccountKind.CLEARING, item.provider, item.currency), item.amount_minor),
+    ]
+    await post(session, key=f"suspense:{item.id}:returned", kind="SUSPENSE_RETURNED", lines=lines, occurred_at=now)
+    item.status, item.resolved_at, item.resolved_by = "RETURNED", now, operator
+    detail = {"amount_minor": item.amount_minor, "currency": item.currency, "note": note}
+    await record(session, operator=operator, action="suspense.return", subject_id=item.id, detail=detail)
+
+
+async def _open_item(session: AsyncSession, item_id: str) -> SuspenseItem:
+    item = await session.get(SuspenseItem, item_id, with_for_update=True, populate_existing=True)
+    if item is None:
+        raise NotFoundError(f"There is no suspense item {item_id}.")
+    if item.status != "OPEN":
+        raise InvalidInputError(f"This item was {item.status.lower()} by {item.resolved_by} already.")
+    return item
+
+
+async def _top_up_for(session: AsyncSession, item: SuspenseItem, meter: Meter, now: datetime) -> TopUp:
+    """The payment as a top-up of its own, so that a refund or a dispute at the provider still finds it."""
+    taken = await session.scalar(
+        select(TopUp.id).where(TopUp.provider == item.provider, TopUp.provider_ref == item.provider_ref)
+    )
+    fresh = await session.scalar(
+        insert(TopUp)
+        .values(
+            id=new_id("top"),
+            meter_id=meter.id,
+            provider=item.provider,
+            # A statement's line may speak of a payment that another top-up has already: then it stands on its own.
+            provider_ref=item.provider_ref if taken is None else f"suspense:{item.id}",
+            origin="SUSPENSE",
+            pay_minor=item.amount_minor,
+            currency=item.currency,
+            idempotency_key=f"suspense:{item.id}",
+            request_hash="",
+            status="CREATED",
+            created_at=now,
+            updated_at=now,
+        )
+        .returning(TopUp.id)
+    )
+    assert fresh is not None, "inserted above"  # noqa: S101 - for the type checker.
+    session.add(TopUpEvent(top_up_id=fresh, status="CREATED", at=now))
+    return await lock_top_up(session, fresh)

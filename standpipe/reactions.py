@@ -1,0 +1,136 @@
+"""Who reacts to what: the one ``match`` over facts. A reaction may run twice, so each goes by a business key."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.notifications.alerts import check_low_balance, raise_once
+from standpipe.notifications.models import AlertKind
+from standpipe.notifications.rules import LowBalanceSignal
+from standpipe.outbox.facts import (
+    AutoTopUpEnded,
+    CreditConfirmed,
+    Fact,
+    MeterStated,
+    MoneyInSuspense,
+    MoneyTakenBack,
+    SecondPayment,
+    TopUpFailed,
+    TopUpPaid,
+    UsageRecorded,
+)
+from standpipe.payments import auto_top_up
+from standpipe.payments.provider import Provider
+from standpipe.payments.receipts import credit_of, issue
+from standpipe.payments.refunds import meter_stated
+from standpipe.tariffs.pricing import TierUse
+from standpipe.usage.overview import MeterView, meter_view
+from standpipe.usage.quotes import quote_money
+
+_log = structlog.get_logger(__name__)
+
+
+async def follow_up(
+    sessions: Sessions, providers: Mapping[str, Provider], fact: Fact, clock: Clock, offline_after: timedelta
+) -> None:
+    """Reactions that begin transactions of their own, because a provider may be called between them."""
+    match fact:
+        case UsageRecorded(meter_id):
+            async with sessions() as session:
+                view = await meter_view(session, meter_id, clock.now(), offline_after=offline_after)
+            if view is not None:
+                await auto_top_up.consider(sessions, providers, clock, _auto_signal(view, clock.now(), offline_after))
+        case TopUpPaid(top_up_id) | TopUpFailed(top_up_id):
+            await auto_top_up.concluded(sessions, clock, top_up_id)
+        case MeterStated(meter_id):
+            await meter_stated(sessions, meter_id, clock.now())
+        case _:
+            pass
+
+
+async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: timedelta) -> None:
+    """Reactions that join one transaction, in which the fact is also ticked off."""
+    now = clock.now()
+    match fact:
+        case UsageRecorded(meter_id):
+            await _check_balance(session, meter_id, now, offline_after)
+        case TopUpPaid(top_up_id, meter_id, _, posting_key):
+            await _issue_receipt(session, meter_id, top_up_id, posting_key, now, offline_after)
+            await _check_balance(session, meter_id, now, offline_after)
+        case CreditConfirmed(meter_id, accepted_minor):
+            await _tell(session, meter_id, f"credit:{meter_id}:{accepted_minor}", None, now, offline_after)
+        case TopUpFailed(top_up_id, meter_id):
+            await _tell(session, meter_id, f"top-up-failed:{top_up_id}", "TOP_UP_FAILED", now, offline_after)
+        case MoneyTakenBack(top_up_id, meter_id, posting_key):
+            await _issue_receipt(session, meter_id, top_up_id, posting_key, now, offline_after)
+            await _tell(session, meter_id, f"taken-back:{posting_key}", "TAKEN_BACK", now, offline_after)
+        case AutoTopUpEnded(auto_id, meter_id, top_up_id, outcome):
+            key = f"auto:{auto_id}:{top_up_id}:{outcome}"
+            await _tell(session, meter_id, key, f"AUTO_{outcome}", now, offline_after)
+        case MoneyInSuspense(top_up_id, reason):
+            _log.error("money in suspense: a person must look", top_up_id=top_up_id, reason=reason)
+        case SecondPayment(top_up_id, sibling_id):
+            _log.error("one intention paid twice: both are credited", top_up_id=top_up_id, sibling_id=sibling_id)
+        case MeterStated():
+            pass
+
+
+async def _check_balance(session: AsyncSession, meter_id: str, now: datetime, offline_after: timedelta) -> None:
+    view = await meter_view(session, meter_id, now, offline_after=offline_after)
+    if view is not None and view.on_meter_as_of is not None:
+        signal = _signal(view, now, offline_after)
+        await check_low_balance(session, meter_id=meter_id, signal=signal, params=_params(view), now=now)
+
+
+async def _tell(
+    session: AsyncSession, meter_id: str, key: str, variant: str | None, now: datetime, offline_after: timedelta
+) -> None:
+    """News about money, to every device of the household, once per key."""
+    view = await meter_view(session, meter_id, now, offline_after=offline_after)
+    if view is None:
+        return
+    params = _params(view) | ({"variant": variant} if variant else {})
+    await raise_once(session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=key, params=params, now=now)
+
+
+async def _issue_receipt(
+    session: AsyncSession, meter_id: str, top_up_id: str, posting_key: str, now: datetime, offline_after: timedelta
+) -> None:
+    """A receipt for one posting, its credit explained by tier at the use so far.
+
+    In a transaction of its own, after the money's: the utility's receipt counter must not make payments wait.
+    """
+    credit_minor = await credit_of(session, posting_key)
+    if credit_minor is None:
+        return
+    view = await meter_view(session, meter_id, now, offline_after=offline_after)
+    tiers: tuple[TierUse, ...] = ()
+    if view is not None and credit_minor > 0:
+        tiers = quote_money(view, credit_minor, now).lines
+    await issue(session, top_up_id=top_up_id, posting_key=posting_key, tiers=tiers, now=now)
+
+
+def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBalanceSignal:
+    days = None if view.lasts is None else view.lasts.days_likely
+    # By the meter's own last word, not its last sign of life: one that only registers says nothing about its water.
+    fresh = view.on_meter_as_of is not None and now - view.on_meter_as_of < offline_after
+    return LowBalanceSignal(days_left=days, credit_minor=view.ledger_minor, fresh=fresh)
+
+
+def _auto_signal(view: MeterView, now: datetime, offline_after: timedelta) -> auto_top_up.Signal:
+    signal = _signal(view, now, offline_after)
+    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh)
+
+
+def _params(view: MeterView) -> dict[str, Any]:
+    return {
+        "label": view.label,
+        "credit_minor": view.ledger_minor,
+        "currency": view.currency,
+        "days_left": 0 if view.lasts is None else int(view.lasts.days_likely),
+    }

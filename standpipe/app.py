@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from standpipe.api import agents
 from standpipe.api.pages import health, returned
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.tokens import TokenSigner
@@ -69,6 +70,9 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
     routes: list[BaseRoute] = [
         Route("/webhooks/{provider}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
         Route("/webhooks/{provider}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
+        Route("/agents/me", agents.me, methods=["GET"]),
+        Route("/agents/meters/{number}", agents.meter, methods=["GET"]),
+        Route("/agents/vends", agents.vend, methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
         Route("/return/{top_up_id}", returned, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         WebSocketRoute("/graphql", view),

@@ -87,6 +87,7 @@ def upgrade() -> None:
     sa.Column('provider', sa.Text(), nullable=False),
     sa.Column('setup_ref', sa.Text(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('done_at', sa.DateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['customer_id'], ['customers.id'], name=op.f('fk_card_setups_customer_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_card_setups')),
     sa.UniqueConstraint('provider', 'setup_ref', name=op.f('uq_card_setups_provider_setup_ref'))

@@ -8,19 +8,17 @@ import strawberry
 from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
-from standpipe.errors import InvalidInputError, StandpipeError
-from standpipe.graphql.base import Money, MoneyInput, Node, PageInfo, Volume, litres, money, page_info, volume
+from standpipe.errors import InvalidInputError
+from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
 from standpipe.graphql.context import Ctx, TopUpsRequest
-from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
+from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
 from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
 from standpipe.ids import is_id
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.payments.rails import methods_in
-from standpipe.units import ML_PER_LITRE, to_minor
 from standpipe.usage.overview import MeterView
-from standpipe.usage.quotes import Quote as QuoteView
-from standpipe.usage.quotes import quote_money, quote_volume
 from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check
 from standpipe.usage.series import UsageBucket as BucketView
 
@@ -75,6 +73,9 @@ class Balance:
     on_meter: Money | None = strawberry.field(description="What the meter last said; null until it has spoken.")
     on_meter_as_of: datetime | None = strawberry.field(description="When it said so.")
     in_flight: Money = strawberry.field(description="Credit on its way to the meter.")
+    arrears: Money = strawberry.field(
+        description="Owed for credit whose payment was taken back; each top-up repays a share."
+    )
     used_since_report: Money | None = strawberry.field(description="Booked use that the meter has not reported on.")
     lasts: Forecast | None = strawberry.field(description="Null while there are under 7 days of use.")
 
@@ -152,33 +153,6 @@ class UsageSeries:
         )
 
 
-@strawberry.input(one_of=True, description="Quote for an amount of money, or for a volume.")
-class QuoteBy:
-    """Exactly one."""
-
-    money: MoneyInput | None = strawberry.UNSET
-    litres: Decimal | None = strawberry.UNSET
-
-
-@strawberry.type(description="What a payment would give at this period's use so far. Nothing is stored.")
-class Quote:
-    """A trial vend."""
-
-    pay: Money
-    credit: Money
-    volume: Volume
-    lines: list[TierLine]
-    valid_until: datetime
-
-
-@strawberry.type(description="A quote, or why there is none.")
-class QuotePayload:
-    """Errors as data."""
-
-    quote: Quote | None
-    user_errors: list[UserError]
-
-
 @strawberry.type(description="A prepaid water meter.")
 class Meter(Node):
     """What a household sees of its meter."""
@@ -236,23 +210,16 @@ class Meter(Node):
         found = await info.context.usage.load(request)
         return UsageSeries(found=found, currency=self.view.currency, interval=interval)
 
-    @strawberry.field(description="Price check against this period's use so far; stores nothing.")
-    def quote(self, info: Ctx, by: QuoteBy) -> QuotePayload:
-        try:
-            view = _quote(self.view, by, info.context.tools.clock.now())
-        except StandpipeError as error:
-            return QuotePayload(quote=None, user_errors=[user_error(error, info.context.language)])
-        language = info.context.language
-        return QuotePayload(
-            quote=Quote(
-                pay=money(view.pay_minor, view.currency, language),
-                credit=money(view.credit_minor, view.currency, language),
-                volume=volume(view.volume_ml, language),
-                lines=tier_lines(view.lines, view.currency, language),
-                valid_until=view.valid_until,
-            ),
-            user_errors=[],
-        )
+    @strawberry.field(
+        description="Price check against this period's use so far and what the meter owes; stores nothing. With a "
+        "methodId, the fee of that way to pay is counted in."
+    )
+    def quote(self, info: Ctx, by: QuoteBy, method_id: strawberry.ID | None = None) -> QuotePayload:
+        return quote_of(info.context, self.view, by, None if method_id is None else str(method_id))
+
+    @strawberry.field(description="The standing order that tops this meter up by itself; null where there is none.")
+    async def auto_top_up(self, info: Ctx) -> AutoTopUp | None:
+        return await load_auto_top_up(info, self.view.id)
 
     @strawberry.field
     def top_up_methods(self, info: Ctx) -> list[TopUpMethod]:
@@ -289,6 +256,7 @@ def balance_of(view: MeterView, language: str) -> Balance:
         on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
         on_meter_as_of=view.on_meter_as_of,
         in_flight=money(view.in_flight_minor, view.currency, language),
+        arrears=money(view.arrears_minor, view.currency, language),
         used_since_report=money(used_minor, view.currency, language) if known else None,
         lasts=None
         if lasts is None
@@ -300,18 +268,6 @@ def balance_of(view: MeterView, language: str) -> Balance:
             litres_left=volume(lasts.volume_left_ml, language),
         ),
     )
-
-
-def _quote(view: MeterView, by: QuoteBy, now: datetime) -> QuoteView:
-    if by.money:
-        if by.money.currency != view.currency:
-            raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
-        return quote_money(view, to_minor(by.money.amount, view.currency), now)
-    amount = by.litres or Decimal(0)
-    wanted_ml = amount * ML_PER_LITRE
-    if wanted_ml != wanted_ml.to_integral_value():
-        raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
-    return quote_volume(view, int(wanted_ml), now)
 
 
 @strawberry.type(description="One meter and the reader's role in its household.")

@@ -10,7 +10,8 @@ from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundE
 from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
-from standpipe.graphql.top_ups import TopUp, top_up_of
+from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
+from standpipe.graphql.top_ups import top_up_of
 from standpipe.ids import is_id
 from standpipe.notifications import devices
 from standpipe.notifications.models import Device as DeviceRow
@@ -64,6 +65,9 @@ class TopUpStartInput:
     meter_id: strawberry.ID
     pay: MoneyInput
     method_id: strawberry.ID
+    phone: PhoneNumber | None = strawberry.field(
+        default=None, description="Who pays, where the method rings a phone; without it, the customer's own number."
+    )
     return_url: Url | None = None
 
 
@@ -72,15 +76,6 @@ class TopUpCancelInput:
     """Which."""
 
     top_up_id: strawberry.ID
-
-
-@strawberry.type(description="A top-up, or why there is none.")
-class TopUpPayload:
-    """Errors as data."""
-
-    top_up: TopUp | None
-    replayed: bool
-    user_errors: list[UserError]
 
 
 @strawberry.enum(description="What the app runs on.")
@@ -137,7 +132,7 @@ class DevicePayload:
 
 
 @strawberry.type
-class Mutation:
+class Mutation(MoneyMutation):
     """Where changing starts."""
 
     @strawberry.mutation(description="Development sign-in: sends a one-time code by text.")
@@ -257,6 +252,7 @@ def _order(wanted: TopUpStartInput) -> TopUpOrder:
         currency=wanted.pay.currency,
         method_id=str(wanted.method_id),
         return_url=wanted.return_url,
+        phone=None if wanted.phone is None else sign_in.normalise_phone(wanted.phone, []),
     )
 
 

@@ -8,6 +8,7 @@ from standpipe.errors import NotFoundError
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.top_ups import TopUp, top_up_of
 from standpipe.ids import is_id
 from standpipe.payments.top_ups import refresh, require_top_up
@@ -49,6 +50,10 @@ class Viewer(Node):
             edges=edges,
             page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
         )
+
+    @strawberry.field(description="Cards kept at the payment provider.")
+    async def saved_cards(self, info: Ctx) -> list[SavedCard]:
+        return await load_cards(info)
 
     @strawberry.field(description="Null for any id that is not one of the viewer's meters.")
     async def meter(self, info: Ctx, id: strawberry.ID) -> Meter | None:

@@ -12,7 +12,7 @@ from standpipe.graphql.meters import Meter
 from standpipe.graphql.mutations import Mutation
 from standpipe.graphql.query import Query
 from standpipe.graphql.subscriptions import Subscription
-from standpipe.graphql.top_ups import RedirectToUrl, StripePaymentSheet, TopUp
+from standpipe.graphql.top_ups import RedirectToUrl, StkPush, StripeCardSetup, StripePaymentSheet, TopUp
 
 MAX_TOKENS = 1_000
 CACHED_DOCUMENTS = 256
@@ -50,7 +50,17 @@ schema = Schema(
     query=Query,
     mutation=Mutation,
     subscription=Subscription,
-    types=[Meter, TopUp, StripePaymentSheet, RedirectToUrl, InputError, AmountOutOfRange, RateLimited],
+    types=[
+        Meter,
+        TopUp,
+        StripePaymentSheet,
+        StripeCardSetup,
+        StkPush,
+        RedirectToUrl,
+        InputError,
+        AmountOutOfRange,
+        RateLimited,
+    ],
     extensions=[Masked, Tokens, Parsed, Validated],
     config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
 )

@@ -56,6 +56,23 @@ class RedirectToUrl(TopUpAction):
     url: Url
 
 
+@strawberry.type(description="The payer's phone rings; the PIN is typed there.")
+class StkPush(TopUpAction):
+    """For mobile money."""
+
+    phone_masked: str
+
+
+@strawberry.type(description="Open Stripe's sheet to keep a card.")
+class StripeCardSetup(TopUpAction):
+    """For the Stripe SDK in the app."""
+
+    publishable_key: str
+    client_secret: str
+    customer_id: str | None = None
+    customer_session_client_secret: str | None = None
+
+
 @strawberry.type(description="A way to pay.")
 class TopUpMethod:
     """Limits are in the meter's currency."""
@@ -76,7 +93,7 @@ def method_of(method: PaymentMethod, currency: str, language: str) -> TopUpMetho
         label=method.label,
         minimum=money(method.minimum_minor, currency, language),
         maximum=money(method.maximum_minor, currency, language),
-        phone_required=False,
+        phone_required=method.phone_required,
     )
 
 
@@ -173,6 +190,21 @@ def action_of(stored: dict[str, Any] | None) -> TopUpAction | None:
             instructions="Pay by card in the sheet that opens.",
             publishable_key=stored["publishable_key"],
             client_secret=stored["client_secret"],
+            customer_id=stored.get("customer_id"),
+            customer_session_client_secret=stored.get("customer_session_client_secret"),
+        )
+    if stored.get("type") == "stripe_setup":
+        return StripeCardSetup(
+            instructions="Enter your card in the sheet that opens. Nothing is charged.",
+            publishable_key=stored["publishable_key"],
+            client_secret=stored["client_secret"],
+            customer_id=stored.get("customer_ref"),
+            customer_session_client_secret=stored.get("customer_session_client_secret"),
+        )
+    if stored.get("type") == "stk_push":
+        return StkPush(
+            instructions=f"Type your PIN on the phone {stored['phone_masked']} when it asks.",
+            phone_masked=stored["phone_masked"],
         )
     if stored.get("type") == "redirect":
         return RedirectToUrl(instructions="Approve the payment on the page that opens.", url=Url(stored["url"]))

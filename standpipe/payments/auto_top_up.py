@@ -6,9 +6,10 @@ come to one charge (P34). What the customer reads (the day of the cap, the pause
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -27,6 +28,7 @@ from standpipe.outbox.facts import AutoTopUpEnded, publish
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import PaymentStatus, Provider
 from standpipe.payments.rails import fee_rule, provider_of
+from standpipe.payments.request_keys import once
 from standpipe.payments.saved_methods import require_card
 from standpipe.payments.split import fee_for
 from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
@@ -65,6 +67,7 @@ class StandingOrder:
 
     meter_id: str
     saved_method_id: str
+    currency: str
     threshold_days: int
     mode: AutoMode
     amount_minor: int
@@ -79,6 +82,27 @@ class Signal:
     days_left: float | None
     wallet_minor: int
     fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AutoView:
+    """A standing order with its card."""
+
+    order: AutoTopUp
+    card: SavedMethod
+
+
+async def order_of_meter(session: AsyncSession, meter_id: str) -> AutoView | None:
+    """The standing order of a meter, or None."""
+    row = (
+        await session.execute(
+            select(AutoTopUp, SavedMethod)
+            .join(SavedMethod, SavedMethod.id == AutoTopUp.saved_method_id)
+            .where(AutoTopUp.meter_id == meter_id)
+            .execution_options(populate_existing=True)
+        )
+    ).one_or_none()
+    return None if row is None else AutoView(row[0], row[1])
 
 
 async def set_order(
@@ -115,6 +139,27 @@ async def set_order(
             select(AutoTopUp).where(AutoTopUp.meter_id == meter.id).execution_options(populate_existing=True)
         )
     ).one()
+
+
+async def set_order_once(
+    sessions: Sessions,
+    providers: Mapping[str, Provider],
+    clock: Clock,
+    *,
+    customer_id: str,
+    key: str,
+    order: StandingOrder,
+) -> bool:
+    """``set_order``, once per key; returns whether this key had set it before. Raises IdempotencyMismatchError too."""
+
+    async def act(session: AsyncSession) -> dict[str, Any]:
+        row = await set_order(session, providers, customer_id=customer_id, order=order, now=clock.now())
+        return {"auto_top_up_id": row.id}
+
+    _, replayed = await once(
+        sessions, customer_id=customer_id, key=key, mutation="autoTopUpSet", order=asdict(order), act=act
+    )
+    return replayed
 
 
 async def turn_off(session: AsyncSession, *, customer_id: str, meter_id: str, now: datetime) -> AutoTopUp:
@@ -276,6 +321,8 @@ def _card_method(provider: Provider, currency: str) -> tuple[int, int] | None:
 
 
 def _check(provider: Provider, meter: Meter, order: StandingOrder) -> None:
+    if order.currency != meter.currency:
+        raise InvalidInputError(f"This meter takes {meter.currency}.", ("amount", "currency"))
     limits = _card_method(provider, meter.currency)
     if limits is None:
         raise InvalidInputError("This card cannot be charged in the meter's currency.", ("cardId",))

@@ -112,6 +112,7 @@ async def _by_subject(sessions: Sessions, providers: Mapping[str, Provider], clo
                 provider=row.provider,
                 provider_ref=row.provider_ref or "",
                 account=row.reference,
+                patient=row.attempts < MAX_ATTEMPTS,
             )
             return "placed"
         case NoticeSubject.ANSWER:
@@ -130,7 +131,11 @@ async def _settle_payment(
 ) -> None:
     try:
         top_up_id = await find_top_up(
-            sessions, provider=row.provider, provider_ref=row.provider_ref, reference=row.reference
+            sessions,
+            provider=row.provider,
+            provider_ref=row.provider_ref,
+            reference=row.reference,
+            receipt_ref=row.receipt_ref,
         )
     except NotFoundError:
         # A refund or dispute names the payment by an id that we may not have learnt yet; the payment names us.

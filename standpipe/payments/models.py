@@ -19,7 +19,7 @@ class TopUp(QueueMixin, Base):
 
     ``payer_ref``: the customer as the provider knew them when the payment was first asked for: a retry must say the
     same words. ``origin``: CUSTOMER, AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING (a second payment for the
-    intention ``intention_id``). ``funder_id``: the agent or the voucher batch whose account pays. ``version`` changes with each
+    same words. ``origin``: CUSTOMER, AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING (a second payment for the
     settlement that changed the row. As a queue entry it is the janitor's: due when it wants asking.
     """
 

@@ -20,7 +20,7 @@ from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent
-from standpipe.payments.provider import PaymentTruth, Provider
+from standpipe.payments.provider import PaymentStatus, PaymentTruth, Provider, ProviderUnavailableError
 from standpipe.payments.rails import fee_rule, provider_of
 from standpipe.payments.settle import apply_truth, lock_top_up, settle
 from standpipe.payments.split import FeeRule, fee_for
@@ -60,21 +60,61 @@ async def take(
     provider: str,
     provider_ref: str,
     account: str | None = None,
+    patient: bool = True,
 ) -> None:
     """Work a notice of unsolicited money. ``account``: what the notice said the payer typed, for a rail whose own
-    answer leaves it out; the amount is always the provider's answer.
+    answer leaves it out; the amount is always the provider's answer. ``patient``: more tries will follow.
 
     Raises ProviderUnavailableError, ProviderRefusedError (there is no such payment).
     """
     rail = provider_of(providers, provider)
     async with sessions() as session:
-        known = await _known(session, provider, provider_ref, account)
+        known = await _known(session, provider, provider_ref)
+        ordered = None if known else await _ordered(session, provider, account)
     if known is not None:
-        await settle(sessions, providers, known, clock, receipt_ref=provider_ref)
+        await settle(sessions, providers, known, clock)
+        return
+    if ordered is not None and await _is_the_orders(
+        sessions, providers, clock, ordered, provider_ref=provider_ref, account=account or "", patient=patient
+    ):
         return
     truth = await rail.fetch(provider_ref)
     async with sessions.begin() as session:
         await place(session, providers, rail, truth, clock.now(), account=account)
+
+
+async def _is_the_orders(
+    sessions: Sessions,
+    providers: Mapping[str, Provider],
+    clock: Clock,
+    top_up_id: str,
+    *,
+    provider_ref: str,
+    account: str,
+    patient: bool,
+) -> bool:
+    """Whether money that carries a top-up's account reference is what its own push to the phone collected (P44).
+
+    Else somebody typed that reference by hand: real money of its own, for the same meter. While the push is undecided
+    we wait for it. Raises ProviderUnavailableError to be asked again.
+    """
+    async with sessions() as session:
+        top_up = await session.get_one(TopUp, top_up_id)
+    if top_up.provider_ref is None:
+        # The push's own answer never reached us, so this is the only name by which we can ask for its money.
+        await settle(sessions, providers, top_up_id, clock, provider_ref=provider_ref, account=account.strip().upper())
+    else:
+        await settle(sessions, providers, top_up_id, clock)
+    async with sessions.begin() as session:
+        top_up = await lock_top_up(session, top_up_id)
+        if top_up.captured_minor and top_up.receipt_ref is None:
+            top_up.receipt_ref = provider_ref
+        if provider_ref in {top_up.receipt_ref, top_up.provider_ref}:
+            return True
+        undecided = not top_up.captured_minor and top_up.status in {"CREATED", PaymentStatus.PENDING}
+    if undecided and patient:
+        raise ProviderUnavailableError(top_up.provider, "the push to the phone is not decided yet")
+    return False
 
 
 async def sweep(
@@ -89,9 +129,36 @@ async def sweep(
         if not rail.capabilities.unsolicited:
             continue
         for truth in await rail.unsolicited(since, until):
-            async with sessions.begin() as session:
-                found += await place(session, providers, rail, truth, clock.now())
+            found += await _take_swept(sessions, providers, clock, rail, truth)
     return found
+
+
+async def _take_swept(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, rail: Provider, truth: PaymentTruth
+) -> bool:
+    async with sessions() as session:
+        known = await _known(session, rail.name, truth.provider_ref)
+        ordered = await _ordered(session, rail.name, truth.account_reference)
+    if known is not None:
+        return False
+    if ordered is not None:
+        try:
+            same = await _is_the_orders(
+                sessions,
+                providers,
+                clock,
+                ordered,
+                provider_ref=truth.provider_ref,
+                account=truth.account_reference or "",
+                patient=True,
+            )
+        except ProviderUnavailableError:
+            # The next sweep overlaps this one and asks again.
+            return False
+        if same:
+            return True
+    async with sessions.begin() as session:
+        return await place(session, providers, rail, truth, clock.now())
 
 
 async def place(
@@ -111,11 +178,11 @@ async def place(
     await session.execute(select(lock))
     account = truth.account_reference or account or ""
     suspense_key = f"{rail.name}:{truth.provider_ref}:unsolicited"
-    known = await _known(session, rail.name, truth.provider_ref, account)
+    known = await _known(session, rail.name, truth.provider_ref)
     held = await session.scalar(select(LedgerTransaction.id).where(LedgerTransaction.key == suspense_key))
     if known is not None or held is not None:
         return False
-    meter = await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
+    meter = await _meter_for(session, rail.name, account)
     reason = _why_not(meter, truth, account)
     if meter is None or reason:
         await hold(
@@ -145,16 +212,29 @@ def _why_not(meter: Meter | None, truth: PaymentTruth, account: str) -> str:
     return ""
 
 
-async def _known(session: AsyncSession, provider: str, provider_ref: str, account: str | None) -> str | None:
-    """The top-up that this money belongs to: its own, or the one whose push to the phone it answers (P44)."""
-    same = or_(
-        TopUp.provider_ref == provider_ref,
-        TopUp.alias_ref == provider_ref,
-        TopUp.receipt_ref == provider_ref,
-        TopUp.account_reference == (account or "").strip().upper(),
-    )
+async def _known(session: AsyncSession, provider: str, provider_ref: str) -> str | None:
+    """The top-up that has this very money."""
+    same = or_(TopUp.provider_ref == provider_ref, TopUp.alias_ref == provider_ref, TopUp.receipt_ref == provider_ref)
     found: str | None = await session.scalar(select(TopUp.id).where(TopUp.provider == provider, same).limit(1))
     return found
+
+
+async def _ordered(session: AsyncSession, provider: str, account: str | None) -> str | None:
+    """The top-up whose own account reference this is."""
+    reference = (account or "").strip().upper()
+    found: str | None = await session.scalar(
+        select(TopUp.id).where(TopUp.provider == provider, TopUp.account_reference == reference)
+    )
+    return found
+
+
+async def _meter_for(session: AsyncSession, provider: str, account: str) -> Meter | None:
+    """The meter that the account names, by its number or by a top-up that was begun for it."""
+    ordered = await _ordered(session, provider, account)
+    if ordered is not None:
+        meter_id = await session.scalar(select(TopUp.meter_id).where(TopUp.id == ordered))
+        return await session.get(Meter, meter_id)
+    return await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
 
 
 async def _credit(

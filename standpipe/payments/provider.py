@@ -358,6 +358,11 @@ class Provider(Protocol):
         """Give money back. Raises as ``create`` does."""
         ...
 
+    async def find_refund(self, request: RefundRequest) -> RefundTruth | None:
+        """The refund that carries our key, for one whose first call was never answered; None where there is none,
+        and on rails where the same key never refunds twice however late it comes."""
+        ...
+
     async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
         """A refund now. Raises as ``fetch`` does."""
         ...
@@ -401,6 +406,10 @@ class Rail:
     async def refund(self, request: RefundRequest) -> RefundTruth:
         """Refused: capabilities say so, and nobody should ask."""
         raise ProviderRefusedError(self.name, "unsupported", f"{self.name} cannot refund {request.provider_ref}.")
+
+    async def find_refund(self, request: RefundRequest) -> RefundTruth | None:  # noqa: ARG002
+        """None: the key alone is safe."""
+        return None
 
     async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
         """Refused, as ``refund`` is."""

@@ -172,8 +172,11 @@ async def _work_one(sessions: Sessions, providers: Mapping[str, Provider], clock
             currency=refund.currency,
             reason=refund.reason,
         )
+        provider = provider_of(providers, top_up.provider)
         try:
-            truth = await provider_of(providers, top_up.provider).refund(request)
+            # A first call that was never answered may have been heard; its key may be forgotten by now (P29).
+            found = await provider.find_refund(request) if refund.attempts > 1 else None
+            truth = found or await provider.refund(request)
         except ProviderRefusedError as error:
             truth = RefundTruth("", refund.amount_minor, refund.currency, RefundStatus.FAILED, error.code)
         await _note_sent(sessions, refund_id, truth, clock.now())

@@ -5,13 +5,14 @@ One key space per customer for all mutations, so that a key used for one cannot 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.db.engine import Sessions
 from standpipe.errors import IdempotencyMismatchError, InvalidInputError
 from standpipe.payments.models import RequestKey
 from standpipe.units import is_storable
@@ -64,3 +65,42 @@ async def remember(
     if fresh is not None:
         return None
     return await recall(session, customer_id=customer_id, key=key, mutation=mutation, request_hash=request_hash)
+
+
+class _FirstWasAnotherError(Exception):
+    """Another request with this key was first: what this one did is rolled back."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__("another request was first")
+        self.result = result
+
+
+async def once(
+    sessions: Sessions,
+    *,
+    customer_id: str,
+    key: str,
+    mutation: str,
+    order: Mapping[str, Any],
+    act: Callable[[AsyncSession], Awaitable[dict[str, Any]]],
+) -> tuple[dict[str, Any], bool]:
+    """Do a mutation once per key; returns its result and whether an earlier request with this key had done it.
+
+    ``act`` works in the transaction that also keeps its result. Raises IdempotencyMismatchError, and what ``act``
+    raises: then nothing is kept, and the key may be used again.
+    """
+    request_hash = hash_of(order)
+    same = {"customer_id": customer_id, "key": key, "mutation": mutation, "request_hash": request_hash}
+    async with sessions() as session:
+        known = await recall(session, **same)
+    if known is not None:
+        return known, True
+    try:
+        async with sessions.begin() as session:
+            result = await act(session)
+            first = await remember(session, **same, result=result)
+            if first is not None:
+                raise _FirstWasAnotherError(first)  # noqa: TRY301 - leaving the block is what rolls back.
+    except _FirstWasAnotherError as other:
+        return other.result, True
+    return result, False

@@ -21,7 +21,8 @@ from standpipe.payments.provider import (
     SavedCard,
 )
 from standpipe.payments.rails import provider_of
-from standpipe.payments.vend_models import CardSetup, PaymentCustomer, SavedMethod
+from standpipe.payments.request_keys import once
+from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod
 
 
 def vault_of(providers: Mapping[str, Provider]) -> tuple[str, CardVault]:
@@ -33,22 +34,48 @@ def vault_of(providers: Mapping[str, Provider]) -> tuple[str, CardVault]:
 
 
 async def begin(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str
-) -> dict[str, Any]:
-    """Begin to keep a card; answers the next action for the app. Raises InvalidInputError."""
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str, key: str
+) -> tuple[dict[str, Any], bool]:
+    """Begin to keep a card; answers the next action for the app, and whether this key had begun it before.
+
+    The same key asks the provider for the same setup again, which gives the same secrets. Raises InvalidInputError,
+    IdempotencyMismatchError.
+    """
     name, vault = vault_of(providers)
-    setup_id = new_id("cds")
-    async with sessions.begin() as session:
+
+    async def act(session: AsyncSession) -> dict[str, Any]:
+        setup_id = new_id("cds")
         session.add(CardSetup(id=setup_id, customer_id=customer_id, provider=name, created_at=clock.now()))
+        return {"setup_id": setup_id}
+
+    made, replayed = await once(
+        sessions, customer_id=customer_id, key=key, mutation="cardSaveStart", order={"provider": name}, act=act
+    )
+    setup_id = str(made["setup_id"])
     try:
-        customer_ref = await vault.ensure_customer(customer_id)
+        customer_ref = await ensure_customer(sessions, name, vault, customer_id)
         action = await vault.begin_save(key=setup_id, customer_ref=customer_ref, owner=customer_id)
     except (ProviderUnavailableError, ProviderRefusedError) as error:
         raise InvalidInputError("The card cannot be saved right now. Please try again shortly.") from error
     async with sessions.begin() as session:
-        await keep_customer(session, customer_id=customer_id, provider=name, provider_ref=customer_ref)
         await session.execute(update(CardSetup).where(CardSetup.id == setup_id).values(setup_ref=action["setup_ref"]))
-    return action
+    return action, replayed
+
+
+async def ensure_customer(sessions: Sessions, provider: str, vault: CardVault, customer_id: str) -> str:
+    """Who a customer is at a provider, made there at the first need. Raises as ``CardVault.ensure_customer`` does."""
+    async with sessions() as session:
+        known: str | None = await session.scalar(
+            select(PaymentCustomer.provider_ref).where(
+                PaymentCustomer.customer_id == customer_id, PaymentCustomer.provider == provider
+            )
+        )
+    if known is not None:
+        return known
+    customer_ref = await vault.ensure_customer(customer_id)
+    async with sessions.begin() as session:
+        await keep_customer(session, customer_id=customer_id, provider=provider, provider_ref=customer_ref)
+    return customer_ref
 
 
 async def keep_customer(session: AsyncSession, *, customer_id: str, provider: str, provider_ref: str) -> None:
@@ -102,7 +129,11 @@ async def refresh_setups(
     async with sessions() as session:
         refs = await session.scalars(
             select(CardSetup.setup_ref)
-            .where(CardSetup.customer_id == customer_id, CardSetup.setup_ref.is_not(None))
+            .where(
+                CardSetup.customer_id == customer_id,
+                CardSetup.setup_ref.is_not(None),
+                CardSetup.done_at.is_(None),
+            )
             .order_by(CardSetup.id.desc())
             .limit(1)
         )
@@ -130,6 +161,11 @@ async def forget(
         raise InvalidInputError("The card cannot be removed right now. Please try again shortly.") from error
     async with sessions.begin() as session:
         await session.execute(update(SavedMethod).where(SavedMethod.id == saved_method_id).values(usable=False))
+        await session.execute(
+            update(AutoTopUp)
+            .where(AutoTopUp.saved_method_id == saved_method_id)
+            .values(enabled=False, paused_reason="card")
+        )
 
 
 async def heard(
@@ -162,6 +198,9 @@ async def heard(
     if found is not None:
         async with sessions.begin() as session:
             await keep_card(session, customer_id=customer_id, provider=provider, card=found, now=clock.now())
+            if setup is not None:
+                done = update(CardSetup).where(CardSetup.id == setup.id).values(done_at=clock.now())
+                await session.execute(done)
 
 
 async def _customer_gone(sessions: Sessions, provider: str, customer_ref: str) -> None:

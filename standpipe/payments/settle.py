@@ -66,10 +66,12 @@ async def settle(
     *,
     provider_ref: str | None = None,
     receipt_ref: str | None = None,
+    account: str | None = None,
 ) -> None:
     """Ask the provider what became of a top-up and post the difference.
 
-    ``provider_ref`` and ``receipt_ref`` are hints from a notice, for a top-up whose own row has not learnt them yet.
+    ``provider_ref`` and ``receipt_ref`` are hints from a notice, for a top-up whose own row has not learnt them yet;
+    ``account`` is the account reference that came with ``provider_ref``, for a payment that does not carry our id.
     Raises NotFoundError, ProviderUnavailableError (nothing changed; ask again), ProviderRefusedError.
     """
     for _ in range(MAX_ROUNDS):
@@ -78,6 +80,8 @@ async def settle(
             return
         truth = await _ask(provider_of(providers, snapshot.provider), snapshot, provider_ref)
         truth = replace(truth, receipt_ref=truth.receipt_ref or receipt_ref)
+        if truth.reference is None and account is not None and account == snapshot.request.account_reference:
+            truth = replace(truth, reference=top_up_id)
         async with sessions.begin() as session:
             top_up = await lock_top_up(session, top_up_id)
             # Another worker settled while we asked: what we were told may be older than what it was told (P17).
@@ -87,9 +91,17 @@ async def settle(
     _log.warning("settle gave way to others", top_up_id=top_up_id)
 
 
-async def find_top_up(sessions: Sessions, *, provider: str, provider_ref: str | None, reference: str | None) -> str:
+async def find_top_up(
+    sessions: Sessions,
+    *,
+    provider: str,
+    provider_ref: str | None,
+    reference: str | None,
+    receipt_ref: str | None = None,
+) -> str:
     """The top-up that a notice is about, by any of the provider's ids or by our reference. Raises NotFoundError."""
     theirs = or_(TopUp.provider_ref == provider_ref, TopUp.alias_ref == provider_ref)
+    by_receipt = or_(TopUp.receipt_ref == receipt_ref, TopUp.provider_ref == receipt_ref)
     async with sessions() as session:
         by_ref = select(TopUp.id).where(TopUp.provider == provider, theirs)
         by_reference = select(TopUp.id).where(
@@ -98,6 +110,8 @@ async def find_top_up(sessions: Sessions, *, provider: str, provider_ref: str | 
         found = (await session.scalar(by_ref) if provider_ref else None) or (
             await session.scalar(by_reference) if reference else None
         )
+        if found is None and receipt_ref:
+            found = await session.scalar(select(TopUp.id).where(TopUp.provider == provider, by_receipt).limit(1))
     if found is None:
         raise NotFoundError("No top-up matches.")
     return found
@@ -117,8 +131,12 @@ async def apply_truth(
         return
     if truth.captured_is_request:
         truth = replace(truth, captured_minor=top_up.pay_minor, requested_minor=top_up.pay_minor)
+    if await _is_credited_elsewhere(session, top_up, truth):
+        _log.error("this money is another top-up's", top_up_id=top_up.id, receipt_ref=truth.receipt_ref)
+        top_up.due_at = None
+        return
     before = _watched(top_up)
-    await _learn(session, top_up, truth)
+    _learn(top_up, truth)
     if truth.saved_card is not None and top_up.customer_id is not None:
         await keep_card(
             session, customer_id=top_up.customer_id, provider=top_up.provider, card=truth.saved_card, now=now
@@ -157,18 +175,26 @@ def _is_about(top_up: TopUp, truth: PaymentTruth) -> bool:
     return truth.reference in {top_up.id, top_up.intention_id, top_up.account_reference}
 
 
-async def _learn(session: AsyncSession, top_up: TopUp, truth: PaymentTruth) -> None:
+def _learn(top_up: TopUp, truth: PaymentTruth) -> None:
     """Keep the names that the provider has for this payment."""
     if truth.provider_ref != top_up.alias_ref:
         top_up.provider_ref = truth.provider_ref
     if truth.aliases and top_up.alias_ref is None:
         top_up.alias_ref = truth.aliases[0]
-    if truth.receipt_ref is None or top_up.receipt_ref is not None:
-        return
-    # A receipt's number is a hint for matching statements; one that another payment has is no reason not to settle.
-    taken = select(TopUp.id).where(TopUp.provider == top_up.provider, TopUp.receipt_ref == truth.receipt_ref)
-    if await session.scalar(taken) is None:
+    if truth.receipt_ref is not None and truth.captured_minor and top_up.receipt_ref is None:
         top_up.receipt_ref = truth.receipt_ref
+
+
+async def _is_credited_elsewhere(session: AsyncSession, top_up: TopUp, truth: PaymentTruth) -> bool:
+    """Whether this very money, by the number on the payer's receipt, is another top-up's already (P44)."""
+    if truth.receipt_ref is None or truth.receipt_ref == top_up.receipt_ref or not truth.captured_minor:
+        return False
+    other = select(TopUp.id).where(
+        TopUp.provider == top_up.provider,
+        TopUp.id != top_up.id,
+        or_(TopUp.receipt_ref == truth.receipt_ref, TopUp.provider_ref == truth.receipt_ref),
+    )
+    return await session.scalar(other.limit(1)) is not None
 
 
 async def _apply_to_sibling(

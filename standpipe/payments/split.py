@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from standpipe.units import MAX_MINOR
+
 FULL_PERCENT = 100
 FULL_POINTS = 10_000
 
@@ -42,6 +44,28 @@ def split(paid_minor: int, *, fee_minor: int, owed_minor: int, share_percent: in
     rest_minor = paid_minor - fee_minor
     debt_minor = min(max(owed_minor, 0), rest_minor * share_percent // FULL_PERCENT)
     return Split(paid_minor, fee_minor, debt_minor, rest_minor - debt_minor)
+
+
+def pay_for(credit_minor: int, rule: FeeRule, *, owed_minor: int, share_percent: int) -> int | None:
+    """The least payment whose credit reaches ``credit_minor``; None where fee and debt leave none of it.
+
+    Credit never falls as the payment grows, so it is found by halving.
+    """
+
+    def credit_of(pay_minor: int) -> int:
+        parts = split(pay_minor, fee_minor=fee_for(rule, pay_minor), owed_minor=owed_minor, share_percent=share_percent)
+        return parts.credit_minor
+
+    low_minor, high_minor = 0, MAX_MINOR
+    if credit_of(high_minor) < credit_minor:
+        return None
+    while low_minor < high_minor:
+        middle_minor = (low_minor + high_minor) // 2
+        if credit_of(middle_minor) >= credit_minor:
+            high_minor = middle_minor
+        else:
+            low_minor = middle_minor + 1
+    return low_minor
 
 
 @dataclass(frozen=True, slots=True)

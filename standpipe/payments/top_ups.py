@@ -10,6 +10,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
+from standpipe.customers.models import Customer
 from standpipe.db.engine import Sessions
 from standpipe.db.queue import claim, retry
 from standpipe.errors import (
@@ -32,10 +33,10 @@ from standpipe.payments.provider import (
 )
 from standpipe.payments.rails import fee_rule, find_method, provider_of
 from standpipe.payments.request_keys import hash_of, recall, remember
+from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
 from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
 from standpipe.payments.split import fee_for
-from standpipe.payments.vend_models import PaymentCustomer
 
 CREATED = "CREATED"
 MUTATION = "topUpStart"
@@ -176,13 +177,11 @@ async def _payer_at_provider(
     found = find_method(providers, order.currency, order.method_id)
     if found is None or found[0].vault is None:
         return None
-    async with sessions() as session:
-        known: str | None = await session.scalar(
-            select(PaymentCustomer.provider_ref).where(
-                PaymentCustomer.customer_id == customer_id, PaymentCustomer.provider == found[0].name
-            )
-        )
-    return known
+    try:
+        return await ensure_customer(sessions, found[0].name, found[0].vault, customer_id)
+    except (ProviderUnavailableError, ProviderRefusedError) as error:
+        _log.warning("no customer at the provider; the payment goes on without", error=str(error))
+        return None
 
 
 async def _store(
@@ -209,6 +208,8 @@ async def _store(
         now=now,
     )
     top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
+    if top_up.phone is None and _rings(providers, order):
+        top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
     top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
     first = await remember(
         session,
@@ -276,11 +277,15 @@ async def _check(session: AsyncSession, providers: Mapping[str, Provider], meter
         raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, order.currency)
     if order.pay_minor % method.step_minor:
         raise InvalidInputError(f"{method.label} takes whole amounts only.", ("pay", "amount"))
-    if method.phone_required and order.phone is None:
-        raise InvalidInputError(f"{method.label} needs the phone number that pays.", ("phone",))
     if await is_disputed(session, meter.id, provider.name):
         raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
     return provider
+
+
+def _rings(providers: Mapping[str, Provider], order: TopUpOrder) -> bool:
+    """Whether this way to pay rings a phone; without a number in the order it is the customer's own."""
+    found = find_method(providers, order.currency, order.method_id)
+    return found is not None and found[1].phone_required
 
 
 async def is_disputed(session: AsyncSession, meter_id: str, provider: str) -> bool:

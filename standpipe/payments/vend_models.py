@@ -105,6 +105,7 @@ class CardSetup(Base):
     provider: Mapped[str]
     setup_ref: Mapped[str | None]
     created_at: Mapped[datetime]
+    done_at: Mapped[datetime | None]
 
 
 class AutoTopUp(Base):

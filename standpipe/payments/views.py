@@ -58,7 +58,10 @@ class TimelineEvent:
 
 @dataclass(frozen=True, slots=True)
 class TopUpView:
-    """A top-up for its reader; ``credit_minor`` is what was booked to the meter's wallet so far."""
+    """A top-up for its reader; ``credit_minor`` is what was booked to the meter's wallet so far.
+
+    ``captured_minor`` = credit + debt + fee. ``taken_back_minor`` went back to the payer.
+    """
 
     id: str
     meter_id: str
@@ -66,6 +69,12 @@ class TopUpView:
     provider: str
     pay_minor: int
     credit_minor: int
+    captured_minor: int
+    debt_minor: int
+    fee_minor: int
+    taken_back_minor: int
+    origin: str
+    method_id: str
     currency: str
     created_at: datetime
     updated_at: datetime
@@ -80,13 +89,17 @@ class TopUpView:
         return self.status in TERMINAL
 
 
-_DELIVERY = select(
-    CreditGrant.source_id,
-    func.min(CreditGrant.sent_at).label("sent_at"),
-    func.max(CreditGrant.confirmed_at).label("confirmed_at"),
-    func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
-    func.max(CreditGrant.granted_at).label("granted_at"),
-).group_by(CreditGrant.source_id)
+_DELIVERY = (
+    select(
+        CreditGrant.source_id,
+        func.min(CreditGrant.sent_at).label("sent_at"),
+        func.max(CreditGrant.confirmed_at).label("confirmed_at"),
+        func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
+        func.max(CreditGrant.granted_at).label("granted_at"),
+    )
+    .where(CreditGrant.amount_minor > CreditGrant.revoked_minor)
+    .group_by(CreditGrant.source_id)
+)
 
 
 async def top_ups_by_id(session: AsyncSession, ids: Sequence[str]) -> dict[str, TopUpView]:
@@ -139,7 +152,7 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
     if row.confirmed:
         timeline.append(TimelineEvent(TopUpStatus.ON_METER, row.confirmed_at))
         status = TopUpStatus.ON_METER
-    if top_up.captured_minor and top_up.refunded_minor >= top_up.captured_minor:
+    if top_up.captured_minor and top_up.taken_back_minor >= top_up.captured_minor:
         status = TopUpStatus.REFUNDED
     changes = [top_up.updated_at, row.sent_at, row.confirmed_at]
     return TopUpView(
@@ -148,7 +161,13 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         status=status,
         provider=top_up.provider,
         pay_minor=top_up.pay_minor,
-        credit_minor=top_up.captured_minor,
+        credit_minor=top_up.captured_minor - top_up.debt_minor - top_up.fee_minor,
+        captured_minor=top_up.captured_minor,
+        debt_minor=top_up.debt_minor,
+        fee_minor=top_up.fee_minor,
+        taken_back_minor=top_up.taken_back_minor,
+        origin=top_up.origin,
+        method_id=top_up.method_id or top_up.provider,
         currency=top_up.currency,
         created_at=top_up.created_at,
         updated_at=max(change for change in changes if change is not None),

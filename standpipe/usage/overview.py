@@ -11,8 +11,9 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
-from standpipe.customers.models import Membership
+from standpipe.customers.models import Membership, Utility
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState
 from standpipe.tariffs.catalogue import TariffInForce, in_force, versions
@@ -21,12 +22,15 @@ from standpipe.usage.forecast import Forecast, forecast
 from standpipe.usage.models import DailyUsage
 
 FORECAST_DAYS = 28
-_Row = Row[Meter, str, MeterState | None, int | None, int | None]
+_Row = Row[Meter, str, MeterState | None, int | None, int | None, int | None, int]
 
 
 @dataclass(frozen=True, slots=True)
 class MeterView:
-    """One meter for its reader. ``on_meter_minor`` is None until the meter has spoken; silence is not zero."""
+    """One meter for its reader. ``on_meter_minor`` is None until the meter has spoken; silence is not zero.
+
+    ``arrears_minor`` is what the meter owes; at most ``debt_share_percent`` of a top-up repays of it.
+    """
 
     id: str
     serial: str
@@ -35,6 +39,8 @@ class MeterView:
     currency: str
     role: str
     ledger_minor: int
+    arrears_minor: int
+    debt_share_percent: int
     on_meter_minor: int | None
     on_meter_as_of: datetime | None
     in_flight_minor: int
@@ -89,7 +95,8 @@ async def meter_view(
     return views[0] if views else None
 
 
-def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None]:
+def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, int | None, int]:
+    debts = aliased(Account)
     pending_valve = (
         select(MeterCommand.value)
         .where(
@@ -102,8 +109,12 @@ def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None]:
         .scalar_subquery()
     )
     return (
-        select(Meter, Membership.role, MeterState, Account.balance_minor, pending_valve)
+        select(
+            *(Meter, Membership.role, MeterState, Account.balance_minor, pending_valve),
+            *(debts.balance_minor, Utility.debt_share_percent),
+        )
         .join(Membership, Membership.household_id == Meter.household_id)
+        .join(Utility, Utility.id == Meter.utility_id)
         .outerjoin(MeterState, MeterState.meter_id == Meter.id)
         .outerjoin(
             Account,
@@ -111,6 +122,14 @@ def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None]:
                 Account.kind == AccountKind.WALLET,
                 Account.owner_id == Meter.id,
                 Account.currency == Meter.currency,
+            ),
+        )
+        .outerjoin(
+            debts,
+            and_(
+                debts.kind == AccountKind.RECEIVABLE,
+                debts.owner_id == Meter.id,
+                debts.currency == Meter.currency,
             ),
         )
         .execution_options(populate_existing=True)
@@ -151,7 +170,7 @@ def _view(
     now: datetime,
     offline_after: timedelta,
 ) -> MeterView:
-    meter, role, state, balance_minor, pending_valve = row
+    meter, role, state, balance_minor, pending_valve, debt_minor, debt_share_percent = row
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     start, end = period_of(today)
     tariff = in_force(candidates, start)
@@ -167,6 +186,8 @@ def _view(
         currency=meter.currency,
         role=role,
         ledger_minor=ledger_minor,
+        arrears_minor=max(-(debt_minor or 0), 0),
+        debt_share_percent=debt_share_percent,
         on_meter_minor=state.credit_remaining_minor if state else None,
         on_meter_as_of=state.stated_at if state else None,
         in_flight_minor=max(meter.credit_granted_minor - (state.credit_accepted_minor if spoken and state else 0), 0),

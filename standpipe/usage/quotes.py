@@ -27,8 +27,8 @@ class Quote:
 
 
 def quote_money(view: MeterView, pay_minor: int, now: datetime) -> Quote:
-    """The litres that an amount buys: one more would cost more than it. Raises InvalidInputError."""
-    if not 0 < pay_minor <= MAX_MINOR:
+    """The litres that an amount of credit buys: one more would cost more than it. Raises InvalidInputError."""
+    if not 0 <= pay_minor <= MAX_MINOR:
         raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
     start_ml = view.used_this_period_ml
     volume_ml = volume_for_ml(view.tariff.table, start_ml, pay_minor)

@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from standpipe.api import agents
 from standpipe.api.pages import health, returned
+from standpipe.api.paybill import validation
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
@@ -68,6 +69,7 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
     ide = settings.graphiql_dir is not None and settings.graphiql_dir.is_dir()
     view = GraphQLView(tools, ide=ide)
     routes: list[BaseRoute] = [
+        Route("/webhooks/mpesa/{secret}/c2b/validation", validation, methods=["POST"], max_body_size=MAX_BODY_BYTES),
         Route("/webhooks/{provider}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
         Route("/webhooks/{provider}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
         Route("/agents/me", agents.me, methods=["GET"]),

@@ -12,7 +12,9 @@ from standpipe.db.embedded import embedded
 from standpipe.db.engine import Sessions, answers, create_engine, create_sessions, is_migrated
 from standpipe.errors import SettingsError
 from standpipe.notifications.push import PushSender
+from standpipe.payments.answers import StoredAnswers
 from standpipe.payments.provider import Provider
+from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.providers.sandbox import SandboxProvider
 from standpipe.payments.providers.stripe import StripeProvider
 from standpipe.payments.rails import Rails
@@ -84,8 +86,8 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 def make_providers(settings: Settings, sessions: Sessions) -> Rails:
     """The payment rails that are set up. Raises SettingsError for one that is set up by half."""
-    makers = (_stripe, _sandbox)
-    providers = [provider for make in makers if (provider := make(settings)) is not None]
+    found = (_stripe(settings), _mpesa(settings, sessions), _sandbox(settings))
+    providers = [provider for provider in found if provider is not None]
     fees = {method: _fee(method, rule) for method, rule in settings.service_fees.items()}
     return Rails({provider.name: provider for provider in providers}, fees)
 
@@ -107,6 +109,27 @@ def _stripe(settings: Settings) -> Provider | None:
         webhook_secrets=_plain(settings.stripe_webhook_secrets),
         api_base=settings.stripe_api_base,
         timeout_s=settings.stripe_timeout_s,
+    )
+
+
+def _mpesa(settings: Settings, sessions: Sessions) -> Provider | None:
+    if settings.mpesa_url is None:
+        return None
+    needed = ("consumer_key", "consumer_secret", "shortcode", "passkey", "callback_secrets", "initiator")
+    _whole("MPESA", settings, *(f"mpesa_{name}" for name in needed))
+    return MpesaProvider(
+        base_url=settings.mpesa_url,
+        consumer_key=_reveal(settings.mpesa_consumer_key),
+        consumer_secret=_reveal(settings.mpesa_consumer_secret),
+        shortcode=settings.mpesa_shortcode or "",
+        passkey=_reveal(settings.mpesa_passkey),
+        callback_base_url=f"{settings.public_url.rstrip('/')}/webhooks/mpesa",
+        callback_secrets=_plain(settings.mpesa_callback_secrets),
+        allowed_networks=settings.mpesa_networks,
+        initiator_name=settings.mpesa_initiator or "",
+        security_credential=_reveal(settings.mpesa_security_credential),
+        answers=StoredAnswers(sessions),
+        timeout_s=settings.rails_timeout_s,
     )
 
 

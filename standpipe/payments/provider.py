@@ -360,7 +360,8 @@ class Provider(Protocol):
 
     async def find_refund(self, request: RefundRequest) -> RefundTruth | None:
         """The refund that carries our key, for one whose first call was never answered; None where there is none,
-        and on rails where the same key never refunds twice however late it comes."""
+        and on rails where the same key never refunds twice however late it comes.
+        """
         ...
 
     async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:

@@ -14,6 +14,7 @@ import httpx
 import stripe
 from cryptography.fernet import Fernet
 from sqlalchemy import func, select, text
+from starlette.applications import Starlette
 
 from standpipe.app import make_app, make_signer
 from standpipe.customers.models import Customer, Household, Membership, Utility
@@ -28,7 +29,7 @@ from standpipe.payments.provider import Provider
 from standpipe.payments.top_ups import poll_due
 from standpipe.serving import serve
 from standpipe.settings import Settings
-from standpipe.simulator import fake_stripe, sandbox_provider
+from standpipe.simulator import fake_mpesa, fake_stripe, sandbox_provider
 from standpipe.simulator.webhooks import sign
 from standpipe.tariffs.models import Tariff, TariffVersion
 from standpipe.wiring import Database
@@ -40,6 +41,8 @@ OLD_STRIPE_SECRET = "whsec_before_the_rotation"
 SANDBOX_SECRET = "sandbox_secret_of_the_town"
 STRIPE_KEY = "sk_test_town"
 SANDBOX_KEY = "sandbox_key_of_the_town"
+SHORTCODE = "600999"
+MPESA_SECRET = "secret_part_of_the_callback_address"
 METER_SECRET = Fernet.generate_key().decode()
 PREPAID_KEY = b"the prepaid key of a test's meter"
 BLOCKS: list[dict[str, Any]] = [
@@ -68,7 +71,10 @@ class Town:
     stripe_url: str
     sandbox_url: str
     stripe: fake_stripe.StripeState
+    mpesa_url: str
+    mpesa: fake_mpesa.MpesaState
     providers: dict[str, Provider]
+    app: Starlette
     home: Home
     tariff_id: str
     utility_id: str
@@ -87,6 +93,7 @@ class Town:
         query = (
             "mutation($k: ID!, $m: ID!, $p: MoneyInput!, $w: ID!) { topUpStart(input: {idempotencyKey: $k, meterId: $m,"
             " pay: $p, methodId: $w}) { replayed topUp { id status pay { amount } nextAction { __typename instructions "
+            "... on StkPush { phoneMasked } "
             "... on StripePaymentSheet { clientSecret } ... on RedirectToUrl { url } } failure { code } } "
             "userErrors { __typename code field retryable } } }"
         )
@@ -248,7 +255,7 @@ def make_settings(**more: Any) -> Settings:
 
 @asynccontextmanager
 async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterator[Town]:
-    api_port, stripe_port, sandbox_port = free_port(), free_port(), free_port()
+    api_port, stripe_port, sandbox_port, mpesa_port = free_port(), free_port(), free_port(), free_port()
     api = f"http://127.0.0.1:{api_port}"
     settings = make_settings(
         http_port=api_port,
@@ -259,6 +266,16 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
         sandbox_url=f"http://127.0.0.1:{sandbox_port}",
         sandbox_api_key=SANDBOX_KEY,
         sandbox_webhook_secrets=SANDBOX_SECRET,
+        public_url=api,
+        mpesa_url=f"http://127.0.0.1:{mpesa_port}",
+        mpesa_consumer_key="daraja_key",
+        mpesa_consumer_secret="daraja_secret",
+        mpesa_shortcode=SHORTCODE,
+        mpesa_passkey="passkey",
+        mpesa_callback_secrets=MPESA_SECRET,
+        mpesa_networks="127.0.0.1/32",
+        mpesa_initiator="standpipe",
+        mpesa_security_credential="sealed",
         **more,
     )
     engine = create_engine(database_url, pool_size=20)
@@ -271,11 +288,16 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
         public_url=f"http://127.0.0.1:{sandbox_port}",
         store=folder / "sandbox.json",
     )
+    mpesa_app = fake_mpesa.make_app(
+        shortcode=SHORTCODE,
+        consumer_key="daraja_key",
+        consumer_secret="daraja_secret",
+        passkey="passkey",
+        store=None,
+    )
     app = make_app(settings, Database(database_url, sessions))
-    servers = [
-        asyncio.create_task(serve(served, "127.0.0.1", port))
-        for served, port in ((app, api_port), (stripe_app, stripe_port), (sandbox_app, sandbox_port))
-    ]
+    served = {api_port: app, stripe_port: stripe_app, sandbox_port: sandbox_app, mpesa_port: mpesa_app}
+    servers = [asyncio.create_task(serve(one, "127.0.0.1", port)) for port, one in served.items()]
     utility_id, tariff_id = await make_utility(sessions)
     home = await make_home(
         sessions,
@@ -286,7 +308,7 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
         zone="Africa/Nairobi",
     )
     async with httpx.AsyncClient(timeout=20) as http:
-        for port in (api_port, stripe_port, sandbox_port):
+        for port in served:
             await until(lambda port=port: _listens(port))
         yield Town(
             sessions=sessions,
@@ -296,7 +318,10 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
             stripe_url=f"http://127.0.0.1:{stripe_port}",
             sandbox_url=f"http://127.0.0.1:{sandbox_port}",
             stripe=stripe_app.state.stripe,
+            mpesa_url=f"http://127.0.0.1:{mpesa_port}",
+            mpesa=mpesa_app.state.mpesa,
             providers=app.state.providers,
+            app=app,
             home=home,
             tariff_id=tariff_id,
             utility_id=utility_id,

@@ -14,6 +14,8 @@ from standpipe.errors import SettingsError
 from standpipe.notifications.push import PushSender
 from standpipe.payments.answers import StoredAnswers
 from standpipe.payments.provider import Provider
+from standpipe.payments.providers.flutterwave import FlutterwaveProvider
+from standpipe.payments.providers.momo import MomoKeys, MomoProvider
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.providers.sandbox import SandboxProvider
 from standpipe.payments.providers.stripe import StripeProvider
@@ -86,7 +88,10 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 def make_providers(settings: Settings, sessions: Sessions) -> Rails:
     """The payment rails that are set up. Raises SettingsError for one that is set up by half."""
-    found = (_stripe(settings), _mpesa(settings, sessions), _sandbox(settings))
+    found = (
+        *(_stripe(settings), _mpesa(settings, sessions), _momo(settings)),
+        *(_flutterwave(settings), _sandbox(settings)),
+    )
     providers = [provider for provider in found if provider is not None]
     fees = {method: _fee(method, rule) for method, rule in settings.service_fees.items()}
     return Rails({provider.name: provider for provider in providers}, fees)
@@ -104,11 +109,12 @@ def _stripe(settings: Settings) -> Provider | None:
         return None
     _whole("STRIPE", settings, "stripe_webhook_secrets", "stripe_publishable_key")
     return StripeProvider(
-        api_key=_plain(settings.stripe_api_key)[0],
+        api_keys=_plain(settings.stripe_api_key),
         publishable_key=settings.stripe_publishable_key or "",
         webhook_secrets=_plain(settings.stripe_webhook_secrets),
         api_base=settings.stripe_api_base,
         timeout_s=settings.stripe_timeout_s,
+        accounts=settings.stripe_accounts,
     )
 
 
@@ -129,6 +135,49 @@ def _mpesa(settings: Settings, sessions: Sessions) -> Provider | None:
         initiator_name=settings.mpesa_initiator or "",
         security_credential=_reveal(settings.mpesa_security_credential),
         answers=StoredAnswers(sessions),
+        timeout_s=settings.rails_timeout_s,
+    )
+
+
+def _momo(settings: Settings) -> Provider | None:
+    if settings.momo_url is None:
+        return None
+    needed = ("subscription_key", "api_user", "api_key", "callback_secrets")
+    _whole("MOMO", settings, *(f"momo_{name}" for name in needed))
+    collection = MomoKeys(
+        _reveal(settings.momo_subscription_key), settings.momo_api_user or "", _reveal(settings.momo_api_key)
+    )
+    disbursement = None
+    if settings.momo_disbursement_key is not None:
+        _whole("MOMO refunds", settings, "momo_disbursement_user", "momo_disbursement_api_key")
+        disbursement = MomoKeys(
+            _reveal(settings.momo_disbursement_key),
+            settings.momo_disbursement_user or "",
+            _reveal(settings.momo_disbursement_api_key),
+        )
+    return MomoProvider(
+        base_url=settings.momo_url,
+        collection=collection,
+        disbursement=disbursement,
+        target_environment=settings.momo_target_environment,
+        currency=settings.momo_currency,
+        callback_url=f"{settings.public_url.rstrip('/')}/webhooks/momo",
+        callback_secrets=_plain(settings.momo_callback_secrets),
+        allowed_networks=settings.momo_networks,
+        timeout_s=settings.rails_timeout_s,
+    )
+
+
+def _flutterwave(settings: Settings) -> Provider | None:
+    if settings.flutterwave_url is None:
+        return None
+    _whole("FLUTTERWAVE", settings, "flutterwave_secret_key", "flutterwave_webhook_hashes")
+    return FlutterwaveProvider(
+        base_url=settings.flutterwave_url,
+        secret_key=_reveal(settings.flutterwave_secret_key),
+        webhook_hashes=_plain(settings.flutterwave_webhook_hashes),
+        return_base_url=f"{settings.public_url.rstrip('/')}/return",
+        email_domain=settings.flutterwave_email_domain,
         timeout_s=settings.rails_timeout_s,
     )
 

@@ -151,7 +151,8 @@ async def apply_truth(
         await hold_foreign(session, top_up, truth, now)
     await _move_status(session, top_up, truth, now)
     if truth.next_action is not None:
-        top_up.next_action = truth.next_action
+        # Merged, for what came with the creation alone (a key to the customer's cards) is not told again.
+        top_up.next_action = (top_up.next_action or {}) | truth.next_action
     plan_next_poll(top_up, provider)
     if _watched(top_up) != before:
         top_up.version += 1

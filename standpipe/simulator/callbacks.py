@@ -62,10 +62,18 @@ class CallbackSender:
         task.add_done_callback(self._tasks.discard)
 
     async def _post(self, url: str, body: dict[str, Any], after_s: float) -> None:
+        await self.wait(after_s)
+        async with httpx.AsyncClient(timeout=10) as http:
+            await self.deliver(http, url, body)
+
+    async def wait(self, after_s: float) -> None:
+        """The network takes its time."""
         await asyncio.sleep(after_s)
+
+    async def deliver(self, http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> None:
+        """One attempt, and no other."""
         try:
-            async with httpx.AsyncClient(timeout=10) as http:
-                response = await http.request(self._method, url, json=body)
+            response = await http.request(self._method, url, json=body)
         except httpx.HTTPError as error:
             _log.info("callback not delivered", url=url, error=type(error).__name__)
             return

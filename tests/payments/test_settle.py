@@ -14,7 +14,7 @@ from standpipe.meters.models import CreditGrant
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.models import ProviderEvent, TopUp
 from standpipe.payments.provider import PaymentTruth, ProviderRefusedError, RefundRequest
-from standpipe.payments.providers.stripe import from_stripe, to_stripe
+from standpipe.payments.providers.stripe_amounts import from_stripe, to_stripe
 from standpipe.payments.settle import settle
 from standpipe.simulator.fake_stripe import event
 from tests.support.town import Town, until, waits_for_lock

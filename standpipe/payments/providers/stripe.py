@@ -1,11 +1,14 @@
-"""Stripe, through its official SDK: PaymentIntents, asked and never believed.
+"""Stripe, through its official SDK: PaymentIntents and Checkout Sessions, asked and never believed.
 
 Time-out and retries are set here, on purpose: the SDK's own default is 80 s and no retry. Every call that creates
-something carries our idempotency key. The API version is pinned by the locked SDK release.
+something carries our idempotency key. The API version is pinned. Several API keys may be set: while one is being
+rotated out, a call that Stripe does not authenticate goes on with the next.
 """
 
-import re
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import stripe
@@ -23,135 +26,141 @@ from standpipe.payments.provider import (
     ProviderUnavailableError,
     Rail,
     RefundRequest,
-    RefundStatus,
     RefundTruth,
+    SettlementLine,
     WebhookCall,
 )
-from standpipe.payments.providers.notices import read_json, text_at, unreadable
+from standpipe.payments.providers.stripe_amounts import NAME, from_stripe, limits_minor, step_minor, to_stripe
+from standpipe.payments.providers.stripe_events import PAYMENT_ID, parse
+from standpipe.payments.providers.stripe_statement import line_of
+from standpipe.payments.providers.stripe_truth import REFERENCE, REFUND_KEY, intent_truth, refund_truth
+from standpipe.payments.providers.stripe_vault import StripeVault
 from standpipe.payments.signatures import verify
-from standpipe.units import currency_exponent, to_minor
 
-NAME = "stripe"
+API_VERSION = "2026-10-28.endive"
 MAX_RETRIES = 2
-REFERENCE = "top_up_id"
-
-# https://docs.stripe.com/currencies: which exponent Stripe uses, where it is not ISO 4217's own. UGX and ISK are
-# sent with two decimals that must be zero, as are the last digit of the three-decimal currencies.
-_EXPONENTS = {"UGX": 2, "ISK": 2, "MGA": 0}
-_STEP = {"UGX": 100, "ISK": 100, "BHD": 10, "JOD": 10, "KWD": 10, "OMR": 10, "TND": 10}
-_ID = re.compile(r"pi_[A-Za-z0-9_]{1,250}")
-_STATUS = {
-    "succeeded": PaymentStatus.SUCCEEDED,
-    "canceled": PaymentStatus.CANCELLED,
-}
-
-
-def to_stripe(amount_minor: int, currency: str) -> int:
-    """Our minor units in Stripe's. Raises ProviderRefusedError for an amount that Stripe cannot express."""
-    factor = Decimal(10) ** (stripe_exponent(currency) - currency_exponent(currency))
-    amount = Decimal(amount_minor) * factor
-    if amount != amount.to_integral_value() or int(amount) % _STEP.get(currency, 1):
-        raise ProviderRefusedError(NAME, "amount_step", "Stripe cannot charge this amount exactly.")
-    return int(amount)
-
-
-def from_stripe(amount: int, currency: str) -> int:
-    """Stripe's units in ours, exact. Raises InvalidInputError for a fraction of our minor unit."""
-    return to_minor(Decimal(amount).scaleb(-stripe_exponent(currency)), currency)
-
-
-def stripe_exponent(currency: str) -> int:
-    """Digits after the point in Stripe's amounts of this currency."""
-    return _EXPONENTS.get(currency, currency_exponent(currency))
+PAGE = 100
+MAX_LINES = 100_000
+_INTENT_PARTS = ["latest_charge", "payment_method"]
+_SESSION_STATUS = {"expired": PaymentStatus.EXPIRED}
 
 
 class StripeProvider(Rail):
-    """Card payments by PaymentIntent. ``webhook_secrets``: newest first; two while one is being rotated."""
+    """Cards by PaymentSheet, Checkout, or off session. ``api_keys``, ``webhook_secrets``: newest first."""
 
     name = NAME
-    capabilities = Capabilities(CARD_POLLS_S, refunds=True, partial_refunds=True, reports_refunds=True, cancels=True)
+    capabilities = Capabilities(
+        CARD_POLLS_S,
+        refunds=True,
+        partial_refunds=True,
+        reports_refunds=True,
+        cancels=True,
+        saved_methods=True,
+        settlements=True,
+    )
 
     def __init__(
         self,
         *,
-        api_key: str,
+        api_keys: list[str],
         publishable_key: str,
         webhook_secrets: list[str],
         api_base: str,
         timeout_s: float,
+        accounts: Sequence[str] = (),
     ) -> None:
-        self._publishable_key = publishable_key
-        self._webhook_secrets = webhook_secrets
-        self._live = api_key.startswith(("sk_live_", "rk_live_"))
+        self._publishable_key, self._webhook_secrets, self._accounts = publishable_key, webhook_secrets, accounts
+        self._live = api_keys[0].startswith(("sk_live_", "rk_live_"))
         self._http = stripe.HTTPXClient(timeout=timeout_s)
-        self._client = stripe.StripeClient(
-            api_key,
-            base_addresses={"api": api_base},
-            http_client=self._http,
-            max_network_retries=MAX_RETRIES,
-        )
+        self._clients = [
+            stripe.StripeClient(
+                key,
+                base_addresses={"api": api_base},
+                http_client=self._http,
+                max_network_retries=MAX_RETRIES,
+                stripe_version=API_VERSION,
+            )
+            for key in api_keys
+        ]
+        self._vault = StripeVault(self._ask, publishable_key)
+        self.vault = self._vault
 
     def methods(self, currency: str) -> tuple[PaymentMethod, ...]:
-        """Cards; limits keep within Stripe's own for every currency we serve."""
-        unit = 10 ** currency_exponent(currency)
-        return (PaymentMethod("stripe", MethodKind.CARD, "Card", 1 * unit, 500_000 * unit),)
+        """A card in the app, and a card on Stripe's own page."""
+        least_minor, most_minor = limits_minor(currency)
+        step = step_minor(currency)
+        names = (("stripe", "Card"), ("stripe_checkout", "Card, on a web page"))
+        return tuple(
+            PaymentMethod(method, MethodKind.CARD, label, least_minor, most_minor, step_minor=step)
+            for method, label in names
+        )
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
-        """Create the PaymentIntent, or find the one that this reference made before."""
-        amount = to_stripe(request.amount_minor, request.currency)
-        return await self._truth(
-            self._client.v1.payment_intents.create_async(
-                {
-                    "amount": amount,
-                    "currency": request.currency.lower(),
-                    "description": request.description,
-                    "metadata": {REFERENCE: request.reference},
-                    "automatic_payment_methods": {"enabled": True},
-                    "expand": ["latest_charge"],
-                },
-                {"idempotency_key": f"create:{request.reference}"},
-            )
-        )
+        """Create the payment, or find the one that this reference made before."""
+        if request.method_id == "stripe_checkout":
+            return await self._create_session(request)
+        return await self._create_intent(request)
 
     async def fetch(self, provider_ref: str) -> PaymentTruth:
-        """The PaymentIntent now, with its refunds."""
+        """The payment now, with its refunds and disputes."""
         _checked(provider_ref)
-        return await self._truth(
-            self._client.v1.payment_intents.retrieve_async(provider_ref, {"expand": ["latest_charge"]})
+        if provider_ref.startswith("cs_"):
+            return await self._fetch_session(provider_ref)
+        intent = await self._ask(
+            lambda client: client.v1.payment_intents.retrieve_async(provider_ref, {"expand": _INTENT_PARTS})
         )
+        return await self._read(intent)
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """Search by our reference. Stripe's index lags by up to a minute; callers ask only about old payments."""
-        try:
-            found = await self._client.v1.payment_intents.search_async(
-                {"query": f"metadata['{REFERENCE}']:'{request.reference}'", "limit": 1}
-            )
-        except stripe.StripeError as error:
-            raise _neutral(error) from error
-        return await self.fetch(found.data[0].id) if found.data else None
+        # Sessions cannot be searched, but a paid one has left an intent that carries our reference.
+        query = f"metadata['{REFERENCE}']:'{request.reference}'"
+        found = await self._ask(lambda client: client.v1.payment_intents.search_async({"query": query, "limit": 1}))
+        rows = found.get("data") or []
+        return await self.fetch(str(rows[0]["id"])) if rows else None
 
     async def cancel(self, provider_ref: str) -> PaymentTruth:
         """Cancel; where it is too late for that, what it has become."""
         _checked(provider_ref)
         try:
-            return await self._truth(
-                self._client.v1.payment_intents.cancel_async(provider_ref, {"expand": ["latest_charge"]})
-            )
+            if provider_ref.startswith("cs_"):
+                await self._ask(lambda client: client.v1.checkout.sessions.expire_async(provider_ref))
+            else:
+                await self._ask(lambda client: client.v1.payment_intents.cancel_async(provider_ref))
         except ProviderRefusedError:
-            return await self.fetch(provider_ref)
+            pass
+        return await self.fetch(provider_ref)
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
-        """Refund part or all of a PaymentIntent."""
+        """Refund part or all of a payment."""
         _checked(request.provider_ref)
-        try:
-            refund = await self._client.v1.refunds.create_async(
-                {"payment_intent": request.provider_ref, "amount": to_stripe(request.amount_minor, request.currency)},
+        amount = to_stripe(request.amount_minor, request.currency)
+        made = await self._ask(
+            lambda client: client.v1.refunds.create_async(
+                {
+                    "payment_intent": request.provider_ref,
+                    "amount": amount,
+                    "metadata": {REFUND_KEY: request.key},
+                },
                 {"idempotency_key": f"refund:{request.key}"},
             )
-        except stripe.StripeError as error:
-            raise _neutral(error) from error
-        amount = from_stripe(refund.amount, request.currency)
-        return RefundTruth(refund.id, amount, request.currency, RefundStatus.SUCCEEDED)
+        )
+        return refund_truth(made, request.currency)
+
+    async def find_refund(self, request: RefundRequest) -> RefundTruth | None:
+        """The refund that carries our key: Stripe forgets idempotency keys after a day."""
+        _checked(request.provider_ref)
+        for refund in await self._refunds(request.provider_ref):
+            if (refund.get("metadata") or {}).get(REFUND_KEY) == request.key:
+                return refund_truth(refund, request.currency)
+        return None
+
+    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
+        """A refund now."""
+        for refund in (await self.fetch(provider_ref)).refunds:
+            if refund.provider_ref == refund_ref:
+                return refund
+        raise ProviderRefusedError(NAME, "resource_missing", "There is no such refund.")
 
     def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Stripe-Signature`` over the raw bytes.
@@ -162,70 +171,198 @@ class StripeProvider(Rail):
         verify(call.headers.get("stripe-signature"), call.body, self._webhook_secrets, call.now_s)
 
     def parse(self, call: WebhookCall) -> ProviderNotice:
-        """The PaymentIntent that an event is about, whether it comes as the intent, its charge or its refund."""
-        body = call.body
-        event = read_json(body)
-        if event is None:
-            return unreadable(body, "not a JSON object")
-        event_id, kind = text_at(event, "id"), text_at(event, "type") or ""
-        if event_id is None or text_at(event, "object") != "event":
-            return unreadable(body, "not a snapshot event", kind=kind)
-        if event.get("livemode") is not self._live:
-            return ProviderNotice(event_id, kind, ignored="of the other mode (test or live)")
-        subject: Any = (event.get("data") or {}).get("object") if isinstance(event.get("data"), dict) else None
-        is_intent = text_at(subject, "object") == "payment_intent"
-        ref = text_at(subject, "id") if is_intent else text_at(subject, "payment_intent")
-        if ref is None or not _ID.fullmatch(ref):
-            return ProviderNotice(event_id, kind, ignored="names no payment")
-        return ProviderNotice(event_id, kind, provider_ref=ref, reference=text_at(subject, "metadata", REFERENCE))
+        """What an event is about."""
+        return parse(call, live=self._live, accounts=self._accounts)
+
+    async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
+        """Balance transactions of these days, each with the payout that it left in, where it has left."""
+        span: Any = {"gte": int(since.timestamp()), "lte": int(until.timestamp())}
+        payouts = await self._pages(lambda client, page: client.v1.payouts.list_async(page), {"created": span})
+        lines: dict[str, SettlementLine] = {}
+        for payout in payouts:
+            ref = str(payout["id"])
+            for row in await self._transactions({"payout": ref}):
+                lines[str(row["id"])] = line_of(row, ref)
+        for row in await self._transactions({"created": span}):
+            lines.setdefault(str(row["id"]), line_of(row, None))
+        return list(lines.values())
 
     async def close(self) -> None:
         """Close the SDK's connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # The SDK leaves it bare.
 
-    async def _truth(self, call: Any) -> PaymentTruth:
+    async def _create_intent(self, request: PaymentRequest) -> PaymentTruth:
+        order: Any = {
+            "amount": to_stripe(request.amount_minor, request.currency),
+            "currency": request.currency.lower(),
+            "description": request.description,
+            "metadata": {REFERENCE: request.reference},
+            "automatic_payment_methods": {"enabled": True},
+            "expand": _INTENT_PARTS,
+        }
+        if request.customer_ref is not None:
+            order["customer"] = request.customer_ref
+        if request.off_session:
+            order |= {"confirm": True, "off_session": True, "payment_method": request.saved_method_ref}
+        key = {"idempotency_key": f"create:{request.reference}"}
         try:
-            intent: stripe.PaymentIntent = await call
-        except stripe.StripeError as error:
-            raise _neutral(error) from error
-        return self._read(intent)
+            intent = await self._ask(lambda client: client.v1.payment_intents.create_async(order, key))  # type: ignore[arg-type]  # One option of many.
+        except _DeclinedError as declined:
+            # The card said no, but the payment is there: it can still be made by the customer on session.
+            return await self.fetch(declined.intent_id)
+        truth = await self._read(intent)
+        if request.customer_ref is None or truth.next_action is None:
+            return truth
+        return replace(truth, next_action=truth.next_action | await self._cards_of(request.customer_ref))
 
-    def _read(self, intent: stripe.PaymentIntent) -> PaymentTruth:
-        currency = intent.currency.upper()
-        charge = intent.latest_charge
-        refunded = charge.amount_refunded if isinstance(charge, stripe.Charge) else 0
-        error = intent.last_payment_error.to_dict() if intent.last_payment_error else None
-        status = _STATUS.get(intent.status, PaymentStatus.FAILED if error else PaymentStatus.PENDING)
-        payable = intent.status not in _STATUS and intent.client_secret
-        return PaymentTruth(
-            provider_ref=intent.id,
-            reference=intent.metadata.to_dict().get(REFERENCE),
-            status=status,
-            currency=currency,
-            requested_minor=from_stripe(intent.amount, currency),
-            captured_minor=from_stripe(intent.amount_received or 0, currency),
-            refunded_minor=from_stripe(refunded, currency),
-            failure_code=(error.get("code") or error.get("type")) if error else None,
-            failure_message=error.get("message") if error else None,
-            next_action={
-                "type": "stripe_payment_sheet",
-                "publishable_key": self._publishable_key,
-                "client_secret": intent.client_secret,
-            }
-            if payable
-            else None,
+    async def _cards_of(self, customer_ref: str) -> dict[str, Any]:
+        """The sheet's key to the customer's saved cards; without it the sheet asks for a card."""
+        try:
+            return {"customer_session_client_secret": await self._vault.session_secret(customer_ref)}
+        except (ProviderRefusedError, ProviderUnavailableError):
+            return {}
+
+    async def _create_session(self, request: PaymentRequest) -> PaymentTruth:
+        metadata = {REFERENCE: request.reference}
+        back = request.return_url or "https://stripe.com"
+        item = {
+            "quantity": 1,
+            "price_data": {
+                "currency": request.currency.lower(),
+                "unit_amount": to_stripe(request.amount_minor, request.currency),
+                "product_data": {"name": "Water top-up"},
+            },
+        }
+        order: Any = {
+            "mode": "payment",
+            "line_items": [item],
+            "success_url": back,
+            "cancel_url": back,
+            "client_reference_id": request.reference,
+            "metadata": metadata,
+            "payment_intent_data": {"metadata": metadata | {"via": "checkout"}, "description": request.description},
+        }
+        if request.customer_ref is not None:
+            order["customer"] = request.customer_ref
+        key: Any = {"idempotency_key": f"create:{request.reference}"}
+        made = await self._ask(lambda client: client.v1.checkout.sessions.create_async(order, key))
+        return _session_truth(made, None)
+
+    async def _fetch_session(self, session_ref: str) -> PaymentTruth:
+        made = await self._ask(lambda client: client.v1.checkout.sessions.retrieve_async(session_ref))
+        intent_ref = made.get("payment_intent")
+        return _session_truth(made, await self.fetch(intent_ref) if isinstance(intent_ref, str) else None)
+
+    async def _read(self, intent: dict[str, Any]) -> PaymentTruth:
+        charge = intent.get("latest_charge")
+        charge = charge if isinstance(charge, dict) else {}
+        refunds = await self._refunds(str(intent["id"])) if charge else []
+        disputes = await self._disputes(str(intent["id"])) if charge.get("disputed") else []
+        return intent_truth(intent, refunds=refunds, disputes=disputes, next_action=await self._sheet(intent))
+
+    async def _sheet(self, intent: dict[str, Any]) -> dict[str, Any] | None:
+        """What the app needs to open the PaymentSheet."""
+        if not intent.get("client_secret") or intent["status"] in {"succeeded", "canceled"}:
+            return None
+        customer = intent.get("customer")
+        return {
+            "type": "stripe_payment_sheet",
+            "publishable_key": self._publishable_key,
+            "client_secret": intent["client_secret"],
+            "customer_id": customer,
+        }
+
+    async def _refunds(self, intent_ref: str) -> list[dict[str, Any]]:
+        return await self._pages(
+            lambda client, page: client.v1.refunds.list_async(page), {"payment_intent": intent_ref}
         )
+
+    async def _disputes(self, intent_ref: str) -> list[dict[str, Any]]:
+        return await self._pages(
+            lambda client, page: client.v1.disputes.list_async(page), {"payment_intent": intent_ref}
+        )
+
+    async def _transactions(self, which: dict[str, Any]) -> list[dict[str, Any]]:
+        return await self._pages(
+            lambda client, page: client.v1.balance_transactions.list_async(page), {"expand": ["data.source"]} | which
+        )
+
+    async def _pages(
+        self, call: Callable[[stripe.StripeClient, Any], Awaitable[Any]], which: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        while len(rows) < MAX_LINES:
+            page = {"limit": PAGE} | which | ({"starting_after": rows[-1]["id"]} if rows else {})
+            found = await self._ask(partial(_with_page, call, page))
+            rows += found.get("data") or []
+            if not found.get("has_more"):
+                return rows
+        raise ProviderUnavailableError(NAME, "the list has no end")
+
+    async def _ask(self, call: Callable[[stripe.StripeClient], Awaitable[Any]]) -> dict[str, Any]:
+        """One call, with the newest key that Stripe takes; its errors in our words."""
+        refused: Exception | None = None
+        for client in self._clients:
+            try:
+                answer: dict[str, Any] = (await call(client)).to_dict()
+            except stripe.AuthenticationError as error:
+                refused = error
+            except stripe.StripeError as error:
+                raise _neutral(error) from error
+            else:
+                return answer
+        raise ProviderUnavailableError(NAME, "no API key is accepted") from refused
+
+
+async def _with_page(
+    call: Callable[[stripe.StripeClient, Any], Awaitable[Any]], page: dict[str, Any], client: stripe.StripeClient
+) -> Any:
+    return await call(client, page)
+
+
+class _DeclinedError(ProviderRefusedError):
+    """A card's no to a payment that exists."""
+
+    def __init__(self, intent_id: str, code: str, message: str) -> None:
+        super().__init__(NAME, code, message)
+        self.intent_id = intent_id
+
+
+def _session_truth(session: dict[str, Any], paid: PaymentTruth | None) -> PaymentTruth:
+    """A Checkout Session: its intent's truth under the session's name. ``unpaid`` is pending, complete or not (P27)."""
+    currency = str(session["currency"]).upper()
+    reference = (session.get("metadata") or {}).get(REFERENCE) or session.get("client_reference_id")
+    status = _SESSION_STATUS.get(str(session["status"]), PaymentStatus.PENDING)
+    requested_minor = from_stripe(session.get("amount_total") or 0, currency)
+    action = {"type": "redirect", "url": session.get("url")} if session.get("url") else None
+    base = PaymentTruth(str(session["id"]), reference, status, currency, requested_minor, 0, 0, next_action=action)
+    if paid is None:
+        return base
+    is_paid = paid.status is PaymentStatus.SUCCEEDED or paid.captured_minor > 0
+    return replace(
+        paid,
+        provider_ref=base.provider_ref,
+        reference=reference,
+        aliases=(paid.provider_ref,),
+        status=paid.status if is_paid or status is PaymentStatus.PENDING else status,
+        next_action=None if is_paid else action,
+    )
 
 
 def _checked(provider_ref: str) -> None:
     # Ids go into the path of a URL, and the SDK leaves a "/" as it is.
-    if not _ID.fullmatch(provider_ref):
-        raise ProviderRefusedError(NAME, "bad_id", "This is not a PaymentIntent's id.")
+    if not PAYMENT_ID.fullmatch(provider_ref):
+        raise ProviderRefusedError(NAME, "bad_id", "This is not a payment's id.")
 
 
 def _neutral(error: stripe.StripeError) -> ProviderRefusedError | ProviderUnavailableError:
     """Only a clear no is a refusal. What leaves the outcome open, or may pass, is "unavailable": we ask again."""
-    refusals = (stripe.InvalidRequestError, stripe.CardError, stripe.IdempotencyError)
-    if isinstance(error, refusals):
-        return ProviderRefusedError(NAME, str(error.code or "invalid_request"), str(error.user_message or "Refused."))
+    code, message = str(error.code or "invalid_request"), str(error.user_message or "Refused.")
+    if isinstance(error, stripe.CardError):
+        body = error.json_body if isinstance(error.json_body, dict) else {}
+        intent = (body.get("error") or {}).get("payment_intent") or {}
+        if isinstance(intent, dict) and isinstance(intent.get("id"), str):
+            return _DeclinedError(intent["id"], code, message)
+    if isinstance(error, stripe.InvalidRequestError | stripe.CardError | stripe.IdempotencyError):
+        return ProviderRefusedError(NAME, code, message)
     return ProviderUnavailableError(NAME, type(error).__name__)

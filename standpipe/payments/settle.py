@@ -302,7 +302,9 @@ async def _ask_payment(provider: Provider, snapshot: _Snapshot, hint: str | None
     # yields the same payment; later a second create could charge twice, so we only look.
     if snapshot.age_s < provider.capabilities.create_again_s:
         created = await provider.create(snapshot.request)
-        return await provider.fetch(created.provider_ref)
+        truth = await provider.fetch(created.provider_ref)
+        # Some rails tell what the payer must do only when the payment is made.
+        return replace(truth, next_action=truth.next_action or created.next_action)
     found = await provider.find(snapshot.request)
     if found is None:
         raise ProviderUnavailableError(snapshot.provider, "it knows no payment with this reference")

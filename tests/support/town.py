@@ -29,7 +29,7 @@ from standpipe.payments.provider import Provider
 from standpipe.payments.top_ups import poll_due
 from standpipe.serving import serve
 from standpipe.settings import Settings
-from standpipe.simulator import fake_mpesa, fake_stripe, sandbox_provider
+from standpipe.simulator import fake_flutterwave, fake_momo, fake_mpesa, fake_stripe, sandbox_provider
 from standpipe.simulator.webhooks import sign
 from standpipe.tariffs.models import Tariff, TariffVersion
 from standpipe.wiring import Database
@@ -42,6 +42,8 @@ SANDBOX_SECRET = "sandbox_secret_of_the_town"
 STRIPE_KEY = "sk_test_town"
 SANDBOX_KEY = "sandbox_key_of_the_town"
 SHORTCODE = "600999"
+MOMO_SECRET = "secret_part_of_the_momo_callback_url"
+FLUTTERWAVE_HASH = "static_token_of_the_town"
 MPESA_SECRET = "secret_part_of_the_callback_address"
 METER_SECRET = Fernet.generate_key().decode()
 PREPAID_KEY = b"the prepaid key of a test's meter"
@@ -73,6 +75,10 @@ class Town:
     stripe: fake_stripe.StripeState
     mpesa_url: str
     mpesa: fake_mpesa.MpesaState
+    momo_url: str
+    momo: fake_momo.MomoState
+    flutterwave_url: str
+    flutterwave: fake_flutterwave.FlutterwaveState
     providers: dict[str, Provider]
     app: Starlette
     home: Home
@@ -256,6 +262,7 @@ def make_settings(**more: Any) -> Settings:
 @asynccontextmanager
 async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterator[Town]:
     api_port, stripe_port, sandbox_port, mpesa_port = free_port(), free_port(), free_port(), free_port()
+    momo_port, flutterwave_port = free_port(), free_port()
     api = f"http://127.0.0.1:{api_port}"
     settings = make_settings(
         http_port=api_port,
@@ -276,6 +283,18 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
         mpesa_networks="127.0.0.1/32",
         mpesa_initiator="standpipe",
         mpesa_security_credential="sealed",
+        momo_url=f"http://127.0.0.1:{momo_port}",
+        momo_subscription_key="momo_subscription",
+        momo_api_user="momo_user",
+        momo_api_key="momo_key",
+        momo_currency="KES",
+        momo_callback_secrets=MOMO_SECRET,
+        momo_disbursement_key="momo_subscription",
+        momo_disbursement_user="momo_user",
+        momo_disbursement_api_key="momo_key",
+        flutterwave_url=f"http://127.0.0.1:{flutterwave_port}",
+        flutterwave_secret_key="flutterwave_key",
+        flutterwave_webhook_hashes=FLUTTERWAVE_HASH,
         **more,
     )
     engine = create_engine(database_url, pool_size=20)
@@ -295,8 +314,19 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
         passkey="passkey",
         store=None,
     )
+    momo_app = fake_momo.make_app(
+        subscription_key="momo_subscription", api_user="momo_user", api_key="momo_key", store=None
+    )
+    flutterwave_app = fake_flutterwave.make_app(
+        secret_key="flutterwave_key",
+        webhook_url=f"{api}/webhooks/flutterwave",
+        webhook_hash=FLUTTERWAVE_HASH,
+        public_url=f"http://127.0.0.1:{flutterwave_port}",
+        store=None,
+    )
     app = make_app(settings, Database(database_url, sessions))
     served = {api_port: app, stripe_port: stripe_app, sandbox_port: sandbox_app, mpesa_port: mpesa_app}
+    served |= {momo_port: momo_app, flutterwave_port: flutterwave_app}
     servers = [asyncio.create_task(serve(one, "127.0.0.1", port)) for port, one in served.items()]
     utility_id, tariff_id = await make_utility(sessions)
     home = await make_home(
@@ -320,6 +350,10 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
             stripe=stripe_app.state.stripe,
             mpesa_url=f"http://127.0.0.1:{mpesa_port}",
             mpesa=mpesa_app.state.mpesa,
+            momo_url=f"http://127.0.0.1:{momo_port}",
+            momo=momo_app.state.momo,
+            flutterwave_url=f"http://127.0.0.1:{flutterwave_port}",
+            flutterwave=flutterwave_app.state.flutterwave,
             providers=app.state.providers,
             app=app,
             home=home,

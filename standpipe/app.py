@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from standpipe.api import agents
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
+from standpipe.api.receipts import receipt_pdf
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
@@ -40,6 +41,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         offline_after=timedelta(hours=settings.offline_after_h),
         sms_url=settings.sms_url,
         sms_countries=settings.sms_countries,
+        public_url=settings.public_url,
     )
 
     @asynccontextmanager
@@ -54,6 +56,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
 
     app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
     app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock
+    app.state.receipt_secret = tools.signer.secret
     app.state.trusted_proxies = settings.trusted_networks
     return app
 
@@ -76,6 +79,7 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
         Route("/agents/meters/{number}", agents.meter, methods=["GET"]),
         Route("/agents/vends", agents.vend, methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
         Route("/return/{top_up_id}", returned, methods=["GET"]),
+        Route("/receipts/{receipt_id}.pdf", receipt_pdf, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         WebSocketRoute("/graphql", view),
         Route("/graphql", view, methods=["GET", "POST"], max_body_size=GRAPHQL_MAX_BODY_BYTES),

@@ -15,6 +15,7 @@ from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
 from standpipe.payments.provider import Provider
+from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
 from standpipe.usage.overview import MeterView, meters_by_id
 from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
@@ -33,6 +34,7 @@ class Tools:
     offline_after: timedelta
     sms_url: str | None
     sms_countries: list[str]
+    public_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ class Context:
         return self._loader("top_ups", self._load_top_ups)
 
     @property
+    def receipts(self) -> DataLoader[str, list[ReceiptView]]:
+        """Receipts by top-up, not checked for whose they are: only for top-ups that came out of an owned meter."""
+        return self._loader("receipts", self._load_receipts)
+
+    @property
     def top_up_pages(self) -> DataLoader[TopUpsRequest, list[str]]:
         """Pages of top-up ids."""
         return self._loader("top_up_pages", self._load_top_up_pages)
@@ -105,6 +112,11 @@ class Context:
     async def _load_top_ups(self, ids: list[str]) -> list[TopUpView]:
         async with self.tools.sessions() as session:
             found = await top_ups_by_id(session, ids)
+        return [found[top_up_id] for top_up_id in ids]
+
+    async def _load_receipts(self, ids: list[str]) -> list[list[ReceiptView]]:
+        async with self.tools.sessions() as session:
+            found = await receipts_of(session, ids)
         return [found[top_up_id] for top_up_id in ids]
 
     async def _load_top_up_pages(self, requests: list[TopUpsRequest]) -> list[list[str]]:

@@ -7,7 +7,9 @@ import strawberry
 
 from standpipe.graphql.base import Money, Node, PageInfo, Url, money
 from standpipe.graphql.context import Ctx
+from standpipe.graphql.receipts import Receipt, receipt_of
 from standpipe.payments.provider import MethodKind, PaymentMethod
+from standpipe.payments.receipts import SALE
 from standpipe.payments.views import TopUpStatus, TopUpView
 
 if TYPE_CHECKING:
@@ -166,6 +168,20 @@ class TopUp(Node):
             return None
         message = self.view.failure_message or "The payment did not go through."
         return TopUpFailure(code=self.view.failure_code or "unknown", message=message, retryable=True)
+
+    @strawberry.field(description="The newest receipt of what was paid; null until there is one.")
+    async def receipt(self, info: Ctx) -> Receipt | None:
+        views = await info.context.receipts.load(self.view.id)
+        sales = [view for view in views if view.kind == SALE]
+        return receipt_of(info.context, sales[-1]) if sales else None
+
+    @strawberry.field(description="All receipts, money given back included, in the order of their numbers.")
+    async def receipts(self, info: Ctx) -> list[Receipt]:
+        return [receipt_of(info.context, view) for view in await info.context.receipts.load(self.view.id)]
+
+    @strawberry.field(description="What has been given back to the payer, by refunds and disputes.")
+    def given_back(self, info: Ctx) -> Money:
+        return money(self.view.taken_back_minor, self.view.currency, info.context.language)
 
     @strawberry.field(description="Every step so far, oldest first.")
     def timeline(self) -> list[TopUpEvent]:

@@ -1,0 +1,107 @@
+"""A receipt in words: its lines, and a text message. Pure. English where a language is not spoken yet."""
+
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from babel.core import Locale, UnknownLocaleError
+from babel.dates import format_datetime
+
+from standpipe.payments.receipts import GIVEN_BACK, ReceiptView
+from standpipe.units import money_text, volume_text
+
+NUMBER_DIGITS = 6
+SMS_LENGTH = 160
+_WORDS: dict[str, dict[str, str]] = {
+    "en": {
+        "SALE": "Receipt",
+        "GIVEN_BACK": "Credit note",
+        "PAID": "Paid",
+        "BACK": "Given back",
+        "METER": "Meter",
+        "HOW": "Paid by",
+        "CREDIT": "Credit",
+        "TIER": "Credit, tier {tier}: about {volume}",
+        "RESIDUE": "Credit left over",
+        "DEBT": "Repayment of what is owed",
+        "FEE": "Service fee",
+        "REFUND": "Refund",
+        "DISPUTED": "Taken back by the payer's bank",
+        "OTHER": "Other",
+        "NOTE": "Credit is priced when the water is used; volumes are at this period's use so far.",
+    },
+    "sw": {
+        "SALE": "Risiti",
+        "GIVEN_BACK": "Hati ya kurudisha",
+        "PAID": "Kimelipwa",
+        "BACK": "Kimerudishwa",
+        "METER": "Mita",
+        "HOW": "Njia ya malipo",
+        "CREDIT": "Salio",
+        "TIER": "Salio, daraja {tier}: karibu {volume}",
+        "RESIDUE": "Salio lililobaki",
+        "DEBT": "Malipo ya deni",
+        "FEE": "Ada ya huduma",
+        "REFUND": "Kurudishiwa",
+        "DISPUTED": "Kimechukuliwa na benki ya mlipaji",
+        "OTHER": "Nyingine",
+        "NOTE": "Salio hukatwa maji yanapotumika; kiasi cha maji ni kwa matumizi ya kipindi hiki.",
+    },
+    "fr": {
+        "SALE": "Reçu",
+        "GIVEN_BACK": "Avoir",
+        "PAID": "Payé",
+        "BACK": "Rendu",
+        "METER": "Compteur",
+        "HOW": "Payé par",
+        "CREDIT": "Crédit",
+        "TIER": "Crédit, tranche {tier} : environ {volume}",
+        "RESIDUE": "Reste de crédit",
+        "DEBT": "Remboursement de la dette",
+        "FEE": "Frais de service",
+        "REFUND": "Remboursement",
+        "DISPUTED": "Repris par la banque du payeur",
+        "OTHER": "Autre",
+        "NOTE": "Le crédit est compté quand l'eau coule ; les volumes suivent l'usage de cette période.",
+    },
+}
+
+
+def word(name: str, language: str) -> str:
+    """A word of a receipt."""
+    return _WORDS.get(language.replace("_", "-").partition("-")[0].lower(), _WORDS["en"])[name]
+
+
+def number_text(view: ReceiptView) -> str:
+    """A receipt's number as it is shown."""
+    return f"{view.number:0{NUMBER_DIGITS}}"
+
+
+def line_label(line: dict[str, Any], language: str) -> str:
+    """What a line is about."""
+    if "tier" in line:
+        volume = volume_text(int(line["volume_ml"]), language)
+        return word("TIER", language).format(tier=int(line["tier"]) + 1, volume=volume)
+    return word(str(line["kind"]), language)
+
+
+def issued_text(view: ReceiptView, language: str, layout: str = "medium") -> str:
+    """When it was issued, where the meter is."""
+    try:
+        locale = Locale.parse(language, sep="-")
+    except (UnknownLocaleError, ValueError):
+        locale = Locale("en")
+    return format_datetime(view.issued_at.astimezone(ZoneInfo(view.time_zone)), layout, locale=locale)
+
+
+def sms_text(view: ReceiptView, language: str) -> str:
+    """The receipt as a text message of at most SMS_LENGTH characters: who, number, amount, credit, meter, day."""
+    credit_minor = sum(int(line["amount_minor"]) for line in view.lines if line["kind"] in {"CREDIT", "RESIDUE"})
+    said = word("BACK" if view.kind == GIVEN_BACK else "PAID", language)
+    parts = [
+        f"{view.utility_name[:40]} {word(view.kind, language)} {number_text(view)}",
+        f"{said} {money_text(abs(view.paid_minor), view.currency, language)}",
+        f"{word('CREDIT', language)} {money_text(credit_minor, view.currency, language)}",
+        f"{word('METER', language)} {view.meter_serial[:24]}",
+        f"{view.issued_at.astimezone(ZoneInfo(view.time_zone)):%Y-%m-%d}",
+    ]
+    return ". ".join(parts)[:SMS_LENGTH].replace("\u00a0", " ")

@@ -16,14 +16,16 @@ from rich.console import Console
 from sqlalchemy import select
 
 from standpipe import demo as demo_role
+from standpipe import office
 from standpipe.app import make_app, make_signer
 from standpipe.db.migrate import check as check_migrations
 from standpipe.db.migrate import upgrade
 from standpipe.db.notify import COMMANDS, WORK, Listener
-from standpipe.errors import InvalidInputError, SettingsError
+from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
 from standpipe.meter_gateway.server import run_gateway
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.models import CommandKind, Meter
+from standpipe.payments.provider import ProviderUnavailableError
 from standpipe.serving import serve as serve_http
 from standpipe.settings import Settings, load
 from standpipe.simulator.run import run_world
@@ -44,6 +46,8 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+for name, group in office.GROUPS.items():
+    cli.add_typer(group, name=name)
 Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standard input closes.")]
 _errors = Console(stderr=True)
 
@@ -64,7 +68,7 @@ def main() -> None:
         for line in error.lines:
             _errors.print(f"[bold red]standpipe:[/] {line}", soft_wrap=True, highlight=False)
         sys.exit(2)
-    except InvalidInputError as error:
+    except (InvalidInputError, NotFoundError, NotAuthenticatedError, ProviderUnavailableError) as error:
         _errors.print(f"[bold red]standpipe:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(1)
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import socket
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 from cryptography.fernet import Fernet
+from pydantic import SecretStr
 from rich.console import Console
 
 from standpipe import seed
@@ -33,6 +35,12 @@ DEMO_FACTOR = 240.0
 TOKEN_TTL_S = 7 * 86_400
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 15
+_SECRETS = (
+    *("token_secret", "sandbox_api_key", "sandbox_webhook_secrets", "stripe_webhook_secrets"),
+    *("mpesa_consumer_key", "mpesa_consumer_secret", "mpesa_passkey", "mpesa_callback_secrets"),
+    *("momo_subscription_key", "momo_api_key", "momo_callback_secrets"),
+    *("flutterwave_secret_key", "flutterwave_webhook_hashes"),
+)
 ROLES = ("serve", "worker", "gateway", "simulate")
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -77,6 +85,7 @@ async def _with_database(
     async with _children(environment) as children:
         with _console.status("Waiting for every part to answer…"):
             await _wait_until_ready(settings, children)
+        await _register_paybill(environment)
         await _announce(settings, database, environment, data_dir)
         try:
             ended = await _first_to_end(children)
@@ -92,6 +101,9 @@ def require_free_ports(settings: Settings) -> None:
         (settings.sandbox_port, "STANDPIPE_SANDBOX_PORT"),
         (settings.phone_port, "STANDPIPE_PHONE_PORT"),
         (settings.fake_stripe_port, "STANDPIPE_FAKE_STRIPE_PORT"),
+        (settings.fake_mpesa_port, "STANDPIPE_FAKE_MPESA_PORT"),
+        (settings.fake_momo_port, "STANDPIPE_FAKE_MOMO_PORT"),
+        (settings.fake_flutterwave_port, "STANDPIPE_FAKE_FLUTTERWAVE_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -126,7 +138,29 @@ def world_of(settings: Settings) -> World:
         stripe_api_key=stripe_key,
         stripe_webhook_secret=next((s.get_secret_value() for s in settings.stripe_webhook_secrets), ""),
         credentials_file=settings.firebase_credentials,
+        mpesa={
+            "port": str(settings.fake_mpesa_port),
+            "shortcode": settings.mpesa_shortcode or "",
+            "consumer_key": _plain(settings.mpesa_consumer_key),
+            "consumer_secret": _plain(settings.mpesa_consumer_secret),
+            "passkey": _plain(settings.mpesa_passkey),
+        },
+        momo={
+            "port": str(settings.fake_momo_port),
+            "subscription_key": _plain(settings.momo_subscription_key),
+            "api_user": settings.momo_api_user or "",
+            "api_key": _plain(settings.momo_api_key),
+        },
+        flutterwave={
+            "port": str(settings.fake_flutterwave_port),
+            "secret_key": _plain(settings.flutterwave_secret_key),
+            "webhook_hash": next((_plain(secret) for secret in settings.flutterwave_webhook_hashes), ""),
+        },
     )
+
+
+def _plain(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""
 
 
 def _keep_clock(data_dir: Path, environment: dict[str, str]) -> None:
@@ -150,6 +184,13 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def _write_environment(path: Path, environment: dict[str, str]) -> None:
+    """The demo's settings for a shell, so that the office's commands find its database and providers."""
+    path.touch(mode=0o600)
+    ours = {name: value for name, value in environment.items() if name.startswith("STANDPIPE_")}
+    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(ours.items())))
+
+
 def _bind(probe: socket.socket, host: str, port: int, setting: str) -> None:
     try:
         probe.bind((host, port))
@@ -160,11 +201,14 @@ def _bind(probe: socket.socket, host: str, port: int, setting: str) -> None:
 def _secrets(data_dir: Path) -> dict[str, str]:
     path = data_dir / "secrets.json"
     if not path.exists():
-        names = ("token_secret", "sandbox_api_key", "sandbox_webhook_secrets", "stripe_webhook_secrets")
-        fresh = {name: secrets.token_urlsafe(32) for name in names}
-        fresh |= {"meter_key_secrets": Fernet.generate_key().decode(), "stripe_api_key": "sk_test_demo"}
+        fresh = {"meter_key_secrets": Fernet.generate_key().decode(), "stripe_api_key": "sk_test_demo"}
         write_json(path, fresh)
     kept: dict[str, str] = json.loads(path.read_text())
+    missing = [name for name in _SECRETS if name not in kept]
+    if missing:
+        # A town of an earlier release has not got them all.
+        kept |= {name: secrets.token_urlsafe(32) for name in missing}
+        write_json(path, kept)
     return kept
 
 
@@ -192,6 +236,22 @@ def _environment(
         "SANDBOX_URL": f"http://127.0.0.1:{settings.sandbox_port}",
         "STRIPE_API_BASE": f"http://127.0.0.1:{settings.fake_stripe_port}",
         "STRIPE_PUBLISHABLE_KEY": "pk_test_demo",
+        "PUBLIC_URL": f"http://{settings.http_host}:{settings.http_port}",
+        "FAKE_MPESA_PORT": settings.fake_mpesa_port,
+        "FAKE_MOMO_PORT": settings.fake_momo_port,
+        "FAKE_FLUTTERWAVE_PORT": settings.fake_flutterwave_port,
+        "MPESA_URL": f"http://127.0.0.1:{settings.fake_mpesa_port}",
+        "MPESA_SHORTCODE": "600999",
+        "MPESA_INITIATOR": "standpipe",
+        "MPESA_SECURITY_CREDENTIAL": "sealed",
+        "MPESA_NETWORKS": "127.0.0.1/32,::1/128",
+        "MOMO_URL": f"http://127.0.0.1:{settings.fake_momo_port}",
+        "MOMO_API_USER": "standpipe",
+        "MOMO_CURRENCY": seed.CURRENCY,
+        "MOMO_DISBURSEMENT_USER": "standpipe",
+        "FLUTTERWAVE_URL": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
+        "MOMO_DISBURSEMENT_KEY": kept["momo_subscription_key"],
+        "MOMO_DISBURSEMENT_API_KEY": kept["momo_api_key"],
         "FIREBASE_CREDENTIALS": credentials,
         "FCM_BASE_URL": phone,
         "SMS_URL": f"{phone}/sms",
@@ -250,6 +310,15 @@ async def _wait_until_ready(settings: Settings, children: dict[str, asyncio.subp
                 await asyncio.sleep(0.2)
 
 
+async def _register_paybill(environment: dict[str, str]) -> None:
+    """Tell the M-Pesa stand-in where to ask and to confirm, as an operator does once at Safaricom."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "standpipe.cli", "mpesa", "register"), env=environment
+    )
+    if await child.wait():
+        raise SettingsError("The M-Pesa stand-in did not take our addresses; see the lines above.")
+
+
 async def _first_to_end(children: dict[str, asyncio.subprocess.Process]) -> str:
     waits = {asyncio.create_task(child.wait()): role for role, child in children.items()}
     try:
@@ -275,11 +344,15 @@ async def _announce(settings: Settings, database: Database, environment: dict[st
         "meter_id": meter_id,
         "sandbox_url": sandbox,
         "fake_stripe_url": f"http://127.0.0.1:{settings.fake_stripe_port}",
+        "fake_mpesa_url": f"http://127.0.0.1:{settings.fake_mpesa_port}",
+        "fake_momo_url": f"http://127.0.0.1:{settings.fake_momo_port}",
+        "fake_flutterwave_url": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
         "phone_number": seed.DEMO_PHONE,
         "clock_factor": float(environment["STANDPIPE_CLOCK_FACTOR"]),
         "database_url": database.url,
     }
     write_json(data_dir / "demo.json", described)
+    _write_environment(data_dir / "demo.env", environment)
     _print_banner(described, environment)
 
 
@@ -309,6 +382,11 @@ def _print_banner(described: dict[str, Any], environment: dict[str, str]) -> Non
     _console.print(f"[bold]Standpipe is running.[/] A day in town passes in {day_min:.3g} minutes.")
     _console.print(f"  GraphQL       {url}" + (f"?token={token}&meter={meter_id}" if has_ide else ""), markup=False)
     _console.print(f"  Fake phone    {described['fake_phone_url']}    (pushes and sign-in codes)", markup=False)
+    _console.print(
+        f"  M-Pesa        {described['fake_mpesa_url']}    (phones that ring, and paybill by meter number)",
+        markup=False,
+    )
+    _console.print(f"  MTN MoMo      {described['fake_momo_url']}    (phones that ring)", markup=False)
     _console.print(f"  Demo token    {token}", markup=False)
     _console.print(f"  Phone number  {described['phone_number']}    (to sign in by code)", markup=False)
     _console.print("\n[bold]1. Look at the balance[/]")
@@ -318,4 +396,8 @@ def _print_banner(described: dict[str, Any], environment: dict[str, str]) -> Non
     _console.print(f"{curl} '{body}'", markup=False)
     _console.print("\n[bold]3. Approve it[/] (put the top-up's id in), then repeat line 1: it travels to the meter")
     _console.print(f"curl -s -X POST {described['approve_url'].replace('{top_up_id}', 'TOP_UP_ID')}", markup=False)
+    _console.print(
+        "\nOther ways to pay: put mpesa, momo, stripe_checkout or flutterwave for sandbox in line 2. The office: "
+        "source .data/demo.env, then standpipe reconcile report."
+    )
     _console.print("\nCtrl-C stops everything.")

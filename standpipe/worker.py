@@ -18,6 +18,7 @@ from standpipe.outbox.models import OutboxFact
 from standpipe.payments.inbox import work_inbox
 from standpipe.payments.provider import Provider
 from standpipe.payments.refunds import work_refunds
+from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
 from standpipe.reactions import follow_up, react
 
@@ -41,6 +42,7 @@ async def run_worker(
         "inbox": lambda: work_inbox(sessions, providers, clock),
         "janitor": lambda: poll_due(sessions, providers, clock),
         "outbox": lambda: work_outbox(sessions, providers, clock, offline_after),
+        "statements": lambda: pull_due(sessions, providers, clock),
         "refunds": lambda: work_refunds(sessions, providers, clock),
         "deliveries": lambda: deliver_due(sessions, sender),
     }

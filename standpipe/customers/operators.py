@@ -20,7 +20,7 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-async def add_operator(session: AsyncSession, name: str) -> str:
+async def add_operator(session: AsyncSession, name: str, *, by: str) -> str:
     """A new operator; returns the key, which is shown once. Raises InvalidInputError for a name that is taken."""
     if not name.strip() or len(name) > 80 or not name.isprintable():  # noqa: PLR2004 - a name, no essay.
         raise InvalidInputError("An operator needs a name.", ("name",))
@@ -33,18 +33,18 @@ async def add_operator(session: AsyncSession, name: str) -> str:
     )
     if fresh is None:
         raise InvalidInputError(f"There is an operator named {name} already.", ("name",))
-    await record(session, operator=name.strip(), action="operator.add", subject_id=fresh, detail={})
+    await record(session, operator=by, action="operator.add", subject_id=fresh, detail={"name": name.strip()})
     return key
 
 
-async def disable_operator(session: AsyncSession, name: str) -> None:
+async def disable_operator(session: AsyncSession, name: str, *, by: str) -> None:
     """End an operator's access. Raises InvalidInputError for an unknown name."""
     found = await session.scalar(
         update(Operator).where(Operator.name == name).values(disabled_at=func.now()).returning(Operator.id)
     )
     if found is None:
         raise InvalidInputError(f"There is no operator named {name}.", ("name",))
-    await record(session, operator=name, action="operator.disable", subject_id=found, detail={})
+    await record(session, operator=by, action="operator.disable", subject_id=found, detail={"name": name})
 
 
 async def authenticate_operator(session: AsyncSession, key: str) -> str:

@@ -34,7 +34,7 @@ from standpipe.payments.rails import provider_of
 from standpipe.payments.refund_states import OPEN_AT_PROVIDER, apply_refund
 from standpipe.payments.saved_methods import keep_card
 from standpipe.payments.schedule import plan_next_poll
-from standpipe.payments.suspense import hold_foreign
+from standpipe.payments.suspense import hold_foreign, out_of_suspense
 from standpipe.payments.vend_models import SavedMethod
 
 MAX_ROUNDS = 8
@@ -142,7 +142,8 @@ async def apply_truth(
             session, customer_id=top_up.customer_id, provider=top_up.provider, card=truth.saved_card, now=now
         )
     if truth.currency == top_up.currency:
-        await book_captured(session, top_up, truth.captured_minor, now)
+        source = await out_of_suspense(session, top_up, truth, now)
+        await book_captured(session, top_up, truth.captured_minor, now, source=source)
         await book_taken_back(session, top_up, truth, now)
         await book_dispute_fee(session, top_up, truth.dispute_fee_minor, now)
         for refund in truth.refunds:
@@ -188,12 +189,14 @@ def _learn(top_up: TopUp, truth: PaymentTruth) -> None:
 
 async def _is_credited_elsewhere(session: AsyncSession, top_up: TopUp, truth: PaymentTruth) -> bool:
     """Whether this very money, by the number on the payer's receipt, is another top-up's already (P44)."""
-    if truth.receipt_ref is None or truth.receipt_ref == top_up.receipt_ref or not truth.captured_minor:
+    if top_up.captured_minor or not truth.captured_minor:
         return False
+    theirs = [name for name in (truth.provider_ref, *truth.aliases, truth.receipt_ref) if name is not None]
     other = select(TopUp.id).where(
         TopUp.provider == top_up.provider,
         TopUp.id != top_up.id,
-        or_(TopUp.receipt_ref == truth.receipt_ref, TopUp.provider_ref == truth.receipt_ref),
+        TopUp.captured_minor > 0,
+        or_(TopUp.receipt_ref.in_(theirs), TopUp.provider_ref.in_(theirs), TopUp.alias_ref.in_(theirs)),
     )
     return await session.scalar(other.limit(1)) is not None
 

@@ -98,3 +98,31 @@ async def _give_back(
         if item.amount_minor <= amount_minor:
             amount_minor -= item.amount_minor
             item.status, item.resolved_at, item.resolved_by = "RETURNED", now, "the provider"
+
+
+async def out_of_suspense(
+    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime
+) -> AccountRef | None:
+    """The suspense account, where this very money has been waiting: a statement told of it before the payment did.
+
+    None where it has not. The item is resolved; the caller posts out of the account, or the money would count twice.
+    """
+    if top_up.captured_minor or not truth.captured_minor:
+        return None
+    theirs = [name for name in (truth.provider_ref, *truth.aliases, truth.receipt_ref) if name is not None]
+    item = await session.scalar(
+        select(SuspenseItem)
+        .where(
+            SuspenseItem.provider == top_up.provider,
+            SuspenseItem.provider_ref.in_(theirs),
+            SuspenseItem.currency == truth.currency,
+            SuspenseItem.amount_minor == truth.captured_minor,
+            SuspenseItem.status == "OPEN",
+        )
+        .limit(1)
+        .with_for_update()
+    )
+    if item is None:
+        return None
+    item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, "settle", top_up.id
+    return AccountRef(AccountKind.SUSPENSE, top_up.provider, truth.currency)

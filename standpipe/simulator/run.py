@@ -1,4 +1,4 @@
-"""The whole outside world in one process: meters, sandbox provider, Stripe's stand-in, and the phone."""
+"""The whole outside world in one process: meters, payment providers' stand-ins, and the phone."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -7,7 +7,14 @@ from pathlib import Path
 
 from standpipe.clock import Clock
 from standpipe.serving import serve
-from standpipe.simulator import fake_phone, fake_stripe, sandbox_provider
+from standpipe.simulator import (
+    fake_flutterwave,
+    fake_momo,
+    fake_mpesa,
+    fake_phone,
+    fake_stripe,
+    sandbox_provider,
+)
 from standpipe.simulator.meter_device import read_manifest, run_meters
 
 
@@ -28,6 +35,10 @@ class World:
     stripe_api_key: str
     stripe_webhook_secret: str
     credentials_file: Path
+    mpesa: dict[str, str]
+    """Port, and what the shop and the stand-in agree on; likewise below."""
+    momo: dict[str, str]
+    flutterwave: dict[str, str]
 
 
 async def run_world(world: World) -> None:
@@ -44,11 +55,35 @@ async def run_world(world: World) -> None:
         webhook_url=f"{world.api_url}/webhooks/stripe",
         webhook_secret=world.stripe_webhook_secret,
         store=world.data_dir / "stripe.json",
+        public_url=f"http://127.0.0.1:{world.fake_stripe_port}",
+    )
+    mpesa = fake_mpesa.make_app(
+        shortcode=world.mpesa["shortcode"],
+        consumer_key=world.mpesa["consumer_key"],
+        consumer_secret=world.mpesa["consumer_secret"],
+        passkey=world.mpesa["passkey"],
+        store=world.data_dir / "mpesa.json",
+    )
+    momo = fake_momo.make_app(
+        subscription_key=world.momo["subscription_key"],
+        api_user=world.momo["api_user"],
+        api_key=world.momo["api_key"],
+        store=world.data_dir / "momo.json",
+    )
+    flutterwave = fake_flutterwave.make_app(
+        secret_key=world.flutterwave["secret_key"],
+        webhook_url=f"{world.api_url}/webhooks/flutterwave",
+        webhook_hash=world.flutterwave["webhook_hash"],
+        public_url=f"http://127.0.0.1:{world.flutterwave['port']}",
+        store=world.data_dir / "flutterwave.json",
     )
     phone = fake_phone.make_app(world.credentials_file)
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        for app, port in ((sandbox, world.sandbox_port), (stripe, world.fake_stripe_port), (phone, world.phone_port)):
+        served = {world.sandbox_port: sandbox, world.fake_stripe_port: stripe, world.phone_port: phone}
+        rails = {int(rail["port"]): app for rail, app in
+                 ((world.mpesa, mpesa), (world.momo, momo), (world.flutterwave, flutterwave))}  # fmt: skip
+        for port, app in (served | rails).items():
             group.create_task(serve(app, "127.0.0.1", port))
         group.create_task(
             run_meters(

@@ -1,0 +1,275 @@
+"""Providers' own statements, taken in line by line and matched with the ledger. Taken in twice, a line changes nothing.
+
+Gross must be what the ledger has; fees are booked here; a payout moves money from the provider's clearing to our
+bank; a payment that nobody knows waits in suspense. A line that disagrees is shown, never silently made to agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.errors import StandpipeError
+from standpipe.ledger.models import AccountKind, LedgerTransaction
+from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.payments.book_models import SettlementEntry, SettlementMark
+from standpipe.payments.booking import book_dispute_fee
+from standpipe.payments.models import SuspenseItem, TopUp
+from standpipe.payments.paybill import sweep
+from standpipe.payments.provider import (
+    PaymentStatus,
+    PaymentTruth,
+    Provider,
+    ProviderUnavailableError,
+    SettlementKind,
+    SettlementLine,
+)
+from standpipe.payments.settle import lock_top_up, settle
+from standpipe.payments.suspense import hold
+
+OVERLAP = timedelta(days=3)
+FIRST_LOOK = timedelta(days=30)
+PULL_EVERY_S = 6 * 3600
+_MATCHABLE = frozenset({SettlementKind.PAYMENT, SettlementKind.REFUND, SettlementKind.DISPUTE})
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class ImportResult:
+    """What came of a statement: lines by state, and those that could not be taken in, with why."""
+
+    states: dict[str, int] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    def count(self, state: str) -> None:
+        """One more line ended so."""
+        self.states[state] = self.states.get(state, 0) + 1
+
+
+async def import_lines(
+    sessions: Sessions,
+    providers: Mapping[str, Provider],
+    clock: Clock,
+    *,
+    provider: str,
+    lines: Sequence[SettlementLine],
+) -> ImportResult:
+    """Take a statement in, each line in a transaction of its own: a bad one stops no other."""
+    result = ImportResult()
+    for line in lines:
+        try:
+            await _settle_first(sessions, providers, clock, provider, line)
+            async with sessions.begin() as session:
+                result.count(await _import_one(session, provider, line, clock.now()))
+        except StandpipeError as error:
+            result.refused.append(f"{line.external_id}: {error}")
+    return result
+
+
+async def pull(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, until: datetime, days: int | None = None
+) -> dict[str, ImportResult]:
+    """Ask every rail that offers it for its statement since the last time (with an overlap), and take it in."""
+    found: dict[str, ImportResult] = {}
+    for provider in providers.values():
+        if not provider.capabilities.settlements and not provider.capabilities.unsolicited:
+            continue
+        since = until - timedelta(days=days) if days else await _since(sessions, provider.name, until)
+        if provider.capabilities.unsolicited:
+            await sweep(sessions, {provider.name: provider}, clock, since=since, until=until)
+        lines = await provider.settlements(since, until) if provider.capabilities.settlements else ()
+        found[provider.name] = await import_lines(sessions, providers, clock, provider=provider.name, lines=lines)
+        async with sessions.begin() as session:
+            await session.execute(
+                insert(SettlementMark)
+                .values(provider=provider.name, what="statement", read_until=until)
+                .on_conflict_do_update(index_elements=["provider", "what"], set_={"read_until": until})
+            )
+    return found
+
+
+async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock) -> int:
+    """``pull``, at most every PULL_EVERY_S, by one worker at a time. Returns how many rails were read."""
+    async with sessions() as session:
+        # Held by this connection until the pull is done; a worker that dies lets it go.
+        mine = await session.scalar(select(func.pg_try_advisory_lock(func.hashtextextended("settlements:pull", 0))))
+        if not mine:
+            return 0
+        try:
+            now = (await session.execute(select(func.now()))).scalar_one()
+            last = await session.scalar(select(func.max(SettlementMark.read_until)))
+            if last is not None and now - last < timedelta(seconds=PULL_EVERY_S):
+                return 0
+            return len(await pull(sessions, providers, clock, until=now))
+        except ProviderUnavailableError as error:
+            _log.warning("statement not read; it is asked for again", error=str(error))
+            return 0
+        finally:
+            await session.execute(select(func.pg_advisory_unlock(func.hashtextextended("settlements:pull", 0))))
+
+
+async def _since(sessions: Sessions, provider: str, until: datetime) -> datetime:
+    async with sessions() as session:
+        last = await session.scalar(
+            select(SettlementMark.read_until).where(
+                SettlementMark.provider == provider, SettlementMark.what == "statement"
+            )
+        )
+    return until - FIRST_LOOK if last is None else last - OVERLAP
+
+
+async def _settle_first(
+    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, provider: str, line: SettlementLine
+) -> None:
+    """A statement may know of money, or of its return, that no webhook told us: ask before comparing (P50)."""
+    if line.kind not in _MATCHABLE or line.payment_ref is None or provider not in providers:
+        return
+    async with sessions() as session:
+        seen = await session.scalar(
+            select(SettlementEntry.state).where(
+                SettlementEntry.provider == provider, SettlementEntry.external_id == line.external_id
+            )
+        )
+        top_up = await _find(session, provider, line)
+    if seen == "MATCHED" or top_up is None:
+        return
+    if line.kind is not SettlementKind.PAYMENT or not top_up.captured_minor:
+        await settle(sessions, providers, top_up.id, clock)
+
+
+async def _import_one(session: AsyncSession, provider: str, line: SettlementLine, now: datetime) -> str:
+    entry = await session.scalar(
+        select(SettlementEntry)
+        .where(SettlementEntry.provider == provider, SettlementEntry.external_id == line.external_id)
+        .with_for_update()
+    )
+    top_up = await _find(session, provider, line) if line.kind in _MATCHABLE else None
+    if top_up is not None:
+        top_up = await lock_top_up(session, top_up.id)
+    state = await _state_of(session, provider, line, top_up, now)
+    if entry is None:
+        session.add(_entry(provider, line, top_up, state))
+        await session.flush()
+    else:
+        entry.state, entry.payout_ref = state, line.payout_ref or entry.payout_ref
+        entry.top_up_id = top_up.id if top_up else entry.top_up_id
+    await _book_fee(session, provider, line, top_up, now)
+    if line.kind is SettlementKind.PAYOUT:
+        await _book_payout(session, provider, line, now)
+    return state
+
+
+async def _state_of(
+    session: AsyncSession, provider: str, line: SettlementLine, top_up: TopUp | None, now: datetime
+) -> str:
+    if line.kind not in _MATCHABLE:
+        return "NOTED"
+    if top_up is None:
+        return await _unknown(session, provider, line, now)
+    told = await session.scalar(
+        select(func.coalesce(func.sum(SettlementEntry.gross_minor), 0)).where(
+            SettlementEntry.top_up_id == top_up.id,
+            SettlementEntry.kind == line.kind,
+            SettlementEntry.external_id != line.external_id,
+        )
+    )
+    booked = {
+        SettlementKind.PAYMENT: top_up.captured_minor,
+        SettlementKind.REFUND: -top_up.refunded_minor,
+        SettlementKind.DISPUTE: -top_up.disputed_minor,
+    }[line.kind]
+    same = line.currency == top_up.currency and int(told or 0) + line.gross_minor == booked
+    return "MATCHED" if same else "DIFFERENT"
+
+
+async def _unknown(session: AsyncSession, provider: str, line: SettlementLine, now: datetime) -> str:
+    """Money on the statement that no top-up has: into suspense, once, whichever way we heard of it first."""
+    ref = line.payment_ref or line.external_id
+    if line.kind is not SettlementKind.PAYMENT or line.gross_minor <= 0:
+        return "DIFFERENT"
+    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"unsolicited:{provider}:{ref}", 0))
+    await session.execute(select(lock))
+    held = select(LedgerTransaction.id).where(LedgerTransaction.key == f"{provider}:{ref}:unsolicited")
+    known = select(SuspenseItem.id).where(SuspenseItem.provider == provider, SuspenseItem.provider_ref == ref)
+    if await session.scalar(held) is None and await session.scalar(known.limit(1)) is None:
+        truth = PaymentTruth(ref, None, PaymentStatus.SUCCEEDED, line.currency, line.gross_minor, line.gross_minor, 0)
+        await hold(
+            session,
+            key=f"{provider}:{ref}:unsolicited",
+            provider=provider,
+            truth=truth,
+            amount_minor=line.gross_minor,
+            reason="on the provider's statement, and nobody here knows it",
+            now=now,
+            account_reference=line.description or None,
+        )
+    return "SUSPENSE"
+
+
+async def _find(session: AsyncSession, provider: str, line: SettlementLine) -> TopUp | None:
+    """The top-up that a line is about, by any name that it has there; else by the account reference of its push."""
+    if line.payment_ref is None:
+        return None
+    names = (TopUp.provider_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference, TopUp.id)
+    same = or_(*(name == line.payment_ref for name in names))
+    found: TopUp | None = await session.scalar(select(TopUp).where(TopUp.provider == provider, same).limit(1))
+    if found is None and line.description:
+        by_account = TopUp.account_reference == line.description.strip().upper()
+        unnamed = or_(TopUp.receipt_ref.is_(None), TopUp.receipt_ref == line.payment_ref)
+        found = await session.scalar(select(TopUp).where(TopUp.provider == provider, by_account, unnamed))
+    return found
+
+
+async def _book_fee(
+    session: AsyncSession, provider: str, line: SettlementLine, top_up: TopUp | None, now: datetime
+) -> None:
+    """What the provider kept, once per line; a dispute's fee goes by its own running total."""
+    fee_minor = line.fee_minor - (line.gross_minor if line.kind is SettlementKind.FEE else 0)
+    if not fee_minor:
+        return
+    if line.kind is SettlementKind.DISPUTE and top_up is not None:
+        told = await session.scalar(
+            select(func.coalesce(func.sum(SettlementEntry.fee_minor), 0)).where(
+                SettlementEntry.top_up_id == top_up.id, SettlementEntry.kind == SettlementKind.DISPUTE
+            )
+        )
+        await book_dispute_fee(session, top_up, int(told or 0), now)
+        return
+    lines = [
+        Line(AccountRef(AccountKind.CLEARING, provider, line.currency), fee_minor),
+        Line(AccountRef(AccountKind.PROVIDER_FEES, provider, line.currency), -fee_minor),
+    ]
+    await post(session, key=f"{provider}:fee:{line.external_id}", kind="PROVIDER_FEE", lines=lines, occurred_at=now)
+
+
+async def _book_payout(session: AsyncSession, provider: str, line: SettlementLine, now: datetime) -> None:
+    if not line.gross_minor:
+        return
+    lines = [
+        Line(AccountRef(AccountKind.CLEARING, provider, line.currency), -line.gross_minor),
+        Line(AccountRef(AccountKind.BANK, provider, line.currency), line.gross_minor),
+    ]
+    await post(session, key=f"{provider}:payout:{line.external_id}", kind="PAYOUT", lines=lines, occurred_at=now)
+
+
+def _entry(provider: str, line: SettlementLine, top_up: TopUp | None, state: str) -> SettlementEntry:
+    return SettlementEntry(
+        provider=provider,
+        external_id=line.external_id,
+        kind=line.kind,
+        payment_ref=line.payment_ref,
+        payout_ref=line.payout_ref,
+        top_up_id=top_up.id if top_up else None,
+        currency=line.currency,
+        gross_minor=line.gross_minor,
+        fee_minor=line.fee_minor,
+        occurred_at=line.occurred_at,
+        description=line.description[:500],
+        state=state,
+    )

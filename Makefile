@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 forget = if [ -f $(1)/postgres-is-in.txt ]; then rm -rf "$$(cat $(1)/postgres-is-in.txt)"; fi; rm -rf $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types layers migrations schema-check schema check bench lock graphiql settings clean
+.PHONY: help install demo test chaos lint types layers migrations schema-check schema check bench lock graphiql settings clean
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ schema: install ## Write docs/schema.graphql after an addition.
 	$(BIN)/python -m standpipe.graphql.snapshot write
 
 check: lint types layers migrations schema-check ## All of the above but the tests.
+
+chaos: install ## Random histories of payments with crashes, for some ten minutes.
+	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
 
 bench: install ## Ratios, measured on this machine in one run.
 	$(BIN)/python -m bench.run

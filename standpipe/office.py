@@ -384,26 +384,21 @@ def mpesa_register() -> None:
 
 
 def _print_report(report: Report) -> None:
-    names = [
-        "payments",
-        "captured",
-        "refunded",
-        "disputed",
-        "suspense",
-        "on statements",
-        "fees",
-        "paid out",
-        "held there",
-    ]
-    rows = []
-    for row in report.providers:
-        amounts = (
-            *(row.captured_minor, row.refunded_minor, row.disputed_minor, row.suspense_minor),
-            *(row.settled_minor, row.fees_minor, row.paid_out_minor, row.clearing_minor),
-        )
-        shown = [money_text(amount, row.currency) for amount in amounts]
-        rows.append([f"{row.provider} {row.currency}", str(row.payments), *shown])
-    _show("Providers and ledger", ["provider", *names], rows, as_json=False)
+    measures = {
+        "captured": "captured_minor",
+        "refunded": "refunded_minor",
+        "disputed": "disputed_minor",
+        "in suspense": "suspense_minor",
+        "on statements": "settled_minor",
+        "fees": "fees_minor",
+        "paid out": "paid_out_minor",
+        "held there now": "clearing_minor",
+    }
+    rows = [["payments", *(str(row.payments) for row in report.providers)]]
+    for name, slot in measures.items():
+        rows.append([name, *(money_text(getattr(row, slot), row.currency) for row in report.providers)])
+    heads = [f"{row.provider} {row.currency}" for row in report.providers]
+    _show("Providers and ledger", ["", *heads], rows, as_json=False)
     _show(
         "Ledger and meters, in minor units",
         ["granted", "the meters have it", "on its way"],

@@ -9,7 +9,7 @@ from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 
-from standpipe.payments.receipt_text import issued_text, line_label, number_text, word
+from standpipe.payments.receipt_text import issued_text, line_label, method_text, number_text, word
 from standpipe.payments.receipts import GIVEN_BACK, ReceiptView
 from standpipe.units import money_text
 
@@ -45,7 +45,7 @@ def _head(canvas: Canvas, view: ReceiptView, title: str, language: str) -> float
     canvas.setStrokeColorRGB(0.72, 0.79, 0.82)
     canvas.line(_LEFT, _TOP - 30, _RIGHT, _TOP - 30)
     y: float = _TOP - 50
-    facts = [(word("METER", language), view.meter_serial), (word("HOW", language), _how(view))]
+    facts = [(word("METER", language), view.meter_serial), (word("HOW", language), method_text(view))]
     for name, value in [("", issued_text(view, language)), *facts]:
         canvas.setFont(_REGULAR, 9)
         canvas.setFillColorRGB(0.29, 0.40, 0.45)
@@ -81,10 +81,6 @@ def _total(canvas: Canvas, view: ReceiptView, language: str, y: float) -> None:
     canvas.setFont(_REGULAR, 7)
     canvas.setFillColorRGB(0.29, 0.40, 0.45)
     canvas.drawString(_LEFT, 36, _fitted(word("NOTE", language), _REGULAR, 7, _RIGHT - _LEFT))
-
-
-def _how(view: ReceiptView) -> str:
-    return f"{view.method_id}, {view.provider_receipt}" if view.provider_receipt else view.method_id
 
 
 def _shown(text: str) -> str:

@@ -65,6 +65,23 @@ _WORDS: dict[str, dict[str, str]] = {
     },
 }
 
+_METHODS = {
+    "stripe": "Card",
+    "stripe_checkout": "Card",
+    "mpesa": "M-Pesa",
+    "momo": "MTN MoMo",
+    "flutterwave": "Flutterwave",
+    "agent": "Agent",
+    "voucher": "Voucher",
+    "sandbox": "Sandbox",
+}
+
+
+def method_text(view: ReceiptView) -> str:
+    """How it was paid, and the number on the payer's own receipt."""
+    name = _METHODS.get(view.method_id, view.method_id)
+    return f"{name}, {view.provider_receipt}" if view.provider_receipt else name
+
 
 def word(name: str, language: str) -> str:
     """A word of a receipt."""

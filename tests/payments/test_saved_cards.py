@@ -23,7 +23,8 @@ SAVE = (
 CARDS = "{ viewer { savedCards { id brand last4 expires } } }"
 SET = (
     "mutation($k: ID!, $m: ID!, $c: ID!, $a: Decimal!, $d: Decimal!, $t: Int!, $o: AutoTopUpMode!) { "
-    'autoTopUpSet(input: {idempotencyKey: $k, meterId: $m, cardId: $c, thresholdDays: $t, mode: $o, amount: {amount: $a, currency: "KES"}, '
+    "autoTopUpSet(input: {idempotencyKey: $k, meterId: $m, cardId: $c, thresholdDays: $t, mode: $o, "
+    'amount: {amount: $a, currency: "KES"}, '
     'dailyCap: {amount: $d, currency: "KES"}}) { replayed userErrors { code field } autoTopUp { enabled underWay '
     "failures card { last4 } } } }"
 )

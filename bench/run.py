@@ -1,4 +1,4 @@
-"""`make bench`: three ratios, each against a plain baseline in the same run, on the embedded PostgreSQL with fsync on.
+"""`make bench`: ratios, each against a plain baseline in the same run, on the embedded PostgreSQL with fsync on.
 
 Loads are bounded in count and stay on the loopback. ``--write`` keeps the result in docs/bench.md.
 """
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
@@ -30,12 +30,15 @@ from standpipe.db.embedded import embedded
 from standpipe.db.engine import Sessions, create_engine, create_sessions
 from standpipe.db.migrate import upgrade
 from standpipe.ids import new_id
+from standpipe.ledger.models import AccountKind
+from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus, PaymentTruth
+from standpipe.payments.provider import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
 from standpipe.payments.settle import settle
 from standpipe.settings import Settings
+from standpipe.simulator.webhooks import sign
 from standpipe.usage.readings import take_report
 from standpipe.wiring import Database
 from tests.support.database import free_port
@@ -44,6 +47,7 @@ from tests.support.town import METER_SECRET, Home, make_home, make_utility
 CONNECTIONS = 8
 REQUESTS = 600
 SETTLEMENTS = 600
+STALL_S = 3
 METERS, HOURS = 20, 24 * 30
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "bench.md"
 HOME_QUERY = """query($f: Date!, $t: Date!) { viewer { phone meters(first: 20) { nodes { id label serial timeZone
@@ -68,8 +72,17 @@ HOME_SQL = (
 )
 
 
+class Row(NamedTuple):
+    """A ratio and what it is made of."""
+
+    name: str
+    ours: float
+    plain: float
+    how: str
+
+
 async def main(arguments: list[str]) -> None:
-    """Run all three and print them."""
+    """Run all and print them."""
     folder = Path(tempfile.mkdtemp(prefix="standpipe-bench-"))
     folder.chmod(0o755)
     async with embedded(folder, port=free_port()) as url:
@@ -85,14 +98,15 @@ async def main(arguments: list[str]) -> None:
         ]
         rows = [
             await ingest(sessions, url, homes, start),
-            await settlements(sessions, url, homes[0]),
+            *await settlements(sessions, url, homes[0]),
+            await webhooks(settings, sessions, url),
             await home_screen(settings, sessions, url, homes[0]),
         ]
         await engine.dispose()
     report(rows, "--write" in arguments)
 
 
-async def ingest(sessions: Sessions, url: str, homes: list[Home], start: datetime) -> tuple[str, float, float, str]:
+async def ingest(sessions: Sessions, url: str, homes: list[Home], start: datetime) -> Row:
     """Readings taken in (stored, rolled up, charged) against COPY of the same rows into a table without a key."""
     readings = [RegisterReading(start + timedelta(hours=n + 1), n * 11_000) for n in range(HOURS)]
     now = readings[-1].read_at
@@ -118,13 +132,14 @@ async def ingest(sessions: Sessions, url: str, homes: list[Home], start: datetim
         await connection.copy_records_to_table("raw_readings", records=records[at : at + 24 * 10])
     plain_s = time.perf_counter() - began
     await connection.close()
-    return "reading ingest ÷ COPY (readings/s)", len(records) / ours_s, len(records) / plain_s, "batches of 240"
+    return Row("reading ingest ÷ COPY (readings/s)", len(records) / ours_s, len(records) / plain_s, "batches of 240")
 
 
 class Paid:
     """A provider that answers at once that all is paid: only our own work is measured."""
 
     name = "bench"
+    capabilities = Capabilities(MOBILE_POLLS_S, reports_refunds=True)
 
     def __init__(self, truths: dict[str, PaymentTruth]) -> None:
         self._truths = truths
@@ -134,8 +149,10 @@ class Paid:
         return self._truths[provider_ref]
 
 
-async def settlements(sessions: Sessions, url: str, home: Home) -> tuple[str, float, float, str]:
-    """``settle`` against the same statements by plain driver code, both with CONNECTIONS at once."""
+async def settlements(sessions: Sessions, url: str, home: Home) -> list[Row]:
+    """``settle`` against the same statements by plain driver code, both with CONNECTIONS at once; then with one
+    transaction that has posted to the provider's account and stalls for the whole run, against none.
+    """
     async with sessions() as session:
         meter = await session.get_one(Meter, home.meter_id)
         utility_id, tariff_id = meter.utility_id, meter.tariff_id
@@ -157,7 +174,92 @@ async def settlements(sessions: Sessions, url: str, home: Home) -> tuple[str, fl
         [lambda i=i, o=o: _plain_settle(pool, i, o) for (i, _), o in zip(plain, owners, strict=True)]
     )
     await pool.close()
-    return "settle ÷ the same SQL (settlements/s)", ours_rate, plain_rate, f"{CONNECTIONS} connections, fsync on"
+    free, stalled = await _many(sessions, owners), await _many(sessions, owners)
+    for top_ups in (free, stalled):
+        truths.update({ref: _truth(ref, top_up_id) for top_up_id, ref in top_ups})
+    free_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in free])
+    async with sessions.begin() as session:
+        lines = [
+            Line(AccountRef(AccountKind.CLEARING, "bench", "KES"), -1),
+            Line(AccountRef(AccountKind.WALLET, home.meter_id, "KES"), 1),
+        ]
+        await post(session, key="stalled", kind="TOP_UP", lines=lines, occurred_at=datetime.now(UTC))
+        began = time.perf_counter()
+        stalled_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in stalled])
+        held_s = time.perf_counter() - began
+        assert held_s > STALL_S, f"the run was shorter than the stall: {held_s:.1f} s"
+    return [
+        Row("settle ÷ the same SQL (settlements/s)", ours_rate, plain_rate, f"{CONNECTIONS} connections, fsync on"),
+        Row(
+            "settle beside a stalled posting to the same clearing account ÷ without it (settlements/s)",
+            stalled_rate,
+            free_rate,
+            f"stalled for {held_s:.1f} s",
+        ),
+    ]
+
+
+async def _many(sessions: Sessions, owners: list[Home]) -> list[tuple[str, str]]:
+    return [await _top_up(sessions, owner) for owner in owners]
+
+
+async def webhooks(settings: Settings, sessions: Sessions, url: str) -> Row:
+    """Signed webhooks accepted over HTTP against a bare endpoint that makes the same INSERT by driver."""
+    secret = "b" * 24
+    more = {"sandbox_url": "http://127.0.0.1:1", "sandbox_api_key": "k", "sandbox_webhook_secrets": secret}
+    app = make_app(
+        Settings.model_validate({"token_secret": "b" * 40, "meter_key_secrets": METER_SECRET} | more),
+        Database(url, sessions),
+    )
+    rates = []
+    for served, path in ((app, "/webhooks/sandbox"), (_plain_inbox(url), "/")):
+        async with serving(served) as http:
+
+            async def tell(http: httpx.AsyncClient = http, path: str = path) -> None:
+                event = {"id": new_id("evt"), "type": "charge.succeeded", "data": {"charge": {"id": "sch_1"}}}
+                body = json.dumps(event).encode()
+                response = await http.post(path, content=body, headers={"Sandbox-Signature": sign(body, secret)})
+                assert response.status_code == 200
+
+            await rate([tell] * 40)
+            rates.append(await rate([tell] * REQUESTS))
+    assert settings.token_secret is not None
+    return Row("webhook accepted ÷ bare INSERT over HTTP (notices/s)", rates[0], rates[1], f"{CONNECTIONS} at once")
+
+
+def _plain_inbox(url: str) -> Starlette:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with asyncpg.create_pool(url, min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
+            app.state.pool = pool
+            yield
+
+    async def store(request: Request) -> JSONResponse:
+        body = await request.body()
+        async with request.app.state.pool.acquire() as db:
+            await db.execute(
+                "INSERT INTO provider_events (provider, event_id, kind, provider_ref, body, due_at) "
+                "VALUES ('plain', $1, 'k', 'sch_1', $2, NULL) ON CONFLICT DO NOTHING",
+                json.loads(body)["id"],
+                body,
+            )
+        return JSONResponse({"received": True})
+
+    return Starlette(routes=[Route("/", store, methods=["POST"])], lifespan=lifespan)
+
+
+@asynccontextmanager
+async def serving(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    """The app on a port of the loopback, and a client of it."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.02)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        yield http
+    server.should_exit = True
+    await task
 
 
 async def _top_up(sessions: Sessions, home: Home) -> tuple[str, str]:
@@ -277,7 +379,7 @@ async def _plain_account(db: Any, kind: str, owner: str, *, guarded: bool) -> st
     return str(found)
 
 
-async def home_screen(settings: Settings, sessions: Sessions, url: str, home: Home) -> tuple[str, float, float, str]:
+async def home_screen(settings: Settings, sessions: Sessions, url: str, home: Home) -> Row:
     """The home screen's query over HTTP against a hand-written JSON endpoint that reads the same rows."""
     for _ in range(10):
         await _top_up(sessions, home)
@@ -289,12 +391,7 @@ async def home_screen(settings: Settings, sessions: Sessions, url: str, home: Ho
     body = json.dumps({"query": HOME_QUERY, "variables": variables})
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     for app, method, path in ((ours, "POST", "/graphql"), (plain, "GET", "/home")):
-        port = free_port()
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.02)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        async with serving(app) as http:
 
             async def ask(http: httpx.AsyncClient = http, method: str = method, path: str = path) -> None:
                 content = body if method == "POST" else None
@@ -304,9 +401,7 @@ async def home_screen(settings: Settings, sessions: Sessions, url: str, home: Ho
 
             await rate([ask] * 40)
             rates.append(await rate([ask] * REQUESTS))
-        server.should_exit = True
-        await serving
-    return "home screen ÷ plain JSON (requests/s)", rates[0], rates[1], f"{CONNECTIONS} at once, client in-process"
+    return Row("home screen ÷ plain JSON (requests/s)", rates[0], rates[1], f"{CONNECTIONS} at once, client in-process")
 
 
 def _plain_app(url: str, customer_id: str) -> Starlette:
@@ -337,7 +432,7 @@ async def rate(jobs: list[Callable[[], Awaitable[None]]]) -> float:
     return len(jobs) / (time.perf_counter() - began)
 
 
-def report(rows: list[tuple[str, float, float, str]], keep: bool) -> None:
+def report(rows: list[Row], keep: bool) -> None:
     """Print the table; keep it where asked."""
     lines = ["| what | ours | baseline | ratio | how |", "|---|---|---|---|---|"]
     lines += [

@@ -132,8 +132,10 @@ async def apply_truth(
     if truth.captured_is_request:
         truth = replace(truth, captured_minor=top_up.pay_minor, requested_minor=top_up.pay_minor)
     if await _is_credited_elsewhere(session, top_up, truth):
+        # Not credited and not dropped: it stands in the report until a person has looked.
         _log.error("this money is another top-up's", top_up_id=top_up.id, receipt_ref=truth.receipt_ref)
-        top_up.due_at = None
+        top_up.due_at, top_up.dead_at = None, func.now()
+        top_up.last_error = "the provider names the same receipt for this and for another top-up"
         return
     before = _watched(top_up)
     _learn(top_up, truth)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,6 +36,7 @@ from standpipe.payments.suspense import hold
 OVERLAP = timedelta(days=3)
 FIRST_LOOK = timedelta(days=30)
 PULL_EVERY_S = 6 * 3600
+AGAIN_AFTER_S = 600
 _MATCHABLE = frozenset({SettlementKind.PAYMENT, SettlementKind.REFUND, SettlementKind.DISPUTE})
 _log = structlog.get_logger(__name__)
 
@@ -95,23 +96,35 @@ async def pull(
 
 
 async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock) -> int:
-    """``pull``, at most every PULL_EVERY_S, by one worker at a time. Returns how many rails were read."""
-    async with sessions() as session:
-        # Held by this connection until the pull is done; a worker that dies lets it go.
-        mine = await session.scalar(select(func.pg_try_advisory_lock(func.hashtextextended("settlements:pull", 0))))
-        if not mine:
-            return 0
-        try:
-            now = (await session.execute(select(func.now()))).scalar_one()
-            last = await session.scalar(select(func.max(SettlementMark.read_until)))
-            if last is not None and now - last < timedelta(seconds=PULL_EVERY_S):
-                return 0
-            return len(await pull(sessions, providers, clock, until=now))
-        except ProviderUnavailableError as error:
-            _log.warning("statement not read; it is asked for again", error=str(error))
-            return 0
-        finally:
-            await session.execute(select(func.pg_advisory_unlock(func.hashtextextended("settlements:pull", 0))))
+    """``pull``, at most every PULL_EVERY_S and by one worker; sooner again where a provider did not answer.
+
+    Returns how many rails were read.
+    """
+    pause = timedelta(seconds=PULL_EVERY_S)
+    async with sessions.begin() as session:
+        mine = await session.scalar(
+            insert(SettlementMark)
+            .values(provider="*", what="pull", read_until=func.now())
+            .on_conflict_do_update(
+                index_elements=["provider", "what"],
+                set_={"read_until": func.now()},
+                where=SettlementMark.read_until < func.now() - pause,
+            )
+            .returning(SettlementMark.read_until)
+        )
+    if mine is None:
+        return 0
+    try:
+        return len(await pull(sessions, providers, clock, until=mine))
+    except ProviderUnavailableError as error:
+        _log.warning("statement not read; it is asked for again", error=str(error))
+        async with sessions.begin() as session:
+            await session.execute(
+                update(SettlementMark)
+                .where(SettlementMark.provider == "*", SettlementMark.what == "pull")
+                .values(read_until=func.now() - pause + timedelta(seconds=AGAIN_AFTER_S))
+            )
+        return 0
 
 
 async def _since(sessions: Sessions, provider: str, until: datetime) -> datetime:

@@ -23,6 +23,7 @@ from standpipe.errors import (
 from standpipe.ids import new_id
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
+from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import (
     PaymentStatus,
@@ -158,10 +159,10 @@ async def poll_due(sessions: Sessions, providers: Mapping[str, Provider], clock:
     for top_up_id in due:
         try:
             await settle(sessions, providers, top_up_id, clock)
-        except ProviderRefusedError as error:
-            await _refuse(sessions, top_up_id, error, clock.now())
         except Exception as error:
-            if not isinstance(error, ProviderUnavailableError):
+            if isinstance(error, ProviderRefusedError) and await _refuse(sessions, top_up_id, error, clock.now()):
+                continue
+            if not isinstance(error, ProviderUnavailableError | ProviderRefusedError):
                 _log.exception("top-up not settled", top_up_id=top_up_id)
             async with sessions.begin() as session:
                 row = await lock_top_up(session, top_up_id)
@@ -211,6 +212,12 @@ async def _store(
     if top_up.phone is None and _rings(providers, order):
         top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
     top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
+    # A release before this one kept the key on the top-up alone.
+    older = await session.scalar(
+        select(TopUp.id).where(TopUp.customer_id == customer_id, TopUp.idempotency_key == idempotency_key)
+    )
+    if older is not None:
+        raise _ReplayedError(older)
     first = await remember(
         session,
         customer_id=customer_id,
@@ -327,13 +334,19 @@ async def _apply_created(
             await apply_truth(session, top_up, truth, now, provider)
 
 
-async def _refuse(sessions: Sessions, top_up_id: str, error: ProviderRefusedError, now: datetime) -> None:
+async def _refuse(sessions: Sessions, top_up_id: str, error: ProviderRefusedError, now: datetime) -> bool:
+    """There is no such payment, and none will be: FAILED. False for one that the provider has had before: a no about
+    that is no end, and it is asked again until a person must look.
+    """
     async with sessions.begin() as session:
         top_up = await lock_top_up(session, top_up_id)
-        if top_up.provider_ref is None and top_up.version == 0:
-            top_up.status, top_up.failure_code = PaymentStatus.FAILED, error.code
-            top_up.failure_message = error.message
-            top_up.version += 1
-            top_up.updated_at = now
-            session.add(TopUpEvent(top_up_id=top_up_id, status=PaymentStatus.FAILED, at=now))
+        if top_up.provider_ref is not None or top_up.version:
+            return False
+        top_up.status, top_up.failure_code = PaymentStatus.FAILED, error.code
+        top_up.failure_message = error.message
+        top_up.version += 1
+        top_up.updated_at = now
         top_up.due_at = None
+        session.add(TopUpEvent(top_up_id=top_up_id, status=PaymentStatus.FAILED, at=now))
+        await publish(session, TopUpFailed(top_up_id, top_up.meter_id, error.code))
+    return True

@@ -239,6 +239,16 @@ async def test_p35_credit_on_the_meter_is_owed_for_its_water_will_run(town: Town
     assert await balances(town) == {"WALLET": 1500, "RECEIVABLE": -1500, "granted": 1500}
 
 
+async def test_p38_credit_that_may_be_on_the_air_is_owed_for_it_cannot_be_called_back(town: Town) -> None:
+    top_up_id = await paid(town)
+    first = await sent(town)
+    await act(town, top_up_id, "refund", amount="1500")
+    assert await balances(town) == {"WALLET": 1500, "RECEIVABLE": -1500, "granted": 1500}
+    # The command does arrive, late: the meter holds no more than the ledger says.
+    await state(town, accepted_minor=1500, sequence=first)
+    assert await town.status(top_up_id) == "REFUNDED"
+
+
 async def test_p36_succeeded_then_failed_is_restored_and_a_second_attempt_counts_once(town: Town) -> None:
     top_up_id = await paid(town)
     first = await ask(town, top_up_id, 500)

@@ -346,8 +346,14 @@ def reconcile_pull(days: Annotated[int | None, typer.Option(min=1, max=365)] = N
     async def run(settings: Settings, database: Database, providers: Rails) -> dict[str, ImportResult]:
         return await pull(database.sessions, providers, settings.clock, until=datetime.now(UTC), days=days)
 
-    rows = [[name, state, str(count)] for name, taken in _at_desk(run).items() for state, count in taken.states.items()]
+    results: dict[str, ImportResult] = _at_desk(run)
+    rows = [[name, state, str(count)] for name, taken in results.items() for state, count in taken.states.items()]
     _show("Statements", ["provider", "state", "lines"], rows, as_json=False)
+    refused = [sentence for taken in results.values() for sentence in taken.refused]
+    for sentence in refused:
+        _out.print(f"[red]refused[/] {sentence}")
+    if refused:
+        sys.exit(1)
 
 
 @reconcile.command("report")

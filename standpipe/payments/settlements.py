@@ -26,7 +26,6 @@ from standpipe.payments.provider import (
     PaymentStatus,
     PaymentTruth,
     Provider,
-    ProviderUnavailableError,
     SettlementKind,
     SettlementLine,
 )
@@ -43,10 +42,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass
 class ImportResult:
-    """What came of a statement: lines by state, and those that could not be taken in, with why."""
+    """What came of a statement: lines by state, and those that could not be taken in, with why.
+
+    ``unread``: the statement itself could not be had.
+    """
 
     states: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    unread: bool = False
 
     def count(self, state: str) -> None:
         """One more line ended so."""
@@ -81,18 +84,35 @@ async def pull(
     for provider in providers.values():
         if not provider.capabilities.settlements and not provider.capabilities.unsolicited:
             continue
-        since = until - timedelta(days=days) if days else await _since(sessions, provider.name, until)
-        if provider.capabilities.unsolicited:
-            await sweep(sessions, {provider.name: provider}, clock, since=since, until=until)
-        lines = await provider.settlements(since, until) if provider.capabilities.settlements else ()
-        found[provider.name] = await import_lines(sessions, providers, clock, provider=provider.name, lines=lines)
-        async with sessions.begin() as session:
-            await session.execute(
-                insert(SettlementMark)
-                .values(provider=provider.name, what="statement", read_until=until)
-                .on_conflict_do_update(index_elements=["provider", "what"], set_={"read_until": until})
-            )
+        try:
+            found[provider.name] = await _pull_one(sessions, providers, provider, clock, until, days)
+        except Exception as error:
+            # One provider that is away, or that has changed its words, keeps no other from being read.
+            _log.exception("statement not read", provider=provider.name)
+            found[provider.name] = ImportResult(refused=[f"{provider.name}: {error}"], unread=True)
     return found
+
+
+async def _pull_one(
+    sessions: Sessions,
+    providers: Mapping[str, Provider],
+    provider: Provider,
+    clock: Clock,
+    until: datetime,
+    days: int | None,
+) -> ImportResult:
+    since = until - timedelta(days=days) if days else await _since(sessions, provider.name, until)
+    if provider.capabilities.unsolicited:
+        await sweep(sessions, {provider.name: provider}, clock, since=since, until=until)
+    lines = await provider.settlements(since, until) if provider.capabilities.settlements else ()
+    result = await import_lines(sessions, providers, clock, provider=provider.name, lines=lines)
+    async with sessions.begin() as session:
+        await session.execute(
+            insert(SettlementMark)
+            .values(provider=provider.name, what="statement", read_until=until)
+            .on_conflict_do_update(index_elements=["provider", "what"], set_={"read_until": until})
+        )
+    return result
 
 
 async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock) -> int:
@@ -114,17 +134,15 @@ async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock:
         )
     if mine is None:
         return 0
-    try:
-        return len(await pull(sessions, providers, clock, until=mine))
-    except ProviderUnavailableError as error:
-        _log.warning("statement not read; it is asked for again", error=str(error))
+    found = await pull(sessions, providers, clock, until=mine)
+    if any(result.unread for result in found.values()):
         async with sessions.begin() as session:
             await session.execute(
                 update(SettlementMark)
                 .where(SettlementMark.provider == "*", SettlementMark.what == "pull")
                 .values(read_until=func.now() - pause + timedelta(seconds=AGAIN_AFTER_S))
             )
-        return 0
+    return sum(not result.unread for result in found.values())
 
 
 async def _since(sessions: Sessions, provider: str, until: datetime) -> datetime:

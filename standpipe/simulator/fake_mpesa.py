@@ -271,7 +271,7 @@ async def _status(request: Request) -> Response:
     else:
         found = {
             "DebitPartyName": f"{money['phone']} - JANE DOE",
-            "CreditPartyName": f"{state.shop['shortcode']} - Water",
+            "CreditPartyName": f"{money.get('payee', state.shop['shortcode'])} - Water",
             "TransactionStatus": money["status"],
             "Amount": money["cents"] / 100,
             "ReceiptNo": money["id"],

@@ -170,6 +170,16 @@ async def test_p10_a_known_sender_is_a_hint_only(registered: Town) -> None:
     assert await town.credits() == (1, 1, 2000)
 
 
+async def test_p10_money_that_went_to_another_paybill_is_not_ours(registered: Town) -> None:
+    town = registered
+    real = await paybill(town, town.home.serial, "20", mode="lost")
+    town.mpesa.money[real["transaction"]]["payee"] = "123456"
+    await call(town, "c2b/confirmation", town.mpesa.c2b(town.mpesa.money[real["transaction"]]))
+    await work(town)
+    assert await town.credits() == (0, 0, 0)
+    assert await suspended(town) == 0
+
+
 async def test_p10_an_answer_that_nobody_asked_for_changes_nothing(registered: Town) -> None:
     town = registered
     items = [{"Key": "Amount", "Value": 9000}, {"Key": "ReceiptNo", "Value": "FORGED1234"}]

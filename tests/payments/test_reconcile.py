@@ -14,6 +14,7 @@ from sqlalchemy import text
 from standpipe.errors import InvalidInputError
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
+from standpipe.payments.models import ProviderEvent
 from standpipe.payments.provider import SettlementKind, SettlementLine
 from standpipe.payments.reconcile import Report, make_report
 from standpipe.payments.settlement_files import read_statement
@@ -133,6 +134,8 @@ async def test_p50_money_that_a_person_has_placed_is_not_credited_again_by_its_w
     await town.drain()
     assert await town.wallet() == 1500
     assert await town.sums() == {"KES": 0}
+    # The order that asked for it is not dropped in silence: it stands in the report.
+    assert await kinds(town) == ["payment given up unanswered"]
 
 
 async def test_p50_line_missing_after_days_alarms(town: Town) -> None:
@@ -200,6 +203,39 @@ async def test_p50_paybill_money_whose_confirmation_was_lost_is_swept_up(town: T
     assert await town.status(push) == "PAID"
     assert await held(town, AccountKind.SUSPENSE, "mpesa") == 2000
     assert await kinds(town) == []
+
+
+async def test_p50_with_every_webhook_dead_all_is_found_and_nothing_differs(town: Town) -> None:
+    async with town.sessions.begin() as session:
+        await session.execute(text("UPDATE customers SET phone = '+254711222333'"))
+    town.mpesa.sender.mode = town.momo.sender.mode = town.flutterwave.sender.mode = "off"
+    await town.pay_by_card("11.00")
+    ids = {
+        rail: (await town.start(rail, "12.00"))["topUp"]["id"] for rail in ("sandbox", "mpesa", "momo", "flutterwave")
+    }
+    [ringing] = town.mpesa.pushes
+    for url in (
+        f"{town.sandbox_url}/v1/references/{ids['sandbox']}/lose",
+        f"{town.mpesa_url}/_control/stk/{ringing}/approve",
+        f"{town.momo_url}/_control/momo/{ids['momo']}/approve",
+        f"{town.flutterwave_url}/_control/flutterwave/{ids['flutterwave']}/pay",
+        f"{town.mpesa_url}/_control/paybill?account={town.home.serial}&amount=13&phone=254700000099",
+        f"{town.flutterwave_url}/_control/settle",
+        f"{town.stripe_url}/_control/payouts/make",
+    ):
+        assert (await town.http.post(url)).status_code == 200
+    assert await town.count(ProviderEvent) == 0
+    # The janitor's first round, and the statements' first reading.
+    await town.poll()
+    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC) + timedelta(minutes=1))
+    await town.drain()
+    assert await town.wallet() == 1100 + 4 * 1200 + 1300
+    made = await report(town)
+    assert made.differences == []
+    assert made.waiting == []
+    assert {row.provider: row.captured_minor for row in made.providers} == {
+        "stripe": 1100, "sandbox": 1200, "mpesa": 2500, "momo": 1200, "flutterwave": 1200,
+    }  # fmt: skip
 
 
 async def test_statements_are_read_by_one_worker_and_not_too_often(town: Town) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any
 
@@ -285,7 +285,7 @@ def _settled(data: object) -> list[SettlementLine]:
             payment_ref=text_at(row, "tx_ref"),
             currency=currency,
             gross_minor=_amount(row, "charged_amount", currency),
-            fee_minor=_amount(row, "app_fee", currency),
+            fee_minor=_fee(row, currency),
             occurred_at=at,
             payout_ref=payout,
         )
@@ -310,6 +310,16 @@ def _amount(row: dict[str, Any], name: str, currency: str) -> int:
     if amount < 0:
         raise ProviderUnavailableError(NAME, f"{name} is below zero")
     return amount
+
+
+def _fee(row: dict[str, Any], currency: str) -> int:
+    """Flutterwave works its fees out to more digits than a currency has; they are rounded here, half up, per line."""
+    try:
+        fee = Decimal(str(row.get("app_fee")))
+        step = Decimal(1).scaleb(-currency_exponent(currency))
+        return to_minor(fee.quantize(step, ROUND_HALF_UP), currency)
+    except (InvalidOperation, InvalidInputError) as error:
+        raise ProviderUnavailableError(NAME, "app_fee is no amount") from error
 
 
 def _checked(reference: str) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -334,7 +335,7 @@ def reconcile_import(
     taken, refused = _at_desk(run), statement.refused
     _show("Lines", ["state", "lines"], [[state, str(n)] for state, n in sorted(taken.states.items())], as_json=False)
     for sentence in (*refused, *taken.refused):
-        _out.print(f"[red]refused[/] {sentence}")
+        _out.print(Text.assemble(("refused ", "red"), _harmless(sentence)))
     if refused or taken.refused or taken.states.get("DIFFERENT"):
         sys.exit(1)
 
@@ -351,7 +352,7 @@ def reconcile_pull(days: Annotated[int | None, typer.Option(min=1, max=365)] = N
     _show("Statements", ["provider", "state", "lines"], rows, as_json=False)
     refused = [sentence for taken in results.values() for sentence in taken.refused]
     for sentence in refused:
-        _out.print(f"[red]refused[/] {sentence}")
+        _out.print(Text.assemble(("refused ", "red"), _harmless(sentence)))
     if refused:
         sys.exit(1)
 
@@ -441,8 +442,13 @@ def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(_harmless(cell)) for cell in row))
     _out.print(table if rows else f"{title}: nothing.")
+
+
+def _harmless(text: str) -> str:
+    """A text that a stranger may have typed, without what would steer a terminal or turn its reading direction."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _minor(text: str, currency: str) -> int:

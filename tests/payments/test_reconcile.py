@@ -328,10 +328,18 @@ async def test_the_office_on_the_command_line(town: Town, database_url: str, tmp
     assert (own.returncode, "second person" in own.stderr) == (1, True)
     assert "READY" in run("refund", "approve", refund_id, key=brian).stdout
     statement = tmp_path / "statement.csv"
-    statement.write_text(HEAD + "x9,PAYMENT,sch_nobodys,KES,7.00,0.10,2026-05-01T10:00:00Z,,\nbad,line\n")
+    hostile = "[/red] \x1b[2J \u202eevil"
+    statement.write_text(
+        f"{HEAD}x9,PAYMENT,sch_nobodys,KES,7.00,0.10,2026-05-01T10:00:00Z,,{hostile}\nbad,line\n", encoding="utf-8"
+    )
     taken = run("reconcile", "import", str(statement), "--provider", "sandbox")
     assert (taken.returncode, "SUSPENSE" in taken.stdout, "line 3" in taken.stdout) == (1, True, True)
     [item] = json.loads(run("suspense", "list", "--json").stdout)
+    listed = run("suspense", "list")
+    assert listed.returncode == 0, listed.stderr
+    assert "\x1b[2J" not in listed.stdout
+    assert "\u202e" not in listed.stdout
+    assert "[/red]" in listed.stdout
     assert run("suspense", "assign", item["id"], town.home.serial, "--note", "called", key=brian).returncode == 0
     agent_id, _ = run("agent", "add", "Corner shop", key=amina).stdout.split()
     assert "KES" in run("agent", "deposit", agent_id, "100.00", "--reference", "B1", key=amina).stdout

@@ -114,6 +114,7 @@ def _stripe(settings: Settings) -> Provider | None:
         webhook_secrets=_plain(settings.stripe_webhook_secrets),
         api_base=settings.stripe_api_base,
         timeout_s=settings.stripe_timeout_s,
+        return_base_url=f"{settings.public_url.rstrip('/')}/return",
         accounts=settings.stripe_accounts,
     )
 

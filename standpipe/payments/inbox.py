@@ -24,6 +24,7 @@ from standpipe.payments.provider import (
 )
 from standpipe.payments.rails import provider_of
 from standpipe.payments.settle import find_top_up, settle
+from standpipe.payments.settlements import ask_soon
 
 LEASE_S = 60.0
 MAX_ATTEMPTS = 12
@@ -123,7 +124,9 @@ async def _by_subject(sessions: Sessions, providers: Mapping[str, Provider], clo
             )
             return "saved methods looked up"
         case _:
-            return "noted; statements are read on their own schedule"
+            async with sessions.begin() as session:
+                await ask_soon(session)
+            return "the statement is read next"
 
 
 async def _settle_payment(

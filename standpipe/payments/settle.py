@@ -291,7 +291,8 @@ async def _ask(provider: Provider, snapshot: _Snapshot, hint: str | None) -> Pay
     refunds = [
         await provider.fetch_refund(refund.provider_ref, provider_ref=truth.provider_ref) for refund in snapshot.refunds
     ]
-    done_minor = sum(refund.amount_minor for refund in refunds if refund.status is RefundStatus.SUCCEEDED)
+    ended = zip(snapshot.refunds, refunds, strict=True)
+    done_minor = sum(ours.amount_minor for ours, theirs in ended if theirs.status is RefundStatus.SUCCEEDED)
     return replace(truth, refunds=tuple(refunds), refunded_minor=snapshot.refunded_minor + done_minor)
 
 

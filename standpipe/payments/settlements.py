@@ -145,6 +145,15 @@ async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock:
     return sum(not result.unread for result in found.values())
 
 
+async def ask_soon(session: AsyncSession) -> None:
+    """A provider says that it has paid out: the next look reads the statements, however short the last was ago."""
+    await session.execute(
+        update(SettlementMark)
+        .where(SettlementMark.provider == "*", SettlementMark.what == "pull")
+        .values(read_until=func.now() - timedelta(seconds=PULL_EVERY_S + 1))
+    )
+
+
 async def _since(sessions: Sessions, provider: str, until: datetime) -> datetime:
     async with sessions() as session:
         last = await session.scalar(

@@ -26,7 +26,7 @@ from standpipe.simulator.callbacks import MODES, CallbackSender
 from standpipe.simulator.store import JsonStore
 
 PAGE = (Path(__file__).parent / "pages" / "flutterwave.html").read_text()
-ACTIONS = ("pay", "pay_silent", "pay_twice_events", "pay_again", "pay_part", "fail", "chargeback")
+ACTIONS = ("pay", "pay_silent", "pay_twice_events", "pay_again", "pay_part", "fail")
 FEE_PERCENT = Decimal("1.4")
 
 
@@ -46,7 +46,7 @@ class FlutterwaveState:
         """What the payer does on the page."""
         page = self.pages[tx_ref]
         paid = [row for row in self.attempts if row["tx_ref"] == tx_ref and row["status"] == "successful"]
-        if paid and action not in {"pay_again", "chargeback"}:
+        if paid and action != "pay_again":
             return paid[-1]
         charged = amount if action == "pay_part" and amount else page["amount"]
         number = next(self.numbers)

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
+from standpipe.errors import InvalidInputError
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.meters.models import Meter
-from standpipe.payments.models import ProviderEvent, SuspenseItem, TopUp
+from standpipe.payments.models import ProviderEvent, Refund, SuspenseItem, TopUp
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.providers.mpesa_wire import amount_minor, read_c2b
+from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.suspense_work import assign
 from tests.support.town import MPESA_SECRET, Town, make_home, until
 
@@ -388,6 +390,38 @@ async def test_p46_the_same_amount_within_two_minutes_is_a_wait_not_a_loop(town:
     assert "two minutes" in seen["failure"]["message"]
     assert len(town.mpesa.pushes) == 2
     assert await town.credits() == (1, 1, 1500)
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_a_refund_is_a_reversal_whose_answer_comes_later(town: Town, works: bool) -> None:
+    top_up_id, push = await begin(town)
+    await decide(town, push, "approve")
+    await work(town)
+    town.mpesa.money[town.mpesa.pushes[push]["receipt"]]["no_reversal"] = not works
+    now = town.settings.clock.now()
+    async with town.sessions.begin() as session:
+        with pytest.raises(InvalidInputError, match="whole payment"):
+            await request_refund(
+                session, town.providers, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
+                request_key="part", now=now,
+            )  # fmt: skip
+        refund_id = await request_refund(
+            session, town.providers, operator="a", top_up_id=top_up_id, amount_minor=1500, reason="r",
+            request_key="whole", now=now,
+        )  # fmt: skip
+    async with town.sessions.begin() as session:
+        await approve_refund(session, operator="b", refund_id=refund_id, now=now)
+    assert await town.wallet() == 0
+    for _ in range(3):
+        await town.hurry(Refund)
+        await work_refunds(town.sessions, town.providers, town.settings.clock)
+        await work(town)
+    async with town.sessions() as session:
+        refund = await session.get_one(Refund, refund_id)
+    assert refund.status == ("DONE" if works else "FAILED")
+    assert await town.wallet() == (0 if works else 1500)
+    assert [money["status"] for money in town.mpesa.money.values()] == ["Reversed" if works else "Completed"]
+    assert await town.sums() == {"KES": 0}
 
 
 @pytest.mark.parametrize("amount", ["15.50", "0.01"])

@@ -20,6 +20,7 @@ from standpipe.payments.reconcile import Report, make_report
 from standpipe.payments.settlement_files import read_statement
 from standpipe.payments.settlements import ImportResult, import_lines, pull, pull_due
 from standpipe.payments.suspense_work import assign, open_items
+from standpipe.simulator.fake_stripe import event
 from tests.support.town import Town
 
 NOW = datetime.now(UTC)
@@ -241,6 +242,16 @@ async def test_p50_with_every_webhook_dead_all_is_found_and_nothing_differs(town
 async def test_statements_are_read_by_one_worker_and_not_too_often(town: Town) -> None:
     assert await pull_due(town.sessions, town.providers, town.settings.clock) > 0
     assert await pull_due(town.sessions, town.providers, town.settings.clock) == 0
+
+
+async def test_a_payouts_notice_has_the_statement_read(town: Town) -> None:
+    await card_paid(town)
+    await pull_due(town.sessions, town.providers, town.settings.clock)
+    payout = (await town.http.post(f"{town.stripe_url}/_control/payouts/make")).json()
+    assert (await town.tell(event("payout.paid", payout))).status_code == 200
+    await town.drain()
+    assert await pull_due(town.sessions, town.providers, town.settings.clock) > 0
+    assert await held(town, AccountKind.CLEARING, "stripe") == 0
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ async def checkout(town: Town) -> tuple[str, dict[str, Any]]:
     payload = await town.start("stripe_checkout")
     [session] = town.stripe.sessions.values()
     assert payload["topUp"]["nextAction"]["url"] == session["url"]
+    assert session["success_url"] == f"{town.api}/return/{payload['topUp']['id']}"
     return str(payload["topUp"]["id"]), session
 
 
@@ -328,6 +329,7 @@ async def test_keys_rotate_without_downtime(town: Town) -> None:
         webhook_secrets=["a", "b"],
         api_base=town.stripe_url,
         timeout_s=5,
+        return_base_url=f"{town.api}/return",
     )
     request = PaymentRequest("top_" + "1" * 26, 1500, "KES", "d", None, method_id="stripe")
     assert (await rotating.create(request)).status is PaymentStatus.PENDING

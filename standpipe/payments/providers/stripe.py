@@ -67,8 +67,10 @@ class StripeProvider(Rail):
         webhook_secrets: list[str],
         api_base: str,
         timeout_s: float,
+        return_base_url: str,
         accounts: Sequence[str] = (),
     ) -> None:
+        self._return_base = return_base_url
         self._publishable_key, self._webhook_secrets, self._accounts = publishable_key, webhook_secrets, accounts
         self._live = api_keys[0].startswith(("sk_live_", "rk_live_"))
         self._http = stripe.HTTPXClient(timeout=timeout_s)
@@ -224,7 +226,7 @@ class StripeProvider(Rail):
 
     async def _create_session(self, request: PaymentRequest) -> PaymentTruth:
         metadata = {REFERENCE: request.reference}
-        back = request.return_url or "https://stripe.com"
+        back = request.return_url or f"{self._return_base}/{request.reference}"
         item = {
             "quantity": 1,
             "price_data": {

@@ -45,6 +45,9 @@ class StripeState(Cards, Books):
         self.keys: dict[str, dict[str, Any]] = store.data.setdefault("keys", {})
         for name in ("customers", "methods", "setups", "sessions", "refunds", "disputes", "transactions", "payouts"):
             setattr(self, name, store.data.setdefault(name, {}))
+        for key in [key for key, kept in self.keys.items() if "path" not in kept]:
+            # Stored by an earlier release, in another form.
+            del self.keys[key]
         self.withhold = 0
         self.fetches = 0
         self.mode = "on"

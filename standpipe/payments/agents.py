@@ -86,7 +86,7 @@ async def deposit(
 ) -> int:
     """Book money that an agent paid in at the bank; returns the float. The same bank reference counts once.
 
-    Raises NotFoundError, and InvalidInputError for a bad amount or a reference that was used for another amount.
+    Raises NotFoundError, and InvalidInputError for a bad amount or a reference that was used before.
     """
     agent = await session.get(Agent, agent_id)
     if agent is None:
@@ -97,9 +97,9 @@ async def deposit(
         Line(AccountRef(AccountKind.BANK, "agents", agent.currency), -amount_minor),
         Line(AccountRef(AccountKind.FLOAT, agent_id, agent.currency), amount_minor),
     ]
-    key = f"agent:{agent_id}:deposit:{reference.strip()}:{amount_minor}"
+    key = f"agent:{agent_id}:deposit:{reference.strip()}"
     if not await post(session, key=key, kind="AGENT_DEPOSIT", lines=lines, occurred_at=now):
-        raise InvalidInputError("This deposit is booked already.", ("reference",))
+        raise InvalidInputError("A deposit with this reference is booked already.", ("reference",))
     detail = {"amount_minor": amount_minor, "currency": agent.currency, "reference": reference.strip()}
     await record(session, operator=operator, action="agent.deposit", subject_id=agent_id, detail=detail)
     return await float_minor(session, agent)

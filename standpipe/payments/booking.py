@@ -44,13 +44,15 @@ def funding(top_up: TopUp) -> AccountRef:
 
 async def debt_terms(session: AsyncSession, meter_id: str, utility_id: str, currency: str) -> DebtTerms:
     """What a meter owes now, and its utility's rule."""
-    balance = await session.scalar(
-        select(Account.balance_minor).where(
-            Account.kind == AccountKind.RECEIVABLE, Account.owner_id == meter_id, Account.currency == currency
-        )
+    account = (
+        select(Account.balance_minor)
+        .where(Account.kind == AccountKind.RECEIVABLE, Account.owner_id == meter_id, Account.currency == currency)
+        .scalar_subquery()
     )
-    share = await session.scalar(select(Utility.debt_share_percent).where(Utility.id == utility_id))
-    return DebtTerms(max(-(balance or 0), 0), share or 0)
+    balance, share = (
+        await session.execute(select(account, Utility.debt_share_percent).where(Utility.id == utility_id))
+    ).one()
+    return DebtTerms(max(-(balance or 0), 0), share)
 
 
 async def book_captured(

@@ -88,7 +88,8 @@ async def settle(
             if top_up.version == snapshot.version:
                 await apply_truth(session, top_up, truth, clock.now(), provider_of(providers, top_up.provider))
                 return
-    _log.warning("settle gave way to others", top_up_id=top_up_id)
+    # What others saw may be older than what we were called for: whoever called asks again.
+    raise ProviderUnavailableError(snapshot.provider, "others settle this payment at the same moment")
 
 
 async def find_top_up(

@@ -22,12 +22,12 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Rail,
     RefundRequest,
     RefundStatus,
     RefundTruth,
     WebhookCall,
 )
+from standpipe.payments.rail import Rail
 
 NAME = "scripted"
 

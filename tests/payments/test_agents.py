@@ -119,11 +119,17 @@ async def test_bodies_that_are_none(town: Town, shop: Shop, body: bytes) -> None
 
 
 async def test_a_deposit_counts_once_and_leaves_its_trace(town: Town, shop: Shop) -> None:
-    async with town.sessions.begin() as session:
-        with pytest.raises(InvalidInputError):
-            await deposit(
-                session, operator="amina", agent_id=shop.agent_id, amount_minor=10_000, reference="B1", now=NOW
-            )
+    for amount_minor in (10_000, 20_000):
+        async with town.sessions.begin() as session:
+            with pytest.raises(InvalidInputError):
+                await deposit(
+                    session,
+                    operator="amina",
+                    agent_id=shop.agent_id,
+                    amount_minor=amount_minor,
+                    reference=" B1 ",
+                    now=NOW,
+                )
     async with town.sessions() as session:
         assert await account_sum_minor(session, AccountRef(AccountKind.BANK, "agents", "KES")) == -10_000
         actions = (await session.scalars(select(OperatorAction.action).order_by(OperatorAction.id))).all()

@@ -29,7 +29,6 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Rail,
     RefundRequest,
     RefundStatus,
     RefundTruth,
@@ -39,6 +38,7 @@ from standpipe.payments.provider import (
     WebhookCall,
 )
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
+from standpipe.payments.rail import Rail
 from standpipe.units import currency_exponent, to_major, to_minor
 
 NAME = "flutterwave"

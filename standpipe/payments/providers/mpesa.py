@@ -30,7 +30,6 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Rail,
     RefundRequest,
     RefundStatus,
     RefundTruth,
@@ -54,6 +53,7 @@ from standpipe.payments.providers.mpesa_wire import (
     read_object,
     text_of,
 )
+from standpipe.payments.rail import Rail
 
 NAME = "mpesa"
 MINOR = 100

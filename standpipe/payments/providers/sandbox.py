@@ -18,13 +18,13 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Rail,
     RefundRequest,
     RefundStatus,
     RefundTruth,
     WebhookCall,
 )
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
+from standpipe.payments.rail import Rail
 from standpipe.payments.signatures import verify
 from standpipe.units import currency_exponent
 

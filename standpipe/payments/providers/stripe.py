@@ -24,7 +24,6 @@ from standpipe.payments.provider import (
     ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
-    Rail,
     RefundRequest,
     RefundTruth,
     SettlementLine,
@@ -35,6 +34,7 @@ from standpipe.payments.providers.stripe_events import PAYMENT_ID, parse
 from standpipe.payments.providers.stripe_statement import line_of
 from standpipe.payments.providers.stripe_truth import REFERENCE, REFUND_KEY, intent_truth, refund_truth
 from standpipe.payments.providers.stripe_vault import StripeVault
+from standpipe.payments.rail import Rail
 from standpipe.payments.signatures import verify
 
 API_VERSION = "2026-10-28.endive"

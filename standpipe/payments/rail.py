@@ -1,0 +1,50 @@
+"""What most rails do not offer, so that each writes only what it does. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from standpipe.payments.provider import (
+    CardVault,
+    PaymentTruth,
+    ProviderRefusedError,
+    RefundRequest,
+    RefundTruth,
+    SettlementLine,
+)
+
+
+class Rail:
+    """Base of every rail: answers for what it cannot do. No state."""
+
+    webhook_answer: dict[str, Any] = {"received": True}  # noqa: RUF012 - never changed; rails replace it whole.
+    vault: CardVault | None = None
+    name = ""
+
+    async def cancel(self, provider_ref: str) -> PaymentTruth:
+        """Most mobile money cannot be called back: it runs out by itself. Answers how it stands."""
+        return await self.fetch(provider_ref)
+
+    async def fetch(self, provider_ref: str) -> PaymentTruth:
+        """Every rail has its own."""
+        raise NotImplementedError(provider_ref)
+
+    async def refund(self, request: RefundRequest) -> RefundTruth:
+        """Refused: capabilities say so, and nobody should ask."""
+        raise ProviderRefusedError(self.name, "unsupported", f"{self.name} cannot refund {request.provider_ref}.")
+
+    async def find_refund(self, request: RefundRequest) -> RefundTruth | None:  # noqa: ARG002
+        """None: the key alone is safe."""
+        return None
+
+    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
+        """Refused, as ``refund`` is."""
+        raise ProviderRefusedError(self.name, "unsupported", f"{self.name} knows no refund {refund_ref}.")
+
+    async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:  # noqa: ARG002
+        """None."""
+        return ()
+
+    async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:  # noqa: ARG002
+        """None by this way; a file can be imported."""
+        return ()

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from cryptography.fernet import Fernet
 from rich.console import Console
+from rich.markup import escape
 from sqlalchemy import select
 
 from standpipe import demo as demo_role
@@ -66,10 +67,10 @@ def main() -> None:
         cli()
     except SettingsError as error:
         for line in error.lines:
-            _errors.print(f"[bold red]standpipe:[/] {line}", soft_wrap=True, highlight=False)
+            _errors.print(f"[bold red]standpipe:[/] {escape(line)}", soft_wrap=True, highlight=False)
         sys.exit(2)
     except (InvalidInputError, NotFoundError, NotAuthenticatedError, ProviderUnavailableError) as error:
-        _errors.print(f"[bold red]standpipe:[/] {error}", soft_wrap=True, highlight=False)
+        _errors.print(f"[bold red]standpipe:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
 
 

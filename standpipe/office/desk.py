@@ -1,0 +1,109 @@
+"""What every command of the office shares: the database, the operator, the table."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.models import Utility
+from standpipe.customers.operators import authenticate_operator
+from standpipe.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.payments.rails import Rails
+from standpipe.settings import Settings, load
+from standpipe.units import to_minor
+from standpipe.wiring import Database, close_providers, configure_logging, make_providers, migrated_database
+
+KEY = "STANDPIPE_OPERATOR_KEY"
+out = Console(highlight=False, soft_wrap=True)
+AsJson = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+def group(words: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(help=words, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def at_desk(work: Callable[[Settings, Database, Rails], Awaitable[Any]]) -> Any:
+    """Run something on the database and the rails that the settings name."""
+
+    async def run() -> Any:
+        settings = load()
+        configure_logging(settings)
+        async with migrated_database(settings) as database:
+            providers = make_providers(settings, database.sessions)
+            try:
+                return await work(settings, database, providers)
+            finally:
+                await close_providers(providers)
+
+    return asyncio.run(run())
+
+
+def by_operator(work: Callable[[AsyncSession, str, Rails, datetime], Awaitable[Any]]) -> Any:
+    """One transaction in an operator's name. Raises NotAuthenticatedError."""
+
+    async def run(settings: Settings, database: Database, providers: Rails) -> Any:
+        key = os.environ.get(KEY, "")
+        if not key:
+            raise NotAuthenticatedError(f"Put your operator key into {KEY}.")
+        async with database.sessions.begin() as session:
+            name = await authenticate_operator(session, key)
+            return await work(session, name, providers, settings.clock.now())
+
+    return at_desk(run)
+
+
+def read(work: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
+    """One session that changes nothing."""
+
+    async def run(_settings: Settings, database: Database, _providers: Rails) -> Any:
+        async with database.sessions() as session:
+            return await work(session)
+
+    return at_desk(run)
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
+    """A table for people, or JSON for scripts."""
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))
+        return
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(harmless(cell)) for cell in row))
+    out.print(table if rows else f"{title}: nothing.")
+
+
+def harmless(text: str) -> str:
+    """A text that a stranger may have typed, without what would steer a terminal or turn its reading direction."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def minor(text: str, currency: str) -> int:
+    """An amount as a person typed it, in minor units. Raises InvalidInputError."""
+    try:
+        return to_minor(Decimal(text), currency)
+    except InvalidOperation:
+        raise InvalidInputError(f"{text!r} is no amount; write it like 150.00.") from None
+
+
+async def the_utility(session: AsyncSession, utility_id: str | None) -> str:
+    """The utility meant; the only one where there is one. Raises InvalidInputError."""
+    if utility_id is not None:
+        return utility_id
+    found = (await session.scalars(select(Utility.id).limit(2))).all()
+    if len(found) != 1:
+        raise InvalidInputError("Say which utility: --utility-id.")
+    return found[0]

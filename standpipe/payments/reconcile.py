@@ -136,6 +136,9 @@ _WAITING: tuple[tuple[str, str], ...] = (
         WHERE status = 'REQUESTED'"""),
     ("one intention paid twice", """
         SELECT intention_id, 'also by ' || id FROM top_ups WHERE origin = 'SIBLING'"""),
+    ("early fraud warning", """
+        SELECT coalesce(provider_ref, event_id), provider || ': look at this payment before the bank takes it back'
+        FROM provider_events WHERE kind LIKE '%early_fraud_warning%'"""),
     ("dispute open", """
         SELECT id, provider || ': ' || disputed_minor || ' ' || currency FROM top_ups
         WHERE dispute IN ('OPEN', 'INQUIRY')"""),

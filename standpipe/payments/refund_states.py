@@ -29,7 +29,8 @@ class RefundState(StrEnum):
     FAILED = "FAILED"
 
 
-OPEN_AT_PROVIDER = frozenset({RefundState.SENT})
+AT_PROVIDER = {RefundState.SENT: RefundStatus.PENDING, RefundState.DONE: RefundStatus.SUCCEEDED}
+"""States of refunds that the provider has, and how we last knew them there."""
 CLAIMING = frozenset({RefundState.REQUESTED, RefundState.AWAITING_METER, RefundState.READY, RefundState.SENT})
 """States in which a refund lays claim to money that is not counted as refunded yet (P37)."""
 _ENDS = {RefundStatus.SUCCEEDED: RefundState.DONE, RefundStatus.FAILED: RefundState.FAILED}

@@ -26,12 +26,13 @@ from standpipe.payments.provider import (
     PaymentStatus,
     PaymentTruth,
     Provider,
+    ProviderRefusedError,
     ProviderUnavailableError,
     RefundStatus,
     RefundTruth,
 )
 from standpipe.payments.rails import provider_of
-from standpipe.payments.refund_states import OPEN_AT_PROVIDER, apply_refund
+from standpipe.payments.refund_states import AT_PROVIDER, RefundState, apply_refund
 from standpipe.payments.saved_methods import keep_card
 from standpipe.payments.schedule import plan_next_poll
 from standpipe.payments.suspense import hold_foreign, out_of_suspense
@@ -53,9 +54,7 @@ class _Snapshot:
     age_s: float
     internal: bool
     refunds: tuple[RefundTruth, ...]
-    """Those that the provider took on and whose end we do not know."""
-    refunded_minor: int
-    """Those of ours that have succeeded, for rails that do not tell a total."""
+    """Those that the provider took on, as we last knew them. One that succeeded can still come back."""
 
 
 async def settle(
@@ -258,11 +257,10 @@ async def _snapshot(sessions: Sessions, top_up_id: str) -> _Snapshot:
             age_s=age.total_seconds(),
             internal=top_up.origin in INTERNAL,
             refunds=tuple(
-                RefundTruth(row.provider_ref, row.amount_minor, row.currency, RefundStatus.PENDING)
+                RefundTruth(row.provider_ref, row.amount_minor, row.currency, AT_PROVIDER[RefundState(row.status)])
                 for row in refunds
-                if row.provider_ref is not None and row.status in OPEN_AT_PROVIDER
+                if row.provider_ref is not None and row.status in AT_PROVIDER
             ),
-            refunded_minor=sum(row.amount_minor for row in refunds if row.status == "DONE"),
         )
 
 
@@ -289,12 +287,18 @@ async def _ask(provider: Provider, snapshot: _Snapshot, hint: str | None) -> Pay
     if provider.capabilities.reports_refunds or truth.provider_ref not in (snapshot.provider_ref, snapshot.alias_ref):
         return truth
     # This rail tells of each refund, not of their sum.
-    refunds = [
-        await provider.fetch_refund(refund.provider_ref, provider_ref=truth.provider_ref) for refund in snapshot.refunds
-    ]
-    ended = zip(snapshot.refunds, refunds, strict=True)
-    done_minor = sum(ours.amount_minor for ours, theirs in ended if theirs.status is RefundStatus.SUCCEEDED)
-    return replace(truth, refunds=tuple(refunds), refunded_minor=snapshot.refunded_minor + done_minor)
+    refunds = [await _refund_now(provider, refund, truth.provider_ref) for refund in snapshot.refunds]
+    done_minor = sum(refund.amount_minor for refund in refunds if refund.status is RefundStatus.SUCCEEDED)
+    return replace(truth, refunds=tuple(refunds), refunded_minor=done_minor)
+
+
+async def _refund_now(provider: Provider, ours: RefundTruth, provider_ref: str) -> RefundTruth:
+    """How a refund stands; its amount is what we asked for. One that the provider has forgotten stays as it was."""
+    try:
+        theirs = await provider.fetch_refund(ours.provider_ref, provider_ref=provider_ref)
+    except ProviderRefusedError:
+        return ours
+    return replace(theirs, amount_minor=ours.amount_minor, currency=ours.currency)
 
 
 async def _ask_payment(provider: Provider, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from standpipe.payments.models import ProviderEvent, TopUp
+from standpipe.payments.models import ProviderEvent, Refund, TopUp
 from standpipe.payments.provider import RefundRequest, RefundStatus
 from standpipe.payments.providers.momo import payment_id
+from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from tests.support.town import FLUTTERWAVE_HASH, MOMO_SECRET, Town
 
 
@@ -174,3 +175,28 @@ async def test_a_hosted_page_pays_in_a_browser(town: Town) -> None:
     assert back.headers["location"] == f"{town.api}/return/{top_up_id}"
     await town.http.get(back.headers["location"])
     assert await town.credits() == (1, 1, 1500)
+
+
+async def test_p36_a_refund_that_comes_back_after_it_had_succeeded_is_restored(town: Town) -> None:
+    top_up_id = await flutterwave(town)
+    await act(town, "flutterwave", top_up_id, "pay")
+    now = town.settings.clock.now()
+    async with town.sessions.begin() as session:
+        refund_id = await request_refund(
+            session, town.providers, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
+            request_key="k", now=now,
+        )  # fmt: skip
+    async with town.sessions.begin() as session:
+        await approve_refund(session, operator="b", refund_id=refund_id, now=now)
+    for status, wallet in (("completed", 1000), ("failed", 1500)):
+        await town.hurry(Refund)
+        await work_refunds(town.sessions, town.providers, town.settings.clock)
+        [refund] = town.flutterwave.refunds
+        url = f"{town.flutterwave_url}/_control/refunds/{refund['id']}/{status}"
+        assert (await town.http.post(url)).status_code == 200
+        await town.flutterwave.sender.settle()
+        await town.drain()
+        assert await town.wallet() == wallet
+    async with town.sessions() as session:
+        assert (await session.get_one(Refund, refund_id)).status == "FAILED"
+    assert await town.sums() == {"KES": 0}

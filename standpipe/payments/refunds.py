@@ -91,6 +91,9 @@ async def approve_refund(session: AsyncSession, *, operator: str, refund_id: str
         raise InvalidInputError("A refund needs a second person: somebody else must approve it.")
     if refund.status != RefundState.REQUESTED:
         raise InvalidInputError(f"This refund is {refund.status}, not waiting for approval.")
+    _check_undisputed(top_up)
+    if refund.amount_minor > top_up.captured_minor - top_up.taken_back_minor:
+        raise InvalidInputError("This money has gone back to the payer by another way meanwhile.")
     try:
         await hold_for_refund(session, top_up, refund.amount_minor, refund.id, now)
     except InsufficientFundsError as error:
@@ -163,7 +166,12 @@ async def _work_one(sessions: Sessions, providers: Mapping[str, Provider], clock
     async with sessions() as session:
         refund = await session.get_one(Refund, refund_id)
         top_up = await session.get_one(TopUp, refund.top_up_id)
-    if refund.status == RefundState.READY:
+    if refund.status == RefundState.READY and top_up.dispute == "LOST":
+        # The bank has given the payer all of it: a refund on top would be paid by us.
+        lost = RefundTruth("", refund.amount_minor, refund.currency, RefundStatus.FAILED, "disputed")
+        await _note_sent(sessions, refund_id, lost, clock.now())
+    elif refund.status == RefundState.READY:
+        _check_undisputed(top_up)
         request = RefundRequest(
             key=refund.id,
             provider_ref=top_up.alias_ref or top_up.provider_ref or "",
@@ -222,5 +230,9 @@ def _check_rail(providers: Mapping[str, Provider], top_up: TopUp, amount_minor: 
         raise InvalidInputError("This way to pay cannot give money back.")
     if not capabilities.partial_refunds and amount_minor != top_up.captured_minor:
         raise InvalidInputError("This way to pay can only give back the whole payment.", ("amount",))
+    _check_undisputed(top_up)
+
+
+def _check_undisputed(top_up: TopUp) -> None:
     if top_up.dispute in {"INQUIRY", "OPEN"}:
         raise InvalidInputError("The payer's bank is disputing this payment: a refund now could pay twice.")

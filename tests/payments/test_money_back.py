@@ -295,6 +295,26 @@ async def test_p39_an_inquiry_moves_nothing_and_freezes_the_rail(town: Town) -> 
         await ask(town, top_up_id, 100)
 
 
+@pytest.mark.parametrize("when", ["asked", "approved"])
+async def test_p39_a_dispute_that_comes_between_keeps_a_refund_from_paying_twice(town: Town, when: str) -> None:
+    top_up_id = await paid(town)
+    refund_id = await ask(town, top_up_id, 1500)
+    if when == "approved":
+        await approve(town, refund_id)
+    await act(town, top_up_id, "dispute")
+    if when == "asked":
+        with pytest.raises(InvalidInputError, match="disputing"):
+            await approve(town, refund_id)
+    await work(town)
+    found = await town.http.get(f"{town.sandbox_url}/v1/charges", params={"reference": top_up_id}, headers=KEY)
+    assert found.json()["refunds"] == []
+    await act(town, top_up_id, "dispute-lose")
+    await work(town)
+    found = await town.http.get(f"{town.sandbox_url}/v1/charges", params={"reference": top_up_id}, headers=KEY)
+    assert found.json()["refunds"] == []
+    assert await balances(town) == {"CLEARING": 150, "PROVIDER_FEES": -150, "granted": 0}
+
+
 async def test_p39_withdrawn_is_owed_with_the_fee_booked_and_won_comes_back_once(town: Town) -> None:
     top_up_id = await paid(town)
     await state(town, accepted_minor=1500, sequence=await sent(town))

@@ -30,7 +30,7 @@ class AutoTopUp(Node):
 
     enabled: bool
     paused_reason: str | None = strawberry.field(
-        description="Why it is off: customer, declined (too often in a row), card (it no longer works)."
+        description="Why it is off: customer, declined (too often in a row), card (it no longer works), moved."
     )
     threshold_days: int = strawberry.field(description="It charges when the credit lasts no longer than this.")
     mode: AutoMode

@@ -247,7 +247,12 @@ async def _decide(
     if wallet_minor > signal.wallet_minor:
         # Credit has come since the signal was made: it speaks of a wallet that is no more.
         return None
-    meter = await session.get_one(Meter, row.meter_id)
+    try:
+        meter = await require_meter(session, customer_id=row.customer_id, meter_id=row.meter_id)
+    except NotFoundError:
+        # They have moved out: their card pays for nobody else's water, and nobody else is told of it.
+        row.enabled, row.paused_reason = False, "moved"
+        return None
     card = await session.get_one(SavedMethod, row.saved_method_id, populate_existing=True)
     provider = providers.get(card.provider)
     if provider is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.provider):

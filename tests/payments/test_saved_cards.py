@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from standpipe.notifications.models import Alert
 from standpipe.payments.auto_top_up import PAUSE, Signal, consider
@@ -206,6 +206,15 @@ async def test_a_forgotten_card_turns_the_order_off(town: Town) -> None:
     await town.gql(forget, c=card)
     assert (await standing(town)).enabled is False
     assert await low(town) is None
+
+
+async def test_who_has_moved_out_pays_for_nobody_elses_water(town: Town) -> None:
+    await order(town, await save_card(town))
+    async with town.sessions.begin() as session:
+        await session.execute(text("DELETE FROM memberships"))
+    assert await low(town) is None
+    assert ((await standing(town)).enabled, (await standing(town)).paused_reason) == (False, "moved")
+    assert town.stripe.intents == {}
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,21 @@ async def _decide(
     if wallet_minor > signal.wallet_minor:
         # Credit has come since the signal was made: it speaks of a wallet that is no more.
         return None
+    ready = await _who_pays(session, providers, row)
+    if ready is None:
+        return None
+    meter, card, provider = ready
+    amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
+    method = _card_method(provider, row.currency)
+    if method is None or not method[0] <= amount_minor <= method[1]:
+        return None
+    return await _new_charge(session, providers, provider, row, card, amount_minor, now)
+
+
+async def _who_pays(
+    session: AsyncSession, providers: Mapping[str, Provider], row: AutoTopUp
+) -> tuple[Meter, SavedMethod, Provider] | None:
+    """Meter, card and rail of an order, where all three still stand; an order that never will again is turned off."""
     try:
         meter = await require_meter(session, customer_id=row.customer_id, meter_id=row.meter_id)
     except NotFoundError:
@@ -255,17 +270,13 @@ async def _decide(
         return None
     card = await session.get_one(SavedMethod, row.saved_method_id, populate_existing=True)
     provider = providers.get(card.provider)
-    if provider is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.provider):
-        return None
     if not card.usable:
         row.enabled, row.paused_reason = False, "card"
         await publish(session, AutoTopUpEnded(row.id, row.meter_id, "", AutoOutcome.TURNED_OFF))
         return None
-    amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
-    method = _card_method(provider, row.currency)
-    if method is None or not method[0] <= amount_minor <= method[1]:
+    if provider is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.provider):
         return None
-    return await _new_charge(session, providers, provider, row, card, amount_minor, now)
+    return meter, card, provider
 
 
 async def _new_charge(

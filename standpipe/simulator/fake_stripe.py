@@ -287,6 +287,9 @@ async def _get(request: Request) -> Response:
             rows = state.refunds if name == "refunds" else state.disputes
             mine = [row for row in rows.values() if row["payment_intent"] == asked.get("payment_intent")]
             found = page_of(mine, asked, url)
+        case ["checkout", "sessions"]:
+            mine = [row for row in state.sessions.values() if row["payment_intent"] == asked.get("payment_intent")]
+            found = page_of(mine, asked, url)
         case ["payouts"]:
             found = page_of(list(state.payouts.values()), asked, url)
         case ["balance_transactions"]:

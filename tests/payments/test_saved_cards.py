@@ -12,6 +12,7 @@ from standpipe.payments.auto_top_up import PAUSE, Signal, consider
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentRequest, PaymentStatus, RefundRequest, RefundStatus
 from standpipe.payments.providers.stripe import StripeProvider
+from standpipe.payments.settle import settle
 from standpipe.payments.vend_models import AutoTopUp, SavedMethod
 from standpipe.simulator.fake_stripe import event
 from tests.support.town import Town, make_home
@@ -275,6 +276,16 @@ async def test_p12_a_refund_named_by_an_intent_that_we_have_not_learnt_finds_its
     await town.tell(event("refund.created", refund))
     await town.drain()
     assert await town.credits() == (1, 1, 1000)
+
+
+async def test_p12_asked_by_its_intent_a_checkout_is_still_one_payment(town: Town) -> None:
+    top_up_id, session = await checkout(town)
+    await page(town, session, "pay")
+    truth = await town.providers["stripe"].fetch(session["payment_intent"])
+    assert (truth.provider_ref, truth.aliases) == (session["id"], (session["payment_intent"],))
+    await settle(town.sessions, town.providers, top_up_id, town.settings.clock, provider_ref=session["payment_intent"])
+    assert await town.credits() == (1, 1, 1500)
+    assert await town.count(TopUp) == 1
 
 
 async def test_p27_complete_but_unpaid_is_pending(town: Town) -> None:

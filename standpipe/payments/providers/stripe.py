@@ -111,7 +111,14 @@ class StripeProvider(Rail):
         intent = await self._ask(
             lambda client: client.v1.payment_intents.retrieve_async(provider_ref, {"expand": _INTENT_PARTS})
         )
-        return await self._read(intent)
+        truth = await self._read(intent)
+        if (intent.get("metadata") or {}).get("via") != "checkout":
+            return truth
+        # Whoever asks by the intent gets the page's truth: one payment must not pass for two.
+        sessions = await self._pages(
+            lambda client, page: client.v1.checkout.sessions.list_async(page), {"payment_intent": provider_ref}
+        )
+        return _session_truth(sessions[0], truth) if sessions else truth
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """Search by our reference. Stripe's index lags by up to a minute; callers ask only about old payments."""
@@ -253,7 +260,12 @@ class StripeProvider(Rail):
     async def _fetch_session(self, session_ref: str) -> PaymentTruth:
         made = await self._ask(lambda client: client.v1.checkout.sessions.retrieve_async(session_ref))
         intent_ref = made.get("payment_intent")
-        return _session_truth(made, await self.fetch(intent_ref) if isinstance(intent_ref, str) else None)
+        if not isinstance(intent_ref, str):
+            return _session_truth(made, None)
+        intent = await self._ask(
+            lambda client: client.v1.payment_intents.retrieve_async(intent_ref, {"expand": _INTENT_PARTS})
+        )
+        return _session_truth(made, await self._read(intent))
 
     async def _read(self, intent: dict[str, Any]) -> PaymentTruth:
         charge = intent.get("latest_charge")

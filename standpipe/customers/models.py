@@ -21,7 +21,11 @@ class HouseholdRole(StrEnum):
 class Utility(Base):
     """A water utility: it sets the currency, and the time zone of service days and billing periods.
 
-    ``debt_share_percent``: the most of a top-up that may repay what the meter owes.
+    ``debt_share_percent``: the most of a top-up that may repay what the meter owes; ``debt_weekly_cap_minor``: the
+    most in seven days; ``guaranteed_ml``: the water that a top-up buys before any debt or standing charge is taken.
+    ``emergency_credit_minor`` may be switched on at ``emergency_threshold_minor`` of credit and below (0: there is
+    none). ``cut_off``: what meters do at zero; ``friendly``: when they do not do it (``standpipe.usage.cut_off``).
+    A month's statement is made ``statement_after_days`` days after its end.
     """
 
     __tablename__ = "utilities"
@@ -32,6 +36,13 @@ class Utility(Base):
     currency: Mapped[str]
     time_zone: Mapped[str]
     debt_share_percent: Mapped[int] = mapped_column(server_default="25")
+    debt_weekly_cap_minor: Mapped[int | None]
+    guaranteed_ml: Mapped[int] = mapped_column(server_default="0")
+    emergency_credit_minor: Mapped[int] = mapped_column(server_default="0")
+    emergency_threshold_minor: Mapped[int] = mapped_column(server_default="0")
+    cut_off: Mapped[str] = mapped_column(server_default="DISCONNECT")
+    friendly: Mapped[dict[str, Any] | None]
+    statement_after_days: Mapped[int] = mapped_column(server_default="3")
 
 
 class Customer(Base):

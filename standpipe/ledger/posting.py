@@ -21,7 +21,12 @@ from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.units import MAX_MINOR
 
-GUARDED_KINDS = frozenset({AccountKind.WALLET, AccountKind.RECEIVABLE, AccountKind.FLOAT})
+GUARDED_KINDS = frozenset(
+    {
+        *(AccountKind.WALLET, AccountKind.RECEIVABLE, AccountKind.STANDING_DUE, AccountKind.EMERGENCY),
+        AccountKind.FLOAT,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Meters, what they last said, and what waits for them."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, UniqueConstraint, func, text
@@ -24,6 +24,8 @@ class CommandKind(StrEnum):
     CREDIT = "CREDIT"
     VALVE = "VALVE"
     THRESHOLD = "THRESHOLD"
+    AT_ZERO = "AT_ZERO"
+    """What to do when the credit ends: see ``standpipe.usage.cut_off``."""
 
 
 class CommandStatus(StrEnum):
@@ -43,13 +45,17 @@ class Meter(Base):
     """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to it.
 
     ``account_number`` is the serial as a payer may type it (``standpipe.meters.access.account_number_of``);
-    ``closed_at``: out of service, takes no more money.
+    ``closed_at``: out of service, takes no more money. ``register_max_ml``: the volume at which the register starts
+    at nought again (None: it never does). ``at_zero``: what it was last told to do when its credit ends.
+    ``accrued_through``: the last day whose standing charges are booked; the day's queue goes by it.
+    ``guaranteed_minor``: what the water that its utility guarantees for a top-up costs at the present use.
     """
 
     __tablename__ = "meters"
     __table_args__ = (
         CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),
         Index("ix_meters_account_number", "account_number"),
+        Index("ix_meters_accrued_through", "accrued_through"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -68,6 +74,10 @@ class Meter(Base):
     credit_granted_minor: Mapped[int] = mapped_column(server_default="0")
     last_sequence: Mapped[int] = mapped_column(server_default="0")
     low_credit_threshold_minor: Mapped[int] = mapped_column(server_default="0")
+    register_max_ml: Mapped[int | None]
+    at_zero: Mapped[str | None]
+    accrued_through: Mapped[date | None]
+    guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
 
 
 class MeterCredential(Base):

@@ -40,10 +40,14 @@ class CommandResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RegisterReading:
-    """The volume register at an instant; the register only ever rises unless the meter is swapped or tampered with."""
+    """The volume register at an instant; the register only ever rises unless the meter is swapped or tampered with.
+
+    ``empty_pipe``: the meter felt air instead of water when it read itself.
+    """
 
     read_at: datetime
     register_ml: int
+    empty_pipe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +74,5 @@ class MeterReport:
     readings: tuple[RegisterReading, ...] = ()
     statement: MeterStatement | None = None
     battery_percent: int | None = None
+    empty_pipe: bool = False
+    """The meter felt air at the time of its statement."""

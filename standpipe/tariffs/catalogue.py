@@ -1,29 +1,47 @@
-"""Which prices hold when."""
+"""Which prices hold when, and for whom: tariff versions and supply terms, read from the database."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import NotFoundError
-from standpipe.tariffs.models import Tariff, TariffVersion
-from standpipe.tariffs.pricing import PriceTable, table_of
+from standpipe.tariffs.files import terms_of
+from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
+from standpipe.tariffs.periods import Segment, Supply, TariffInForce, segments_of, supply_on, version_on
+from standpipe.tariffs.pricing import table_of
+from standpipe.tariffs.terms import Terms, plain_terms
+from standpipe.units import period_of
+
+_parsed: dict[str, Terms] = {}
+"""Terms by version id: a published version never changes (the database refuses it), so each is read once."""
 
 
 @dataclass(frozen=True, slots=True)
-class TariffInForce:
-    """A tariff's version as it holds in one billing period."""
+class Contract:
+    """By what one meter is charged, at any time: its supply terms and the versions of every tariff in them."""
 
-    tariff_id: str
-    version_id: str
-    name: str
-    currency: str
-    effective_from: date
-    table: PriceTable
+    supplies: tuple[Supply, ...]
+    versions: Mapping[str, Sequence[TariffInForce]]
+
+    def segments(self, period_start: date) -> tuple[Segment, ...]:
+        """The period's segments. Raises NotFoundError where a tariff has no prices."""
+        return segments_of(period_start, self.supplies, self.versions)
+
+    def segment_on(self, day: date) -> Segment:
+        """The segment that a day falls into. Raises NotFoundError as above."""
+        return next(item for item in self.segments(period_of(day)[0]) if item.start <= day < item.end)
+
+    def next_version(self, day: date) -> TariffInForce | None:
+        """The version that is announced to follow the one of this day."""
+        supply = supply_on(self.supplies, day)
+        known = self.versions.get(supply.tariff_id, ())
+        now = version_on(known, day)
+        return next((version for version in known if version.effective_from > max(day, now.effective_from)), None)
 
 
-async def versions(session: AsyncSession, tariff_ids: list[str]) -> dict[str, list[TariffInForce]]:
+async def versions(session: AsyncSession, tariff_ids: Sequence[str]) -> dict[str, list[TariffInForce]]:
     """Every version of these tariffs, oldest first, by tariff id."""
     rows = await session.execute(
         select(Tariff, TariffVersion)
@@ -40,24 +58,46 @@ async def versions(session: AsyncSession, tariff_ids: list[str]) -> dict[str, li
                 name=tariff.name,
                 currency=tariff.currency,
                 effective_from=version.effective_from,
-                table=table_of(version.blocks),
+                terms=_terms(version),
+                basis=tariff.basis,
             )
         )
     return found
 
 
-def in_force(candidates: list[TariffInForce], period_start: date) -> TariffInForce:
-    """The version by which a period that starts on ``period_start`` is priced.
+async def contracts(session: AsyncSession, basis: Mapping[str, tuple[str, date]]) -> dict[str, Contract]:
+    """By meter id, each meter's contract; ``basis``: its own row's tariff and first day, which hold before all terms.
 
-    A period has one version: that in force on its first day (else the tariff's first). Raises NotFoundError where
-    the tariff has no version at all.
+    Two statements, however many meters.
     """
-    if not candidates:
-        raise NotFoundError("This tariff has no prices.")
-    due = [version for version in candidates if version.effective_from <= period_start]
-    return due[-1] if due else candidates[0]
+    rows = await session.scalars(
+        select(SupplyTerms).where(SupplyTerms.meter_id.in_(list(basis))).order_by(SupplyTerms.from_day)
+    )
+    supplies: dict[str, list[Supply]] = {meter_id: [] for meter_id in basis}
+    for row in rows:
+        supplies[row.meter_id].append(
+            Supply(row.from_day, row.tariff_id, row.households, frozenset(row.groups), row.household_id)
+        )
+    for meter_id, (tariff_id, first_day) in basis.items():
+        own = supplies[meter_id]
+        if not own or own[0].from_day > first_day:
+            own.insert(0, Supply(first_day, tariff_id, household_id=own[0].household_id if own else None))
+    tariff_ids = sorted({supply.tariff_id for own in supplies.values() for supply in own})
+    known = await versions(session, tariff_ids)
+    return {
+        meter_id: Contract(tuple(own), {supply.tariff_id: known.get(supply.tariff_id, []) for supply in own})
+        for meter_id, own in supplies.items()
+    }
 
 
-async def version_in_force(session: AsyncSession, tariff_id: str, period_start: date) -> TariffInForce:
-    """``in_force`` for one tariff, read from the database."""
-    return in_force((await versions(session, [tariff_id])).get(tariff_id, []), period_start)
+async def contract_of(session: AsyncSession, meter_id: str, tariff_id: str, first_day: date) -> Contract:
+    """``contracts`` for one meter."""
+    return (await contracts(session, {meter_id: (tariff_id, first_day)}))[meter_id]
+
+
+def _terms(version: TariffVersion) -> Terms:
+    found = _parsed.get(version.id)
+    if found is None:
+        found = terms_of(version.document) if version.document else plain_terms(table_of(version.blocks))
+        _parsed[version.id] = found
+    return found

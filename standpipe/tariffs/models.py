@@ -1,9 +1,9 @@
-"""Tariffs and their dated versions."""
+"""Tariffs, their dated versions, and how each meter is supplied."""
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.db.base import Base
@@ -21,10 +21,15 @@ class Tariff(Base):
     name: Mapped[str]
     currency: Mapped[str]
     basis: Mapped[str]
+    customer_class: Mapped[str] = mapped_column(server_default="domestic")
 
 
 class TariffVersion(Base):
-    """Prices from a date on. ``blocks``: ``[{"up_to_ml": int | null, "price_minor_per_kl": "decimal"}]``, rising."""
+    """Prices from a date on; the database refuses to change one.
+
+    ``document``: the tariff file (``standpipe.tariffs.files``); without it, ``blocks`` are all that it says:
+    ``[{"up_to_ml": int | null, "price_minor_per_kl": "decimal"}]``, rising.
+    """
 
     __tablename__ = "tariff_versions"
     __table_args__ = (UniqueConstraint("tariff_id", "effective_from"),)
@@ -33,3 +38,35 @@ class TariffVersion(Base):
     tariff_id: Mapped[str] = mapped_column(ForeignKey("tariffs.id"))
     effective_from: Mapped[date]
     blocks: Mapped[list[dict[str, Any]]]
+    document: Mapped[dict[str, Any] | None]
+    published_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class CustomerClass(Base):
+    """A class of customers of a utility. ``cut_off``: what its meters do at zero (None: as the utility says)."""
+
+    __tablename__ = "customer_classes"
+
+    utility_id: Mapped[str] = mapped_column(ForeignKey("utilities.id"), primary_key=True)
+    code: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    cut_off: Mapped[str | None]
+
+
+class SupplyTerms(Base):
+    """How a meter is supplied from a day on; a meter without any is supplied by its own row's tariff, from ever.
+
+    ``household_id`` marks a tenancy: a change of it is a move. ``households``: behind the meter; ``groups``: what its
+    people are eligible for ("lifeline", "social", …); ``cut_off``: what the meter does at zero (None: as its class).
+    """
+
+    __tablename__ = "supply_terms"
+    __table_args__ = (CheckConstraint("households BETWEEN 1 AND 10000", name="households_within"),)
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    from_day: Mapped[date] = mapped_column(primary_key=True)
+    tariff_id: Mapped[str] = mapped_column(ForeignKey("tariffs.id"))
+    household_id: Mapped[str | None] = mapped_column(ForeignKey("households.id"))
+    households: Mapped[int] = mapped_column(server_default="1")
+    groups: Mapped[list[str]] = mapped_column(server_default="[]")
+    cut_off: Mapped[str | None]

@@ -28,9 +28,9 @@ from standpipe.payments import auto_top_up
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import credit_of, issue
 from standpipe.payments.refunds import meter_stated
-from standpipe.tariffs.pricing import TierUse
+from standpipe.tariffs.periods import BillLine
 from standpipe.usage.overview import MeterView, meter_view
-from standpipe.usage.quotes import quote_money
+from standpipe.usage.quotes import quote_credit
 
 _log = structlog.get_logger(__name__)
 
@@ -109,10 +109,10 @@ async def _issue_receipt(
     if credit_minor is None:
         return
     view = await meter_view(session, meter_id, now, offline_after=offline_after)
-    tiers: tuple[TierUse, ...] = ()
+    bill: tuple[BillLine, ...] = ()
     if view is not None and credit_minor > 0:
-        tiers = quote_money(view, credit_minor, now).lines
-    await issue(session, top_up_id=top_up_id, posting_key=posting_key, tiers=tiers, now=now)
+        bill = quote_credit(view, credit_minor, now).bill
+    await issue(session, top_up_id=top_up_id, posting_key=posting_key, bill=bill, now=now)
 
 
 def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBalanceSignal:

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import tariffs
 from standpipe.customers.models import Customer, Household, HouseholdRole, Membership, Utility
 from standpipe.db.engine import Sessions
 from standpipe.ids import new_id
+from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
@@ -35,10 +38,12 @@ from standpipe.payments.provider import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
 from standpipe.simulator.meter_model import MeterConfig
 from standpipe.simulator.water_use import hour_ml
-from standpipe.tariffs.models import Tariff, TariffVersion
-from standpipe.tariffs.pricing import cost_minor, table_of
+from standpipe.tariffs.files import read_tariff
+from standpipe.tariffs.models import SupplyTerms
+from standpipe.tariffs.pricing import PriceTable, cost_minor
+from standpipe.tariffs.publishing import publish
 from standpipe.units import period_of, service_day
-from standpipe.usage.charges import period_volume_ml
+from standpipe.usage.charges import contract_for, period_volume_ml
 from standpipe.usage.readings import take_report
 
 CURRENCY = "KES"
@@ -49,27 +54,8 @@ OFFLINE_FOR = timedelta(days=4)
 DEMO_PHONE = "+254700000001"
 DEMO_DEVICE = "demo-phone"
 _STEP_MINOR = 1_000
-_TARIFFS: tuple[tuple[str, str, list[dict[str, Any]]], ...] = (
-    (
-        "domestic",
-        "Domestic",
-        [
-            {"up_to_ml": 6_000_000, "price_minor_per_kl": "5000"},
-            {"up_to_ml": 20_000_000, "price_minor_per_kl": "9500"},
-            {"up_to_ml": None, "price_minor_per_kl": "13000"},
-        ],
-    ),
-    (
-        "lifeline",
-        "Lifeline",
-        [
-            {"up_to_ml": 2_000_000, "price_minor_per_kl": "0"},
-            {"up_to_ml": 6_000_000, "price_minor_per_kl": "4500"},
-            {"up_to_ml": None, "price_minor_per_kl": "11000"},
-        ],
-    ),
-    ("kiosk", "Water kiosk", [{"up_to_ml": None, "price_minor_per_kl": "3562.5"}]),
-)
+_TARIFFS = ("domestic", "lifeline", "kiosk")
+_FOLDER = Path(tariffs.__file__).parent / "town"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +120,16 @@ async def seed(
             session.add(
                 MeterCredential(meter_id=meter.id, transport_identity=meter.serial, sealed_prepaid_key=keys.seal(key))
             )
+            session.add(
+                SupplyTerms(
+                    meter_id=meter.id,
+                    from_day=meter.installed_at.astimezone(ZoneInfo(ZONE)).date(),
+                    tariff_id=meter.tariff_id,
+                    household_id=household_id,
+                    groups=["lifeline"] if _TARIFFS[plan.tariff] == "lifeline" else [],
+                )
+            )
+            await session.flush()
             manifest.append(asdict(await _live(session, meter, plan, key, customer_id, now)))
         # What happened in the past is no news: nobody is to be pushed about it today.
         await session.execute(update(OutboxFact).values(due_at=None))
@@ -153,19 +149,23 @@ async def demo_meter_id(sessions: Sessions) -> str:
 
 
 async def _utility(session: AsyncSession, now: datetime) -> tuple[str, list[str]]:
-    utility = Utility(id=new_id("utl"), name="Kijani Water", currency=CURRENCY, time_zone=ZONE)
+    utility = Utility(
+        id=new_id("utl"),
+        name="Kijani Water",
+        currency=CURRENCY,
+        time_zone=ZONE,
+        guaranteed_ml=500_000,
+        emergency_credit_minor=10_000,
+        emergency_threshold_minor=5_000,
+        friendly={"from": "18:00", "to": "08:00", "weekends": True, "holidays": "KE"},
+    )
     session.add(utility)
     await session.flush()
     tariff_ids = []
-    for code, name, blocks in _TARIFFS:
-        tariff = Tariff(
-            id=new_id("trf"), utility_id=utility.id, code=code, name=name, currency=CURRENCY, basis="CONSUMPTION"
-        )
-        session.add(tariff)
-        await session.flush()
-        since = period_of((now - timedelta(days=400)).date())[0]
-        session.add(TariffVersion(id=new_id("trv"), tariff_id=tariff.id, effective_from=since, blocks=blocks))
-        tariff_ids.append(tariff.id)
+    for code in _TARIFFS:
+        file = read_tariff((_FOLDER / f"{code}.yaml").read_text(), f"{code}.yaml")
+        found = await publish(session, utility_id=utility.id, utility_currency=CURRENCY, file=file, today=now.date())
+        tariff_ids.append(found.tariff_id)
     return utility.id, tariff_ids
 
 
@@ -208,10 +208,10 @@ async def _live(
     session: AsyncSession, meter: Meter, plan: Plan, key: bytes, customer_id: str, now: datetime
 ) -> MeterConfig:
     """Ninety days of one meter's life."""
-    blocks = _TARIFFS[plan.tariff][2]
+    table = (await contract_for(session, meter)).segment_on(_hour(now).date()).table
     end = _hour(now) - (OFFLINE_FOR if not plan.online else timedelta(0))
     readings = _readings(meter, plan, end)
-    costs = _costs(meter, readings, blocks)
+    costs = _costs(meter, readings, table)
     edges = [round(len(readings) * part / CHUNKS) for part in range(CHUNKS + 1)]
     for start, stop in pairwise(edges):
         chunk = readings[start:stop]
@@ -219,7 +219,8 @@ async def _live(
         if stop == len(readings):
             wanted_minor += int(plan.days_left * (costs[-1] - costs[-1 - 24 * 14]) / 14)
         balance_minor = await wallet_balance_minor(session, meter.id, CURRENCY)
-        await _top_up(session, meter, customer_id, wanted_minor - balance_minor, chunk[0].read_at)
+        due_minor = (await dues_of(session, meter.id, chunk[0].read_at)).standing_minor
+        await _top_up(session, meter, customer_id, wanted_minor + due_minor - balance_minor, chunk[0].read_at)
         await take_report(session, MeterReport(meter.id, chunk[-1].read_at, tuple(chunk)), chunk[-1].read_at)
     await session.refresh(meter)
     return await _hand_over(session, meter, plan, key, readings[-1])
@@ -236,9 +237,9 @@ def _readings(meter: Meter, plan: Plan, end: datetime) -> list[RegisterReading]:
     return readings
 
 
-def _costs(meter: Meter, readings: list[RegisterReading], blocks: list[dict[str, Any]]) -> list[int]:
+def _costs(meter: Meter, readings: list[RegisterReading], table: PriceTable) -> list[int]:
     """What all use up to each reading costs, so that each chunk's top-up can cover it."""
-    zone, table = ZoneInfo(ZONE), table_of(blocks)
+    zone = ZoneInfo(ZONE)
     costs, before_minor, period_start_ml = [0], 0, meter.initial_register_ml
     last_ml, period = meter.initial_register_ml, None
     for reading in readings:
@@ -297,13 +298,14 @@ async def _hand_over(session: AsyncSession, meter: Meter, plan: Plan, key: bytes
     )
     await take_report(session, MeterReport(meter.id, last.read_at, (), statement, 91), last.read_at)
     day = service_day(last.read_at, ZoneInfo(ZONE))
+    table = (await contract_for(session, meter)).segment_on(day).table
     return MeterConfig(
         serial=meter.serial,
         endpoint=meter.serial,
         prepaid_key_hex=key.hex(),
         currency=CURRENCY,
         time_zone=ZONE,
-        blocks=tuple((block["up_to_ml"], block["price_minor_per_kl"]) for block in _TARIFFS[plan.tariff][2]),
+        blocks=tuple((block.up_to_ml, str(block.price_minor_per_kl)) for block in table.blocks),
         started_at=last.read_at.isoformat(),
         register_ml=last.register_ml,
         period_used_ml=await period_volume_ml(session, meter.id, day),

@@ -41,6 +41,7 @@ _KINDS = {
     CommandKind.CREDIT: prepaid.KIND_CREDIT,
     CommandKind.VALVE: prepaid.KIND_VALVE,
     CommandKind.THRESHOLD: prepaid.KIND_THRESHOLD,
+    CommandKind.AT_ZERO: prepaid.KIND_AT_ZERO,
 }
 _VALVES = (ValveState.OPEN, ValveState.CLOSED, ValveState.RESTRICTED)
 _REASONS = (
@@ -209,7 +210,8 @@ class Contacts:
         # One clock for one register: a statement carries the meter's own time and a MAC, a plain read neither, and
         # the two clocks may differ by more than the water between them.
         told = () if statement is not None else readings
-        report = MeterReport(identity.meter_id, now, told, statement, battery_percent)
+        empty_pipe = bool(readings) and readings[-1].empty_pipe
+        report = MeterReport(identity.meter_id, now, told, statement, battery_percent, empty_pipe)
         try:
             async with self._sessions.begin() as session:
                 await take_report(session, report, now)

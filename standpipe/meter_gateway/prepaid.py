@@ -12,11 +12,13 @@ VERSION = 1
 KIND_CREDIT = 0x01
 KIND_VALVE = 0x02
 KIND_THRESHOLD = 0x03
+KIND_AT_ZERO = 0x04
 KIND_STATUS = 0x81
 MAC_BYTES = 16
 MAX_TOTAL = 2**63 - 1
 """What our database holds; a frame's unsigned totals could be twice that."""
 
+_COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO})
 _COMMAND = struct.Struct(">BBIQ3s")
 _STATUS = struct.Struct(">BBIIBBBQqQI")
 _COMMAND_LABEL = b"standpipe/prepaid/command"
@@ -25,7 +27,9 @@ _STATUS_LABEL = b"standpipe/prepaid/status"
 
 @dataclass(frozen=True, slots=True)
 class CommandFrame:
-    """A command to the meter. ``value``: credit total in minor units, valve position, or threshold in minor units."""
+    """A command to the meter. ``value``: credit total or threshold in minor units, valve position, or what to
+    do when the credit ends.
+    """
 
     kind: int
     sequence: int
@@ -41,7 +45,7 @@ class CommandFrame:
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "CommandFrame":
         """Raises ParsingError unless the frame is whole, known and meant for this meter."""
         version, kind, sequence, value, currency = _opened(frame, _COMMAND, key, _COMMAND_LABEL, serial)
-        if version != VERSION or kind not in (KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD):
+        if version != VERSION or kind not in _COMMANDS:
             raise ParsingError("not a command frame that we know")
         return cls(kind, sequence, value, currency.decode("ascii", "replace"))
 

@@ -14,17 +14,29 @@ from standpipe.units import ML_PER_KILOLITRE
 
 VOLUME_PATH = "/3424/0/1"
 BATTERY_PATH = "/3/0/9"
+EMPTY_PIPE_PATH = "/10274/0/6013"
+"""Object 10274, empty pipe alarm, resource 6013, its state (OMA registry)."""
 _VOLUME_RESOURCE = 1
 _MAX_REGISTER_ML = 10**15
 
 
 def readings_of_senml(records: tuple[senml.Record, ...], arrived_at: datetime) -> tuple[RegisterReading, ...]:
-    """The cumulated volumes in a SenML pack; relative times count from its arrival. Raises ParsingError."""
-    return tuple(
-        RegisterReading(_instant(record.time_s, arrived_at), to_ml(record.value))
+    """The cumulated volumes in a SenML pack; relative times count from its arrival. Raises ParsingError.
+
+    Where the pack also tells of the empty-pipe alarm, each reading carries the state as of its instant.
+    """
+    alarms = sorted(
+        (_instant(record.time_s, arrived_at), record.value is True)
         for record in records
-        if record.name == VOLUME_PATH
+        if record.name == EMPTY_PIPE_PATH
     )
+    readings: list[RegisterReading] = []
+    for record in records:
+        if record.name == VOLUME_PATH:
+            read_at = _instant(record.time_s, arrived_at)
+            empty = any([state for since, state in alarms if since <= read_at][-1:])
+            readings.append(RegisterReading(read_at, to_ml(record.value), empty))
+    return tuple(readings)
 
 
 def battery_of_senml(records: tuple[senml.Record, ...]) -> int | None:

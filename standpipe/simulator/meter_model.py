@@ -19,7 +19,8 @@ from standpipe.simulator.water_use import use_between_ml
 DONE, DUPLICATE, BAD_MAC, STALE, WRONG_CURRENCY, UNSUPPORTED, TOTAL_TOO_LOW = range(7)
 OPEN, CLOSED, RESTRICTED = range(3)
 NORMAL, NO_CREDIT = 0, 1
-CREDIT, VALVE, THRESHOLD = 1, 2, 3
+CREDIT, VALVE, THRESHOLD, AT_ZERO = 1, 2, 3, 4
+DISCONNECT, TRICKLE, NEVER = range(3)
 MAX_BUFFER = 90 * 24
 MAX_STEP = timedelta(days=90)
 TRICKLE_DIVISOR = 10
@@ -77,6 +78,7 @@ class MeterState:
     valve_reason: int = NORMAL
     ordered_valve: int = OPEN
     threshold_minor: int = 0
+    at_zero: int = DISCONNECT
     location: str = ""
     unsent: list[tuple[int, int]] = field(default_factory=list)
 
@@ -152,7 +154,7 @@ def take_command(config: MeterConfig, state: MeterState, frame: bytes) -> None:
         state.result = STALE
     elif currency != config.currency:
         state.result = WRONG_CURRENCY
-    elif kind not in (CREDIT, VALVE, THRESHOLD) or (kind == VALVE and value not in (OPEN, CLOSED, RESTRICTED)):
+    elif kind not in (CREDIT, VALVE, THRESHOLD, AT_ZERO) or (kind in (VALVE, AT_ZERO) and value not in range(3)):
         state.result = UNSUPPORTED
     elif kind == CREDIT and value < state.credit_accepted_minor:
         state.result = TOTAL_TOO_LOW
@@ -167,6 +169,8 @@ def _carry_out(state: MeterState, kind: int, value: int) -> None:
         state.credit_accepted_minor = value
     elif kind == VALVE:
         state.ordered_valve = value
+    elif kind == AT_ZERO:
+        state.at_zero = value
     else:
         state.threshold_minor = value
     _set_valve(state)
@@ -190,8 +194,10 @@ def status_frame(config: MeterConfig, state: MeterState) -> bytes:
 
 
 def _set_valve(state: MeterState) -> None:
-    if state.credit_remaining_minor <= 0:
+    if state.credit_remaining_minor <= 0 and state.at_zero == DISCONNECT:
         state.valve, state.valve_reason = CLOSED, NO_CREDIT
+    elif state.credit_remaining_minor <= 0 and state.at_zero == TRICKLE and state.ordered_valve == OPEN:
+        state.valve, state.valve_reason = RESTRICTED, NO_CREDIT
     else:
         state.valve, state.valve_reason = state.ordered_valve, NORMAL
 

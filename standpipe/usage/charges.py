@@ -1,60 +1,227 @@
-"""Charges: the difference between what a period costs now and what it was charged, never an event that "adds"."""
+"""Charges: the difference between what a period costs now and what it was charged, never an event that "adds".
 
-from collections.abc import Collection
-from datetime import date, datetime
+A posting takes its place (``occurred_at``) in the period that it charges while that period's statement is open; after
+that, in the month in which it is made, where it stands as an adjustment.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.models import Utility
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
-from standpipe.tariffs.catalogue import version_in_force
-from standpipe.tariffs.pricing import cost_minor
-from standpipe.units import period_of
-from standpipe.usage.models import DailyUsage, PeriodCharge
+from standpipe.tariffs.catalogue import Contract, contract_of
+from standpipe.tariffs.periods import UTILITY, Priced, Segment, places, price_standing, price_use
+from standpipe.tariffs.pricing import charge_minor
+from standpipe.tariffs.terms import Basis
+from standpipe.units import local_midnight, period_of
+from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, StandingCharged, Statement
+
+_INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodUse:
+    """A period's segments and the volume of each."""
+
+    segments: tuple[Segment, ...]
+    volumes_ml: tuple[int, ...]
+
+    @property
+    def volume_ml(self) -> int:
+        """The whole period's volume."""
+        return sum(self.volumes_ml)
 
 
 async def charge_periods(session: AsyncSession, meter: Meter, days: Collection[date], now: datetime) -> None:
     """Bring the charges of every billing period that these days fall into up to date; the meter is locked."""
+    contract = await contract_for(session, meter)
     for start in sorted({period_of(day)[0] for day in days}):
-        await _charge_period(session, meter, start, now)
+        await _charge_period(session, meter, contract, start, now)
+    await _guarantee(session, meter, contract, now)
+
+
+async def contract_for(session: AsyncSession, meter: Meter) -> Contract:
+    """By what a meter is charged."""
+    first_day = meter.installed_at.astimezone(ZoneInfo(meter.time_zone)).date()
+    return await contract_of(session, meter.id, meter.tariff_id, first_day)
+
+
+async def accrue_standing(session: AsyncSession, meter: Meter, now: datetime) -> None:
+    """Book the standing charges that have fallen due by the meter's today; the meter is locked.
+
+    Whether or not water runs, and whatever the valve does. The first time it starts with the running period, so that
+    a meter taken over from another system is not charged for its past.
+    """
+    zone = ZoneInfo(meter.time_zone)
+    today = min(now, meter.closed_at or now).astimezone(zone).date()
+    if meter.accrued_through is not None and meter.accrued_through >= today:
+        return
+    contract = await contract_for(session, meter)
+    start = period_of(meter.accrued_through or today)[0]
+    while start <= today:
+        await _charge_standing(session, meter, contract, start, today, now)
+        start = period_of(start)[1]
+    meter.accrued_through = today
+    await _guarantee(session, meter, contract, now)
+
+
+async def recharge(session: AsyncSession, meter: Meter, since: date, now: datetime) -> None:
+    """Price all periods from a day on anew, after its supply terms were changed; the meter is locked."""
+    contract = await contract_for(session, meter)
+    rows = select(PeriodCharge.period_start).where(
+        PeriodCharge.meter_id == meter.id, PeriodCharge.period_start >= period_of(since)[0]
+    )
+    for start in (await session.scalars(rows.order_by(PeriodCharge.period_start))).all():
+        await _charge_period(session, meter, contract, start, now)
+    if meter.accrued_through is None:
+        return
+    start = max(period_of(since)[0], period_of(contract.supplies[0].from_day)[0])
+    while start <= meter.accrued_through:
+        await _charge_standing(session, meter, contract, start, meter.accrued_through, now)
+        start = period_of(start)[1]
+
+
+async def _guarantee(session: AsyncSession, meter: Meter, contract: Contract, now: datetime) -> None:
+    """Note on the meter what its utility's guaranteed water costs at the present use; top-ups go by that."""
+    guaranteed_ml = await session.scalar(select(Utility.guaranteed_ml).where(Utility.id == meter.utility_id)) or 0
+    if not guaranteed_ml:
+        meter.guaranteed_minor = 0
+        return
+    today = now.astimezone(ZoneInfo(meter.time_zone)).date()
+    use = await period_use(session, meter.id, contract, period_of(today)[0])
+    begun = [segment for segment in use.segments if segment.start <= today] or list(use.segments[:1])
+    *_, place = places(begun, use.volumes_ml[: len(begun)])
+    meter.guaranteed_minor = charge_minor(place.table, place.used_ml, guaranteed_ml, place.carried_minor)
 
 
 async def period_volume_ml(session: AsyncSession, meter_id: str, period_start: date) -> int:
     """The volume of one billing period so far."""
+    month = period_of(period_start)[0]
+    query = select(MonthlyUsage.volume_ml).where(MonthlyUsage.meter_id == meter_id, MonthlyUsage.month == month)
+    return await session.scalar(query) or 0
+
+
+async def period_use(session: AsyncSession, meter_id: str, contract: Contract, period_start: date) -> PeriodUse:
+    """A period's segments and volumes, from the daily roll-ups."""
+    segments = contract.segments(period_start)
+    if len(segments) == 1:
+        return PeriodUse(segments, (await period_volume_ml(session, meter_id, period_start),))
     start, end = period_of(period_start)
-    volume = await session.scalar(
-        select(func.coalesce(func.sum(DailyUsage.volume_ml), 0)).where(
+    rows = await session.execute(
+        select(DailyUsage.day, DailyUsage.volume_ml).where(
             DailyUsage.meter_id == meter_id, DailyUsage.day >= start, DailyUsage.day < end
         )
     )
-    return int(volume or 0)
+    return PeriodUse(segments, split_days(segments, {day: volume_ml for day, volume_ml in rows}))  # noqa: C416
 
 
-async def _charge_period(session: AsyncSession, meter: Meter, start: date, now: datetime) -> None:
-    version = await version_in_force(session, meter.tariff_id, start)
-    volume_ml = await period_volume_ml(session, meter.id, start)
-    charge = await _lock_charge(session, meter.id, start, version.version_id)
-    total_minor = cost_minor(version.table, volume_ml)
-    difference_minor = total_minor - charge.charged_minor
-    charge.volume_ml, charge.tariff_version_id = volume_ml, version.version_id
-    if not difference_minor:
+def split_days(segments: Sequence[Segment], daily: Mapping[date, int]) -> tuple[int, ...]:
+    """The volume of each segment; what ran on a day outside all of them counts with the nearest."""
+    starts = [date.min, *(item.start for item in segments[1:])]
+    ends = [*(item.end for item in segments[:-1]), date.max]
+    return tuple(
+        sum(ml for day, ml in daily.items() if start <= day < end) for start, end in zip(starts, ends, strict=True)
+    )
+
+
+async def _charge_period(session: AsyncSession, meter: Meter, contract: Contract, start: date, now: datetime) -> None:
+    use = await period_use(session, meter.id, contract, start)
+    charge = await _lock_charge(session, meter.id, start, use.segments[0].version.version_id)
+    charge.volume_ml, charge.tariff_version_id = use.volume_ml, use.segments[0].version.version_id
+    priced = priced_use(use)
+    before = _accounts(charge.accounts, charge.charged_minor)
+    if priced.accounts == before:
         return
-    charge.charged_minor = total_minor
+    charge.charged_minor, charge.accounts = priced.total_minor, dict(priced.accounts)
     charge.revision += 1
+    wallet = AccountRef(AccountKind.WALLET, meter.id, meter.currency)
     await post(
         session,
         key=f"usage:{meter.id}:{start.isoformat()}:r{charge.revision}",
         kind="USAGE",
-        lines=[
-            Line(AccountRef(AccountKind.WALLET, meter.id, meter.currency), -difference_minor),
-            Line(AccountRef(AccountKind.REVENUE, meter.utility_id, meter.currency), difference_minor),
-        ],
-        occurred_at=now,
+        lines=_lines(meter, wallet, before, priced.accounts),
+        occurred_at=await _value_at(session, meter, start, now),
         states_fact=True,
     )
+
+
+def priced_use(use: PeriodUse) -> Priced:
+    """What a period's use costs, by the tariff's own basis."""
+    if use.segments[0].version.basis == Basis.PURCHASE:
+        # Paid for when it was bought: water that runs from such a meter costs no more.
+        return Priced(0, (), {})
+    return price_use(use.segments, use.volumes_ml)
+
+
+async def _charge_standing(
+    session: AsyncSession, meter: Meter, contract: Contract, start: date, through: date, now: datetime
+) -> None:
+    priced = price_standing(contract.segments(start), through)
+    row = await session.get(
+        StandingCharged, (meter.id, start), with_for_update={"key_share": True}, populate_existing=True
+    )
+    if row is None:
+        if not priced.lines:
+            return
+        row = StandingCharged(meter_id=meter.id, period_start=start, charged_minor=0, accounts={}, revision=0)
+        session.add(row)
+    before = dict(row.accounts)
+    if priced.accounts == before:
+        return
+    row.charged_minor, row.accounts = priced.total_minor, dict(priced.accounts)
+    row.revision += 1
+    await post(
+        session,
+        key=f"standing:{meter.id}:{start.isoformat()}:r{row.revision}",
+        kind="STANDING",
+        lines=_lines(meter, AccountRef(AccountKind.STANDING_DUE, meter.id, meter.currency), before, priced.accounts),
+        occurred_at=await _value_at(session, meter, start, now),
+        states_fact=True,
+    )
+
+
+def _accounts(stored: Mapping[str, int] | None, charged_minor: int) -> dict[str, int]:
+    """What was charged by code. A release before this one kept the total alone, all of it for water."""
+    known = dict(stored or {})
+    missing = charged_minor - sum(known.values())
+    if missing:
+        known[UTILITY] = known.get(UTILITY, 0) + missing
+    return known
+
+
+def _lines(meter: Meter, payer: AccountRef, before: Mapping[str, int], after: Mapping[str, int]) -> list[Line]:
+    """The difference, from the payer to the utility's revenue and to each levy's own account. None is zero."""
+    moved: dict[AccountRef, int] = {}
+    for code in sorted({*before, *after}):
+        ref = _account_of(meter, code)
+        moved[ref] = moved.get(ref, 0) + after.get(code, 0) - before.get(code, 0)
+    moved[payer] = -sum(moved.values())
+    return [Line(ref, amount_minor) for ref, amount_minor in moved.items() if amount_minor]
+
+
+def _account_of(meter: Meter, code: str) -> AccountRef:
+    if code == UTILITY:
+        return AccountRef(AccountKind.REVENUE, meter.utility_id, meter.currency)
+    return AccountRef(AccountKind.LEVIES, f"{meter.utility_id}/{code}", meter.currency)
+
+
+async def _value_at(session: AsyncSession, meter: Meter, start: date, now: datetime) -> datetime:
+    """The instant at which a period's charge takes its place: in the oldest month from it on that is still open."""
+    zone = ZoneInfo(meter.time_zone)
+    made = await session.scalar(
+        select(func.max(Statement.period_start)).where(Statement.meter_id == meter.id, Statement.period_start >= start)
+    )
+    open_month = start if made is None else period_of(made)[1]
+    first, last = (local_midnight(day, zone) for day in period_of(open_month))
+    return min(max(now, first), last - _INSTANT)
 
 
 async def _lock_charge(session: AsyncSession, meter_id: str, start: date, version_id: str) -> PeriodCharge:

@@ -6,8 +6,9 @@ Days are floats and may be: nothing is priced or posted from them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from decimal import Decimal
 
-from standpipe.tariffs.pricing import PriceTable, charge_minor, volume_for_ml
+from standpipe.tariffs.pricing import Place, charge_minor, volume_for_ml
 from standpipe.units import period_of
 
 MIN_DAYS = 7
@@ -26,9 +27,7 @@ class Forecast:
     volume_left_ml: int
 
 
-def forecast(
-    table: PriceTable, *, credit_minor: int, used_ml: int, daily_ml: Sequence[int], today: date
-) -> Forecast | None:
+def forecast(place: Place, *, credit_minor: int, daily_ml: Sequence[int], today: date) -> Forecast | None:
     """From the last days' volumes (``daily_ml``, whole days only); None under MIN_DAYS of them."""
     if len(daily_ml) < MIN_DAYS:
         return None
@@ -36,28 +35,28 @@ def forecast(
     mean_ml = sum(ordered) // len(ordered)
     high_ml = max(ordered[(len(ordered) * 3) // 4], mean_ml)
     low_ml = min(ordered[len(ordered) // 4], mean_ml)
-    likely = days_left(table, credit_minor, used_ml, mean_ml, today)
+    likely = days_left(place, credit_minor, mean_ml, today)
     return Forecast(
-        days_low=days_left(table, credit_minor, used_ml, high_ml, today),
+        days_low=days_left(place, credit_minor, high_ml, today),
         days_likely=likely,
-        days_high=days_left(table, credit_minor, used_ml, low_ml, today),
+        days_high=days_left(place, credit_minor, low_ml, today),
         empty_on=today + timedelta(days=int(likely)),
-        volume_left_ml=volume_for_ml(table, used_ml, max(credit_minor, 0)),
+        volume_left_ml=volume_for_ml(place.table, place.used_ml, max(credit_minor, 0), place.carried_minor),
     )
 
 
-def days_left(table: PriceTable, credit_minor: int, used_ml: int, daily_ml: int, today: date) -> float:
+def days_left(place: Place, credit_minor: int, daily_ml: int, today: date) -> float:
     """Days that ``credit_minor`` lasts at ``daily_ml`` a day, at most MAX_DAYS."""
-    left_minor, day = credit_minor, today
+    left_minor, day, used_ml, carried_minor = credit_minor, today, place.used_ml, place.carried_minor
     for count in range(MAX_DAYS):
         if left_minor <= 0:
             return float(count)
-        cost = charge_minor(table, used_ml, daily_ml)
+        cost = charge_minor(place.table, used_ml, daily_ml, carried_minor)
         if cost > left_minor:
             return count + left_minor / cost
         left_minor -= cost
         used_ml += daily_ml
         day += timedelta(days=1)
         if period_of(day)[0] == day:
-            used_ml = 0
+            used_ml, carried_minor = 0, Decimal(0)
     return float(MAX_DAYS)

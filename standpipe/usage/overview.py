@@ -11,25 +11,39 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from standpipe.customers.models import Membership, Utility
+from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState
-from standpipe.tariffs.catalogue import TariffInForce, in_force, versions
+from standpipe.tariffs.catalogue import Contract, contracts
+from standpipe.tariffs.periods import Segment, TariffInForce, places
+from standpipe.tariffs.pricing import Place
 from standpipe.units import period_of
+from standpipe.usage.charges import split_days
 from standpipe.usage.forecast import Forecast, forecast
 from standpipe.usage.models import DailyUsage
 
 FORECAST_DAYS = 28
-_Row = Row[Meter, str, MeterState | None, int | None, int | None, int | None, int]
+_Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility]
+
+
+@dataclass(frozen=True, slots=True)
+class VendRules:
+    """What its utility rules for a meter's top-ups; see ``customers.models.Utility``."""
+
+    debt_share_percent: int
+    debt_weekly_cap_minor: int | None
+    guaranteed_minor: int
+    emergency_credit_minor: int
+    emergency_threshold_minor: int
 
 
 @dataclass(frozen=True, slots=True)
 class MeterView:
     """One meter for its reader. ``on_meter_minor`` is None until the meter has spoken; silence is not zero.
 
-    ``arrears_minor`` is what the meter owes; at most ``debt_share_percent`` of a top-up repays of it.
+    ``dues`` is what the meter owes; ``place`` is where it stands in this period's prices, ``segment`` today's terms.
     """
 
     id: str
@@ -39,8 +53,8 @@ class MeterView:
     currency: str
     role: str
     ledger_minor: int
-    arrears_minor: int
-    debt_share_percent: int
+    dues: Dues
+    rules: VendRules
     on_meter_minor: int | None
     on_meter_as_of: datetime | None
     in_flight_minor: int
@@ -51,6 +65,12 @@ class MeterView:
     valve_reason: str
     valve_changed_at: datetime | None
     valve_pending: str | None
+    utility_id: str
+    tariff_id: str
+    first_day: date
+    contract: Contract
+    segment: Segment
+    place: Place
     tariff: TariffInForce
     next_tariff: TariffInForce | None
     used_this_period_ml: int
@@ -95,8 +115,7 @@ async def meter_view(
     return views[0] if views else None
 
 
-def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, int | None, int]:
-    debts = aliased(Account)
+def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, Utility]:
     pending_valve = (
         select(MeterCommand.value)
         .where(
@@ -110,8 +129,7 @@ def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, i
     )
     return (
         select(
-            *(Meter, Membership.role, MeterState, Account.balance_minor, pending_valve),
-            *(debts.balance_minor, Utility.debt_share_percent),
+            *(Meter, Membership.role, MeterState, Account.balance_minor, pending_valve, Utility),
         )
         .join(Membership, Membership.household_id == Meter.household_id)
         .join(Utility, Utility.id == Meter.utility_id)
@@ -122,14 +140,6 @@ def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, i
                 Account.kind == AccountKind.WALLET,
                 Account.owner_id == Meter.id,
                 Account.currency == Meter.currency,
-            ),
-        )
-        .outerjoin(
-            debts,
-            and_(
-                debts.kind == AccountKind.RECEIVABLE,
-                debts.owner_id == Meter.id,
-                debts.currency == Meter.currency,
             ),
         )
         .execution_options(populate_existing=True)
@@ -144,9 +154,18 @@ async def _views(
 ) -> list[MeterView]:
     if not rows:
         return []
-    tariffs = await versions(session, [row[0].tariff_id for row in rows])
-    daily = await _recent_days(session, [row[0].id for row in rows], now)
-    return [_view(row, tariffs[row[0].tariff_id], daily.get(row[0].id, {}), now, offline_after) for row in rows]
+    ids = [row[0].id for row in rows]
+    known = await contracts(session, {row[0].id: (row[0].tariff_id, _first_day(row[0])) for row in rows})
+    dues = await dues_of_many(session, ids, now)
+    daily = await _recent_days(session, ids, now)
+    return [
+        _view(row, known[row[0].id], dues.get(row[0].id, Dues()), daily.get(row[0].id, {}), now, offline_after)
+        for row in rows
+    ]
+
+
+def _first_day(meter: Meter) -> date:
+    return meter.installed_at.astimezone(ZoneInfo(meter.time_zone)).date()
 
 
 async def _recent_days(session: AsyncSession, meter_ids: Sequence[str], now: datetime) -> dict[str, dict[date, int]]:
@@ -165,16 +184,18 @@ async def _recent_days(session: AsyncSession, meter_ids: Sequence[str], now: dat
 
 def _view(
     row: _Row,
-    candidates: list[TariffInForce],
+    contract: Contract,
+    dues: Dues,
     daily: dict[date, int],
     now: datetime,
     offline_after: timedelta,
 ) -> MeterView:
-    meter, role, state, balance_minor, pending_valve, debt_minor, debt_share_percent = row
+    meter, role, state, balance_minor, pending_valve, utility = row
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     start, end = period_of(today)
-    tariff = in_force(candidates, start)
-    used_ml = sum(volume for day, volume in daily.items() if start <= day < end)
+    use = {day: volume for day, volume in daily.items() if start <= day < end}
+    begun = [segment for segment in contract.segments(start) if segment.start <= today]
+    *_, place = places(begun, split_days(begun, use))
     ledger_minor = balance_minor or 0
     spoken = state is not None and state.stated_at is not None
     recent = [daily[day] for day in sorted(daily) if day < today][-FORECAST_DAYS:]
@@ -186,8 +207,14 @@ def _view(
         currency=meter.currency,
         role=role,
         ledger_minor=ledger_minor,
-        arrears_minor=max(-(debt_minor or 0), 0),
-        debt_share_percent=debt_share_percent,
+        dues=dues,
+        rules=VendRules(
+            debt_share_percent=utility.debt_share_percent,
+            debt_weekly_cap_minor=utility.debt_weekly_cap_minor,
+            guaranteed_minor=meter.guaranteed_minor,
+            emergency_credit_minor=utility.emergency_credit_minor,
+            emergency_threshold_minor=utility.emergency_threshold_minor,
+        ),
         on_meter_minor=state.credit_remaining_minor if state else None,
         on_meter_as_of=state.stated_at if state else None,
         in_flight_minor=max(meter.credit_granted_minor - (state.credit_accepted_minor if spoken and state else 0), 0),
@@ -198,11 +225,17 @@ def _view(
         valve_reason=state.valve_reason if state else "UNKNOWN",
         valve_changed_at=state.valve_changed_at if state else None,
         valve_pending=None if pending_valve is None else ("OPEN", "CLOSED", "RESTRICTED")[pending_valve],
-        tariff=tariff,
-        next_tariff=next((version for version in candidates if version.effective_from > tariff.effective_from), None),
-        used_this_period_ml=used_ml,
+        utility_id=meter.utility_id,
+        tariff_id=meter.tariff_id,
+        first_day=_first_day(meter),
+        contract=contract,
+        segment=begun[-1],
+        place=place,
+        tariff=begun[-1].version,
+        next_tariff=contract.next_version(today),
+        used_this_period_ml=sum(use.values()),
         period_start=start,
         period_end=end,
-        lasts=forecast(tariff.table, credit_minor=ledger_minor, used_ml=used_ml, daily_ml=recent, today=today),
+        lasts=forecast(place, credit_minor=ledger_minor, daily_ml=recent, today=today),
         today=today,
     )

@@ -1,12 +1,14 @@
-"""Quotes (trial vends): what money buys, or what litres cost, after the period's use so far. Stores nothing.
+"""Quotes (trial vends): what credit buys, or what litres cost, after the period's use so far. Stores nothing.
 
-Credit that the meter still holds is left aside: it is priced when its water is used, and so is this.
+Credit that the meter still holds is left aside: it is priced when its water is used, and so is this. A wallet below
+zero is made up for first: that water has run.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from standpipe.errors import InvalidInputError
+from standpipe.tariffs.periods import BillLine, price_more
 from standpipe.tariffs.pricing import MAX_VOLUME_ML, TierUse, charge_minor, tiers, volume_for_ml
 from standpipe.units import MAX_MINOR
 from standpipe.usage.overview import MeterView
@@ -16,39 +18,48 @@ VALID_FOR = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A price check: paying ``pay_minor`` gives ``credit_minor``, which buys ``volume_ml`` through ``lines``."""
+    """A price check: ``credit_minor`` buys ``volume_ml`` through ``lines``, levies included; ``bill`` says how.
 
-    pay_minor: int
+    ``overdrawn_minor`` of the credit makes up for water that has run unpaid.
+    """
+
     credit_minor: int
+    overdrawn_minor: int
     volume_ml: int
     lines: tuple[TierUse, ...]
+    bill: tuple[BillLine, ...]
     currency: str
     valid_until: datetime
 
 
-def quote_money(view: MeterView, pay_minor: int, now: datetime) -> Quote:
+def quote_credit(view: MeterView, credit_minor: int, now: datetime) -> Quote:
     """The litres that an amount of credit buys: one more would cost more than it. Raises InvalidInputError."""
-    if not 0 <= pay_minor <= MAX_MINOR:
+    if not 0 <= credit_minor <= MAX_MINOR:
         raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
-    start_ml = view.used_this_period_ml
-    volume_ml = volume_for_ml(view.tariff.table, start_ml, pay_minor)
-    return _quote(view, pay_minor, start_ml, volume_ml, now)
+    overdrawn_minor = min(max(-view.ledger_minor, 0), credit_minor)
+    place = view.place
+    volume_ml = volume_for_ml(place.table, place.used_ml, credit_minor - overdrawn_minor, place.carried_minor)
+    return _quote(view, credit_minor, overdrawn_minor, volume_ml, now)
 
 
 def quote_volume(view: MeterView, volume_ml: int, now: datetime) -> Quote:
     """What a volume costs. Raises InvalidInputError."""
     if not 0 < volume_ml <= MAX_VOLUME_ML // 2:
         raise InvalidInputError("The volume must be above zero and within reason.", ("by", "litres"))
-    start_ml = view.used_this_period_ml
-    return _quote(view, charge_minor(view.tariff.table, start_ml, volume_ml), start_ml, volume_ml, now)
+    overdrawn_minor = max(-view.ledger_minor, 0)
+    place = view.place
+    cost_minor = charge_minor(place.table, place.used_ml, volume_ml, place.carried_minor)
+    return _quote(view, cost_minor + overdrawn_minor, overdrawn_minor, volume_ml, now)
 
 
-def _quote(view: MeterView, pay_minor: int, start_ml: int, volume_ml: int, now: datetime) -> Quote:
+def _quote(view: MeterView, credit_minor: int, overdrawn_minor: int, volume_ml: int, now: datetime) -> Quote:
+    place = view.place
     return Quote(
-        pay_minor=pay_minor,
-        credit_minor=pay_minor,
+        credit_minor=credit_minor,
+        overdrawn_minor=overdrawn_minor,
         volume_ml=volume_ml,
-        lines=tuple(tiers(view.tariff.table, start_ml, volume_ml)),
+        lines=tuple(tiers(place.table, place.used_ml, volume_ml, place.carried_minor)),
+        bill=price_more(view.segment, place, volume_ml).lines,
         currency=view.currency,
         valid_until=now + VALID_FOR,
     )

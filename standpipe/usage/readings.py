@@ -5,13 +5,14 @@ R(its end) − R(its start), a period's the sum of its days; so consumption over
 ended the gap, and a late reading that fills the gap moves it to where it belongs, by itself.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -23,24 +24,32 @@ from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
 from standpipe.units import service_day
-from standpipe.usage.charges import charge_periods
-from standpipe.usage.models import Reading, ReadingQuality
+from standpipe.usage.charges import accrue_standing, charge_periods
+from standpipe.usage.models import COUNTED, DailyUsage, Reading, StorageHorizon
 from standpipe.usage.rollups import roll_up
+from standpipe.usage.validation import (
+    MAX_CLOCK_ERROR,
+    MAX_CLOCK_LEAD,
+    Candidate,
+    Counted,
+    Surroundings,
+    Verdict,
+    is_large,
+    judge,
+)
 
 MAX_READINGS = 10_000
-MAX_CLOCK_LEAD = timedelta(minutes=15)
-MAX_FLOW_ML_PER_H = 20_000_000
-"""20 m³/h: beyond the overload flow of a household meter (ISO 4064-1, Q4 for Q3 = 16 m³/h)."""
-_FLOW_SLACK_ML = 1_000_000
-
+HABIT_DAYS = 28
+READINGS = "readings"
+"""The name of readings among the storage horizons."""
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    reading: RegisterReading
-    quality: ReadingQuality
-    reason: str | None
+    candidate: Candidate
+    claimed_at: datetime | None
+    verdict: Verdict
 
 
 async def take_report(session: AsyncSession, report: MeterReport, now: datetime) -> None:
@@ -56,108 +65,137 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
         session, meter.id, seen_at=report.received_at, battery_percent=report.battery_percent
     )
     readings = list(report.readings)
+    clock_wrong = False
     if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):
-        readings.append(_register_of(report.statement))
+        clock_wrong = abs(report.statement.stated_at - now) > MAX_CLOCK_ERROR
+        readings.append(_register_of(report.statement, empty_pipe=report.empty_pipe))
     if readings:
-        await _store(session, meter, readings, now)
+        await _store(session, meter, readings, now, clock_wrong=clock_wrong)
     await notify(session, LIVE, meter.id)
 
 
-def _register_of(statement: MeterStatement) -> RegisterReading:
+def _register_of(statement: MeterStatement, *, empty_pipe: bool) -> RegisterReading:
     """A statement's register. Its time has whole seconds; the report number puts several within one in order."""
     order = timedelta(microseconds=statement.report_counter % 1_000_000)
-    return RegisterReading(statement.stated_at + order, statement.register_ml)
+    return RegisterReading(statement.stated_at + order, statement.register_ml, empty_pipe)
 
 
-async def _store(session: AsyncSession, meter: Meter, readings: Sequence[RegisterReading], now: datetime) -> None:
-    fresh = await _only_new(session, meter.id, readings)
+async def _store(
+    session: AsyncSession, meter: Meter, readings: Sequence[RegisterReading], now: datetime, *, clock_wrong: bool
+) -> None:
+    fresh = await _only_new(session, meter, readings, now, clock_wrong=clock_wrong)
     if not fresh:
         return
     judged, days = await _judge(session, meter, fresh, now)
     rows = [
         {
             "meter_id": meter.id,
-            "read_at": item.reading.read_at,
-            "register_ml": item.reading.register_ml,
-            "quality": item.quality,
-            "reason": item.reason,
+            "read_at": item.candidate.read_at,
+            "register_ml": item.candidate.register_ml,
+            "quality": item.verdict.quality,
+            "reason": item.verdict.reason,
             "received_at": now,
+            "counted_ml": item.verdict.counted_ml,
+            "claimed_at": item.claimed_at,
         }
         for item in judged
     ]
     await session.execute(insert(Reading).on_conflict_do_nothing(), rows)
-    held = [item for item in judged if item.quality is ReadingQuality.HELD]
+    held = [item for item in judged if item.verdict.counted_ml is None]
     if held:
-        _log.warning("readings held", meter_id=meter.id, count=len(held), reason=held[0].reason)
+        _log.warning("readings held", meter_id=meter.id, count=len(held), reason=held[0].verdict.reason)
     if days:
-        await roll_up(session, meter, days)
-        await charge_periods(session, meter, days, now)
-        await publish(session, UsageRecorded(meter.id))
+        await apply_days(session, meter, days, now)
 
 
-async def _only_new(session: AsyncSession, meter_id: str, readings: Sequence[RegisterReading]) -> list[RegisterReading]:
-    """Those whose instant is not stored yet, in order of time; the first to come for an instant stands."""
+async def apply_days(session: AsyncSession, meter: Meter, days: Collection[date], now: datetime) -> None:
+    """Readings of these service days have changed: roll up, charge, tell. The meter is locked."""
+    await roll_up(session, meter, days)
+    await charge_periods(session, meter, days, now)
+    await accrue_standing(session, meter, now)
+    await publish(session, UsageRecorded(meter.id))
+
+
+async def _only_new(
+    session: AsyncSession, meter: Meter, readings: Sequence[RegisterReading], now: datetime, *, clock_wrong: bool
+) -> list[tuple[Candidate, datetime | None]]:
+    """Those whose instant is not stored yet, in order of time; the first to come for an instant stands.
+
+    Where the clock was wrong the instant that was told is kept beside that of the arrival, in the order of the telling.
+    """
     by_time: dict[datetime, RegisterReading] = {}
     for reading in readings:
         by_time.setdefault(reading.read_at, reading)
+    told = list(by_time)
     stored = await session.execute(
-        select(Reading.read_at, Reading.register_ml).where(
-            Reading.meter_id == meter_id, Reading.read_at.in_(list(by_time))
+        select(func.coalesce(Reading.claimed_at, Reading.read_at), Reading.register_ml).where(
+            Reading.meter_id == meter.id, or_(Reading.read_at.in_(told), Reading.claimed_at.in_(told))
         )
     )
     known = {read_at: register_ml for read_at, register_ml in stored}  # noqa: C416 - dict() does not take rows.
     for read_at, register_ml in known.items():
-        if by_time[read_at].register_ml != register_ml:
-            _log.warning("reading differs from the stored one", meter_id=meter_id, read_at=read_at.isoformat())
-    return [by_time[read_at] for read_at in sorted(by_time) if read_at not in known]
+        if read_at in by_time and by_time[read_at].register_ml != register_ml:
+            _log.warning("reading differs from the stored one", meter_id=meter.id, read_at=read_at.isoformat())
+    fresh: list[tuple[Candidate, datetime | None]] = []
+    for number, told_at in enumerate(at for at in sorted(by_time) if at not in known):
+        reading = by_time[told_at]
+        if clock_wrong or not meter.installed_at <= told_at <= now + MAX_CLOCK_LEAD:
+            # By arrival: a microsecond apart, so that each has an instant of its own.
+            arrived_at = now + timedelta(microseconds=number)
+            candidate = Candidate(arrived_at, reading.register_ml, reading.empty_pipe, clock_wrong=True)
+            fresh.append((candidate, told_at))
+        else:
+            fresh.append((Candidate(told_at, reading.register_ml, reading.empty_pipe), None))
+    return sorted(fresh, key=lambda item: item[0].read_at)
 
 
 async def _judge(
-    session: AsyncSession, meter: Meter, fresh: list[RegisterReading], now: datetime
+    session: AsyncSession, meter: Meter, fresh: list[tuple[Candidate, datetime | None]], now: datetime
 ) -> tuple[list[_Judged], set[date]]:
     """Decide which readings count, and which service days change by them."""
     zone = ZoneInfo(meter.time_zone)
-    counted = await _neighbours(session, meter, fresh[0].read_at, fresh[-1].read_at)
+    counted = await neighbours(session, meter, fresh[0][0].read_at, fresh[-1][0].read_at)
+    around = await _surroundings(session, meter, fresh, counted, now)
     judged: list[_Judged] = []
     days: set[date] = set()
     below, index = counted[0], 1
-    for reading in fresh:
-        while index < len(counted) and counted[index].read_at < reading.read_at:
+    for candidate, claimed_at in fresh:
+        while index < len(counted) and counted[index].read_at < candidate.read_at:
             below, index = counted[index], index + 1
         above = counted[index] if index < len(counted) else None
-        reason = _why_held(meter, reading, below, above, now)
-        judged.append(_Judged(reading, ReadingQuality.HELD if reason else ReadingQuality.MEASURED, reason))
-        if reason is None:
-            days.add(service_day(reading.read_at, zone))
+        verdict = judge(candidate, below, above, around)
+        judged.append(_Judged(candidate, claimed_at, verdict))
+        if verdict.counted_ml is not None:
+            days.add(service_day(candidate.read_at, zone))
             if above is not None:
                 days.add(service_day(above.read_at, zone))
-            below = reading
+            below = Counted(candidate.read_at, candidate.register_ml, verdict.counted_ml)
     return judged, days
 
 
-def _why_held(
+async def _surroundings(
+    session: AsyncSession,
     meter: Meter,
-    reading: RegisterReading,
-    below: RegisterReading,
-    above: RegisterReading | None,
+    fresh: list[tuple[Candidate, datetime | None]],
+    counted: list[Counted],
     now: datetime,
-) -> str | None:
-    if reading.read_at > now + MAX_CLOCK_LEAD:
-        return "FUTURE"
-    if reading.read_at < meter.installed_at:
-        return "BEFORE_INSTALLATION"
-    if reading.register_ml < below.register_ml or (above is not None and reading.register_ml > above.register_ml):
-        return "BACKWARDS"
-    hours = (reading.read_at - below.read_at) / timedelta(hours=1)
-    if reading.register_ml - below.register_ml > hours * MAX_FLOW_ML_PER_H + _FLOW_SLACK_ML:
-        return "IMPLAUSIBLE_FLOW"
-    return None
+) -> Surroundings:
+    horizon = await session.scalar(select(StorageHorizon.before).where(StorageHorizon.what == READINGS))
+    registers = [counted[0].register_ml, *(item.register_ml for item, _ in fresh)]
+    usual_ml = None
+    if any(is_large(after - before) for before, after in itertools.pairwise(registers)):
+        since = (now - timedelta(days=HABIT_DAYS)).date()
+        usual_ml = await session.scalar(
+            select(func.max(DailyUsage.volume_ml)).where(DailyUsage.meter_id == meter.id, DailyUsage.day >= since)
+        )
+    return Surroundings(meter.register_max_ml, horizon, usual_ml or None)
 
 
-async def _neighbours(session: AsyncSession, meter: Meter, first: datetime, last: datetime) -> list[RegisterReading]:
+async def neighbours(session: AsyncSession, meter: Meter, first: datetime, last: datetime) -> list[Counted]:
     """Counted readings around and between two instants: one before (or the meter's start), those within, one after."""
-    counted = select(Reading.read_at, Reading.register_ml).where(
-        Reading.meter_id == meter.id, Reading.quality == ReadingQuality.MEASURED
+    stands_ml = func.coalesce(Reading.counted_ml, Reading.register_ml)
+    counted = select(Reading.read_at, Reading.register_ml, stands_ml).where(
+        Reading.meter_id == meter.id, Reading.quality.in_(COUNTED)
     )
     before = (
         await session.execute(counted.where(Reading.read_at < first).order_by(Reading.read_at.desc()).limit(1))
@@ -166,5 +204,5 @@ async def _neighbours(session: AsyncSession, meter: Meter, first: datetime, last
         await session.execute(counted.where(Reading.read_at.between(first, last)).order_by(Reading.read_at))
     ).all()
     after = (await session.execute(counted.where(Reading.read_at > last).order_by(Reading.read_at).limit(1))).all()
-    start = [RegisterReading(meter.installed_at, meter.initial_register_ml)]
-    return ([RegisterReading(*row) for row in before] or start) + [RegisterReading(*row) for row in (*within, *after)]
+    start = [Counted(meter.installed_at, meter.initial_register_ml, meter.initial_register_ml)]
+    return ([Counted(*row) for row in before] or start) + [Counted(*row) for row in (*within, *after)]

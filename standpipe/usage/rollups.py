@@ -1,4 +1,4 @@
-"""Daily roll-ups, kept in the readings' own transaction, so that history reads stay small."""
+"""Daily and monthly roll-ups, kept in the readings' own transaction, so that history reads stay small."""
 
 from collections.abc import Collection
 from datetime import date
@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
-from standpipe.units import day_span
+from standpipe.units import day_span, period_of
 
 # R(t) of readings.py, at the end and at the start of each day.
 _ROLL_UP = text("""
@@ -17,20 +17,31 @@ SELECT :meter_id, d.day, at_end.register_ml - at_start.register_ml, at_end.regis
 FROM unnest(CAST(:days AS date[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]))
      AS d(day, start_at, end_at)
 CROSS JOIN LATERAL (
-    SELECT coalesce((SELECT r.register_ml FROM readings r
-                     WHERE r.meter_id = :meter_id AND r.read_at <= d.end_at AND r.quality = 'MEASURED'
+    SELECT coalesce((SELECT coalesce(r.counted_ml, r.register_ml) FROM readings r
+                     WHERE r.meter_id = :meter_id AND r.read_at <= d.end_at AND r.quality IN ('MEASURED', 'CORRECTED')
                      ORDER BY r.read_at DESC LIMIT 1), CAST(:initial_ml AS bigint)) AS register_ml) AS at_end
 CROSS JOIN LATERAL (
-    SELECT coalesce((SELECT r.register_ml FROM readings r
-                     WHERE r.meter_id = :meter_id AND r.read_at <= d.start_at AND r.quality = 'MEASURED'
+    SELECT coalesce((SELECT coalesce(r.counted_ml, r.register_ml) FROM readings r
+                     WHERE r.meter_id = :meter_id AND r.read_at <= d.start_at AND r.quality IN ('MEASURED', 'CORRECTED')
                      ORDER BY r.read_at DESC LIMIT 1), CAST(:initial_ml AS bigint)) AS register_ml) AS at_start
 ON CONFLICT (meter_id, day) DO UPDATE
 SET volume_ml = excluded.volume_ml, register_end_ml = excluded.register_end_ml
 """)
 
 
+_MONTHS = text("""
+INSERT INTO monthly_usage (meter_id, month, volume_ml, days)
+SELECT meter_id, date_trunc('month', day)::date, sum(volume_ml), count(*)
+FROM daily_usage JOIN unnest(CAST(:months AS date[])) AS m(month)
+     ON day >= m.month AND day < (m.month + interval '1 month')::date
+WHERE meter_id = :meter_id
+GROUP BY 1, 2
+ON CONFLICT (meter_id, month) DO UPDATE SET volume_ml = excluded.volume_ml, days = excluded.days
+""")
+
+
 async def roll_up(session: AsyncSession, meter: Meter, days: Collection[date]) -> None:
-    """Compute these service days anew from the readings."""
+    """Compute these service days anew from the readings, and their months from the days."""
     zone = ZoneInfo(meter.time_zone)
     ordered = sorted(days)
     spans = [day_span(day, zone) for day in ordered]
@@ -44,3 +55,5 @@ async def roll_up(session: AsyncSession, meter: Meter, days: Collection[date]) -
             "ends": [span.end for span in spans],
         },
     )
+    months = sorted({period_of(day)[0] for day in ordered})
+    await session.execute(_MONTHS, {"meter_id": meter.id, "months": months})

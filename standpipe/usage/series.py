@@ -5,8 +5,8 @@ exactly what the period costs. Days and months come from the daily roll-ups; onl
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
@@ -15,12 +15,17 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.errors import InvalidInputError
-from standpipe.tariffs.catalogue import TariffInForce, in_force, versions
-from standpipe.tariffs.pricing import TierUse, tiers
-from standpipe.units import Span, day_span, local_midnight, period_of
-from standpipe.usage.models import DailyUsage, Reading, ReadingQuality
+from standpipe.tariffs.catalogue import Contract, contracts
+from standpipe.tariffs.periods import Segment, places
+from standpipe.tariffs.pricing import Place, TierUse, tiers
+from standpipe.units import Span, day_span, local_midnight, period_of, service_day
+from standpipe.usage.charges import split_days
+from standpipe.usage.models import COUNTED, DailyUsage, MonthlyUsage, Reading
 
 MAX_BUCKETS = 1000
+USUAL_SPACING = timedelta(minutes=65)
+"""Readings of each full hour; further apart, something is missing between them."""
+_SECOND = timedelta(seconds=1)
 EARLIEST, LATEST = date(2000, 1, 1), date(2200, 1, 1)
 
 
@@ -33,9 +38,10 @@ class UsageInterval(StrEnum):
 
 
 class BucketQuality(StrEnum):
-    """MISSING is not zero: no reading tells of that time."""
+    """MISSING is not zero: no reading tells of that time. ESTIMATED: a share of what was measured over a gap."""
 
     MEASURED = "MEASURED"
+    ESTIMATED = "ESTIMATED"
     PARTIAL = "PARTIAL"
     MISSING = "MISSING"
 
@@ -58,7 +64,10 @@ class UsageBucket:
 
 @dataclass(frozen=True, slots=True)
 class SeriesRequest:
-    """What to read: days in the meter's zone, ``from_day`` inclusive, ``to_day`` exclusive."""
+    """What to read: days in the meter's zone, ``from_day`` inclusive, ``to_day`` exclusive.
+
+    ``tariff_id`` and ``first_day`` are the meter's own row's. ``contract``, where it is known, saves reading it.
+    """
 
     meter_id: str
     tariff_id: str
@@ -66,6 +75,8 @@ class SeriesRequest:
     from_day: date
     to_day: date
     interval: UsageInterval
+    first_day: date = date.min
+    contract: Contract | None = field(default=None, compare=False)
 
 
 def check(request: SeriesRequest) -> None:
@@ -83,39 +94,75 @@ def check(request: SeriesRequest) -> None:
 async def series_of_many(
     session: AsyncSession, requests: Sequence[SeriesRequest], now: datetime
 ) -> dict[SeriesRequest, list[UsageBucket]]:
-    """Each request's buckets that lie before ``now``, oldest first; days and prices are read once for all meters.
+    """Each request's buckets that lie before ``now``, oldest first; prices are read once for all meters.
 
     Raises InvalidInputError as ``check`` does.
     """
     for request in requests:
         check(request)
-    start = min(period_of(request.from_day)[0] for request in requests)
-    end = max(request.to_day for request in requests)
-    daily = await _daily(session, sorted({request.meter_id for request in requests}), start, end)
-    prices = await versions(session, sorted({request.tariff_id for request in requests}))
+    known = {request.meter_id: request.contract for request in requests if request.contract is not None}
+    basis = {item.meter_id: (item.tariff_id, item.first_day) for item in requests if item.meter_id not in known}
+    known |= await contracts(session, basis) if basis else {}
+    months = [request for request in requests if request.interval is UsageInterval.MONTH]
+    others = [request for request in requests if request.interval is not UsageInterval.MONTH]
+    monthly = await _monthly(session, months)
+    daily = await _daily_of_many(session, others)
     found: dict[SeriesRequest, list[UsageBucket]] = {}
     for request in requests:
-        days = daily.get(request.meter_id, {})
-        found[request] = await _series(session, request, days, prices.get(request.tariff_id, []), now)
+        contract = known[request.meter_id]
+        to_day = min(request.to_day, now.astimezone(ZoneInfo(request.time_zone)).date() + timedelta(days=1))
+        if to_day <= request.from_day:
+            found[request] = []
+        elif request.interval is UsageInterval.MONTH:
+            found[request] = await _months(session, request, contract, monthly.get(request.meter_id, {}), to_day)
+        else:
+            found[request] = await _days_or_hours(
+                session, request, contract, daily.get(request.meter_id, {}), to_day, now
+            )
     return found
 
 
-async def _series(
-    session: AsyncSession, request: SeriesRequest, daily: dict[date, int], prices: list[TariffInForce], now: datetime
+async def _days_or_hours(
+    session: AsyncSession,
+    request: SeriesRequest,
+    contract: Contract,
+    measured: Mapping[date, int],
+    to_day: date,
+    now: datetime,
 ) -> list[UsageBucket]:
     zone = ZoneInfo(request.time_zone)
-    to_day = min(request.to_day, now.astimezone(zone).date() + timedelta(days=1))
-    if to_day <= request.from_day:
-        return []
-    if request.interval is UsageInterval.HOUR:
-        spans = [span for day in _days(request.from_day, to_day) for span in _hours(day, zone) if span.start < now]
-        volumes = await _hourly(session, request.meter_id, spans)
-        return _priced(spans, volumes, daily, prices, zone)
+    days = list(_days(request.from_day, to_day))
+    daily = spread(measured, request.first_day)
     if request.interval is UsageInterval.DAY:
-        spans = [day_span(day, zone) for day in _days(request.from_day, to_day)]
-        days = [daily.get(day) for day in _days(request.from_day, to_day)]
-        return _priced(spans, days, daily, prices, zone)
-    return _months(request.from_day, to_day, daily, prices, zone)
+        spans = [day_span(day, zone) for day in days]
+        return _priced(spans, [daily.get(day) for day in days], daily, contract, zone)
+    hours = [span for day in days for span in _hours(day, zone) if span.start < now]
+    volumes = await _hourly(session, request.meter_id, hours, zone)
+    return _priced(hours, volumes, daily, contract, zone)
+
+
+_Volume = tuple[int, BucketQuality]
+
+
+def spread(measured: Mapping[date, int], first_day: date) -> dict[date, _Volume]:
+    """Days for display: what was measured after silent days is shared out evenly over them, within its period.
+
+    For display only: charges go by what was measured. A silence that no reading has ended yet stays empty.
+    """
+    found: dict[date, _Volume] = {}
+    for day in sorted(measured):
+        earliest = max(first_day, period_of(day)[0])
+        silent = 0
+        while day - timedelta(days=silent + 1) >= earliest and day - timedelta(days=silent + 1) not in found:
+            silent += 1
+        if not silent:
+            found[day] = (measured[day], BucketQuality.MEASURED)
+            continue
+        parts = silent + 1
+        for part in range(parts):
+            share = measured[day] * (part + 1) // parts - measured[day] * part // parts
+            found[day - timedelta(days=silent - part)] = (share, BucketQuality.ESTIMATED)
+    return found
 
 
 def _days(start: date, end: date) -> Iterator[date]:
@@ -131,6 +178,15 @@ def _hours(day: date, zone: ZoneInfo) -> list[Span]:
     return [Span(start, end) for start, end in itertools.pairwise(edges)]
 
 
+async def _daily_of_many(session: AsyncSession, requests: Sequence[SeriesRequest]) -> dict[str, dict[date, int]]:
+    """Daily volumes by meter, over the whole periods that these requests touch; one statement."""
+    if not requests:
+        return {}
+    start = min(period_of(request.from_day)[0] for request in requests)
+    end = max(period_of(request.to_day)[1] for request in requests)
+    return await _daily(session, sorted({request.meter_id for request in requests}), start, end)
+
+
 async def _daily(session: AsyncSession, meter_ids: Sequence[str], start: date, end: date) -> dict[str, dict[date, int]]:
     rows = await session.execute(
         select(DailyUsage.meter_id, DailyUsage.day, DailyUsage.volume_ml).where(
@@ -143,76 +199,163 @@ async def _daily(session: AsyncSession, meter_ids: Sequence[str], start: date, e
     return found
 
 
-async def _hourly(session: AsyncSession, meter_id: str, spans: Sequence[Span]) -> list[int | None]:
-    """Volume of each hour from the register, None where no reading fell into it."""
+async def _hourly(session: AsyncSession, meter_id: str, spans: Sequence[Span], zone: ZoneInfo) -> list[_Volume | None]:
+    """Volume of each hour from the register, None where no reading tells of it."""
     if not spans:
         return []
-    counted = select(Reading.read_at, Reading.register_ml).where(
-        Reading.meter_id == meter_id, Reading.quality == ReadingQuality.MEASURED
+    counted = select(Reading.read_at, func.coalesce(Reading.counted_ml, Reading.register_ml)).where(
+        Reading.meter_id == meter_id, Reading.quality.in_(COUNTED)
     )
     first, last = spans[0].start, spans[-1].end
-    before = (
-        await session.execute(counted.where(Reading.read_at <= first).order_by(Reading.read_at.desc()).limit(1))
-    ).one_or_none()
-    rows = (
-        await session.execute(counted.where(Reading.read_at > first, Reading.read_at <= last).order_by(Reading.read_at))
-    ).all()
-    register_ml, index = (before.register_ml if before else None), 0
-    volumes: list[int | None] = []
+    before = counted.where(Reading.read_at <= first).order_by(Reading.read_at.desc()).limit(1)
+    within = counted.where(Reading.read_at > first, Reading.read_at <= last).order_by(Reading.read_at)
+    after = counted.where(Reading.read_at > last).order_by(Reading.read_at).limit(1)
+    points = [(at, ml) for query in (before, within, after) for at, ml in await session.execute(query)]
+    return _between_points(points, spans, zone)
+
+
+def _between_points(
+    points: Sequence[tuple[datetime, int]], spans: Sequence[Span], zone: ZoneInfo
+) -> list[_Volume | None]:
+    volumes: list[_Volume | None] = []
+    index = -1
     for span in spans:
-        start_ml = register_ml
-        while index < len(rows) and rows[index].read_at <= span.end:
-            register_ml, index = rows[index].register_ml, index + 1
-        moved = register_ml is not None and index > 0 and rows[index - 1].read_at > span.start
-        volumes.append(None if not moved or start_ml is None or register_ml is None else register_ml - start_ml)
+        while index + 1 < len(points) and points[index + 1][0] <= span.start:
+            index += 1
+        last = index
+        while last + 1 < len(points) and points[last + 1][0] <= span.end:
+            last += 1
+        start_ml, start_guessed = _register_at(points, index, span.start, zone)
+        end_ml, end_guessed = _register_at(points, last, span.end, zone)
+        if start_ml is None or end_ml is None or (last == index and not (start_guessed or end_guessed)):
+            volumes.append(None)
+        else:
+            guessed = start_guessed or end_guessed
+            volumes.append((end_ml - start_ml, BucketQuality.ESTIMATED if guessed else BucketQuality.MEASURED))
     return volumes
+
+
+def _register_at(
+    points: Sequence[tuple[datetime, int]], index: int, at: datetime, zone: ZoneInfo
+) -> tuple[int | None, bool]:
+    """The register at an instant, and whether that lies inside a gap and so on a straight line through it.
+
+    The line begins no earlier than the period in which the gap ended: there its volume was charged.
+    """
+    if index < 0:
+        return None, False
+    since, register_ml = points[index]
+    if index + 1 == len(points) or since == at:
+        return register_ml, False
+    until, next_ml = points[index + 1]
+    begin = max(since, local_midnight(period_of(service_day(until, zone))[0], zone))
+    if until - since <= USUAL_SPACING or at <= begin:
+        return register_ml, False
+    return register_ml + (next_ml - register_ml) * int((at - begin) / _SECOND) // int((until - begin) / _SECOND), True
 
 
 def _priced(
     spans: Sequence[Span],
-    volumes: Sequence[int | None],
-    daily: dict[date, int],
-    prices: list[TariffInForce],
+    volumes: Sequence[_Volume | None],
+    daily: Mapping[date, _Volume],
+    contract: Contract,
     zone: ZoneInfo,
 ) -> list[UsageBucket]:
-    """Buckets that each lie within one period: price them at the period's volume so far."""
+    """Buckets that each lie within one day: price them at the period's volume so far."""
     buckets: list[UsageBucket] = []
-    used_ml = 0
-    period: date | None = None
+    segment: Segment | None = None
+    place: Place | None = None
     for span, volume in zip(spans, volumes, strict=True):
         day = span.start.astimezone(zone).date()
-        if period_of(day)[0] != period:
-            period = period_of(day)[0]
-            used_ml = sum(ml for other, ml in daily.items() if period <= other < day)
-        table = in_force(prices, period).table
-        volume_ml = volume or 0
-        quality = BucketQuality.MISSING if volume is None else BucketQuality.MEASURED
-        buckets.append(UsageBucket(span.start, span.end, volume_ml, tuple(tiers(table, used_ml, volume_ml)), quality))
-        used_ml += volume_ml
+        if segment is None or place is None or not segment.start <= day < segment.end:
+            segment, place = _place_on(day, daily, contract)
+        volume_ml, quality = volume or (0, BucketQuality.MISSING)
+        parts = tuple(tiers(place.table, place.used_ml, volume_ml, place.carried_minor))
+        buckets.append(UsageBucket(span.start, span.end, volume_ml, parts, quality))
+        place = Place(place.table, place.used_ml + volume_ml, place.carried_minor)
     return buckets
 
 
-def _months(
-    from_day: date, to_day: date, daily: dict[date, int], prices: list[TariffInForce], zone: ZoneInfo
+def _place_on(day: date, daily: Mapping[date, _Volume], contract: Contract) -> tuple[Segment, Place]:
+    """Where the meter stands at the beginning of a day."""
+    segments = [item for item in contract.segments(period_of(day)[0]) if item.start <= day] or list(
+        contract.segments(period_of(day)[0])[:1]
+    )
+    before = {other: volume[0] for other, volume in daily.items() if period_of(day)[0] <= other < day}
+    *_, place = places(segments, split_days(segments, before))
+    return segments[-1], place
+
+
+async def _months(
+    session: AsyncSession,
+    request: SeriesRequest,
+    contract: Contract,
+    totals: Mapping[date, tuple[int, int]],
+    to_day: date,
 ) -> list[UsageBucket]:
+    zone = ZoneInfo(request.time_zone)
+    spans = list(_month_spans(request.from_day, to_day))
+    segments = {period_of(start)[0]: contract.segments(period_of(start)[0]) for start, _ in spans}
+    # Days are needed only where a month is asked for in part, or has more than one set of prices.
+    in_days = [
+        start for start, end in spans if (start, end) != period_of(start) or len(segments[period_of(start)[0]]) > 1
+    ]
+    daily: dict[date, int] = {}
+    for start in in_days:
+        daily |= (await _daily(session, [request.meter_id], *period_of(start))).get(request.meter_id, {})
     buckets: list[UsageBucket] = []
-    start = from_day
-    while start < to_day:
-        period, period_end = period_of(start)
-        end = min(period_end, to_day)
-        present = [day for day in _days(start, end) if day in daily]
-        volume_ml = sum(daily[day] for day in present)
-        used_ml = sum(ml for day, ml in daily.items() if period <= day < start)
-        if not present:
-            quality = BucketQuality.MISSING
+    for start, end in spans:
+        month = period_of(start)[0]
+        volume_ml, days = totals.get(month, (0, 0))
+        if start in in_days:
+            chosen = [day for day in _days(start, end) if day in daily]
+            volume_ml, days = sum(daily[day] for day in chosen), len(chosen)
+            parts = _parts(segments[month], daily, start, end)
         else:
-            whole = len(present) == (period_end - period).days
-            quality = BucketQuality.MEASURED if whole else BucketQuality.PARTIAL
-        parts = tuple(tiers(in_force(prices, period).table, used_ml, volume_ml))
+            parts = tuple(tiers(segments[month][0].table, 0, volume_ml))
+        whole = days == (period_of(start)[1] - month).days
+        quality = BucketQuality.MEASURED if whole else BucketQuality.PARTIAL if days else BucketQuality.MISSING
         span = Span(local_midnight(start, zone), local_midnight(end, zone))
         buckets.append(UsageBucket(span.start, span.end, volume_ml, parts, quality))
-        start = end
     return buckets
+
+
+def _parts(segments: Sequence[Segment], daily: Mapping[date, int], start: date, end: date) -> tuple[TierUse, ...]:
+    """Days ``[start, end)`` of a month through the tiers of each of its segments."""
+    month, next_month = period_of(start)
+    own = {day: ml for day, ml in daily.items() if month <= day < next_month}
+    before = split_days(segments, {day: ml for day, ml in own.items() if day < start})
+    asked = split_days(segments, {day: ml for day, ml in own.items() if start <= day < end})
+    both = [first + second for first, second in zip(before, asked, strict=True)]
+    parts: list[TierUse] = []
+    for place, volume_ml in zip(places(segments, both), asked, strict=True):
+        parts.extend(tiers(place.table, place.used_ml - volume_ml, volume_ml, place.carried_minor))
+    return tuple(parts)
+
+
+def _month_spans(from_day: date, to_day: date) -> Iterator[tuple[date, date]]:
+    start = from_day
+    while start < to_day:
+        end = min(period_of(start)[1], to_day)
+        yield start, end
+        start = end
+
+
+async def _monthly(session: AsyncSession, requests: Sequence[SeriesRequest]) -> dict[str, dict[date, tuple[int, int]]]:
+    """Volume and number of days of each month, by meter; one statement."""
+    if not requests:
+        return {}
+    rows = await session.execute(
+        select(MonthlyUsage.meter_id, MonthlyUsage.month, MonthlyUsage.volume_ml, MonthlyUsage.days).where(
+            MonthlyUsage.meter_id.in_(sorted({request.meter_id for request in requests})),
+            MonthlyUsage.month >= min(period_of(request.from_day)[0] for request in requests),
+            MonthlyUsage.month < max(request.to_day for request in requests),
+        )
+    )
+    found: dict[str, dict[date, tuple[int, int]]] = {}
+    for meter_id, month, volume_ml, days in rows:
+        found.setdefault(meter_id, {})[month] = (volume_ml, days)
+    return found
 
 
 async def last_reading_at(session: AsyncSession) -> datetime | None:

@@ -1,0 +1,359 @@
+"""Monthly statements: opening, top-ups, charges by block, adjustments, closing; to the cent what the ledger says.
+
+A month's statement is made some days after its end, when late readings have come; until then anybody may look at it
+as it stands. Once made it never changes: what comes later for its month stands in a later one, as an adjustment.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import structlog
+from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.clock import Clock
+from standpipe.customers.models import Utility
+from standpipe.db.engine import Sessions
+from standpipe.errors import InvalidInputError
+from standpipe.ids import new_id
+from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
+from standpipe.meters.commands import lock_meter
+from standpipe.meters.models import Meter
+from standpipe.tariffs.catalogue import Contract
+from standpipe.tariffs.periods import price_standing
+from standpipe.units import local_midnight, period_of
+from standpipe.usage.charges import accrue_standing, contract_for, period_use, priced_use
+from standpipe.usage.models import DailyUsage, Statement, StatementCounter
+from standpipe.usage.statement_body import (
+    EMPTY,
+    AccountSpan,
+    Adjustment,
+    Bill,
+    Movement,
+    StatementBody,
+    StatementLine,
+    bill_of,
+    is_balanced,
+)
+
+ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
+_CHARGES = {"USAGE": AccountKind.WALLET, "STANDING": AccountKind.STANDING_DUE}
+_OUTSIDE = frozenset(
+    {
+        *(AccountKind.CLEARING, AccountKind.FLOAT, AccountKind.VOUCHERS, AccountKind.SUSPENSE),
+        *(AccountKind.REFUND_DUE, AccountKind.LOSSES),
+    }
+)
+_log = structlog.get_logger(__name__)
+
+
+async def statement_by_month(
+    session: AsyncSession, meter_id: str, month: date, now: datetime
+) -> tuple[StatementBody, int | None] | None:
+    """A month's statement and its number: as it was made, else as it stands now, with none. None: no such meter.
+
+    Raises InvalidInputError for a month to come, and for one before the meter's first.
+    """
+    meter = await session.get(Meter, meter_id)
+    if meter is None:
+        return None
+    start, zone = period_of(month)[0], ZoneInfo(meter.time_zone)
+    if start > now.astimezone(zone).date():
+        raise InvalidInputError("This month has not begun.", ("month",))
+    if period_of(start)[1] <= meter.installed_at.astimezone(zone).date():
+        raise InvalidInputError("The meter was not there yet.", ("month",))
+    made = await _made(session, meter.id, start)
+    return made or (await build(session, meter, start), None)
+
+
+def number_text(number: int | None) -> str | None:
+    """A statement's number as it is shown."""
+    return None if number is None else f"{number:06}"
+
+
+async def build(session: AsyncSession, meter: Meter, start: date) -> StatementBody:
+    """A month's statement out of the ledger and the engine, as both stand now."""
+    zone, end = ZoneInfo(meter.time_zone), period_of(start)[1]
+    since, until = local_midnight(start, zone), local_midnight(end, zone)
+    utility = await session.get_one(Utility, meter.utility_id)
+    contract = await contract_for(session, meter)
+    opening = await _balances(session, meter, start, since)
+    movements, charged = await _walk(session, meter, since, until)
+    closing = dict(opening)
+    for movement in movements:
+        for kind, amount in movement.amounts.items():
+            closing[kind] += amount
+    for (kind, _), amount in charged.items():
+        closing[kind] -= amount
+    use = await _use(session, meter, contract, start)
+    standing = _standing(meter, contract, start)
+    return StatementBody(
+        currency=meter.currency,
+        utility_name=utility.name,
+        serial=meter.serial,
+        label=meter.label,
+        time_zone=meter.time_zone,
+        period_start=start,
+        period_end=end,
+        accounts={kind: AccountSpan(opening_minor=opening[kind], closing_minor=closing[kind]) for kind in ACCOUNTS},
+        movements=tuple(movements),
+        use=_as_posted(use, charged.get((AccountKind.WALLET, start), 0)),
+        standing=_as_posted(standing, charged.get((AccountKind.STANDING_DUE, start), 0)),
+        adjustments=tuple([item async for item in _adjustments(session, meter, contract, start, charged)]),
+        daily_ml=await _days(session, meter.id, start, end),
+    )
+
+
+async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime) -> Statement | None:
+    """Make a month's statement for good; None where it is made, or where one before it is not.
+
+    Raises InvalidInputError for a month that has not ended.
+    """
+    meter = await lock_meter(session, meter_id)
+    start, end = period_of(month)
+    if now < local_midnight(end, ZoneInfo(meter.time_zone)):
+        raise InvalidInputError("This month has not ended.")
+    if await _made(session, meter.id, start) is not None:
+        return None
+    await accrue_standing(session, meter, now)
+    body = await build(session, meter, start)
+    if not is_balanced(body):
+        _log.error("statement does not balance", meter_id=meter.id, month=start.isoformat())
+    await session.execute(insert(StatementCounter).values(utility_id=meter.utility_id).on_conflict_do_nothing())
+    counter = await session.get_one(StatementCounter, meter.utility_id, with_for_update=True, populate_existing=True)
+    counter.last_number += 1
+    statement = Statement(
+        id=new_id("stm"),
+        utility_id=meter.utility_id,
+        meter_id=meter.id,
+        period_start=start,
+        number=counter.last_number,
+        body=body.model_dump(mode="json"),
+        issued_at=now,
+    )
+    session.add(statement)
+    await session.flush()
+    return statement
+
+
+async def issue_due(sessions: Sessions, clock: Clock, *, limit: int = 50) -> int:
+    """Make the statements that are due, each in a transaction of its own; returns how many meters were looked at."""
+    now = clock.now()
+    async with sessions() as session:
+        due = await _due(session, now, limit)
+    for meter_id, month in due:
+        async with sessions.begin() as session:
+            await issue(session, meter_id, month, now)
+    return len(due)
+
+
+async def _due(session: AsyncSession, now: datetime, limit: int) -> list[tuple[str, date]]:
+    """Meters whose oldest open month may be closed: the month after their last statement, else the last that ended."""
+    found: list[tuple[str, date]] = []
+    newest = select(func.max(Statement.period_start)).where(Statement.meter_id == Meter.id).scalar_subquery()
+    for utility_id, zone, after_days in (
+        await session.execute(select(Utility.id, Utility.time_zone, Utility.statement_after_days))
+    ).all():
+        day = now.astimezone(ZoneInfo(zone)).date() - timedelta(days=after_days)
+        last = period_of(period_of(day)[0] - timedelta(days=1))[0]
+        rows = await session.execute(
+            select(Meter.id, newest)
+            .where(
+                Meter.utility_id == utility_id,
+                Meter.installed_at < local_midnight(period_of(last)[1], ZoneInfo(zone)),
+                func.coalesce(newest, date.min) < last,
+            )
+            .order_by(Meter.id)
+            .limit(limit - len(found))
+        )
+        found.extend((meter_id, _next_month(made, last)) for meter_id, made in rows)
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _next_month(made: date | None, last: date) -> date:
+    return last if made is None else period_of(made)[1]
+
+
+async def _made(session: AsyncSession, meter_id: str, start: date) -> tuple[StatementBody, int] | None:
+    row = (
+        await session.execute(
+            select(Statement.body, Statement.number).where(
+                Statement.meter_id == meter_id, Statement.period_start == start
+            )
+        )
+    ).one_or_none()
+    return None if row is None else (StatementBody.model_validate(row.body), row.number)
+
+
+async def _balances(session: AsyncSession, meter: Meter, start: date, since: datetime) -> dict[str, int]:
+    """Each account at the beginning of a month: the last statement's closing, and what was posted after it."""
+    row = (
+        await session.execute(
+            select(Statement.period_start, Statement.body)
+            .where(Statement.meter_id == meter.id, Statement.period_start < start)
+            .order_by(Statement.period_start.desc())
+            .limit(1)
+        )
+    ).one_or_none()
+    balances: dict[str, int] = dict.fromkeys(ACCOUNTS, 0)
+    after = None
+    if row is not None:
+        last = StatementBody.model_validate(row.body)
+        balances |= {kind: span.closing_minor for kind, span in last.accounts.items()}
+        after = local_midnight(last.period_end, ZoneInfo(meter.time_zone))
+    posted = (
+        select(Account.kind, func.sum(Entry.amount_minor))
+        .join(Entry, Entry.account_id == Account.id)
+        .join(LedgerTransaction, LedgerTransaction.id == Entry.transaction_id)
+        .where(_own(meter), LedgerTransaction.occurred_at < since)
+        .group_by(Account.kind)
+    )
+    if after is not None:
+        posted = posted.where(LedgerTransaction.occurred_at >= after)
+    for kind, amount in await session.execute(posted):
+        balances[kind] += int(amount)
+    return balances
+
+
+async def _walk(
+    session: AsyncSession, meter: Meter, since: datetime, until: datetime
+) -> tuple[list[Movement], dict[tuple[str, date], int]]:
+    """What was posted in a month: movements, and charges by account and by the period that they charge."""
+    own = (
+        select(LedgerTransaction.id)
+        .join(Entry, Entry.transaction_id == LedgerTransaction.id)
+        .join(Account, Account.id == Entry.account_id)
+        .where(_own(meter), LedgerTransaction.occurred_at >= since, LedgerTransaction.occurred_at < until)
+        .distinct()
+    )
+    rows = await session.execute(
+        select(LedgerTransaction, Account.kind, Account.owner_id, Entry.amount_minor)
+        .join(Entry, Entry.transaction_id == LedgerTransaction.id)
+        .join(Account, Account.id == Entry.account_id)
+        .where(LedgerTransaction.id.in_(own))
+        .order_by(LedgerTransaction.occurred_at, LedgerTransaction.id, Entry.id)
+    )
+    charged: dict[tuple[str, date], int] = {}
+    moved: dict[str, Movement] = {}
+    for transaction, kind, owner_id, amount in rows:
+        mine = owner_id == meter.id and kind in ACCOUNTS
+        if transaction.kind in _CHARGES:
+            if mine:
+                key = (kind, date.fromisoformat(transaction.key.split(":")[2]))
+                charged[key] = charged.get(key, 0) - amount
+            continue
+        known = moved.get(transaction.id) or Movement(
+            at=transaction.occurred_at, kind=transaction.kind, amounts={}, paid_minor=0, fee_minor=0
+        )
+        moved[transaction.id] = _with(known, kind, amount, mine=mine)
+    return list(moved.values()), charged
+
+
+def _with(movement: Movement, kind: str, amount: int, *, mine: bool) -> Movement:
+    if mine:
+        amounts = movement.amounts | {kind: movement.amounts.get(kind, 0) + amount}
+        return movement.model_copy(update={"amounts": amounts})
+    if kind in _OUTSIDE:
+        return movement.model_copy(update={"paid_minor": movement.paid_minor - amount})
+    if kind == AccountKind.SERVICE_FEES:
+        return movement.model_copy(update={"fee_minor": movement.fee_minor + amount})
+    return movement
+
+
+async def _use(session: AsyncSession, meter: Meter, contract: Contract, start: date) -> Bill:
+    use = await period_use(session, meter.id, contract, start)
+    return bill_of(priced_use(use), use.volume_ml)
+
+
+def _standing(meter: Meter, contract: Contract, start: date) -> Bill:
+    if meter.accrued_through is None or meter.accrued_through < start:
+        return EMPTY
+    return bill_of(price_standing(contract.segments(start), meter.accrued_through), 0)
+
+
+def _as_posted(bill: Bill, posted_minor: int) -> Bill:
+    """The engine's bill, made to say what the ledger holds.
+
+    They differ only for months of before there were statements, whose last hours were booked in the next one, and for
+    a meter taken over in mid-month; a line of its own says so.
+    """
+    rest_minor = posted_minor - bill.total_minor
+    if not rest_minor:
+        return bill
+    if not posted_minor:
+        return Bill(volume_ml=bill.volume_ml, total_minor=0, lines=())
+    day = bill.lines[-1].until if bill.lines else date.min
+    line = StatementLine(
+        kind="ELSEWHERE",
+        code="elsewhere",
+        name="",
+        since=day,
+        until=day,
+        tier=None,
+        quantity=0,
+        rate=None,
+        amount_minor=rest_minor,
+    )
+    return Bill(volume_ml=bill.volume_ml, total_minor=posted_minor, lines=(*bill.lines, line))
+
+
+async def _adjustments(
+    session: AsyncSession,
+    meter: Meter,
+    contract: Contract,
+    start: date,
+    charged: dict[tuple[str, date], int],
+) -> AsyncIterator[Adjustment]:
+    """Earlier periods that were charged anew in this month, with what they came to before and after."""
+    others = sorted((period, account) for account, period in charged if period != start)
+    if not others:
+        return
+    rows = await session.scalars(
+        select(Statement.body)
+        .where(Statement.meter_id == meter.id, Statement.period_start < start)
+        .order_by(Statement.period_start.desc())
+    )
+    earlier = [StatementBody.model_validate(body) for body in rows]
+    for period, account in others:
+        was = _last_told(earlier, account, period)
+        if account == AccountKind.WALLET:
+            bill = await _use(session, meter, contract, period)
+        else:
+            bill = _standing(meter, contract, period)
+        difference_minor = charged[account, period]
+        yield Adjustment(
+            period_start=period,
+            account=account,
+            was=was,
+            now=_as_posted(bill, was.total_minor + difference_minor),
+            difference_minor=difference_minor,
+        )
+
+
+def _last_told(earlier: Sequence[StatementBody], account: str, period: date) -> Bill:
+    """What the newest statement that names a period said of it."""
+    for body in earlier:
+        for item in body.adjustments:
+            if (item.period_start, item.account) == (period, account):
+                return item.now
+        if body.period_start == period:
+            return body.use if account == AccountKind.WALLET else body.standing
+    return EMPTY
+
+
+async def _days(session: AsyncSession, meter_id: str, start: date, end: date) -> dict[date, int]:
+    rows = await session.execute(
+        select(DailyUsage.day, DailyUsage.volume_ml)
+        .where(DailyUsage.meter_id == meter_id, DailyUsage.day >= start, DailyUsage.day < end)
+        .order_by(DailyUsage.day)
+    )
+    return {day: volume_ml for day, volume_ml in rows}  # noqa: C416 - dict() does not take rows.
+
+
+def _own(meter: Meter) -> ColumnElement[bool]:
+    """The meter's accounts that a statement is about."""
+    return and_(Account.owner_id == meter.id, Account.kind.in_(ACCOUNTS), Account.currency == meter.currency)

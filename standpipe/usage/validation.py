@@ -1,0 +1,132 @@
+"""Validation of register readings (the V of VEE). Pure: one reading, its counted neighbours, a verdict.
+
+A reading counts (MEASURED) or is HELD for a person, with a reason. What is odd but possible counts and carries a flag:
+a roll-over, a spike, a gap before it, a wrong clock. Nothing is estimated here: what is not measured is not billed.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from standpipe.usage.models import ReadingQuality
+
+MAX_CLOCK_LEAD = timedelta(minutes=15)
+MAX_CLOCK_ERROR = timedelta(hours=12)
+"""A statement is made while we listen: one whose time is further from ours has a wrong clock behind it."""
+MAX_FLOW_ML_PER_H = 20_000_000
+"""20 m³/h: beyond the overload flow of a household meter (ISO 4064-1, Q4 for Q3 = 16 m³/h)."""
+FLOW_SLACK_ML = 1_000_000
+GAP = timedelta(hours=25)
+"""A meter tells of each hour, or at least of each day, of up to 25 hours."""
+SPIKE_TIMES = 5
+"""Times the most that a day has taken lately: a burst pipe or a broken meter rather than a garden party."""
+SPIKE_LEAST_ML = 2_000_000
+
+
+class Reason(StrEnum):
+    """Why a reading is HELD (the first five), or what is odd about one that counts."""
+
+    BACKWARDS = "BACKWARDS"
+    IMPLAUSIBLE_FLOW = "IMPLAUSIBLE_FLOW"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    EMPTY_PIPE = "EMPTY_PIPE"
+    BEFORE_RETENTION = "BEFORE_RETENTION"
+    ROLL_OVER = "ROLL_OVER"
+    SPIKE = "SPIKE"
+    GAP = "GAP"
+    CLOCK_WRONG = "CLOCK_WRONG"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A reading that counts: what the register showed, and where that stands in the meter's life."""
+
+    read_at: datetime
+    register_ml: int
+    counted_ml: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A reading to judge. ``empty_pipe``: the meter felt air. ``clock_wrong``: its instant is that of its arrival."""
+
+    read_at: datetime
+    register_ml: int
+    empty_pipe: bool = False
+    clock_wrong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a reading is judged by. ``usual_day_ml``: the most of a day lately; None where nothing is known yet."""
+
+    register_max_ml: int | None
+    horizon: datetime | None
+    usual_day_ml: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``counted_ml`` is None for a reading that is held."""
+
+    quality: ReadingQuality
+    reason: Reason | None
+    counted_ml: int | None = None
+
+
+def judge(reading: Candidate, below: Counted, above: Counted | None, around: Surroundings) -> Verdict:
+    """Whether a reading counts between its neighbours in time, and where."""
+    if around.horizon is not None and reading.read_at < around.horizon:
+        return _held(Reason.BEFORE_RETENTION)
+    if around.register_max_ml is not None and reading.register_ml >= around.register_max_ml:
+        return _held(Reason.OUT_OF_RANGE)
+    counted_ml, rolled = _place(reading, below, above, around.register_max_ml)
+    if counted_ml is None:
+        return _held(Reason.BACKWARDS)
+    volume_ml, hours = counted_ml - below.counted_ml, (reading.read_at - below.read_at) / timedelta(hours=1)
+    if volume_ml > hours * MAX_FLOW_ML_PER_H + FLOW_SLACK_ML:
+        return _held(Reason.BACKWARDS if rolled else Reason.IMPLAUSIBLE_FLOW)
+    if reading.empty_pipe and volume_ml > 0:
+        return _held(Reason.EMPTY_PIPE)
+    return Verdict(ReadingQuality.MEASURED, _flag(reading, below, volume_ml, around, rolled=rolled), counted_ml)
+
+
+def is_large(volume_ml: int) -> bool:
+    """Whether a step is worth comparing with the meter's habits, which takes a look at its days."""
+    return volume_ml > SPIKE_LEAST_ML
+
+
+def _place(
+    reading: Candidate, below: Counted, above: Counted | None, register_max_ml: int | None
+) -> tuple[int | None, bool]:
+    """Where a register value stands: on from the reading below, back from the one above, or over the register's top."""
+    ceiling_ml = above.counted_ml if above is not None else None
+
+    def fits(counted_ml: int) -> bool:
+        return counted_ml >= below.counted_ml and (ceiling_ml is None or counted_ml <= ceiling_ml)
+
+    onward_ml = below.counted_ml + reading.register_ml - below.register_ml
+    if fits(onward_ml):
+        return onward_ml, False
+    if above is not None and fits(back_ml := above.counted_ml - above.register_ml + reading.register_ml):
+        return back_ml, False
+    if register_max_ml is not None and reading.register_ml < below.register_ml:
+        over_ml = onward_ml + register_max_ml
+        if fits(over_ml):
+            return over_ml, True
+    return None, False
+
+
+def _flag(reading: Candidate, below: Counted, volume_ml: int, around: Surroundings, *, rolled: bool) -> Reason | None:
+    if reading.clock_wrong:
+        return Reason.CLOCK_WRONG
+    if rolled:
+        return Reason.ROLL_OVER
+    days = max((reading.read_at - below.read_at) / timedelta(days=1), 1)
+    if around.usual_day_ml is not None and is_large(volume_ml) and volume_ml > SPIKE_TIMES * around.usual_day_ml * days:
+        return Reason.SPIKE
+    return Reason.GAP if reading.read_at - below.read_at > GAP else None
+
+
+def _held(reason: Reason) -> Verdict:
+    return Verdict(ReadingQuality.HELD, reason)

@@ -13,6 +13,7 @@ from standpipe.api import agents
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
+from standpipe.api.statements import statement_pdf
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
@@ -80,6 +81,7 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
         Route("/agents/vends", agents.vend, methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
         Route("/return/{top_up_id}", returned, methods=["GET"]),
         Route("/receipts/{receipt_id}.pdf", receipt_pdf, methods=["GET"]),
+        Route("/statements/{meter_id}/{month}.pdf", statement_pdf, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         WebSocketRoute("/graphql", view),
         Route("/graphql", view, methods=["GET", "POST"], max_body_size=GRAPHQL_MAX_BODY_BYTES),

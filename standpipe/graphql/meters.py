@@ -13,11 +13,13 @@ from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money,
 from standpipe.graphql.context import Ctx, TopUpsRequest
 from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
 from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
+from standpipe.graphql.statements import Comparison, StatementPayload, load_comparison, load_statement
 from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
 from standpipe.ids import is_id
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.payments.rails import methods_in
+from standpipe.usage.emergency import emergency_offer_minor
 from standpipe.usage.overview import MeterView
 from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check
 from standpipe.usage.series import UsageBucket as BucketView
@@ -74,7 +76,14 @@ class Balance:
     on_meter_as_of: datetime | None = strawberry.field(description="When it said so.")
     in_flight: Money = strawberry.field(description="Credit on its way to the meter.")
     arrears: Money = strawberry.field(
-        description="Owed for credit whose payment was taken back; each top-up repays a share."
+        description="Owed from before, or for credit whose payment was taken back; each top-up repays a share."
+    )
+    standing_due: Money = strawberry.field(
+        description="Standing charges that have fallen due, whatever the valve does; the next top-up pays them."
+    )
+    emergency_credit: Money = strawberry.field(description="Emergency credit in use; the next top-up repays it first.")
+    emergency_credit_available: Money = strawberry.field(
+        description="What emergencyCreditActivate would give now; zero where it would refuse."
     )
     used_since_report: Money | None = strawberry.field(description="Booked use that the meter has not reported on.")
     lasts: Forecast | None = strawberry.field(description="Null while there are under 7 days of use.")
@@ -192,23 +201,36 @@ class Meter(Node):
 
     @strawberry.field
     def tariff(self, info: Ctx) -> Tariff:
-        tariff = tariff_of(self.view, self.view.tariff, info.context.language)
-        if self.view.next_tariff is not None:
-            tariff.effective_to = self.view.next_tariff.effective_from - timedelta(days=1)
-            tariff.next = tariff_of(self.view, self.view.next_tariff, info.context.language)
+        view, language = self.view, info.context.language
+        tariff = tariff_of(view, view.segment, language)
+        if view.next_tariff is not None:
+            follows = view.next_tariff.effective_from
+            tariff.effective_to = follows - timedelta(days=1)
+            tariff.next = tariff_of(view, view.contract.segment_on(follows), language)
         return tariff
 
     @strawberry.field(description="At most 1000 buckets; from is inclusive, to is exclusive.")
     async def usage(
         self, info: Ctx, from_: Annotated[date, strawberry.argument(name="from")], to: date, interval: UsageInterval
     ) -> UsageSeries:
-        request = SeriesRequest(self.view.id, self.view.tariff.tariff_id, self.view.time_zone, from_, to, interval)
+        view = self.view
+        request = SeriesRequest(
+            view.id, view.tariff_id, view.time_zone, from_, to, interval, view.first_day, view.contract
+        )
         try:
             check(request)
         except InvalidInputError as error:
             raise GraphQLError(str(error), extensions={"code": "INVALID"}) from None
         found = await info.context.usage.load(request)
         return UsageSeries(found=found, currency=self.view.currency, interval=interval)
+
+    @strawberry.field(description="A month's statement (any day of it): as it was closed, or as it stands so far.")
+    async def statement(self, info: Ctx, month: date) -> StatementPayload:
+        return await load_statement(info.context, self.view, month)
+
+    @strawberry.field(description="This period against the last, and against similar households.")
+    async def comparison(self, info: Ctx) -> Comparison:
+        return await load_comparison(info.context, self.view)
 
     @strawberry.field(
         description="Price check against this period's use so far and what the meter owes; stores nothing. With a "
@@ -256,7 +278,10 @@ def balance_of(view: MeterView, language: str) -> Balance:
         on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
         on_meter_as_of=view.on_meter_as_of,
         in_flight=money(view.in_flight_minor, view.currency, language),
-        arrears=money(view.arrears_minor, view.currency, language),
+        arrears=money(view.dues.debt_minor, view.currency, language),
+        standing_due=money(view.dues.standing_minor, view.currency, language),
+        emergency_credit=money(view.dues.emergency_minor, view.currency, language),
+        emergency_credit_available=money(emergency_offer_minor(view), view.currency, language),
         used_since_report=money(used_minor, view.currency, language) if known else None,
         lasts=None
         if lasts is None

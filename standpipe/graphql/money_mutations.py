@@ -1,17 +1,23 @@
 """Mutations around money other than starting a top-up: vouchers, saved cards, standing orders."""
 
+from typing import TYPE_CHECKING, Any
+
 import strawberry
 
 from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
-from standpipe.graphql.base import MoneyInput
+from standpipe.graphql.base import Money, MoneyInput, money
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.saving import AutoTopUp, SavedCard, load_auto_top_up, load_cards
 from standpipe.graphql.top_ups import TopUp, TopUpAction, action_of, top_up_of
 from standpipe.ids import is_id
-from standpipe.payments import auto_top_up, saved_methods, vouchers
+from standpipe.payments import auto_top_up, request_keys, saved_methods, vouchers
 from standpipe.payments.auto_top_up import AutoMode, StandingOrder
 from standpipe.units import to_minor
+from standpipe.usage import emergency
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 KEY = "idempotencyKey: a UUID made when the screen opens; same key and input replays the first answer."
 
@@ -94,9 +100,52 @@ class AutoTopUpPayload:
     user_errors: list[UserError]
 
 
+@strawberry.input(description=f"Switch emergency credit on. {KEY}")
+class EmergencyCreditActivateInput:
+    """Possible when the credit is low; the next top-up repays it first."""
+
+    idempotency_key: strawberry.ID
+    meter_id: strawberry.ID
+
+
+@strawberry.type(description="What was given, or why nothing was.")
+class EmergencyCreditPayload:
+    """Errors as data."""
+
+    given: Money | None
+    replayed: bool
+    user_errors: list[UserError]
+
+
 @strawberry.type
 class MoneyMutation:
     """Part of Mutation."""
+
+    @strawberry.mutation(description="Switches emergency credit on; it goes to the meter like a top-up.")
+    async def emergency_credit_activate(
+        self, info: Ctx, input: EmergencyCreditActivateInput
+    ) -> EmergencyCreditPayload | None:
+        context = info.context
+        tools, customer_id = context.tools, context.require_customer()
+
+        async def act(session: "AsyncSession") -> dict[str, Any]:
+            given = await emergency.activate(session, customer_id=customer_id, meter_id=meter_id, now=tools.clock.now())
+            return {"amount_minor": given.amount_minor, "currency": given.currency}
+
+        try:
+            meter_id = _known_id(input.meter_id, "mtr", "No such meter.")
+            result, replayed = await request_keys.once(
+                tools.sessions,
+                customer_id=customer_id,
+                key=str(input.idempotency_key),
+                mutation="emergencyCreditActivate",
+                order={"meter_id": meter_id},
+                act=act,
+            )
+        except StandpipeError as error:
+            return EmergencyCreditPayload(given=None, replayed=False, user_errors=[user_error(error, context.language)])
+        given = money(result["amount_minor"], result["currency"], context.language)
+        return EmergencyCreditPayload(given=given, replayed=replayed, user_errors=[])
 
     @strawberry.mutation(description="Redeems a voucher: its value becomes credit at once.")
     async def voucher_redeem(self, info: Ctx, input: VoucherRedeemInput) -> TopUpPayload | None:

@@ -1,5 +1,6 @@
 """Mutations. Payloads are nullable and carry expected failures as data."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -8,9 +9,10 @@ import strawberry
 from standpipe.customers import sign_in
 from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, StandpipeError
 from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
-from standpipe.graphql.context import Ctx
+from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
+from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.top_ups import top_up_of
 from standpipe.ids import is_id
 from standpipe.notifications import devices
@@ -69,6 +71,9 @@ class TopUpStartInput:
         default=None, description="Who pays, where the method rings a phone; without it, the customer's own number."
     )
     return_url: Url | None = None
+    quote_id: strawberry.ID | None = strawberry.field(
+        default=None, description="A quote for this amount and method: the top-up gives exactly it, or QUOTE_CHANGED."
+    )
 
 
 @strawberry.input(description="Stop a top-up that was not paid.")
@@ -170,10 +175,11 @@ class Mutation(MoneyMutation):
                 context.tools.clock,
                 customer_id=customer_id,
                 idempotency_key=str(input.idempotency_key),
-                order=_order(input),
+                order=(order := _order(input)),
+                agree=lambda: _agreed(context, order),
             )
         except StandpipeError as error:
-            return TopUpPayload(top_up=None, replayed=False, user_errors=[user_error(error, context.language)])
+            return TopUpPayload(top_up=None, replayed=False, user_errors=[quote_error(error, context.language)])
         return await _payload(info, top_up_id, replayed=replayed)
 
     @strawberry.mutation(description="Stops a top-up that was not paid; one paid meanwhile is settled instead.")
@@ -253,7 +259,18 @@ def _order(wanted: TopUpStartInput) -> TopUpOrder:
         method_id=str(wanted.method_id),
         return_url=wanted.return_url,
         phone=None if wanted.phone is None else sign_in.normalise_phone(wanted.phone, []),
+        quote_id=None if wanted.quote_id is None else str(wanted.quote_id),
     )
+
+
+async def _agreed(context: Context, order: TopUpOrder) -> Mapping[str, int] | None:
+    """What the customer was quoted for this order, if it was ordered by a quote."""
+    if order.quote_id is None:
+        return None
+    view = await context.meters.load(order.meter_id)
+    if view is None:
+        raise NotFoundError("No such meter.")
+    return agreed_of(context, view, order.pay_minor, order.method_id, order.quote_id)
 
 
 def _web_address(url: str) -> bool:

@@ -1,6 +1,9 @@
-"""Quotes as the app sees them: what a payment becomes, line by line."""
+"""Quotes as the app sees them: what a payment becomes, line by line; and the check of one that is ordered by."""
 
-from datetime import datetime
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import strawberry
@@ -8,14 +11,17 @@ import strawberry
 from standpipe.errors import InvalidInputError, StandpipeError
 from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
-from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.errors import UserError, UserErrorCode, user_error
 from standpipe.graphql.tariffs import TierLine, tier_lines
+from standpipe.payments.booking import owing
+from standpipe.payments.provider import Provider
 from standpipe.payments.rails import fee_rule, find_method
-from standpipe.payments.split import NO_FEE, FeeRule, Split, fee_for, pay_for, split
+from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
+from standpipe.tariffs.periods import LineKind
 from standpipe.units import MAX_MINOR, ML_PER_LITRE, to_minor
 from standpipe.usage.overview import MeterView
 from standpipe.usage.quotes import Quote as QuoteView
-from standpipe.usage.quotes import quote_money, quote_volume
+from standpipe.usage.quotes import quote_credit, quote_volume
 
 
 @strawberry.input(one_of=True, description="Quote for an amount of money, or for a volume.")
@@ -26,9 +32,9 @@ class QuoteBy:
     litres: Decimal | None = strawberry.UNSET
 
 
-@strawberry.type(description="A part of a payment, with its name in the reader's language.")
+@strawberry.type(description="A part of a payment or a bill, with its name in the reader's language.")
 class Charge:
-    """``code`` is stable: DEBT, FEE, CREDIT, RESIDUE, REFUND, DISPUTED."""
+    """``code`` is stable: FEE, EMERGENCY, STANDING, DEBT, CREDIT, RESIDUE, REFUND, DISPUTED, TAX, or a charge's own."""
 
     code: str
     label: str
@@ -39,11 +45,17 @@ class Charge:
 class Quote:
     """A trial vend: pay = deductions + credit."""
 
+    id: strawberry.ID = strawberry.field(
+        description="Give it to topUpStart: the top-up then gives exactly this, or says QUOTE_CHANGED."
+    )
     pay: Money
-    deductions: list[Charge] = strawberry.field(description="What is kept back, and why.")
+    deductions: list[Charge] = strawberry.field(description="What is kept back, and why, in the order it is taken.")
     credit: Money
+    overdrawn: Money = strawberry.field(description="Of the credit, what makes up for water that has run unpaid.")
     volume: Volume
-    lines: list[TierLine]
+    lines: list[TierLine] = strawberry.field(description="The volume through the tiers; costs hold taxes and levies.")
+    taxes: list[Charge] = strawberry.field(description="Taxes, levies and discounts within the costs of the lines.")
+    rounding: Money = strawberry.field(description="Credit that buys no whole unit more; it stays credit.")
     valid_until: datetime
 
 
@@ -55,33 +67,117 @@ class QuotePayload:
     user_errors: list[UserError]
 
 
+@strawberry.type(description="The quote that was ordered by does not hold any more; here is what holds now.")
+class QuoteChanged(UserError):
+    """With the new quote, where one can be given."""
+
+    quote: Quote | None
+
+
+@dataclass
+class QuoteChangedError(StandpipeError):
+    """The world moved on since the quote was given."""
+
+    quote: Quote | None
+
+    def __str__(self) -> str:
+        return "The price has changed since you looked. Please check the new one."
+
+
 _LABELS = {
     "DEBT": {"en": "Repayment of what is owed", "sw": "Malipo ya deni", "fr": "Remboursement de la dette"},
     "FEE": {"en": "Service fee", "sw": "Ada ya huduma", "fr": "Frais de service"},
+    "STANDING": {"en": "Standing charges due", "sw": "Ada za kudumu", "fr": "Charges fixes dues"},
+    "EMERGENCY": {
+        "en": "Repayment of emergency credit",
+        "sw": "Malipo ya salio la dharura",
+        "fr": "Remboursement du crédit d'urgence",
+    },
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A quote in numbers: the parts of the payment, and what the credit buys."""
+
+    parts: Split
+    quoted: QuoteView
 
 
 def quote_of(context: Context, view: MeterView, by: QuoteBy, method_id: str | None) -> QuotePayload:
     """A quote for its reader."""
+    now = context.tools.clock.now()
     try:
-        parts, quoted = _quote(context, view, by, method_id)
+        offer = make_offer(context.tools.providers, view, by, method_id, now)
     except StandpipeError as error:
         return QuotePayload(quote=None, user_errors=[user_error(error, context.language)])
-    language, currency = context.language, view.currency
-    deductions = [
-        Charge(code=code, label=label_of(code, language), amount=money(amount_minor, currency, language))
-        for code, amount_minor in (("FEE", parts.fee_minor), ("DEBT", parts.debt_minor))
-        if amount_minor
-    ]
-    quote = Quote(
-        pay=money(parts.paid_minor, currency, language),
-        deductions=deductions,
-        credit=money(parts.credit_minor, currency, language),
-        volume=volume(quoted.volume_ml, language),
-        lines=tier_lines(quoted.lines, currency, language),
-        valid_until=quoted.valid_until,
+    return QuotePayload(quote=_shown(view, offer, method_id, context.language), user_errors=[])
+
+
+def agreed_of(
+    context: Context, view: MeterView, pay_minor: int, method_id: str, quote_id: str | None
+) -> Mapping[str, int] | None:
+    """What a top-up ordered by a quote keeps back; None without a quote.
+
+    Raises QuoteChangedError where the quote has run out, or paying now would give anything else than it said.
+    """
+    if quote_id is None:
+        return None
+    now = context.tools.clock.now()
+    try:
+        offer = _by_money(context.tools.providers, view, pay_minor, method_id, now)
+    except StandpipeError:
+        raise QuoteChangedError(None) from None
+    until, _, digest = quote_id.removeprefix("qt_").partition("_")
+    fresh = until.isascii() and until.isdecimal() and len(until) < 12 and now.timestamp() <= int(until)  # noqa: PLR2004 - Unix seconds.
+    if not fresh or digest != _digest(view, offer, method_id):
+        raise QuoteChangedError(_shown(view, offer, method_id, context.language))
+    return {code: amount for code, amount in offer.parts.kept_back().items() if code != "FEE"} | {
+        "FEE": offer.parts.fee_minor
+    }
+
+
+def quote_error(error: StandpipeError, language: str) -> UserError:
+    """``user_error``, and the one error that carries a quote."""
+    if isinstance(error, QuoteChangedError):
+        return QuoteChanged(
+            code=UserErrorCode.QUOTE_CHANGED, message=str(error), field=["quoteId"], retryable=True, quote=error.quote
+        )
+    return user_error(error, language)
+
+
+def make_offer(
+    providers: Mapping[str, Provider], view: MeterView, by: QuoteBy, method_id: str | None, now: datetime
+) -> Offer:
+    """What an amount of money gives, or what a volume takes. Raises InvalidInputError."""
+    if by.money:
+        if by.money.currency != view.currency:
+            raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
+        return _by_money(providers, view, to_minor(by.money.amount, view.currency), method_id, now)
+    wanted_ml = (by.litres or Decimal(0)) * ML_PER_LITRE
+    if wanted_ml != wanted_ml.to_integral_value():
+        raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
+    quoted = quote_volume(view, int(wanted_ml), now)
+    rule = _rule(providers, view, method_id)
+    pay_minor = pay_for(quoted.credit_minor, rule, owing_by(view))
+    if pay_minor is None:
+        raise InvalidInputError("No payment would give that much: what is kept back takes it all.", ("by", "litres"))
+    step_minor = _step(providers, view, method_id)
+    pay_minor += -pay_minor % step_minor
+    if step_minor > 1:
+        # Whole units only: what is paid beyond the volume that was asked for buys more of it.
+        return _by_money(providers, view, pay_minor, method_id, now)
+    return Offer(_split(view, rule, pay_minor), quoted)
+
+
+def owing_by(view: MeterView) -> Owing:
+    """What the meter owes, by its utility's rules."""
+    return owing(
+        view.dues,
+        share_percent=view.rules.debt_share_percent,
+        weekly_cap_minor=view.rules.debt_weekly_cap_minor,
+        guaranteed_minor=view.rules.guaranteed_minor,
     )
-    return QuotePayload(quote=quote, user_errors=[])
 
 
 def label_of(code: str, language: str) -> str:
@@ -90,37 +186,60 @@ def label_of(code: str, language: str) -> str:
     return words.get(language.partition("-")[0].lower(), words["en"])
 
 
-def _quote(context: Context, view: MeterView, by: QuoteBy, method_id: str | None) -> tuple[Split, QuoteView]:
-    rule, now = _rule(context, view, method_id), context.tools.clock.now()
-    if by.money:
-        if by.money.currency != view.currency:
-            raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
-        parts = _split(view, rule, to_minor(by.money.amount, view.currency))
-        return parts, quote_money(view, parts.credit_minor, now)
-    wanted_ml = (by.litres or Decimal(0)) * ML_PER_LITRE
-    if wanted_ml != wanted_ml.to_integral_value():
-        raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
-    quoted = quote_volume(view, int(wanted_ml), now)
-    pay_minor = pay_for(quoted.credit_minor, rule, owed_minor=view.arrears_minor, share_percent=view.debt_share_percent)
-    if pay_minor is None:
-        raise InvalidInputError("No payment would give that much: fee and debt take it all.", ("by", "litres"))
-    return _split(view, rule, pay_minor), quoted
+def _by_money(
+    providers: Mapping[str, Provider], view: MeterView, pay_minor: int, method_id: str | None, now: datetime
+) -> Offer:
+    parts = _split(view, _rule(providers, view, method_id), pay_minor)
+    return Offer(parts, quote_credit(view, parts.credit_minor, now))
 
 
 def _split(view: MeterView, rule: FeeRule, pay_minor: int) -> Split:
     if not 0 < pay_minor <= MAX_MINOR:
         raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
-    return split(
-        pay_minor,
-        fee_minor=fee_for(rule, pay_minor),
-        owed_minor=view.arrears_minor,
-        share_percent=view.debt_share_percent,
+    return split(pay_minor, fee_minor=fee_for(rule, pay_minor), owing=owing_by(view))
+
+
+def _rule(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> FeeRule:
+    if method_id is None:
+        return NO_FEE
+    if find_method(providers, view.currency, method_id) is None:
+        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
+    return fee_rule(providers, method_id)
+
+
+def _step(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> int:
+    found = None if method_id is None else find_method(providers, view.currency, method_id)
+    return 1 if found is None else found[1].step_minor
+
+
+def _shown(view: MeterView, offer: Offer, method_id: str | None, language: str) -> Quote:
+    parts, quoted, currency = offer.parts, offer.quoted, view.currency
+    until = int(quoted.valid_until.timestamp())
+    bought_minor = sum(line.cost_minor for line in quoted.lines)
+    return Quote(
+        id=strawberry.ID(f"qt_{until}_{_digest(view, offer, method_id)}"),
+        pay=money(parts.paid_minor, currency, language),
+        deductions=[
+            Charge(code=code, label=label_of(code, language), amount=money(amount_minor, currency, language))
+            for code, amount_minor in parts.kept_back().items()
+        ],
+        credit=money(parts.credit_minor, currency, language),
+        overdrawn=money(quoted.overdrawn_minor, currency, language),
+        volume=volume(quoted.volume_ml, language),
+        lines=tier_lines(quoted.lines, currency, language),
+        taxes=[
+            Charge(code=line.code, label=line.name, amount=money(line.amount_minor, currency, language))
+            for line in quoted.bill
+            if line.kind in {LineKind.LEVY, LineKind.DISCOUNT}
+        ],
+        rounding=money(parts.credit_minor - quoted.overdrawn_minor - bought_minor, currency, language),
+        valid_until=datetime.fromtimestamp(until, UTC),
     )
 
 
-def _rule(context: Context, view: MeterView, method_id: str | None) -> FeeRule:
-    if method_id is None:
-        return NO_FEE
-    if find_method(context.tools.providers, view.currency, method_id) is None:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
-    return fee_rule(context.tools.providers, method_id)
+def _digest(view: MeterView, offer: Offer, method_id: str | None) -> str:
+    """What a quote promises, in few letters: the same promise has the same ones. Volume counts in whole litres."""
+    parts, quoted = offer.parts, offer.quoted
+    said = (view.id, method_id, parts.paid_minor, sorted(parts.kept_back().items()), parts.credit_minor)
+    litres = quoted.volume_ml // ML_PER_LITRE
+    return hashlib.sha256(repr((said, quoted.overdrawn_minor, litres)).encode()).hexdigest()[:32]

@@ -5,9 +5,12 @@ from datetime import date
 import strawberry
 
 from standpipe.graphql.base import Money, Node, Volume, money, price, volume
-from standpipe.tariffs.catalogue import TariffInForce
-from standpipe.tariffs.pricing import TierUse
+from standpipe.tariffs.periods import Segment
+from standpipe.tariffs.pricing import TierUse, water_price
+from standpipe.tariffs.terms import Per, StandingCharge
 from standpipe.usage.overview import MeterView
+
+strawberry.enum(Per, name="ChargePeriod", description="How often a fixed charge falls due.")
 
 
 @strawberry.type(description="One block of a tariff: from is included, to is not.")
@@ -17,8 +20,19 @@ class Tier:
     index: int
     from_: Volume = strawberry.field(name="from")
     to: Volume | None
-    price_per_kilolitre: Money
-    free: bool
+    price_per_kilolitre: Money = strawberry.field(description="All that is paid per kilolitre: levies are in it.")
+    water_price_per_kilolitre: Money = strawberry.field(description="The published price, without levies.")
+    free: bool = strawberry.field(description="Within the free allowance, or at no price.")
+
+
+@strawberry.type(description="A charge for the supply itself, whether or not water runs.")
+class FixedCharge:
+    """Before taxes."""
+
+    code: str
+    label: str
+    amount: Money
+    per: Per
 
 
 @strawberry.type(description="An increasing block tariff.")
@@ -28,7 +42,8 @@ class Tariff(Node):
     name: str
     effective_from: date
     effective_to: date | None = strawberry.field(description="The last day of these prices; null while none follow.")
-    tiers: list[Tier]
+    tiers: list[Tier] = strawberry.field(description="As they hold for this meter: households, allowance, part period.")
+    fixed_charges: list[FixedCharge]
     used_this_period: Volume
     current_tier: int
     to_next_tier: Volume | None = strawberry.field(description="What may still run at the present tier's price.")
@@ -55,11 +70,13 @@ def tier_lines(parts: tuple[TierUse, ...], currency: str, language: str) -> list
     ]
 
 
-def tariff_of(view: MeterView, tariff: TariffInForce, language: str) -> Tariff:
-    """A tariff version, with this meter's place in it."""
-    bounds = [0, *(block.up_to_ml for block in tariff.table.blocks if block.up_to_ml is not None)]
-    current = max(index for index, bound in enumerate(bounds) if bound <= view.used_this_period_ml)
-    upper_ml = tariff.table.blocks[current].up_to_ml
+def tariff_of(view: MeterView, segment: Segment, language: str) -> Tariff:
+    """A tariff version as it holds for this meter in a segment of a period, with its place in it today."""
+    tariff, blocks = segment.version, segment.table.blocks
+    used_ml = view.place.used_ml if segment is view.segment else 0
+    bounds = [0, *(block.up_to_ml for block in blocks if block.up_to_ml is not None)]
+    current = max(index for index, bound in enumerate(bounds) if bound <= used_ml)
+    upper_ml = blocks[current].up_to_ml
     return Tariff(
         id=strawberry.ID(tariff.version_id),
         name=tariff.name,
@@ -71,13 +88,24 @@ def tariff_of(view: MeterView, tariff: TariffInForce, language: str) -> Tariff:
                 from_=volume(bounds[index], language),
                 to=None if block.up_to_ml is None else volume(block.up_to_ml, language),
                 price_per_kilolitre=price(block.price_minor_per_kl, tariff.currency, language),
-                free=block.price_minor_per_kl == 0,
+                water_price_per_kilolitre=price(water_price(block), tariff.currency, language),
+                free=block.free or block.price_minor_per_kl == 0,
             )
-            for index, block in enumerate(tariff.table.blocks)
+            for index, block in enumerate(blocks)
         ],
+        fixed_charges=[_fixed(charge, tariff.currency, language) for charge in segment.terms.standing],
         used_this_period=volume(view.used_this_period_ml, language),
         current_tier=current,
-        to_next_tier=None if upper_ml is None else volume(upper_ml - view.used_this_period_ml, language),
+        to_next_tier=None if upper_ml is None else volume(upper_ml - used_ml, language),
         period_ends_on=date.fromordinal(view.period_end.toordinal() - 1),
         next=None,
+    )
+
+
+def _fixed(charge: StandingCharge, currency: str, language: str) -> FixedCharge:
+    return FixedCharge(
+        code=charge.code,
+        label=charge.name,
+        amount=price(charge.amount_minor, currency, language),
+        per=charge.per,
     )

@@ -4,7 +4,6 @@ Every function locks the meter before anything guarded (lock order: ledger/posti
 only under that lock.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -13,24 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.errors import InvalidInputError
-from standpipe.ledger.models import Account, AccountKind
+from standpipe.ledger.dues import Dues, dues_of
+from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import free_to_retract_minor, grant, retract
+from standpipe.meters.models import Meter
 from standpipe.outbox.facts import MoneyTakenBack, TopUpPaid, publish
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentTruth
-from standpipe.payments.split import Position, Split, TakeBack, split, take_back
+from standpipe.payments.split import Owing, Position, Split, TakeBack, as_agreed, split, take_back
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DebtTerms:
-    """What a meter owes, and the most of a top-up that may repay it."""
-
-    owed_minor: int
-    share_percent: int
 
 
 def funding(top_up: TopUp) -> AccountRef:
@@ -42,17 +35,27 @@ def funding(top_up: TopUp) -> AccountRef:
     return AccountRef(AccountKind.CLEARING, top_up.provider, top_up.currency)
 
 
-async def debt_terms(session: AsyncSession, meter_id: str, utility_id: str, currency: str) -> DebtTerms:
-    """What a meter owes now, and its utility's rule."""
-    account = (
-        select(Account.balance_minor)
-        .where(Account.kind == AccountKind.RECEIVABLE, Account.owner_id == meter_id, Account.currency == currency)
-        .scalar_subquery()
-    )
-    balance, share = (
-        await session.execute(select(account, Utility.debt_share_percent).where(Utility.id == utility_id))
+async def owing_of(session: AsyncSession, meter: Meter, now: datetime) -> Owing:
+    """What a meter owes now, by its utility's rules."""
+    dues = await dues_of(session, meter.id, now)
+    share, cap = (
+        await session.execute(
+            select(Utility.debt_share_percent, Utility.debt_weekly_cap_minor).where(Utility.id == meter.utility_id)
+        )
     ).one()
-    return DebtTerms(max(-(balance or 0), 0), share)
+    return owing(dues, share_percent=share, weekly_cap_minor=cap, guaranteed_minor=meter.guaranteed_minor)
+
+
+def owing(dues: Dues, *, share_percent: int, weekly_cap_minor: int | None, guaranteed_minor: int) -> Owing:
+    """The ledger's dues under a utility's rules."""
+    return Owing(
+        emergency_minor=dues.emergency_minor,
+        standing_minor=dues.standing_minor,
+        debt_minor=dues.debt_minor,
+        share_percent=share_percent,
+        weekly_left_minor=None if weekly_cap_minor is None else max(weekly_cap_minor - dues.repaid_minor, 0),
+        guaranteed_minor=guaranteed_minor,
+    )
 
 
 async def book_captured(
@@ -68,13 +71,11 @@ async def book_captured(
     if difference_minor <= 0:
         return
     meter = await lock_meter(session, top_up.meter_id)
-    terms = await debt_terms(session, meter.id, meter.utility_id, top_up.currency)
-    parts = split(
-        difference_minor,
-        fee_minor=top_up.fee_agreed_minor - top_up.fee_minor,
-        owed_minor=terms.owed_minor,
-        share_percent=terms.share_percent,
-    )
+    owed = await owing_of(session, meter, now)
+    if top_up.agreed is not None and difference_minor == captured_minor == top_up.pay_minor:
+        parts = as_agreed(captured_minor, top_up.agreed, owed)
+    else:
+        parts = split(difference_minor, fee_minor=top_up.fee_agreed_minor - top_up.fee_minor, owing=owed)
     if parts.credit_minor:
         await grant(
             session,
@@ -89,6 +90,8 @@ async def book_captured(
     await post(session, key=key, kind="TOP_UP", lines=lines, occurred_at=now)
     top_up.captured_minor = captured_minor
     top_up.fee_minor += parts.fee_minor
+    top_up.emergency_minor += parts.emergency_minor
+    top_up.standing_minor += parts.standing_minor
     top_up.debt_minor += parts.debt_minor
     await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor, key))
 
@@ -98,6 +101,8 @@ def _captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id:
     lines = [
         Line(source, -parts.paid_minor),
         Line(AccountRef(AccountKind.WALLET, top_up.meter_id, currency), parts.credit_minor),
+        Line(AccountRef(AccountKind.EMERGENCY, top_up.meter_id, currency), parts.emergency_minor),
+        Line(AccountRef(AccountKind.STANDING_DUE, top_up.meter_id, currency), parts.standing_minor),
         Line(AccountRef(AccountKind.RECEIVABLE, top_up.meter_id, currency), parts.debt_minor),
         Line(AccountRef(AccountKind.SERVICE_FEES, utility_id, currency), parts.fee_minor),
     ]
@@ -109,7 +114,7 @@ async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTr
     if (truth.refunded_minor, truth.disputed_minor) == (top_up.refunded_minor, top_up.disputed_minor):
         return
     meter = await lock_meter(session, top_up.meter_id)
-    terms = await debt_terms(session, meter.id, meter.utility_id, top_up.currency)
+    dues = await dues_of(session, meter.id, now)
     wallet_minor = await wallet_balance_minor(session, meter.id, top_up.currency)
     position = Position(
         captured_minor=top_up.captured_minor,
@@ -119,7 +124,7 @@ async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTr
         held_minor=top_up.held_minor,
         owed_minor=top_up.owed_minor,
         revocable_minor=min(await free_to_retract_minor(session, meter, top_up.id), wallet_minor),
-        debt_minor=terms.owed_minor,
+        debt_minor=dues.debt_minor,
     )
     plan = take_back(position, truth.refunded_minor, truth.disputed_minor)
     if plan.revoked_minor:

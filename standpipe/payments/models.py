@@ -13,12 +13,13 @@ class TopUp(QueueMixin, Base):
     """A vend that somebody pays for. Its id is our reference at the provider, stored before the first call.
 
     Running totals already posted: ``captured_minor``, ``refunded_minor``, ``disputed_minor``, ``dispute_fee_minor``,
-    ``suspense_minor`` as the provider has them; of the captured, ``debt_minor`` repaid what the meter owed and
-    ``fee_minor`` was our service fee, the rest is credit. ``held_minor`` has left the wallet for a refund under way;
-    ``taken_back_minor`` went back to the payer, of which ``owed_minor`` had been delivered and is now owed to us.
+    ``suspense_minor`` as the provider has them; of the captured, ``fee_minor`` was our service fee, ``emergency_minor``
+    repaid emergency credit, ``standing_minor`` paid standing charges, ``debt_minor`` repaid what the meter owed, the
+    rest is credit. ``agreed``: the parts of the quote that the customer ordered by. ``held_minor`` has left the wallet
+    for a refund under way; ``taken_back_minor`` went back to the payer, of which ``owed_minor`` had been delivered and
+    is now owed to us.
 
     ``payer_ref``: the customer as the provider knew them when the payment was first asked for: a retry must say the
-    same words. ``origin``: CUSTOMER, AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING (a second payment for the
     same words. ``origin``: CUSTOMER, AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING (a second payment for the
     settlement that changed the row. As a queue entry it is the janitor's: due when it wants asking.
     """
@@ -66,6 +67,9 @@ class TopUp(QueueMixin, Base):
     fee_agreed_minor: Mapped[int] = mapped_column(server_default="0")
     debt_minor: Mapped[int] = mapped_column(server_default="0")
     fee_minor: Mapped[int] = mapped_column(server_default="0")
+    emergency_minor: Mapped[int] = mapped_column(server_default="0")
+    standing_minor: Mapped[int] = mapped_column(server_default="0")
+    agreed: Mapped[dict[str, int] | None]
     disputed_minor: Mapped[int] = mapped_column(server_default="0")
     dispute_fee_minor: Mapped[int] = mapped_column(server_default="0")
     dispute: Mapped[str | None]

@@ -24,6 +24,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "RESIDUE": "Credit left over",
         "DEBT": "Repayment of what is owed",
         "FEE": "Service fee",
+        "STANDING": "Standing charges",
+        "EMERGENCY": "Repayment of emergency credit",
+        "TAX": "Tax",
+        "DISCOUNT": "Discount",
         "REFUND": "Refund",
         "DISPUTED": "Taken back by the payer's bank",
         "OTHER": "Other",
@@ -41,6 +45,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "RESIDUE": "Salio lililobaki",
         "DEBT": "Malipo ya deni",
         "FEE": "Ada ya huduma",
+        "STANDING": "Ada za kudumu",
+        "EMERGENCY": "Malipo ya salio la dharura",
+        "TAX": "Kodi",
+        "DISCOUNT": "Punguzo",
         "REFUND": "Kurudishiwa",
         "DISPUTED": "Kimechukuliwa na benki ya mlipaji",
         "OTHER": "Nyingine",
@@ -58,12 +66,19 @@ _WORDS: dict[str, dict[str, str]] = {
         "RESIDUE": "Reste de crédit",
         "DEBT": "Remboursement de la dette",
         "FEE": "Frais de service",
+        "STANDING": "Charges fixes",
+        "EMERGENCY": "Remboursement du crédit d'urgence",
+        "TAX": "Taxe",
+        "DISCOUNT": "Remise",
         "REFUND": "Remboursement",
         "DISPUTED": "Repris par la banque du payeur",
         "OTHER": "Autre",
         "NOTE": "Le crédit est compté quand l'eau coule ; les volumes suivent l'usage de cette période.",
     },
 }
+
+_CREDIT = frozenset({"CREDIT", "TAX", "DISCOUNT", "RESIDUE"})
+"""Lines that the credit consists of: what its water costs holds tax."""
 
 _METHODS = {
     "stripe": "Card",
@@ -98,7 +113,8 @@ def line_label(line: dict[str, Any], language: str) -> str:
     if "tier" in line:
         volume = volume_text(int(line["volume_ml"]), language)
         return word("TIER", language).format(tier=int(line["tier"]) + 1, volume=volume)
-    return word(str(line["kind"]), language)
+    label = word(str(line["kind"]), language)
+    return f"{label}: {line['name']}" if line.get("name") else label
 
 
 def issued_text(view: ReceiptView, language: str, layout: str = "medium") -> str:
@@ -112,7 +128,7 @@ def issued_text(view: ReceiptView, language: str, layout: str = "medium") -> str
 
 def sms_text(view: ReceiptView, language: str) -> str:
     """The receipt as a text message of at most SMS_LENGTH characters: who, number, amount, credit, meter, day."""
-    credit_minor = sum(int(line["amount_minor"]) for line in view.lines if line["kind"] in {"CREDIT", "RESIDUE"})
+    credit_minor = sum(int(line["amount_minor"]) for line in view.lines if line["kind"] in _CREDIT)
     said = word("BACK" if view.kind == GIVEN_BACK else "PAID", language)
     parts = [
         f"{view.utility_name[:40]} {word(view.kind, language)} {number_text(view)}",

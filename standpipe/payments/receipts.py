@@ -19,7 +19,7 @@ from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransacti
 from standpipe.meters.models import Meter
 from standpipe.payments.book_models import Receipt, ReceiptCounter
 from standpipe.payments.models import TopUp
-from standpipe.tariffs.pricing import TierUse
+from standpipe.tariffs.periods import BillLine, LineKind
 
 SALE, GIVEN_BACK = "SALE", "GIVEN_BACK"
 _PAYERS = frozenset({AccountKind.CLEARING, AccountKind.FLOAT, AccountKind.VOUCHERS, AccountKind.SUSPENSE})
@@ -27,6 +27,8 @@ _PAYERS = frozenset({AccountKind.CLEARING, AccountKind.FLOAT, AccountKind.VOUCHE
 _LINE_OF = {
     AccountKind.WALLET: "CREDIT",
     AccountKind.RECEIVABLE: "DEBT",
+    AccountKind.STANDING_DUE: "STANDING",
+    AccountKind.EMERGENCY: "EMERGENCY",
     AccountKind.SERVICE_FEES: "FEE",
     AccountKind.REFUND_DUE: "REFUND",
     AccountKind.LOSSES: "DISPUTED",
@@ -62,9 +64,9 @@ async def credit_of(session: AsyncSession, posting_key: str) -> int | None:
 
 
 async def issue(
-    session: AsyncSession, *, top_up_id: str, posting_key: str, tiers: Sequence[TierUse], now: datetime
+    session: AsyncSession, *, top_up_id: str, posting_key: str, bill: Sequence[BillLine], now: datetime
 ) -> str | None:
-    """Write the receipt of a posting; returns its id, or None where it has one. ``tiers`` explain its credit."""
+    """Write the receipt of a posting; returns its id, or None where it has one. ``bill`` explains its credit."""
     entries = await _entries(session, posting_key)
     found = await session.execute(
         select(Meter.utility_id, TopUp.currency).join(TopUp, TopUp.meter_id == Meter.id).where(TopUp.id == top_up_id)
@@ -85,7 +87,7 @@ async def issue(
             kind=SALE if paid_minor > 0 else GIVEN_BACK,
             currency=currency,
             paid_minor=paid_minor,
-            lines=lines_of(entries, tiers),
+            lines=lines_of(entries, bill),
             issued_at=now,
         )
         .on_conflict_do_nothing(index_elements=["source_key"])
@@ -96,8 +98,8 @@ async def issue(
     return receipt_id
 
 
-def lines_of(entries: Sequence[tuple[str, int]], tiers: Sequence[TierUse]) -> list[dict[str, Any]]:
-    """A receipt's lines from a posting's entries: credit by tier as far as ``tiers`` explain it, then its residue."""
+def lines_of(entries: Sequence[tuple[str, int]], bill: Sequence[BillLine]) -> list[dict[str, Any]]:
+    """A receipt's lines from a posting's entries: credit by tier and tax as far as ``bill`` explains it."""
     lines: list[dict[str, Any]] = []
     for kind, amount in sorted(entries, key=lambda entry: entry[0] != AccountKind.WALLET):
         if kind in _PAYERS:
@@ -106,14 +108,19 @@ def lines_of(entries: Sequence[tuple[str, int]], tiers: Sequence[TierUse]) -> li
         if name != "CREDIT" or amount <= 0:
             lines.append({"kind": name, "amount_minor": amount})
             continue
-        lines.extend(
-            {"kind": name, "tier": tier.index, "volume_ml": tier.volume_ml, "amount_minor": tier.cost_minor}
-            for tier in tiers
-        )
-        residue_minor = amount - sum(tier.cost_minor for tier in tiers)
-        if residue_minor or not tiers:
-            lines.append({"kind": "RESIDUE" if tiers else name, "amount_minor": residue_minor})
+        lines.extend(_credit_line(item) for item in bill)
+        residue_minor = amount - sum(item.amount_minor for item in bill)
+        if residue_minor or not bill:
+            lines.append({"kind": "RESIDUE" if bill else name, "amount_minor": residue_minor})
     return lines
+
+
+def _credit_line(item: BillLine) -> dict[str, Any]:
+    if item.kind in {LineKind.WATER, LineKind.ALLOWANCE}:
+        tier = item.tier or 0
+        return {"kind": "CREDIT", "tier": tier, "volume_ml": item.quantity, "amount_minor": item.amount_minor}
+    kind = "TAX" if item.kind is LineKind.LEVY else "DISCOUNT"
+    return {"kind": kind, "name": item.name, "amount_minor": item.amount_minor}
 
 
 async def receipts_of(session: AsyncSession, top_up_ids: Sequence[str]) -> dict[str, list[ReceiptView]]:

@@ -1,5 +1,9 @@
-"""What a payment becomes: service fee, debt share, credit. Pure and exact; paid = credit + debt + fee, always."""
+"""What a payment becomes: fee, emergency credit repaid, standing charges, debt share, credit. Pure and exact.
 
+paid = credit + debt + standing + emergency + fee, always.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from standpipe.units import MAX_MINOR
@@ -20,13 +24,42 @@ NO_FEE = FeeRule()
 
 
 @dataclass(frozen=True, slots=True)
+class Owing:
+    """What a meter owes when it is topped up, and how much of a payment may go to it.
+
+    Emergency credit is repaid first and whole: it was water. ``guaranteed_minor`` of what is left then buys water
+    before standing charges and debt take anything; debt takes at most ``share_percent`` of it, and no more than
+    ``weekly_left_minor`` (None: no weekly cap).
+    """
+
+    emergency_minor: int = 0
+    standing_minor: int = 0
+    debt_minor: int = 0
+    share_percent: int = 0
+    weekly_left_minor: int | None = None
+    guaranteed_minor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """The parts of a payment; they sum to ``paid_minor``."""
 
     paid_minor: int
     fee_minor: int
+    emergency_minor: int
+    standing_minor: int
     debt_minor: int
     credit_minor: int
+
+    def kept_back(self) -> dict[str, int]:
+        """What does not become credit, by its code, in the order in which it is taken."""
+        parts = {
+            "FEE": self.fee_minor,
+            "EMERGENCY": self.emergency_minor,
+            "STANDING": self.standing_minor,
+            "DEBT": self.debt_minor,
+        }
+        return {code: amount for code, amount in parts.items() if amount}
 
 
 def fee_for(rule: FeeRule, pay_minor: int) -> int:
@@ -35,26 +68,39 @@ def fee_for(rule: FeeRule, pay_minor: int) -> int:
     return min(share + rule.fixed_minor, pay_minor)
 
 
-def split(paid_minor: int, *, fee_minor: int, owed_minor: int, share_percent: int) -> Split:
-    """Part a payment (or the newest step of one): first the fee, then at most ``share_percent`` of the rest for debt.
-
-    The share is rounded down, in the customer's favour.
-    """
+def split(paid_minor: int, *, fee_minor: int, owing: Owing) -> Split:
+    """Part a payment (or the newest step of one). The debt's share is rounded down, in the customer's favour."""
     fee_minor = min(fee_minor, paid_minor)
-    rest_minor = paid_minor - fee_minor
-    debt_minor = min(max(owed_minor, 0), rest_minor * share_percent // FULL_PERCENT)
-    return Split(paid_minor, fee_minor, debt_minor, rest_minor - debt_minor)
+    emergency_minor = min(owing.emergency_minor, paid_minor - fee_minor)
+    rest_minor = paid_minor - fee_minor - emergency_minor
+    room_minor = max(rest_minor - owing.guaranteed_minor, 0)
+    standing_minor = min(owing.standing_minor, room_minor)
+    caps = [owing.debt_minor, rest_minor * owing.share_percent // FULL_PERCENT, room_minor - standing_minor]
+    if owing.weekly_left_minor is not None:
+        caps.append(max(owing.weekly_left_minor, 0))
+    debt_minor = min(caps)
+    credit_minor = rest_minor - standing_minor - debt_minor
+    return Split(paid_minor, fee_minor, emergency_minor, standing_minor, debt_minor, credit_minor)
 
 
-def pay_for(credit_minor: int, rule: FeeRule, *, owed_minor: int, share_percent: int) -> int | None:
-    """The least payment whose credit reaches ``credit_minor``; None where fee and debt leave none of it.
+def as_agreed(paid_minor: int, agreed: Mapping[str, int], owing: Owing) -> Split:
+    """The parts that a customer was quoted; less is kept back where less is owed by now, never more."""
+    fee_minor = min(agreed.get("FEE", 0), paid_minor)
+    emergency_minor = min(agreed.get("EMERGENCY", 0), owing.emergency_minor)
+    standing_minor = min(agreed.get("STANDING", 0), owing.standing_minor)
+    debt_minor = min(agreed.get("DEBT", 0), owing.debt_minor)
+    credit_minor = paid_minor - fee_minor - emergency_minor - standing_minor - debt_minor
+    return Split(paid_minor, fee_minor, emergency_minor, standing_minor, debt_minor, credit_minor)
+
+
+def pay_for(credit_minor: int, rule: FeeRule, owing: Owing) -> int | None:
+    """The least payment whose credit reaches ``credit_minor``; None where what is kept back leaves none of it.
 
     Credit never falls as the payment grows, so it is found by halving.
     """
 
     def credit_of(pay_minor: int) -> int:
-        parts = split(pay_minor, fee_minor=fee_for(rule, pay_minor), owed_minor=owed_minor, share_percent=share_percent)
-        return parts.credit_minor
+        return split(pay_minor, fee_minor=fee_for(rule, pay_minor), owing=owing).credit_minor
 
     low_minor, high_minor = 0, MAX_MINOR
     if credit_of(high_minor) < credit_minor:

@@ -1,7 +1,7 @@
 """Starting, cancelling and looking after top-ups."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -22,7 +22,7 @@ from standpipe.errors import (
 )
 from standpipe.ids import new_id
 from standpipe.meters.access import require_meter
-from standpipe.meters.models import Meter
+from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import (
@@ -57,6 +57,7 @@ class TopUpOrder:
     return_url: str | None = None
     phone: str | None = None
     """E.164; for methods that ring the payer's phone."""
+    quote_id: str | None = None
 
 
 class _ReplayedError(Exception):
@@ -75,25 +76,29 @@ async def start(
     customer_id: str,
     idempotency_key: str,
     order: TopUpOrder,
+    agree: Callable[[], Awaitable[Mapping[str, int] | None]] | None = None,
 ) -> tuple[str, bool]:
     """Begin a top-up; returns its id and whether the key was used before with the same order (P28).
 
     Our row is committed before the provider is called, so nothing that the provider says can find us without it. A
-    provider that does not answer leaves the top-up CREATED; the janitor finds out what became of it.
-    Raises NotFoundError, InvalidInputError, AmountOutOfRangeError, MeterBlockedError, IdempotencyMismatchError.
+    provider that does not answer leaves the top-up CREATED; the janitor finds out what became of it. ``agree`` gives
+    the parts of the quote that was ordered by; it is not asked for an order that was begun before.
+    Raises what ``agree`` does, NotFoundError, InvalidInputError, AmountOutOfRangeError, MeterBlockedError,
+    IdempotencyMismatchError.
     """
-    request_hash = hash_of(asdict(order))
+    request_hash = _hash(order)
     async with sessions() as session:
         known = await recall(
             session, customer_id=customer_id, key=idempotency_key, mutation=MUTATION, request_hash=request_hash
         )
     if known is not None:
         return str(known["top_up_id"]), True
+    agreed = await agree() if agree is not None else None
     payer_ref = await _payer_at_provider(sessions, providers, customer_id, order)
     try:
         async with sessions.begin() as session:
             top_up_id = await _store(
-                session, providers, clock.now(), customer_id, idempotency_key, order, request_hash, payer_ref
+                session, providers, clock.now(), customer_id, idempotency_key, order, request_hash, payer_ref, agreed
             )
     except _ReplayedError as first:
         return first.top_up_id, True
@@ -194,6 +199,7 @@ async def _store(
     order: TopUpOrder,
     request_hash: str,
     payer_ref: str | None,
+    agreed: Mapping[str, int] | None,
 ) -> str:
     meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id)
     provider = await _check(session, providers, meter, order)
@@ -209,6 +215,7 @@ async def _store(
         now=now,
     )
     top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
+    top_up.agreed = None if agreed is None else dict(agreed)
     if top_up.phone is None and _rings(providers, order):
         top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
     top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
@@ -276,6 +283,8 @@ async def _check(session: AsyncSession, providers: Mapping[str, Provider], meter
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
     if meter.closed_at is not None:
         raise MeterBlockedError("This meter is out of service and takes no more credit.")
+    if meter.wallet_kind != WalletKind.MONEY:
+        raise MeterBlockedError("This meter takes volume; topping it up is not offered yet.")
     found = find_method(providers, order.currency, order.method_id)
     if found is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
@@ -287,6 +296,14 @@ async def _check(session: AsyncSession, providers: Mapping[str, Provider], meter
     if await is_disputed(session, meter.id, provider.name):
         raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
     return provider
+
+
+def _hash(order: TopUpOrder) -> str:
+    """Of what is ordered. An order without a quote has the hash that it had before there were quotes to order by."""
+    words = asdict(order)
+    if order.quote_id is None:
+        del words["quote_id"]
+    return hash_of(words)
 
 
 def _rings(providers: Mapping[str, Provider], order: TopUpOrder) -> bool:

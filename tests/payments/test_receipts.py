@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -17,8 +17,10 @@ from standpipe.payments.receipt_links import TTL_S, sign_link
 from standpipe.payments.receipt_pdf import render
 from standpipe.payments.receipt_text import SMS_LENGTH, sms_text
 from standpipe.payments.receipts import ReceiptView, issue, lines_of
-from standpipe.payments.split import FeeRule, fee_for, pay_for, split
-from standpipe.tariffs.pricing import table_of, tiers, volume_for_ml
+from standpipe.payments.split import FeeRule, Owing, fee_for, pay_for, split
+from standpipe.tariffs.periods import price_more
+from standpipe.tariffs.pricing import Place, table_of, volume_for_ml
+from tests.support.tariffs import plain_segment
 from tests.support.town import BLOCKS, Town, until
 
 SEEN = (
@@ -81,7 +83,7 @@ async def test_a_receipt_that_is_rolled_back_takes_no_number(town: Town) -> None
     for end in ("rollback", "commit"):
         async with town.sessions() as session:
             # Asked again it is the same receipt; and what does not commit leaves nothing behind.
-            assert await issue(session, top_up_id=first, posting_key=key, tiers=(), now=datetime.now(UTC)) is None
+            assert await issue(session, top_up_id=first, posting_key=key, bill=(), now=datetime.now(UTC)) is None
             await getattr(session, end)()
     await paid(town, "16.00")
     async with town.sessions() as session:
@@ -167,21 +169,46 @@ def test_the_day_is_the_meters_not_greenwichs() -> None:
     share=st.integers(0, 100),
     points=st.integers(0, 10_000),
     used=st.integers(0, 10**8),
+    emergency=st.integers(0, 10**5),
+    standing=st.integers(0, 10**5),
+    weekly=st.integers(0, 10**6),
+    guaranteed=st.integers(0, 10**5),
 )
-def test_paid_is_the_sum_of_the_lines(pay: int, owed: int, share: int, points: int, used: int) -> None:
-    parts = split(pay, fee_minor=fee_for(FeeRule(points, 7), pay), owed_minor=owed, share_percent=share)
-    assert parts.paid_minor == parts.credit_minor + parts.debt_minor + parts.fee_minor
-    assert min(parts.credit_minor, parts.debt_minor, parts.fee_minor) >= 0
+def test_paid_is_the_sum_of_the_lines(
+    pay: int,
+    owed: int,
+    share: int,
+    points: int,
+    used: int,
+    emergency: int,
+    standing: int,
+    weekly: int,
+    guaranteed: int,
+) -> None:
+    parts = split(
+        pay,
+        fee_minor=fee_for(FeeRule(points, 7), pay),
+        owing=Owing(emergency, standing, owed, share, weekly, guaranteed),
+    )
+    assert parts.paid_minor == parts.credit_minor + sum(parts.kept_back().values())
+    assert min(parts.credit_minor, *parts.kept_back().values(), 0) == 0
+    rest = pay - parts.fee_minor - parts.emergency_minor
+    assert parts.credit_minor >= min(rest, guaranteed)
+    assert parts.debt_minor <= min(weekly, rest * share // 100)
     assert parts.debt_minor <= owed
     table = table_of(BLOCKS)
     volume_ml = volume_for_ml(table, used, parts.credit_minor)
+    segment = plain_segment(table, date(2026, 5, 1))
     entries = [
         (AccountKind.CLEARING, -pay),
         (AccountKind.WALLET, parts.credit_minor),
         (AccountKind.RECEIVABLE, parts.debt_minor),
         (AccountKind.SERVICE_FEES, parts.fee_minor),
+        (AccountKind.STANDING_DUE, parts.standing_minor),
+        (AccountKind.EMERGENCY, parts.emergency_minor),
     ]
-    lines = lines_of([entry for entry in entries if entry[1]], tiers(table, used, volume_ml))
+    bill = price_more(segment, Place(table, used), volume_ml).lines
+    lines = lines_of([entry for entry in entries if entry[1]], bill)
     assert sum(line["amount_minor"] for line in lines) == pay
 
 
@@ -191,15 +218,18 @@ def test_paid_is_the_sum_of_the_lines(pay: int, owed: int, share: int, points: i
     share=st.integers(0, 99),
     points=st.integers(0, 5_000),
     fixed=st.integers(0, 500),
+    standing=st.integers(0, 10**5),
+    guaranteed=st.integers(0, 10**5),
 )
 def test_the_payment_for_a_credit_is_the_least_that_reaches_it(
-    credit: int, owed: int, share: int, points: int, fixed: int
+    credit: int, owed: int, share: int, points: int, fixed: int, standing: int, guaranteed: int
 ) -> None:
     rule = FeeRule(points, fixed)
+    owing = Owing(standing_minor=standing, debt_minor=owed, share_percent=share, guaranteed_minor=guaranteed)
 
     def credit_of(pay: int) -> int:
-        return split(pay, fee_minor=fee_for(rule, pay), owed_minor=owed, share_percent=share).credit_minor
+        return split(pay, fee_minor=fee_for(rule, pay), owing=owing).credit_minor
 
-    pay = pay_for(credit, rule, owed_minor=owed, share_percent=share)
+    pay = pay_for(credit, rule, owing)
     assert pay is not None
     assert credit_of(pay) >= credit > credit_of(pay - 1)

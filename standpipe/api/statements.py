@@ -1,0 +1,45 @@
+"""``GET /statements/{meter_id}/{month}.pdf``: a month's statement, for whoever holds a signed link to it."""
+
+import asyncio
+import time
+from datetime import date
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from standpipe.errors import InvalidInputError
+from standpipe.payments.receipt_links import link_holds
+from standpipe.usage.statement_pdf import render
+from standpipe.usage.statements import number_text, statement_by_month
+
+
+async def statement_pdf(request: Request) -> Response:
+    """The PDF. A link that is wrong, has run out, or names no statement is answered alike."""
+    meter_id, month = request.path_params["meter_id"], request.path_params["month"]
+    asked, state = request.query_params, request.app.state
+    name = f"{meter_id}/{month}"
+    if not link_holds(
+        *(state.receipt_secret, name, asked.get("expires", ""), asked.get("sig", ""), time.time()), kind="statement"
+    ):
+        return _not_found()
+    try:
+        async with state.sessions() as session:
+            found = await statement_by_month(session, meter_id, date.fromisoformat(f"{month}-01"), state.clock.now())
+    except (InvalidInputError, ValueError):
+        found = None
+    if found is None:
+        return _not_found()
+    body, number = found
+    language = request.headers.get("accept-language", "en").split(",")[0].split(";")[0].strip() or "en"
+    page = await asyncio.to_thread(render, body, number_text(number), language)
+    headers = {
+        "Content-Disposition": f'inline; filename="statement-{body.serial}-{month}.pdf"',
+        "Cache-Control": "private, max-age=3600" if number is not None else "no-store",
+        "Vary": "Accept-Language",
+    }
+    return Response(page, media_type="application/pdf", headers=headers)
+
+
+def _not_found() -> Response:
+    return JSONResponse({"error": "there is no such statement, or this link has run out"}, HTTPStatus.NOT_FOUND)

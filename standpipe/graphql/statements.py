@@ -1,0 +1,176 @@
+"""Statements and comparisons as the app sees them."""
+
+import time
+from datetime import date, datetime
+
+import strawberry
+
+from standpipe.errors import NotFoundError, StandpipeError
+from standpipe.graphql.base import Money, Url, Volume, money, volume
+from standpipe.graphql.context import Context
+from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.quotes import Charge
+from standpipe.payments.receipt_links import sign_link
+from standpipe.usage.comparison import Comparison as ComparisonFacts
+from standpipe.usage.comparison import compare
+from standpipe.usage.overview import MeterView
+from standpipe.usage.statement_body import Adjustment, Bill, StatementBody
+from standpipe.usage.statement_text import line_text, movement_text
+from standpipe.usage.statements import number_text, statement_by_month
+
+
+@strawberry.type(description="Money that moved for another reason than use.")
+class StatementMovement:
+    """A top-up, a refund, emergency credit."""
+
+    at: datetime
+    code: str
+    label: str
+    paid: Money = strawberry.field(description="What came from outside; below zero went back.")
+    credit: Money = strawberry.field(description="What it did to the credit.")
+
+
+@strawberry.type(description="An earlier month that came to cost something else: late or corrected readings.")
+class StatementAdjustment:
+    """The difference is booked in this month."""
+
+    month: date
+    was: Money
+    now: Money
+    difference: Money
+    lines: list[Charge] = strawberry.field(description="That month's bill as it is now.")
+
+
+@strawberry.type(description="An account over the month.")
+class StatementAccount:
+    """WALLET is what may be used; STANDING_DUE, RECEIVABLE and EMERGENCY are below zero by what is owed."""
+
+    code: str
+    opening: Money
+    closing: Money
+
+
+@strawberry.type(description="A month, explained: opening + movements − charges − adjustments = closing.")
+class Statement:
+    """As it was closed, or as it stands so far."""
+
+    month: date
+    number: str | None = strawberry.field(description="Null while the month is open: late readings still change it.")
+    opening: Money
+    closing: Money
+    accounts: list[StatementAccount]
+    movements: list[StatementMovement]
+    volume: Volume
+    charges: list[Charge] = strawberry.field(description="By block, with allowance, taxes and levies.")
+    charges_total: Money
+    standing_charges: list[Charge]
+    adjustments: list[StatementAdjustment]
+    pdf: Url = strawberry.field(description="A page to keep or print; the link works for a week, for whoever has it.")
+
+
+@strawberry.type(description="A statement, or why there is none.")
+class StatementPayload:
+    """Errors as data."""
+
+    statement: Statement | None
+    user_errors: list[UserError]
+
+
+@strawberry.type(description="Use compared with before, and with others.")
+class Comparison:
+    """``similar`` is null where the group is too small to tell on nobody."""
+
+    days: int = strawberry.field(description="Whole days of this period so far; both periods are summed over them.")
+    this_period: Volume
+    last_period: Volume
+    month: date = strawberry.field(description="The last whole month, which is compared with similar households'.")
+    own_month: Volume
+    similar: Volume | None = strawberry.field(description="The median of similar households, rounded to 100 litres.")
+    similar_households: int
+
+
+async def load_statement(context: Context, view: MeterView, month: date) -> StatementPayload:
+    """A month's statement for its reader."""
+    tools = context.tools
+    try:
+        async with tools.sessions() as session:
+            found = await statement_by_month(session, view.id, month, tools.clock.now())
+        if found is None:
+            raise NotFoundError("No such meter.")
+    except StandpipeError as error:
+        return StatementPayload(statement=None, user_errors=[user_error(error, context.language)])
+    body, number = found
+    return StatementPayload(statement=_statement(context, view, body, number), user_errors=[])
+
+
+async def load_comparison(context: Context, view: MeterView) -> Comparison:
+    """The comparison for its reader."""
+    async with context.tools.sessions() as session:
+        facts: ComparisonFacts = await compare(session, view)
+    language = context.language
+    return Comparison(
+        days=facts.days,
+        this_period=volume(facts.so_far_ml, language),
+        last_period=volume(facts.before_ml, language),
+        month=facts.month,
+        own_month=volume(facts.own_month_ml, language),
+        similar=None if facts.similar_ml is None else volume(facts.similar_ml, language),
+        similar_households=facts.group_size,
+    )
+
+
+def _statement(context: Context, view: MeterView, body: StatementBody, number: int | None) -> Statement:
+    language, currency, tools = context.language, body.currency, context.tools
+    wallet = body.accounts["WALLET"]
+    name = f"{view.id}/{body.period_start:%Y-%m}"
+    return Statement(
+        month=body.period_start,
+        number=number_text(number),
+        opening=money(wallet.opening_minor, currency, language),
+        closing=money(wallet.closing_minor, currency, language),
+        accounts=[
+            StatementAccount(
+                code=code,
+                opening=money(span.opening_minor, currency, language),
+                closing=money(span.closing_minor, currency, language),
+            )
+            for code, span in body.accounts.items()
+        ],
+        movements=[
+            StatementMovement(
+                at=item.at,
+                code=item.kind,
+                label=movement_text(item, currency, language),
+                paid=money(item.paid_minor, currency, language),
+                credit=money(item.amounts.get("WALLET", 0), currency, language),
+            )
+            for item in body.movements
+        ],
+        volume=volume(body.use.volume_ml, language),
+        charges=_charges(body.use, currency, language),
+        charges_total=money(body.use.total_minor, currency, language),
+        standing_charges=_charges(body.standing, currency, language),
+        adjustments=[_adjustment(item, currency, language) for item in body.adjustments],
+        pdf=Url(sign_link(tools.signer.secret, tools.public_url, name, time.time(), kind="statement")),
+    )
+
+
+def _charges(bill: Bill, currency: str, language: str) -> list[Charge]:
+    return [
+        Charge(
+            code=line.kind if line.kind in {"WATER", "ALLOWANCE"} else line.code,
+            label=line_text(line, currency, language),
+            amount=money(line.amount_minor, currency, language),
+        )
+        for line in bill.lines
+    ]
+
+
+def _adjustment(item: Adjustment, currency: str, language: str) -> StatementAdjustment:
+    return StatementAdjustment(
+        month=item.period_start,
+        was=money(item.was.total_minor, currency, language),
+        now=money(item.now.total_minor, currency, language),
+        difference=money(item.difference_minor, currency, language),
+        lines=_charges(item.now, currency, language),
+    )

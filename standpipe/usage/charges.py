@@ -83,10 +83,12 @@ async def recharge(session: AsyncSession, meter: Meter, since: date, now: dateti
         await _charge_period(session, meter, contract, start, now)
     if meter.accrued_through is None:
         return
-    start = max(period_of(since)[0], period_of(contract.supplies[0].from_day)[0])
-    while start <= meter.accrued_through:
+    # Only the months that were accrued: the past of a meter that was taken over stays as its old system billed it.
+    accrued = select(StandingCharged.period_start).where(
+        StandingCharged.meter_id == meter.id, StandingCharged.period_start >= period_of(since)[0]
+    )
+    for start in (await session.scalars(accrued.order_by(StandingCharged.period_start))).all():
         await _charge_standing(session, meter, contract, start, meter.accrued_through, now)
-        start = period_of(start)[1]
 
 
 async def _guarantee(session: AsyncSession, meter: Meter, contract: Contract, now: datetime) -> None:
@@ -169,8 +171,6 @@ async def _charge_standing(
         StandingCharged, (meter.id, start), with_for_update={"key_share": True}, populate_existing=True
     )
     if row is None:
-        if not priced.lines:
-            return
         row = StandingCharged(meter_id=meter.id, period_start=start, charged_minor=0, accounts={}, revision=0)
         session.add(row)
     before = dict(row.accounts)

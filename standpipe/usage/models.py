@@ -100,7 +100,10 @@ class PeriodCharge(Base):
 
 
 class StandingCharged(Base):
-    """The running total of a period's standing charges, with their levies, as far as they have fallen due."""
+    """The running total of a period's standing charges, with their levies, as far as they have fallen due.
+
+    A row tells that the period was accrued, even where nothing was due.
+    """
 
     __tablename__ = "standing_charged"
 

@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 forget = if [ -f $(1)/postgres-is-in.txt ]; then rm -rf "$$(cat $(1)/postgres-is-in.txt)"; fi; rm -rf $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint types layers migrations schema-check schema check bench lock graphiql settings clean
+.PHONY: help install demo test chaos model lint types layers migrations schema-check schema check bench lock graphiql settings clean
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,8 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install graphiql ## Run everything on this machine, with a small town.
 	@exec $(BIN)/standpipe demo
 
-test: install ## Run the whole suite.
-	$(BIN)/pytest
+test: install ## Run the whole suite, on every core.
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: install ## Style and mistakes.
 	$(BIN)/ruff check .
@@ -55,6 +55,9 @@ check: lint types layers migrations schema-check ## All of the above but the tes
 
 chaos: install ## Random histories of payments with crashes, for some ten minutes.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
+
+model: install ## Ten thousand random lives of a meter against a slow reference, for an hour or two.
+	MODEL_HISTORIES=10000 $(BIN)/pytest -q tests/usage/test_model.py
 
 bench: install ## Ratios, measured on this machine in one run.
 	$(BIN)/python -m bench.run

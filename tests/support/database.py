@@ -1,6 +1,7 @@
 """The suite's PostgreSQL: one embedded server, one migrated template, one clone of it for each test."""
 
 import itertools
+import os
 import shutil
 import socket
 import tempfile
@@ -63,11 +64,22 @@ def public_folder() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+_ports = itertools.cycle(range(10_000, 30_000))
+_FIRST_PORT = os.getpid() * 97 % 20_000
+"""Processes of the suite that run side by side begin far apart, below the ports that the system hands out itself."""
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback, TCP and UDP, that nobody listens on at the moment and that we did not give out lately."""
+    while True:
+        port = 10_000 + (_FIRST_PORT + next(_ports)) % 20_000
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            try:
+                stream.bind(("127.0.0.1", port))
+                datagram.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def renamed(url: str, database: str) -> str:

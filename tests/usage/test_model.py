@@ -61,7 +61,7 @@ class History:
         self.tariff_ids: dict[str, str] = {}
         self.books = Books(
             zone=self.zone, first_day=self.today, tariffs={}, supplies=[],
-            debt_share=chance.choice([0, 25, 60]), weekly_cap=chance.choice([None, 0, 900]),
+            debt_share=chance.choice([0, 25, 60]), weekly_cap=chance.choice([None, 0, 900, 6_000]),
             guaranteed_ml=chance.choice([0, 0, 700_000]), emergency=chance.choice([0, 2_000]), threshold=500,
         )  # fmt: skip
         await self._make_utility()
@@ -119,10 +119,17 @@ class History:
 
     async def step(self) -> None:
         """Time goes on, and something happens."""
-        self.now += timedelta(hours=self.chance.choice([1, 5, 30, 100, 200, 400]), seconds=self.chance.randrange(3600))
+        next_month = midnight(month_of(self.today)[1], self.zone)
+        if self.chance.random() < 0.1 and next_month > self.now:
+            self.now = next_month  # Sharp: what happens now is the first of the month's.
+        else:
+            hours = self.chance.choice([1, 5, 30, 100, 150, 200, 400])
+            self.now += timedelta(hours=hours, seconds=self.chance.randrange(3600))
         self.today = self.now.astimezone(self.zone).date()
-        happening = self.chance.choice([self.report] * 5 + [self.pay] * 3 + [self.accrue, self.accrue, self.owe,
-            self.announce, self.change_supply, self.close_month, self.close_month, self.help])  # fmt: skip
+        happening = self.chance.choice(
+            [self.report] * 5 + [self.pay] * 4 + [self.owe] * 2 + [self.accrue] * 2 + [self.close_month] * 2
+            + [self.announce, self.change_supply, self.help]
+        )  # fmt: skip
         self.told.append(f"{self.now:%Y-%m-%d %H:%M:%S} {happening.__name__}")
         await happening()
         await self.compare_balances()
@@ -167,7 +174,7 @@ class History:
         self.books.accrue(self.now)
 
     async def owe(self) -> None:
-        amount = self.chance.choice([500, 40_000])
+        amount = self.chance.choice([500, 5_000, 400_000])
         async with self.sessions.begin() as session:
             await add_arrears(
                 session, meter_id=self.home.meter_id, amount_minor=amount, reference=new_id("bill"), now=self.now

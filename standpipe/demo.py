@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 from cryptography.fernet import Fernet
@@ -25,6 +26,7 @@ from standpipe.clock import Clock
 from standpipe.db.migrate import upgrade
 from standpipe.errors import SettingsError
 from standpipe.meters.keys import KeyRing
+from standpipe.payments.receipt_links import sign_link
 from standpipe.settings import Settings
 from standpipe.simulator.fake_phone import write_service_account
 from standpipe.simulator.run import World
@@ -336,7 +338,10 @@ async def _announce(settings: Settings, database: Database, environment: dict[st
     sandbox = f"http://127.0.0.1:{settings.sandbox_port}"
     phone = f"http://127.0.0.1:{settings.phone_port}"
     meter_id = await seed.demo_meter_id(database.sessions)
+    today = settings.clock.now().astimezone(ZoneInfo(seed.ZONE)).date()
+    statement = f"{meter_id}/{today.replace(day=1) - timedelta(days=1):%Y-%m}"
     described = {
+        "statement_url": sign_link(signer.secret, base, statement, time.time(), kind="statement"),
         "graphql_url": f"{base}/graphql",
         "token": token,
         "approve_url": f"{sandbox}/v1/references/{{top_up_id}}/approve",
@@ -387,6 +392,7 @@ def _print_banner(described: dict[str, Any], environment: dict[str, str]) -> Non
         markup=False,
     )
     _console.print(f"  MTN MoMo      {described['fake_momo_url']}    (phones that ring)", markup=False)
+    _console.print(f"  Statement     {described['statement_url']}    (last month, as PDF)", markup=False)
     _console.print(f"  Demo token    {token}", markup=False)
     _console.print(f"  Phone number  {described['phone_number']}    (to sign in by code)", markup=False)
     _console.print("\n[bold]1. Look at the balance[/]")

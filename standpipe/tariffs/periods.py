@@ -170,7 +170,7 @@ def _terms_of(
     supply = supply_on(supplies, day)
     version = version_on(versions.get(supply.tariff_id, ()), day)
     season = version.terms.season_on(day)
-    return version.version_id, season.name, supply.households, supply.groups, supply.household_id
+    return version.version_id, (season.month, season.day), supply.households, supply.groups, supply.household_id
 
 
 def places(segments: Sequence[Segment], volumes_ml: Sequence[int]) -> Iterator[Place]:

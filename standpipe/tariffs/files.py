@@ -1,23 +1,20 @@
 """Tariff files: YAML that a utility can read and write, checked whole, with messages that name the line.
 
-Every number is taken as the text that stands there, so no price ever passes through a float. Aliases and duplicate
-keys are refused: a price list must say each thing once.
+docs/tariffs.md explains each field to who writes one. Every number is taken as the text that stands there, so no price
+ever passes through a float, and has so few digits that nothing made of it is ever rounded before a period's total.
 """
 
 import re
-from collections.abc import Hashable
-from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
-from fractions import Fraction
+from decimal import Decimal, localcontext
 from itertools import combinations
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from babel.numbers import is_currency
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from standpipe.errors import InvalidInputError
-from standpipe.tariffs.pricing import WATER, Block, PriceTable
+from standpipe.tariffs.file_text import Path, TariffFileError, line_of, load, words
+from standpipe.tariffs.pricing import PRECISION, WATER, Block, Part, PriceTable
 from standpipe.tariffs.terms import (
     Allowance,
     Levy,
@@ -26,25 +23,55 @@ from standpipe.tariffs.terms import (
     Season,
     StandingCharge,
     Terms,
-    meter_table,
+    stacked,
     standing_parts,
 )
 from standpipe.units import ML_PER_KILOLITRE, ML_PER_LITRE, currency_exponent
 
-MAX_BYTES = 256_000
-_MAX_GROUPS_TRIED = 6
-_CODE = r"^[a-z][a-z0-9-]{0,39}$"
-_Path = tuple[Hashable, ...]
+__all__ = ["TariffFile", "TariffFileError", "read_tariff", "terms_of", "to_terms"]
+
+_MAX_GROUPS = 8
+_MAX_DECIMALS = 24
+"""Of a price with all its levies, in minor units: what pricing.PRECISION leaves beside the largest volume and price."""
+_MAX_PRICE = Decimal(10**15)
 
 
-@dataclass
-class TariffFileError(InvalidInputError):
-    """What is wrong with a tariff file; one line each, as ``file:line: what``."""
+def _code(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", value):
+        raise ValueError("a code is small letters, digits and dashes, such as meter-rent (40 at most)")
+    return value
 
-    lines: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        return "\n".join(self.lines)
+def _number(value: Any) -> Any:
+    # No more digits than this: a stored Decimal is then written back without an exponent, and read again by this rule.
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,13}(\.[0-9]{1,6})?", value):
+        raise ValueError("a number is written with digits and a point, such as 1250.50 (six digits after it at most)")
+    return value
+
+
+def _day(value: Any) -> Any:
+    # Without this, pydantic takes a bare number for seconds since 1970.
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        raise ValueError("a day is written as year-month-day, such as 2027-01-31")
+    return value
+
+
+def _currency(value: str) -> str:
+    if not is_currency(value):
+        raise ValueError("this is no currency's ISO 4217 code, such as KES")
+    return value
+
+
+def _month_and_day(value: str) -> str:
+    if not re.fullmatch(r"[0-9]{2}-[0-9]{2}", value):
+        raise ValueError("a season begins on a day of the year, written as month-day, such as 06-01")
+    date.fromisoformat(f"2027-{value}")  # A year without a 29th of February: a season begins every year.
+    return value
+
+
+_Code = Annotated[str, AfterValidator(_code)]
+_Number = Annotated[Decimal, BeforeValidator(_number)]
+_Groups = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=40)], ...], Field(max_length=20)]
 
 
 class _Part(BaseModel):
@@ -54,52 +81,47 @@ class _Part(BaseModel):
 class BlockEntry(_Part):
     """A block: up to so many kilolitres (exclusive; the last has none), at a price per kilolitre."""
 
-    up_to_kl: Decimal | None = Field(None, gt=0, le=1_000_000)
-    price: Decimal = Field(ge=0, le=10**12)
+    up_to_kl: _Number | None = Field(None, gt=0, le=1_000_000)
+    price: _Number = Field(ge=0, le=10**12)
 
 
 class SeasonEntry(_Part):
     """Blocks from a day of the year on (``MM-DD``)."""
 
     name: str = Field(min_length=1, max_length=80)
-    from_: str = Field(alias="from", pattern=r"^(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")
-    blocks: tuple[BlockEntry, ...]
-
-    @model_validator(mode="after")
-    def _a_day_of_every_year(self) -> Self:
-        date.fromisoformat(f"2027-{self.from_}")  # A year without a 29th of February.
-        return self
+    from_: Annotated[str, AfterValidator(_month_and_day)] = Field(alias="from")
+    blocks: tuple[BlockEntry, ...] = Field(max_length=50)
 
 
 class AllowanceEntry(_Part):
     """Free kilolitres at the bottom of the blocks; ``for``: groups that have it."""
 
-    kl: Decimal = Field(gt=0, le=1_000_000)
+    kl: _Number = Field(gt=0, le=1_000_000)
     per_household: bool = False
-    for_: tuple[str, ...] = Field((), alias="for")
+    for_: _Groups = Field((), alias="for")
 
 
 class StandingEntry(_Part):
     """A fixed charge per day or month."""
 
-    code: str = Field(pattern=_CODE)
+    code: _Code
     name: str = Field(min_length=1, max_length=80)
-    amount: Decimal = Field(gt=0, le=10**12)
+    amount: _Number = Field(gt=0, le=10**12)
     per: Literal["day", "month"]
     per_household: bool = False
-    for_: tuple[str, ...] = Field((), alias="for")
+    for_: _Groups = Field((), alias="for")
 
 
 class LevyEntry(_Part):
     """A tax or levy (or discount): ``percent`` of codes, or an amount ``per-kl``; ``blocks`` count from 1."""
 
-    code: str = Field(pattern=_CODE)
+    code: _Code
     name: str = Field(min_length=1, max_length=80)
-    percent: Decimal | None = Field(None, gt=0, le=1000)
-    per_kl: Decimal | None = Field(None, gt=0, le=10**12)
-    of: tuple[str, ...] = (WATER,)
-    blocks: tuple[int, ...] = ()
-    for_: tuple[str, ...] = Field((), alias="for")
+    percent: _Number | None = Field(None, gt=0, le=1000)
+    per_kl: _Number | None = Field(None, gt=0, le=10**12)
+    of: Annotated[tuple[str, ...], Field(max_length=60)] = (WATER,)
+    blocks: Annotated[tuple[int, ...], Field(max_length=50)] = ()
+    for_: _Groups = Field((), alias="for")
 
     @model_validator(mode="after")
     def _one_measure(self) -> Self:
@@ -111,33 +133,33 @@ class LevyEntry(_Part):
 class TariffFile(_Part):
     """A tariff version as its file has it. Prices are in major units of the currency, per kilolitre."""
 
-    tariff: str = Field(pattern=_CODE)
+    tariff: _Code
     name: str = Field(min_length=1, max_length=120)
-    customer_class: str = Field("domestic", alias="class", pattern=_CODE)
-    currency: str = Field(pattern="^[A-Z]{3}$")
+    customer_class: _Code = Field("domestic", alias="class")
+    currency: Annotated[str, AfterValidator(_currency)]
     basis: Literal["consumption", "purchase"] = "consumption"
-    effective_from: date
-    source: str = Field("", max_length=500)
+    effective_from: Annotated[date, BeforeValidator(_day)]
+    source: str = Field("", max_length=1000)
     proration: Literal["days", "none"] = "days"
     blocks_per_household: bool = False
-    unit_litres: Decimal = Field(Decimal("0.001"), gt=0, le=1000)
-    blocks: tuple[BlockEntry, ...] = ()
-    seasons: tuple[SeasonEntry, ...] = ()
+    unit_litres: _Number = Field(Decimal("0.001"), gt=0, le=1000)
+    blocks: tuple[BlockEntry, ...] = Field((), max_length=50)
+    seasons: tuple[SeasonEntry, ...] = Field((), max_length=12)
     allowance: AllowanceEntry | None = None
-    standing_charges: tuple[StandingEntry, ...] = ()
-    levies: tuple[LevyEntry, ...] = ()
-    discounts: tuple[LevyEntry, ...] = ()
+    standing_charges: tuple[StandingEntry, ...] = Field((), max_length=20)
+    levies: tuple[LevyEntry, ...] = Field((), max_length=20)
+    discounts: tuple[LevyEntry, ...] = Field((), max_length=20)
 
 
 def read_tariff(text: str, name: str = "tariff") -> TariffFile:
     """A tariff file's content, checked whole. Raises TariffFileError with all that is wrong, each with its line."""
-    tree, places = _load(text, name)
+    tree, places = load(text, name)
     try:
         found = TariffFile.model_validate(tree)
     except ValidationError as error:
-        lines = (f"{name}:{_line_of(item['loc'], places)}: {_words(item)}" for item in error.errors())
+        lines = (f"{name}:{line_of(item['loc'], places)}: {words(item)}" for item in error.errors())
         raise TariffFileError("The tariff file has mistakes.", lines=tuple(lines)) from None
-    wrong = [f"{name}:{_line_of(path, places)}: {what}" for path, what in _mistakes(found)]
+    wrong = [f"{name}:{line_of(path, places)}: {what}" for path, what in _mistakes(found)]
     if wrong:
         raise TariffFileError("The tariff file has mistakes.", lines=tuple(wrong))
     return found
@@ -211,9 +233,9 @@ def _levy(item: LevyEntry, scale: Decimal, *, discount: bool) -> Levy:
     )
 
 
-def _mistakes(file: TariffFile) -> list[tuple[_Path, str]]:
+def _mistakes(file: TariffFile) -> list[tuple[Path, str]]:
     """Rules that span several fields."""
-    wrong: list[tuple[_Path, str]] = []
+    wrong: list[tuple[Path, str]] = []
     if bool(file.blocks) == bool(file.seasons):
         wrong.append((("blocks",), "give either blocks or seasons"))
     wrong.extend(_block_mistakes(("blocks",), file.blocks) if file.blocks else [])
@@ -221,7 +243,9 @@ def _mistakes(file: TariffFile) -> list[tuple[_Path, str]]:
         wrong.extend(_block_mistakes(("seasons", number, "blocks"), season.blocks))
         if any(other.from_ == season.from_ for other in file.seasons[:number]):
             wrong.append((("seasons", number, "from"), "another season begins on this day"))
-    if len({len(season.blocks) for season in file.seasons}) > 1 and any(item.blocks for item in file.levies):
+    if len({len(season.blocks) for season in file.seasons}) > 1 and any(
+        item.blocks for item in (*file.discounts, *file.levies)
+    ):
         wrong.append((("seasons",), "levies that name blocks need seasons with the same number of blocks"))
     wrong.extend(_code_mistakes(file))
     for path, volume in (
@@ -230,13 +254,14 @@ def _mistakes(file: TariffFile) -> list[tuple[_Path, str]]:
     ):
         if volume != volume.to_integral_value():
             wrong.append((path, "a volume has at most millilitres"))
+    wrong.extend(_said_in_vain(file))
     if not wrong:
-        wrong.extend(_below_zero(to_terms(file)))
+        wrong.extend(_price_mistakes(to_terms(file)))
     return wrong
 
 
-def _block_mistakes(path: _Path, blocks: tuple[BlockEntry, ...]) -> list[tuple[_Path, str]]:
-    wrong: list[tuple[_Path, str]] = []
+def _block_mistakes(path: Path, blocks: tuple[BlockEntry, ...]) -> list[tuple[Path, str]]:
+    wrong: list[tuple[Path, str]] = []
     if not blocks:
         return [(path, "there must be a block")]
     lower = Decimal(0)
@@ -256,8 +281,8 @@ def _block_mistakes(path: _Path, blocks: tuple[BlockEntry, ...]) -> list[tuple[_
     return wrong
 
 
-def _code_mistakes(file: TariffFile) -> list[tuple[_Path, str]]:
-    wrong: list[tuple[_Path, str]] = []
+def _code_mistakes(file: TariffFile) -> list[tuple[Path, str]]:
+    wrong: list[tuple[Path, str]] = []
     known = {WATER}
     for number, charge in enumerate(file.standing_charges):
         if charge.code in known:
@@ -280,67 +305,52 @@ def _code_mistakes(file: TariffFile) -> list[tuple[_Path, str]]:
     return wrong
 
 
-def _below_zero(terms: Terms) -> list[tuple[_Path, str]]:
-    """Whether any mix of groups would be paid for using water. Tried for every mix, as far as that is feasible."""
-    groups = sorted({group for item in terms.levies for group in item.groups})[:_MAX_GROUPS_TRIED]
+def _said_in_vain(file: TariffFile) -> list[tuple[Path, str]]:
+    """What would be read otherwise than it is meant: a list of nobody is no list, and an amount is of nothing."""
+    entries: list[tuple[Path, BaseModel]] = [(("allowance",), file.allowance)] if file.allowance else []
+    for group in ("standing_charges", "discounts", "levies"):
+        here = group.replace("_", "-")
+        entries.extend(((here, number), entry) for number, entry in enumerate(getattr(file, group)))
+    wrong: list[tuple[Path, str]] = []
+    for path, entry in entries:
+        wrong.extend(
+            ((*path, field.rstrip("_")), "an empty list says nothing; leave the field out")
+            for field in ("for_", "of", "blocks")
+            if field in entry.model_fields_set and not getattr(entry, field)
+        )
+        if isinstance(entry, LevyEntry) and entry.per_kl is not None and "of" in entry.model_fields_set:
+            wrong.append(((*path, "of"), "of goes with percent; per-kl is an amount for each kilolitre"))
+    return wrong
+
+
+def _price_mistakes(terms: Terms) -> list[tuple[Path, str]]:
+    """Whether any mix of groups would be paid for using water, or pays a price that cannot be reckoned exactly."""
+    named = [item.groups for item in terms.levies] + [item.groups for item in terms.standing]
+    groups = sorted(frozenset().union(*named))
+    if len(groups) > _MAX_GROUPS:
+        return [(("discounts",), f"a tariff names at most {_MAX_GROUPS} groups")]
     for size in range(len(groups) + 1):
         for mix in combinations(groups, size):
-            chosen = frozenset(mix)
-            try:
-                for season in terms.seasons:
-                    meter_table(terms, season, 1, chosen, Fraction(1))
-                owed = [sum(part.per_kl for part in standing_parts(terms, item, 1, chosen)) for item in terms.standing]
-            except InvalidInputError:
-                owed = [Decimal(-1)]
-            if any(amount < 0 for amount in owed):
+            prices = _prices(terms, frozenset(mix))
+            if any(price < 0 for price in prices):
                 return [(("discounts",), "together these discounts are more than the price")]
+            if any(price > _MAX_PRICE or _decimals(price) > _MAX_DECIMALS for price in prices):
+                return [(("levies",), "levies upon levies make a price too large, or of too many digits")]
     return []
 
 
-def _load(text: str, name: str) -> tuple[Any, dict[_Path, int]]:
-    if len(text.encode(errors="replace")) > MAX_BYTES:
-        raise TariffFileError("The file is too large.", lines=(f"{name}:1: a tariff file has at most 256 kB",))
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error) or "not YAML"
-        line = mark.line + 1 if mark else 1
-        raise TariffFileError("The file is not YAML.", lines=(f"{name}:{line}: {what}",)) from None
-    places: dict[_Path, int] = {}
-    if not isinstance(root, yaml.MappingNode):
-        raise TariffFileError("The file is empty.", lines=(f"{name}:1: a tariff is a list of `name: value` lines",))
-    return _plain(root, (), places, set(), name), places
+def _prices(terms: Terms, groups: frozenset[str]) -> list[Decimal]:
+    """Every block's price, and every standing charge, with all that comes upon them."""
+    with localcontext() as context:
+        context.prec = PRECISION
+        stacks = [
+            stacked(terms.levies, (Part(WATER, block.price_minor_per_kl),), groups, block.tier)
+            for season in terms.seasons
+            for block in season.table.blocks
+        ] + [standing_parts(terms, charge, 1, groups) for charge in terms.standing]
+        return [sum((part.per_kl for part in parts), Decimal(0)) for parts in stacks]
 
 
-def _plain(node: yaml.Node, path: _Path, places: dict[_Path, int], seen: set[int], name: str) -> Any:
-    line = node.start_mark.line + 1
-    places[path] = line
-    if id(node) in seen:
-        raise TariffFileError("Aliases.", lines=(f"{name}:{line}: write it out; aliases are not taken",))
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for key_node, value in node.value:
-            key, key_line = str(key_node.value), key_node.start_mark.line + 1
-            if key in found:
-                raise TariffFileError("Twice.", lines=(f"{name}:{key_line}: {key} stands here twice",))
-            found[key] = _plain(value, (*path, key), places, seen, name)
-            places[*path, key] = key_line
-        return found
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, number), places, seen, name) for number, item in enumerate(node.value)]
-    return None if node.tag == "tag:yaml.org,2002:null" else node.value
-
-
-def _line_of(path: _Path, places: dict[_Path, int]) -> int:
-    """The line of the nearest thing that stands in the file."""
-    while path and path not in places:
-        path = path[:-1]
-    return places.get(path, 1)
-
-
-def _words(item: Any) -> str:
-    where = ".".join(str(step) for step in item["loc"])
-    message = re.sub(r"^Value error, ", "", item["msg"])
-    return f"{where}: {message}" if where else message
+def _decimals(price: Decimal) -> int:
+    exponent = price.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0

@@ -5,8 +5,9 @@ ever passes through a float, and has so few digits that nothing made of it is ev
 """
 
 import re
+from collections.abc import Sequence
 from datetime import date
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,7 @@ from babel.numbers import is_currency
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from standpipe.tariffs.file_text import Path, TariffFileError, line_of, load, words
-from standpipe.tariffs.pricing import PRECISION, WATER, Block, Part, PriceTable
+from standpipe.tariffs.pricing import WATER, Block, Part, PriceTable
 from standpipe.tariffs.terms import (
     Allowance,
     Levy,
@@ -324,31 +325,35 @@ def _said_in_vain(file: TariffFile) -> list[tuple[Path, str]]:
 
 
 def _price_mistakes(terms: Terms) -> list[tuple[Path, str]]:
-    """Whether any mix of groups would be paid for using water, or pays a price that cannot be reckoned exactly."""
+    """Whether any mix of groups would be paid for its water, or pays a price that cannot be reckoned exactly."""
     named = [item.groups for item in terms.levies] + [item.groups for item in terms.standing]
     groups = sorted(frozenset().union(*named))
     if len(groups) > _MAX_GROUPS:
         return [(("discounts",), f"a tariff names at most {_MAX_GROUPS} groups")]
     for size in range(len(groups) + 1):
         for mix in combinations(groups, size):
-            prices = _prices(terms, frozenset(mix))
-            if any(price < 0 for price in prices):
-                return [(("discounts",), "together these discounts are more than the price")]
-            if any(price > _MAX_PRICE or _decimals(price) > _MAX_DECIMALS for price in prices):
-                return [(("levies",), "levies upon levies make a price too large, or of too many digits")]
+            for parts in _stacks(terms, frozenset(mix)):
+                if _below_zero(terms, parts):
+                    return [(("discounts",), "discounts come to more than the price, or than what a levy is of")]
+                if any(abs(part.per_kl) > _MAX_PRICE or _decimals(part.per_kl) > _MAX_DECIMALS for part in parts):
+                    return [(("levies",), "levies upon levies make a price too large, or of too many digits")]
     return []
 
 
-def _prices(terms: Terms, groups: frozenset[str]) -> list[Decimal]:
+def _stacks(terms: Terms, groups: frozenset[str]) -> list[tuple[Part, ...]]:
     """Every block's price, and every standing charge, with all that comes upon them."""
-    with localcontext() as context:
-        context.prec = PRECISION
-        stacks = [
-            stacked(terms.levies, (Part(WATER, block.price_minor_per_kl),), groups, block.tier)
-            for season in terms.seasons
-            for block in season.table.blocks
-        ] + [standing_parts(terms, charge, 1, groups) for charge in terms.standing]
-        return [sum((part.per_kl for part in parts), Decimal(0)) for parts in stacks]
+    return [
+        stacked(terms.levies, (Part(WATER, block.price_minor_per_kl),), groups, block.tier)
+        for season in terms.seasons
+        for block in season.table.blocks
+    ] + [standing_parts(terms, charge, 1, groups) for charge in terms.standing]
+
+
+def _below_zero(terms: Terms, parts: Sequence[Part]) -> bool:
+    """Whether the utility, or who a levy is for, would have to pay the customer."""
+    collected = {levy.code for levy in terms.levies if not levy.discount}
+    own = sum((part.per_kl for part in parts if part.code not in collected), Decimal(0))
+    return own < 0 or any(part.per_kl < 0 for part in parts if part.code in collected)
 
 
 def _decimals(price: Decimal) -> int:

@@ -269,10 +269,11 @@ def _standing_lines(segment: Segment, end: date, billed_months: set[str]) -> Ite
 
 
 def _levy_lines(segment: Segment, levied: Mapping[str, Fraction], quantity: int) -> Iterator[tuple[BillLine, Fraction]]:
-    for code, amount in levied.items():
-        kind = LineKind.DISCOUNT if segment.terms.is_discount(code) else LineKind.LEVY
-        name = segment.terms.name_of(code)
-        yield BillLine(kind, code, name, segment.start, segment.end, None, quantity, None, 0), amount
+    for levy in segment.terms.levies:
+        if levy.code in levied:
+            kind = LineKind.DISCOUNT if levy.discount else LineKind.LEVY
+            line = BillLine(kind, levy.code, levy.name, segment.start, segment.end, None, quantity, None, 0)
+            yield line, levied[levy.code]
 
 
 def _summed(steps: Sequence[tuple[BillLine, Fraction]], spent: Fraction = _NOTHING) -> Priced:

@@ -109,15 +109,6 @@ class Terms:
         begun = [season for season in self.seasons if (season.month, season.day) <= (day.month, day.day)]
         return (begun or list(self.seasons))[-1]
 
-    def name_of(self, code: str) -> str:
-        """What a charge or levy is called."""
-        named = {item.code: item.name for item in self.standing} | {item.code: item.name for item in self.levies}
-        return named.get(code, code)
-
-    def is_discount(self, code: str) -> bool:
-        """Whether a code lowers the price rather than collecting for somebody else."""
-        return any(levy.discount for levy in self.levies if levy.code == code)
-
 
 def plain_terms(table: PriceTable) -> Terms:
     """Terms that hold nothing but blocks."""

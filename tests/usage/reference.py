@@ -226,11 +226,15 @@ class Books:
             lines.append(Line("ALLOWANCE" if free else "WATER", "water", tier, inside, parts[0][1] * inside / KL))
             for code, amount in parts[1:]:
                 extra[code] = extra.get(code, Fraction(0)) + amount * inside / KL
-        return lines + [self.extra_line(segment, code, to_ml - from_ml, amount) for code, amount in extra.items()]
+        return lines + self.extra_lines(segment, extra, to_ml - from_ml)
 
-    def extra_line(self, segment: Segment, code: str, quantity: int, amount: Fraction) -> Line:
-        discounts = [item["code"] for item in segment.document.get("discounts", [])]
-        return Line("DISCOUNT" if code in discounts else "LEVY", code, None, quantity, amount)
+    def extra_lines(self, segment: Segment, extra: dict[str, Fraction], quantity: int) -> list[Line]:
+        """Discounts and levies in the order in which the tariff has them."""
+        lines = []
+        for kind, name in (("DISCOUNT", "discounts"), ("LEVY", "levies")):
+            codes = [item["code"] for item in segment.document.get(name, [])]
+            lines += [Line(kind, code, None, quantity, extra[code]) for code in codes if code in extra]
+        return lines
 
     def standing(self, start: date, through: date) -> list[Line]:
         lines: list[Line] = []
@@ -257,7 +261,7 @@ class Books:
                 lines.append(Line("STANDING", charge["code"], None, quantity, parts[0][1] * times))
                 for code, part in parts[1:]:
                     extra[code] = extra.get(code, Fraction(0)) + part * times
-            lines.extend(self.extra_line(segment, code, days, amount) for code, amount in extra.items())
+            lines.extend(self.extra_lines(segment, extra, days))
         return lines
 
     def bill(self, lines: list[Line], volume_ml: int) -> Bill:

@@ -70,7 +70,9 @@ def document(chance: random.Random, code: str, currency: str, since: date) -> di
     for number in range(chance.choice([0, 1, 1, 2, 3])):
         levy: dict[str, Any] = {"code": f"levy{number}", "name": "L"}
         if chance.random() < 0.6:
-            levy |= {"percent": amount(chance, 30), "of": chance.sample(known, chance.randrange(1, len(known) + 1))}
+            on = chance.sample(known, chance.randrange(1, len(known) + 1))
+            # No levy is paid out: one of a discount is one of the water, too.
+            levy |= {"percent": amount(chance, 30), "of": sorted({*on, "water"}) if "help" in on else on}
         else:
             levy["per-kl"] = amount(chance, 10)
         if chance.random() < 0.2:

@@ -1,6 +1,7 @@
 """The worker: queues worked off. Who reacts to which fact stands in ``standpipe.reactions``."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -21,11 +22,14 @@ from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
 from standpipe.reactions import follow_up, react
+from standpipe.usage.storage import keep_partitions
 
 LOOK_EVERY_S = 2.0
 """Queues are looked at this often even when nobody calls: retries and leases fall due in silence."""
 MAX_ATTEMPTS = 10
 LEASE_S = 60.0
+AGAIN_S = 300.0
+"""How soon what runs daily is tried again after it failed."""
 _log = structlog.get_logger(__name__)
 
 
@@ -45,10 +49,27 @@ async def run_worker(
         "statements": lambda: pull_due(sessions, providers, clock),
         "refunds": lambda: work_refunds(sessions, providers, clock),
         "deliveries": lambda: deliver_due(sessions, sender),
+        "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
     }
     async with asyncio.TaskGroup() as group:
         for name, work in queues.items():
             group.create_task(_keep_working(name, work, listener), name=name)
+
+
+def daily(work: Callable[[], Awaitable[None]], every_s: float) -> Callable[[], Awaitable[int]]:
+    """A queue of one: ``work`` at once and then every so often; sooner again where it failed."""
+    due_s = time.monotonic()
+
+    async def look() -> int:
+        nonlocal due_s
+        if time.monotonic() < due_s:
+            return 0
+        due_s = time.monotonic() + min(AGAIN_S, every_s)
+        await work()
+        due_s = time.monotonic() + every_s
+        return 0
+
+    return look
 
 
 async def work_outbox(

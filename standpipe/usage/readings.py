@@ -26,6 +26,7 @@ from standpipe.outbox.facts import UsageRecorded, publish
 from standpipe.units import service_day
 from standpipe.usage.charges import accrue_standing, charge_periods
 from standpipe.usage.models import COUNTED, DailyUsage, Reading, StorageHorizon
+from standpipe.usage.register import newest
 from standpipe.usage.rollups import roll_up
 from standpipe.usage.validation import (
     MAX_CLOCK_ERROR,
@@ -197,12 +198,10 @@ async def neighbours(session: AsyncSession, meter: Meter, first: datetime, last:
     counted = select(Reading.read_at, Reading.register_ml, stands_ml).where(
         Reading.meter_id == meter.id, Reading.quality.in_(COUNTED)
     )
-    before = (
-        await session.execute(counted.where(Reading.read_at < first).order_by(Reading.read_at.desc()).limit(1))
-    ).all()
+    before = await newest(session, counted.where(Reading.read_at < first), first)
     within = (
         await session.execute(counted.where(Reading.read_at.between(first, last)).order_by(Reading.read_at))
     ).all()
     after = (await session.execute(counted.where(Reading.read_at > last).order_by(Reading.read_at).limit(1))).all()
-    start = [Counted(meter.installed_at, meter.initial_register_ml, meter.initial_register_ml)]
-    return ([Counted(*row) for row in before] or start) + [Counted(*row) for row in (*within, *after)]
+    start = Counted(meter.installed_at, meter.initial_register_ml, meter.initial_register_ml)
+    return [Counted(*before) if before else start, *(Counted(*row) for row in (*within, *after))]

@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
 from standpipe.units import day_span, period_of
+from standpipe.usage.register import register_at_ml
 
-# R(t) of readings.py, at the end and at the start of each day.
+# R(t) of readings.py, at the end and at the start of each day. Both are looked for between the first day's start and
+# the last day's end: what the register stood at before comes from ``register_at_ml``, so that no other month is read.
 _ROLL_UP = text("""
 INSERT INTO daily_usage (meter_id, day, volume_ml, register_end_ml)
 SELECT :meter_id, d.day, at_end.register_ml - at_start.register_ml, at_end.register_ml
@@ -18,12 +20,14 @@ FROM unnest(CAST(:days AS date[]), CAST(:starts AS timestamptz[]), CAST(:ends AS
      AS d(day, start_at, end_at)
 CROSS JOIN LATERAL (
     SELECT coalesce((SELECT coalesce(r.counted_ml, r.register_ml) FROM readings r
-                     WHERE r.meter_id = :meter_id AND r.read_at <= d.end_at AND r.quality IN ('MEASURED', 'CORRECTED')
-                     ORDER BY r.read_at DESC LIMIT 1), CAST(:initial_ml AS bigint)) AS register_ml) AS at_end
+                     WHERE r.meter_id = :meter_id AND r.read_at > :since AND r.read_at <= :until
+                       AND r.read_at <= d.end_at AND r.quality IN ('MEASURED', 'CORRECTED')
+                     ORDER BY r.read_at DESC LIMIT 1), CAST(:before_ml AS bigint)) AS register_ml) AS at_end
 CROSS JOIN LATERAL (
     SELECT coalesce((SELECT coalesce(r.counted_ml, r.register_ml) FROM readings r
-                     WHERE r.meter_id = :meter_id AND r.read_at <= d.start_at AND r.quality IN ('MEASURED', 'CORRECTED')
-                     ORDER BY r.read_at DESC LIMIT 1), CAST(:initial_ml AS bigint)) AS register_ml) AS at_start
+                     WHERE r.meter_id = :meter_id AND r.read_at > :since AND r.read_at <= :until
+                       AND r.read_at <= d.start_at AND r.quality IN ('MEASURED', 'CORRECTED')
+                     ORDER BY r.read_at DESC LIMIT 1), CAST(:before_ml AS bigint)) AS register_ml) AS at_start
 ON CONFLICT (meter_id, day) DO UPDATE
 SET volume_ml = excluded.volume_ml, register_end_ml = excluded.register_end_ml
 """)
@@ -49,7 +53,9 @@ async def roll_up(session: AsyncSession, meter: Meter, days: Collection[date]) -
         _ROLL_UP,
         {
             "meter_id": meter.id,
-            "initial_ml": meter.initial_register_ml,
+            "before_ml": await register_at_ml(session, meter, spans[0].start),
+            "since": spans[0].start,
+            "until": spans[-1].end,
             "days": ordered,
             "starts": [span.start for span in spans],
             "ends": [span.end for span in spans],
@@ -57,3 +63,27 @@ async def roll_up(session: AsyncSession, meter: Meter, days: Collection[date]) -
     )
     months = sorted({period_of(day)[0] for day in ordered})
     await session.execute(_MONTHS, {"meter_id": meter.id, "months": months})
+
+
+# A day of roll-ups for each service day that a counted reading closes, as ``roll_up`` makes them one by one.
+_ALL_DAYS = text("""
+WITH closing AS (
+    SELECT DISTINCT ON (day) day, end_ml
+    FROM (SELECT ((read_at - interval '1 microsecond') AT TIME ZONE :zone)::date AS day, read_at,
+                 coalesce(counted_ml, register_ml) AS end_ml
+          FROM readings WHERE meter_id = :meter_id AND quality IN ('MEASURED', 'CORRECTED')) AS counted
+    ORDER BY day, read_at DESC)
+INSERT INTO daily_usage (meter_id, day, volume_ml, register_end_ml)
+SELECT :meter_id, day, end_ml - lag(end_ml, 1, CAST(:initial_ml AS bigint)) OVER (ORDER BY day), end_ml FROM closing
+RETURNING day
+""")
+
+
+async def roll_up_first(session: AsyncSession, meter: Meter) -> list[date]:
+    """All roll-ups of a meter that has readings and none of these yet, in two statements; returns its months."""
+    days = await session.scalars(
+        _ALL_DAYS, {"meter_id": meter.id, "zone": meter.time_zone, "initial_ml": meter.initial_register_ml}
+    )
+    months = sorted({period_of(day)[0] for day in days})
+    await session.execute(_MONTHS, {"meter_id": meter.id, "months": months})
+    return months

@@ -15,12 +15,14 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.errors import InvalidInputError
+from standpipe.meters.models import Meter
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, places
 from standpipe.tariffs.pricing import Place, TierUse, tiers
 from standpipe.units import Span, day_span, local_midnight, period_of, service_day
 from standpipe.usage.charges import split_days
 from standpipe.usage.models import COUNTED, DailyUsage, MonthlyUsage, Reading
+from standpipe.usage.register import newest, oldest
 
 MAX_BUCKETS = 1000
 USUAL_SPACING = timedelta(minutes=65)
@@ -137,7 +139,7 @@ async def _days_or_hours(
         spans = [day_span(day, zone) for day in days]
         return _priced(spans, [daily.get(day) for day in days], daily, contract, zone)
     hours = [span for day in days for span in _hours(day, zone) if span.start < now]
-    volumes = await _hourly(session, request.meter_id, hours, zone)
+    volumes = await _hourly(session, request.meter_id, hours, zone, now)
     return _priced(hours, volumes, daily, contract, zone)
 
 
@@ -199,7 +201,9 @@ async def _daily(session: AsyncSession, meter_ids: Sequence[str], start: date, e
     return found
 
 
-async def _hourly(session: AsyncSession, meter_id: str, spans: Sequence[Span], zone: ZoneInfo) -> list[_Volume | None]:
+async def _hourly(
+    session: AsyncSession, meter_id: str, spans: Sequence[Span], zone: ZoneInfo, now: datetime
+) -> list[_Volume | None]:
     """Volume of each hour from the register, None where no reading tells of it."""
     if not spans:
         return []
@@ -207,11 +211,13 @@ async def _hourly(session: AsyncSession, meter_id: str, spans: Sequence[Span], z
         Reading.meter_id == meter_id, Reading.quality.in_(COUNTED)
     )
     first, last = spans[0].start, spans[-1].end
-    before = counted.where(Reading.read_at <= first).order_by(Reading.read_at.desc()).limit(1)
+    before = await newest(session, counted.where(Reading.read_at <= first), first)
     within = counted.where(Reading.read_at > first, Reading.read_at <= last).order_by(Reading.read_at)
-    after = counted.where(Reading.read_at > last).order_by(Reading.read_at).limit(1)
-    points = [(at, ml) for query in (before, within, after) for at, ml in await session.execute(query)]
-    return _between_points(points, spans, zone)
+    points = [(at, ml) for at, ml in await session.execute(within)]
+    latest = now + timedelta(days=1)
+    after = await oldest(session, counted.where(Reading.read_at > last), last, latest) if last < now else None
+    around = [*([before] if before else []), *points, *([after] if after else [])]
+    return _between_points([(at, ml) for at, ml in around], spans, zone)
 
 
 def _between_points(
@@ -360,4 +366,11 @@ async def _monthly(session: AsyncSession, requests: Sequence[SeriesRequest]) -> 
 
 async def last_reading_at(session: AsyncSession) -> datetime | None:
     """The newest instant that any meter has told of; a demo's clock must go on from there, never back."""
-    return await session.scalar(select(func.max(Reading.read_at)))
+    newest_of_each = (
+        select(Reading.read_at)
+        .where(Reading.meter_id == Meter.id)
+        .order_by(Reading.read_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return await session.scalar(select(func.max(newest_of_each)))

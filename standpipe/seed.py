@@ -33,9 +33,7 @@ from standpipe.meters.reports import (
 )
 from standpipe.notifications.devices import DeviceOrder, register
 from standpipe.outbox.models import OutboxFact
-from standpipe.payments.models import TopUp, TopUpEvent
-from standpipe.payments.provider import PaymentStatus, PaymentTruth
-from standpipe.payments.settle import apply_truth
+from standpipe.payments.past import book_past
 from standpipe.simulator.meter_model import MeterConfig
 from standpipe.simulator.water_use import hour_ml
 from standpipe.tariffs.files import read_tariff
@@ -253,33 +251,7 @@ def _costs(meter: Meter, readings: list[RegisterReading], table: PriceTable) -> 
 
 async def _top_up(session: AsyncSession, meter: Meter, customer_id: str, wanted_minor: int, at: datetime) -> None:
     pay_minor = max(-(-wanted_minor // _STEP_MINOR) * _STEP_MINOR, _STEP_MINOR)
-    top_up = TopUp(
-        id=new_id("top"),
-        customer_id=customer_id,
-        meter_id=meter.id,
-        provider="sandbox",
-        pay_minor=pay_minor,
-        currency=CURRENCY,
-        idempotency_key=new_id("seed"),
-        request_hash="seed",
-        status="CREATED",
-        created_at=at,
-        updated_at=at,
-    )
-    session.add(top_up)
-    await session.flush()
-    await session.refresh(top_up)
-    session.add(TopUpEvent(top_up_id=top_up.id, status="CREATED", at=at))
-    truth = PaymentTruth(
-        provider_ref=f"sch_seed{top_up.id[4:]}",
-        reference=top_up.id,
-        status=PaymentStatus.SUCCEEDED,
-        currency=CURRENCY,
-        requested_minor=pay_minor,
-        captured_minor=pay_minor,
-        refunded_minor=0,
-    )
-    await apply_truth(session, top_up, truth, at)
+    await book_past(session, meter, customer_id=customer_id, pay_minor=pay_minor, at=at)
 
 
 async def _hand_over(session: AsyncSession, meter: Meter, plan: Plan, key: bytes, last: RegisterReading) -> MeterConfig:

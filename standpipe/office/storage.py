@@ -1,35 +1,32 @@
 """Storage: the months of readings, what is let go, and a synthetic utility to measure with."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from sqlalchemy.exc import DBAPIError
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.office.desk import AsJson, at_desk, group, out, read, show
 from standpipe.payments.rails import Rails
 from standpipe.settings import Settings
+from standpipe.synthetic import Scale, generate
 from standpipe.usage.retention import Retention, horizon, let_go, plan, sweep
 from standpipe.usage.storage import (
     MONTHS_AHEAD,
     Partition,
     add_partitions,
     cut_first,
-    is_lock_failure,
     month_start,
     months_from,
     partitions,
+    patiently,
 )
 from standpipe.wiring import Database
 
 storage = group("Readings by month: made ahead, shown, let go.")
-TRIES = 60
-_Made = TypeVar("_Made")
 
 
 @storage.command("partitions")
@@ -92,20 +89,29 @@ def storage_retain(
     out.print(f"{going.held} held readings of before that wait for a person stay.")
 
 
-async def patiently(sessions: Sessions, work: Callable[[AsyncSession], Awaitable[_Made]]) -> _Made:
-    """A transaction of its own for work that gives way to everybody else; tried again until it gets its locks.
+@storage.command("generate")
+def storage_generate(
+    meters: Annotated[int, typer.Option(help="How many synthetic meters there are to be.", min=1, max=9999)] = 500,
+    years: Annotated[int, typer.Option(help="Years of hourly readings of each.", min=1, max=20)] = 5,
+    seed: Annotated[int, typer.Option(help="Another number is another use of water.")] = 1,
+    at_once: Annotated[int, typer.Option(help="Meters at once.", min=1, max=8)] = 2,
+    more: Annotated[bool, typer.Option("--more", help="Go on where there are synthetic meters already.")] = False,
+) -> None:
+    """Make a synthetic utility to measure with. Not for a database that serves customers."""
+    scale = Scale(meters=meters, years=years, seed=seed, at_once=at_once)
 
-    Raises InvalidInputError where it never does.
-    """
-    for _ in range(TRIES):
-        try:
-            async with sessions.begin() as session:
-                return await work(session)
-        except DBAPIError as error:
-            if not is_lock_failure(error):
-                raise
-        await asyncio.sleep(0.5)
-    raise InvalidInputError("The readings are in use without a pause; try again later.")
+    async def run(settings: Settings, database: Database, _rails: Rails) -> int:
+        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("Meters", total=meters)
+            return await generate(
+                database.sessions,
+                scale,
+                settings.clock.now(),
+                more=more,
+                progress=lambda done, _total: bar.update(task, completed=done),
+            )
+
+    typer.echo(f"{at_desk(run)} meters made; there are {meters}.")
 
 
 async def _sweep_all(sessions: Sessions, going: Retention) -> int:

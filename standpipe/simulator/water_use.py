@@ -5,14 +5,14 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 # Shares of a day's water by hour, weekdays; after published household demand curves: a morning and an evening peak.
-_WEEKDAY = (2, 1, 1, 1, 2, 6, 14, 16, 9, 6, 5, 5, 7, 6, 4, 4, 5, 8, 12, 13, 10, 7, 5, 3)
-_WEEKEND = (3, 2, 1, 1, 1, 2, 5, 9, 13, 14, 11, 9, 9, 8, 6, 5, 5, 7, 10, 11, 9, 7, 5, 4)
+WEEKDAY = (2, 1, 1, 1, 2, 6, 14, 16, 9, 6, 5, 5, 7, 6, 4, 4, 5, 8, 12, 13, 10, 7, 5, 3)
+WEEKEND = (3, 2, 1, 1, 1, 2, 5, 9, 13, 14, 11, 9, 9, 8, 6, 5, 5, 7, 10, 11, 9, 7, 5, 4)
 
 
 def hour_ml(serial: str, hour_start: datetime, zone: ZoneInfo, daily_litres: int) -> int:
     """What this meter's household uses in the hour that begins at ``hour_start``; the same answer each time asked."""
     local = hour_start.astimezone(zone)
-    shape = _WEEKEND if local.weekday() >= 5 else _WEEKDAY  # noqa: PLR2004 - Saturday.
+    shape = WEEKEND if local.weekday() >= 5 else WEEKDAY  # noqa: PLR2004 - Saturday.
     chance = random.Random(f"{serial}:{hour_start.isoformat()}")
     day_chance = random.Random(f"{serial}:{local.date()}")
     share = shape[local.hour] / sum(shape)

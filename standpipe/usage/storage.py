@@ -4,10 +4,12 @@ Bounds are months in UTC, whatever zone a meter lives in. What lies before the f
 release, or what ``retention`` keeps) is one partition, and what lies after the last is another, ``readings_rest``.
 """
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import text
@@ -23,8 +25,10 @@ MONTHS_AHEAD = 6
 CUT_AT_MOST = 2_000_000
 LOCK_NOT_AVAILABLE = "55P03"
 REST = "readings_rest"
+TRIES, TRY_AGAIN_S = 60, 0.5
 _BOUND = re.compile(r"(FROM|TO) \((?:'([^']+)'|MINVALUE|MAXVALUE)\)")
 _log = structlog.get_logger(__name__)
+_Made = TypeVar("_Made")
 
 # One at a time, whoever it is. The wait is shorter than PostgreSQL's for a deadlock (1 s): where we and a report wait
 # for each other, it is we who give way. And what we wait for, others wait for behind us.
@@ -107,6 +111,22 @@ async def keep_partitions(sessions: Sessions, clock: Clock) -> None:
         made = await add_partitions(session, clock.now())
     if made:
         _log.info("partitions made", names=made)
+
+
+async def patiently(sessions: Sessions, work: Callable[[AsyncSession], Awaitable[_Made]]) -> _Made:
+    """A transaction of its own for work that gives way to everybody else; tried again until it gets its locks.
+
+    Raises InvalidInputError where it never does.
+    """
+    for _ in range(TRIES):
+        try:
+            async with sessions.begin() as session:
+                return await work(session)
+        except DBAPIError as error:
+            if not is_lock_failure(error):
+                raise
+        await asyncio.sleep(TRY_AGAIN_S)
+    raise InvalidInputError("The readings are in use without a pause; try again later.")
 
 
 async def be_alone(session: AsyncSession) -> None:

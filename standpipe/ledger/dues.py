@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
@@ -25,15 +25,16 @@ class Dues:
 
 async def dues_of_many(session: AsyncSession, meter_ids: Sequence[str], now: datetime) -> dict[str, Dues]:
     """By meter id; a meter that owes nothing is left out. One statement."""
+    # Asked of each of the account's few entries, by key: as a join it could read the whole ledger.
+    is_repayment = (
+        select(and_(LedgerTransaction.kind == "TOP_UP", LedgerTransaction.occurred_at > now - WEEK))
+        .where(LedgerTransaction.id == Entry.transaction_id)
+        .correlate(Entry)
+        .scalar_subquery()
+    )
     repaid = (
         select(func.coalesce(func.sum(Entry.amount_minor), 0))
-        .join(LedgerTransaction, LedgerTransaction.id == Entry.transaction_id)
-        .where(
-            Entry.account_id == Account.id,
-            Entry.amount_minor > 0,
-            LedgerTransaction.kind == "TOP_UP",
-            LedgerTransaction.occurred_at > now - WEEK,
-        )
+        .where(Entry.account_id == Account.id, Entry.amount_minor > 0, is_repayment)
         .correlate(Account)
         .scalar_subquery()
     )

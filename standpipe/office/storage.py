@@ -12,7 +12,7 @@ from standpipe.db.engine import Sessions
 from standpipe.office.desk import AsJson, at_desk, group, out, read, show
 from standpipe.payments.rails import Rails
 from standpipe.settings import Settings
-from standpipe.synthetic import Scale, generate
+from standpipe.synthetic.utility import Scale, generate
 from standpipe.usage.retention import Retention, horizon, let_go, plan, sweep
 from standpipe.usage.storage import (
     MONTHS_AHEAD,

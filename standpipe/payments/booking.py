@@ -86,7 +86,7 @@ async def book_captured(
             now=now,
         )
     key = f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}"
-    lines = _captured_lines(top_up, parts, source or funding(top_up), meter.utility_id)
+    lines = captured_lines(top_up, parts, source or funding(top_up), meter.utility_id)
     await post(session, key=key, kind="TOP_UP", lines=lines, occurred_at=now)
     top_up.captured_minor = captured_minor
     top_up.fee_minor += parts.fee_minor
@@ -96,7 +96,8 @@ async def book_captured(
     await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor, key))
 
 
-def _captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
+def captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
+    """How a captured payment is posted, part by part; none is zero."""
     currency = top_up.currency
     lines = [
         Line(source, -parts.paid_minor),

@@ -149,7 +149,7 @@ async def _charge_period(session: AsyncSession, meter: Meter, contract: Contract
         session,
         key=f"usage:{meter.id}:{start.isoformat()}:r{charge.revision}",
         kind="USAGE",
-        lines=_lines(meter, wallet, before, priced.accounts),
+        lines=charge_lines(meter, wallet, before, priced.accounts),
         occurred_at=await _value_at(session, meter, start, now),
         states_fact=True,
     )
@@ -178,11 +178,12 @@ async def _charge_standing(
         return
     row.charged_minor, row.accounts = priced.total_minor, dict(priced.accounts)
     row.revision += 1
+    due = AccountRef(AccountKind.STANDING_DUE, meter.id, meter.currency)
     await post(
         session,
         key=f"standing:{meter.id}:{start.isoformat()}:r{row.revision}",
         kind="STANDING",
-        lines=_lines(meter, AccountRef(AccountKind.STANDING_DUE, meter.id, meter.currency), before, priced.accounts),
+        lines=charge_lines(meter, due, before, priced.accounts),
         occurred_at=await _value_at(session, meter, start, now),
         states_fact=True,
     )
@@ -197,7 +198,7 @@ def _accounts(stored: Mapping[str, int] | None, charged_minor: int) -> dict[str,
     return known
 
 
-def _lines(meter: Meter, payer: AccountRef, before: Mapping[str, int], after: Mapping[str, int]) -> list[Line]:
+def charge_lines(meter: Meter, payer: AccountRef, before: Mapping[str, int], after: Mapping[str, int]) -> list[Line]:
     """The difference, from the payer to the utility's revenue and to each levy's own account. None is zero."""
     moved: dict[AccountRef, int] = {}
     for code in sorted({*before, *after}):

@@ -15,7 +15,7 @@ from standpipe.app import make_signer
 from standpipe.customers.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.synthetic import Scale, generate
+from standpipe.synthetic.utility import Scale, generate
 from standpipe.usage.models import Reading
 from standpipe.usage.readings import take_report
 from tests.graphql.test_graphql import HOME

@@ -1,7 +1,7 @@
 """A synthetic utility to measure with: years of hourly readings of many meters, and all that follows from them.
 
-Readings come by COPY and roll up in two statements; each month is then paid for and charged by the product's own
-functions, in order of time, so that every balance explains itself. A meter is one transaction: whole, or not there.
+Readings come by COPY and roll up in two statements; the months are then paid for and charged (``past``), and stored in
+batches (``books``), so that every balance explains itself. A meter is one transaction: whole, or not there.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
@@ -20,19 +20,16 @@ from standpipe.customers.models import Customer, Household, HouseholdRole, Membe
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError
 from standpipe.ids import new_id
-from standpipe.ledger.dues import dues_of
-from standpipe.ledger.posting import wallet_balance_minor
-from standpipe.meters import statements as meter_statements
 from standpipe.meters.models import Meter, WalletKind
-from standpipe.meters.reports import CommandResult, MeterStatement, ValveReason, ValveState
-from standpipe.outbox.models import OutboxFact
-from standpipe.payments.past import book_past
 from standpipe.simulator.water_use import WEEKDAY, WEEKEND
+from standpipe.synthetic.books import keep
+from standpipe.synthetic.past import past_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.units import local_midnight, period_of
-from standpipe.usage.charges import accrue_standing, charge_periods, contract_for, period_use, priced_use
+from standpipe.units import local_midnight
+from standpipe.usage.charges import contract_for
+from standpipe.usage.models import MonthlyUsage
 from standpipe.usage.rollups import roll_up_first
 from standpipe.usage.statements import issue
 from standpipe.usage.storage import add_partitions, cut_first, months_from, patiently
@@ -146,16 +143,16 @@ def _hours(first_day: date, now: datetime) -> tuple[_Hour, ...]:
 
 async def _live(session: AsyncSession, place: _Place, number: int, seed: int, now: datetime) -> None:
     """One meter's life."""
-    last_fact = await session.scalar(select(func.max(OutboxFact.id))) or 0
     meter, customer_id = await _home(session, place, number)
     await _read(session, meter, place.hours, seed)
-    for month in await roll_up_first(session, meter):
-        await _month(session, meter, customer_id, month, now)
-    await _state(session, meter, now)
+    await roll_up_first(session, meter)
+    months = await session.execute(
+        select(MonthlyUsage.month, MonthlyUsage.volume_ml).where(MonthlyUsage.meter_id == meter.id)
+    )
+    volumes_ml = {month: volume_ml for month, volume_ml in months}  # noqa: C416 - dict() does not take rows.
+    past = past_of(meter, customer_id, await contract_for(session, meter), volumes_ml, now)
+    await keep(session, meter, past, now)
     await issue(session, meter.id, months_from(now.astimezone(ZoneInfo(ZONE)).date(), -1), now)
-    await session.flush()
-    # What happened in the past is no news.
-    await session.execute(_SILENCE, {"before": last_fact})
 
 
 async def _home(session: AsyncSession, place: _Place, number: int) -> tuple[Meter, str]:
@@ -201,35 +198,3 @@ async def _read(session: AsyncSession, meter: Meter, hours: Sequence[_Hour], see
     connection = raw.driver_connection
     assert connection is not None, "it is open"  # noqa: S101 - for the type checker.
     await connection.copy_records_to_table("readings", records=records, columns=_COLUMNS)
-
-
-async def _month(session: AsyncSession, meter: Meter, customer_id: str, month: date, now: datetime) -> None:
-    """Paid for in advance, as a household does that knows its use; then charged, at the month's end."""
-    zone, (start, end) = ZoneInfo(meter.time_zone), period_of(month)
-    begins, ends = local_midnight(start, zone), min(local_midnight(end, zone) - _INSTANT, now)
-    use = await period_use(session, meter.id, await contract_for(session, meter), start)
-    due_minor = (await dues_of(session, meter.id, begins)).standing_minor
-    balance_minor = await wallet_balance_minor(session, meter.id, meter.currency)
-    wanted_minor = priced_use(use).total_minor + due_minor - balance_minor
-    if wanted_minor > 0:
-        pay_minor = -(-wanted_minor // _STEP_MINOR) * _STEP_MINOR
-        await book_past(session, meter, customer_id=customer_id, pay_minor=pay_minor, at=begins)
-    await charge_periods(session, meter, [start], ends)
-    await accrue_standing(session, meter, ends)
-
-
-async def _state(session: AsyncSession, meter: Meter, now: datetime) -> None:
-    """The meter states what it holds, so that nothing of the past is on its way to it."""
-    state = await meter_statements.touch(session, meter.id, seen_at=now, battery_percent=90)
-    statement = MeterStatement(
-        report_counter=1,
-        last_sequence=meter.last_sequence,
-        result=CommandResult.DONE,
-        credit_accepted_minor=meter.credit_granted_minor,
-        credit_remaining_minor=await wallet_balance_minor(session, meter.id, meter.currency),
-        register_ml=0,
-        valve=ValveState.OPEN,
-        valve_reason=ValveReason.NORMAL,
-        stated_at=now,
-    )
-    await meter_statements.apply(session, meter, state, statement, now)

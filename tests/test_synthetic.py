@@ -75,7 +75,7 @@ async def rows_of(session: AsyncSession, model: Any, meter_id: str, *without: st
 
 
 async def test_roll_ups_and_charges_are_those_of_reports(sessions: Sessions) -> None:
-    assert await generate(sessions, Scale(meters=3, years=1), NOW, more=False, progress=silent) == 3
+    assert await generate(sessions, Scale(meters=3, months=12), NOW, more=False, progress=silent) == 3
     for meter in await meters_of(sessions):
         twin_id = await twin_of(sessions, meter)
         async with sessions.begin() as session:
@@ -121,7 +121,7 @@ async def ledger_of(session: AsyncSession, meter_id: str) -> list[Any]:
 
 
 async def test_the_past_is_booked_as_settling_and_charging_would(sessions: Sessions) -> None:
-    await generate(sessions, Scale(meters=2, years=1), NOW, more=False, progress=silent)
+    await generate(sessions, Scale(meters=2, months=12), NOW, more=False, progress=silent)
     for meter in await meters_of(sessions):
         twin_id = await twin_of(sessions, meter)
         async with sessions.begin() as session:
@@ -153,7 +153,7 @@ async def test_the_past_is_booked_as_settling_and_charging_would(sessions: Sessi
 
 
 async def test_the_books_of_the_synthetic_utility_are_whole(sessions: Sessions) -> None:
-    await generate(sessions, Scale(meters=2, years=1), NOW, more=False, progress=silent)
+    await generate(sessions, Scale(meters=2, months=12), NOW, more=False, progress=silent)
     async with sessions() as session:
         assert await session.scalar(text("SELECT sum(amount_minor) FROM ledger_entries")) == 0
         assert await session.scalar(_BALANCES) == 0
@@ -169,10 +169,10 @@ async def test_the_books_of_the_synthetic_utility_are_whole(sessions: Sessions) 
 
 
 async def test_it_goes_on_only_where_it_is_asked_to(sessions: Sessions) -> None:
-    await generate(sessions, Scale(meters=1, years=1), NOW, more=False, progress=silent)
+    await generate(sessions, Scale(meters=1, months=12), NOW, more=False, progress=silent)
     with pytest.raises(InvalidInputError, match="1 synthetic meters already"):
-        await generate(sessions, Scale(meters=2, years=1), NOW, more=False, progress=silent)
-    assert await generate(sessions, Scale(meters=2, years=1), NOW, more=True, progress=silent) == 1
+        await generate(sessions, Scale(meters=2, months=12), NOW, more=False, progress=silent)
+    assert await generate(sessions, Scale(meters=2, months=12), NOW, more=True, progress=silent) == 1
     assert [meter.serial for meter in await meters_of(sessions)] == ["GEN0001", "GEN0002"]
 
 

@@ -98,7 +98,7 @@ def storage_generate(
     more: Annotated[bool, typer.Option("--more", help="Go on where there are synthetic meters already.")] = False,
 ) -> None:
     """Make a synthetic utility to measure with. Not for a database that serves customers."""
-    scale = Scale(meters=meters, years=years, seed=seed, at_once=at_once)
+    scale = Scale(meters=meters, months=12 * years, seed=seed, at_once=at_once)
 
     async def run(settings: Settings, database: Database, _rails: Rails) -> int:
         with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:

@@ -46,10 +46,10 @@ _SILENCE = text("UPDATE outbox_facts SET due_at = NULL WHERE id > :before AND xm
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much there is to be: ``meters`` in all, each with whole months of ``years`` years and the running one."""
+    """How much there is to be: ``meters`` in all, each with ``months`` whole months and the running one."""
 
     meters: int
-    years: int
+    months: int
     seed: int = 1
     at_once: int = 2
 
@@ -78,7 +78,7 @@ async def generate(
     ``progress`` is told of the meters that are there and that are to be. Raises InvalidInputError where there are
     synthetic meters already and ``more`` is not asked for.
     """
-    first_day = months_from(now.astimezone(ZoneInfo(ZONE)).date(), -12 * scale.years)
+    first_day = months_from(now.astimezone(ZoneInfo(ZONE)).date(), -scale.months)
     numbers = await _lacking(sessions, scale, more=more)
     since = (first_day - timedelta(days=1)).replace(day=1)
     await patiently(sessions, lambda session: cut_first(session, since))

@@ -50,7 +50,7 @@ class Touch:
 @pytest.fixture(scope="module")
 async def history(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[History]:
     async with postgres.clone() as url, make_town(url, Path(tmp_path_factory.mktemp("town"))) as town:
-        scale = Scale(meters=METERS, years=YEARS)
+        scale = Scale(meters=METERS, months=12 * YEARS)
         await generate(town.sessions, scale, datetime.now(UTC), more=False, progress=lambda _done, _total: None)
         async with town.sessions() as session:
             await session.execute(text("ANALYZE"))

@@ -1,0 +1,208 @@
+"""Settling payments, against the same statements by plain driver code."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from bench.support import CONNECTIONS, Row, rate
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.ids import new_id
+from standpipe.ledger.models import AccountKind
+from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.meters.models import Meter
+from standpipe.payments.models import TopUp
+from standpipe.payments.provider import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
+from standpipe.payments.settle import settle
+from standpipe.settings import Settings
+from tests.support.town import Home, make_home
+
+SETTLEMENTS = 600
+STALL_S = 3
+
+
+class Paid:
+    """A provider that answers at once that all is paid: only our own work is measured."""
+
+    name = "bench"
+    capabilities = Capabilities(MOBILE_POLLS_S, reports_refunds=True)
+
+    def __init__(self, truths: dict[str, PaymentTruth]) -> None:
+        self._truths = truths
+
+    async def fetch(self, provider_ref: str) -> PaymentTruth:
+        """The truth, without a network."""
+        return self._truths[provider_ref]
+
+
+async def settlements(sessions: Sessions, url: str, home: Home) -> list[Row]:
+    """``settle`` against the same statements by plain driver code, both with CONNECTIONS at once; then with one
+    transaction that has posted to the provider's account and stalls for the whole run, against none.
+    """
+    async with sessions() as session:
+        meter = await session.get_one(Meter, home.meter_id)
+        utility_id, tariff_id = meter.utility_id, meter.tariff_id
+    settings = Settings.model_validate({"token_secret": "b" * 40})
+    homes = [
+        await make_home(
+            sessions, settings, utility_id, tariff_id, installed_at=datetime.now(UTC), zone="Africa/Nairobi"
+        )
+        for _ in range(CONNECTIONS * 4)
+    ]
+    owners = [homes[number % len(homes)] for number in range(SETTLEMENTS)]
+    ours = [await make_top_up(sessions, owner) for owner in owners]
+    truths = {ref: _truth(ref, top_up_id) for top_up_id, ref in ours}
+    providers: Any = {"bench": Paid(truths)}
+    ours_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in ours])
+    plain = [await make_top_up(sessions, owner) for owner in owners]
+    pool = await asyncpg.create_pool(url, min_size=CONNECTIONS, max_size=CONNECTIONS)
+    plain_rate = await rate(
+        [lambda i=i, o=o: _plain_settle(pool, i, o) for (i, _), o in zip(plain, owners, strict=True)]
+    )
+    await pool.close()
+    free, stalled = await _many(sessions, owners), await _many(sessions, owners)
+    for top_ups in (free, stalled):
+        truths.update({ref: _truth(ref, top_up_id) for top_up_id, ref in top_ups})
+    free_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in free])
+    async with sessions.begin() as session:
+        lines = [
+            Line(AccountRef(AccountKind.CLEARING, "bench", "KES"), -1),
+            Line(AccountRef(AccountKind.WALLET, home.meter_id, "KES"), 1),
+        ]
+        await post(session, key="stalled", kind="TOP_UP", lines=lines, occurred_at=datetime.now(UTC))
+        began = time.perf_counter()
+        stalled_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in stalled])
+        held_s = time.perf_counter() - began
+        assert held_s > STALL_S, f"the run was shorter than the stall: {held_s:.1f} s"
+    return [
+        Row("settle ÷ the same SQL (settlements/s)", ours_rate, plain_rate, f"{CONNECTIONS} connections, fsync on"),
+        Row(
+            "settle beside a stalled posting to the same clearing account ÷ without it (settlements/s)",
+            stalled_rate,
+            free_rate,
+            f"stalled for {held_s:.1f} s",
+        ),
+    ]
+
+
+async def _many(sessions: Sessions, owners: list[Home]) -> list[tuple[str, str]]:
+    return [await make_top_up(sessions, owner) for owner in owners]
+
+
+async def make_top_up(sessions: Sessions, home: Home) -> tuple[str, str]:
+    top_up_id, ref = new_id("top"), new_id("ref")
+    now = datetime.now(UTC)
+    async with sessions.begin() as session:
+        session.add(
+            TopUp(
+                id=top_up_id,
+                customer_id=home.customer_id,
+                meter_id=home.meter_id,
+                provider="bench",
+                provider_ref=ref,
+                pay_minor=1500,
+                currency="KES",
+                idempotency_key=top_up_id,
+                request_hash="",
+                status="PENDING",
+                created_at=now,
+                updated_at=now,
+            )
+        )
+    return top_up_id, ref
+
+
+def _truth(ref: str, top_up_id: str) -> PaymentTruth:
+    return PaymentTruth(ref, top_up_id, PaymentStatus.SUCCEEDED, "KES", 1500, 1500, 0)
+
+
+async def _plain_settle(pool: Any, top_up_id: str, home: Home) -> None:
+    """The statements of ``settle``, in its order, without anything around them."""
+    transaction, now = new_id("ltx"), datetime.now(UTC)
+    async with pool.acquire() as db:
+        await db.fetchrow("SELECT * FROM top_ups WHERE id = $1", top_up_id)
+        async with db.transaction():
+            await db.fetchrow("SELECT * FROM top_ups WHERE id = $1 FOR NO KEY UPDATE", top_up_id)
+            await db.execute(
+                "INSERT INTO ledger_transactions (id, key, kind, occurred_at) VALUES ($1, $2, 'TOP_UP', $3) "
+                "ON CONFLICT DO NOTHING",
+                transaction,
+                f"plain:{top_up_id}",
+                now,
+            )
+            clearing = await _plain_account(db, "CLEARING", "plain", guarded=False)
+            wallet = await _plain_account(db, "WALLET", home.meter_id, guarded=True)
+            row = await db.fetchrow("SELECT * FROM ledger_accounts WHERE id = $1 FOR NO KEY UPDATE", wallet)
+            balance, version = row["balance_minor"] + 1500, row["version"] + 1
+            await db.execute(
+                "UPDATE ledger_accounts SET balance_minor = $2, version = $3 WHERE id = $1", wallet, balance, version
+            )
+            await db.execute(
+                "INSERT INTO ledger_entries (transaction_id, account_id, currency, amount_minor, account_version, "
+                "balance_after_minor, floor_minor) VALUES ($1, $2, 'KES', -1500, NULL, NULL, NULL), "
+                "($1, $3, 'KES', 1500, $4, $5, 0)",
+                transaction,
+                clearing,
+                wallet,
+                version,
+                balance,
+            )
+            meter = await db.fetchrow("SELECT * FROM meters WHERE id = $1 FOR NO KEY UPDATE", home.meter_id)
+            total, sequence = meter["credit_granted_minor"] + 1500, meter["last_sequence"] + 1
+            await db.execute(
+                "INSERT INTO credit_grants (credit_key, meter_id, source_id, amount_minor, total_after_minor, "
+                "granted_at) VALUES ($1, $2, $1, 1500, $3, $4) ON CONFLICT DO NOTHING",
+                top_up_id,
+                home.meter_id,
+                total,
+                now,
+            )
+            await db.execute(
+                "UPDATE meter_commands SET status = 'SUPERSEDED' WHERE meter_id = $1 AND status = 'QUEUED'",
+                home.meter_id,
+            )
+            await db.execute(
+                "INSERT INTO meter_commands (id, meter_id, sequence, kind, value, status) "
+                "VALUES ($1, $2, $3, 'CREDIT', $4, 'QUEUED')",
+                new_id("cmd"),
+                home.meter_id,
+                sequence,
+                total,
+            )
+            await db.execute(
+                "UPDATE meters SET credit_granted_minor = $2, last_sequence = $3 WHERE id = $1",
+                home.meter_id,
+                total,
+                sequence,
+            )
+            await db.execute("SELECT pg_notify('bench_commands', $1)", home.meter_id)
+            await db.execute("INSERT INTO outbox_facts (kind, payload, due_at) VALUES ('TopUpPaid', '{}', NULL)")
+            await db.execute("SELECT pg_notify('bench_work', 'outbox')")
+            await db.execute(
+                "INSERT INTO top_up_events (top_up_id, status, at) VALUES ($1, 'SUCCEEDED', $2)", top_up_id, now
+            )
+            await db.execute(
+                "UPDATE top_ups SET status = 'SUCCEEDED', captured_minor = 1500, version = 1, due_at = NULL "
+                "WHERE id = $1",
+                top_up_id,
+            )
+            await db.execute("SELECT pg_notify('bench_live', $1)", top_up_id)
+            await db.execute("SELECT pg_notify('bench_live', $1)", home.meter_id)
+
+
+async def _plain_account(db: Any, kind: str, owner: str, *, guarded: bool) -> str:
+    query = "SELECT id FROM ledger_accounts WHERE kind = $1 AND owner_id = $2 AND currency = 'KES'"
+    found = await db.fetchval(query, kind, owner)
+    if found is None:
+        await db.execute(
+            "INSERT INTO ledger_accounts (id, kind, owner_id, currency, guarded) VALUES ($1, $2, $3, 'KES', $4) "
+            "ON CONFLICT DO NOTHING",
+            new_id("acc"),
+            kind,
+            owner,
+            guarded,
+        )
+        found = await db.fetchval(query, kind, owner)
+    return str(found)

@@ -60,7 +60,8 @@ async def statement_by_month(
     if meter is None:
         return None
     zone = ZoneInfo(meter.time_zone)
-    if month > now.astimezone(zone).date():
+    # Before anything is reckoned from it: the last month of the calendar has no next one.
+    if month.replace(day=1) > now.astimezone(zone).date():
         raise InvalidInputError("This month has not begun.", ("month",))
     start = period_of(month)[0]
     _check_supplied(meter, start)

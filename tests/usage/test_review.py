@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,188 +14,16 @@ from sqlalchemy import func, select, text, update
 from standpipe.customers.models import OperatorAction
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.tariffs.pricing import cost_minor, table_of
-from standpipe.usage import review
-from standpipe.usage.models import DailyUsage, MonthlyUsage, Reading, StorageHorizon
+from standpipe.usage.models import DailyUsage, MonthlyUsage, StorageHorizon
 from standpipe.usage.readings import take_report
-from standpipe.usage.review import HeldReading, Outcome
-from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, series_of_many
 from standpipe.usage.statements import issue, statement_by_month
+from tests.support.desk import APRIL, DAY, HOUR, MAY, Desk, air, desk_of, rows
 from tests.support.office import hire
-from tests.support.town import BLOCKS, Home, until
-from tests.support.water import LATER, START, meter, state, take
-
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-APRIL, MAY = date(2026, 4, 1), date(2026, 5, 1)
-NOTE = "the fitter's sheet"
-
-
-class Desk:
-    """An operator's decisions about one meter."""
-
-    def __init__(self, sessions: Sessions, home: Home) -> None:
-        self.sessions, self.home = sessions, home
-
-    async def _do(self, act: Callable[..., Awaitable[Outcome]], **more: Any) -> Outcome:
-        async with self.sessions.begin() as session:
-            return await act(session, operator="amina", meter_id=self.home.meter_id, now=LATER, **more)
-
-    async def release(self, read_at: datetime, note: str = NOTE) -> Outcome:
-        return await self._do(review.release, read_at=read_at, note=note)
-
-    async def reject(self, read_at: datetime) -> Outcome:
-        return await self._do(review.reject, read_at=read_at, note=NOTE)
-
-    async def correct(self, read_at: datetime, register_ml: int) -> Outcome:
-        return await self._do(review.correct, read_at=read_at, register_ml=register_ml, note=NOTE)
-
-    async def swap(self, at: datetime, final_ml: int, start_ml: int) -> Outcome:
-        return await self._do(review.swap_register, at=at, final_ml=final_ml, start_ml=start_ml, note=NOTE)
-
-    async def rejudge(self) -> Outcome:
-        return await self._do(review.rejudge)
-
-    async def held(self, **more: Any) -> list[HeldReading]:
-        async with self.sessions() as session:
-            return await review.held_readings(session, **more)
-
-    async def reading(self, read_at: datetime) -> Reading:
-        async with self.sessions() as session:
-            return await session.get_one(Reading, (self.home.meter_id, read_at))
-
-    async def volume(self) -> int:
-        return sum((await state(self.sessions, self.home))["days"].values())
-
-
-async def desk_of(sessions: Sessions) -> Desk:
-    home, _ = await meter(sessions)
-    return Desk(sessions, home)
-
-
-async def air(desk: Desk, at: datetime, register_ml: int) -> None:
-    report = MeterReport(desk.home.meter_id, LATER, (RegisterReading(at, register_ml, empty_pipe=True),))
-    async with desk.sessions.begin() as session:
-        await take_report(session, report, LATER)
-
-
-# --- Swaps and resets (T5) ---
-
-
-async def test_t5_a_swapped_register_goes_on_where_the_old_one_ended(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    at = START + 10 * DAY
-    await take(sessions, desk.home, [(START + 9 * DAY, 800_000_000 - 500_000)])
-    # Nobody has told us of the swap yet: the new register's readings look like steps back.
-    new = [(at + (number + 1) * DAY, 200_000 * (number + 1)) for number in range(3)]
-    held = (await state(sessions, desk.home))["days"]
-    await take(sessions, desk.home, new)
-    assert (await state(sessions, desk.home))["days"] == held
-    outcome = await desk.swap(at, 800_000_000, 0)
-    assert outcome.still_held == 3
-    outcome = await desk.rejudge()
-    assert (outcome.counted, outcome.still_held) == (3, 0)
-    assert await desk.volume() == 800_000_000 + 600_000
-    # A late reading of the old register, and a later one of the new.
-    await take(sessions, desk.home, [(at - HOUR, 800_000_000 - 100_000), (at + 4 * DAY, 700_000)])
-    found = (await state(sessions, desk.home))["days"]
-    assert sum(found.values()) == 800_000_000 + 700_000
-    assert found[at.date()] == 500_000
-    assert (await desk.reading(at + 4 * DAY)).counted_ml == 800_000_000 + 700_000
-
-
-async def test_t5_a_swap_to_a_higher_register_is_held_until_a_person_says_so(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    await take(sessions, desk.home, [(START + DAY, 500_000)])
-    at = START + DAY + 2 * HOUR
-    used = [(at + number * DAY, 900_000_000 + 100_000 * number) for number in range(60)]
-    for reading in used:
-        await take(sessions, desk.home, [reading])
-    # Weeks later so much could have run through the pipe. It has not: the first hour said so.
-    assert await desk.volume() == 500_000
-    assert len(await desk.held()) == 60
-    await desk.swap(at - HOUR, 600_000, 900_000_000)
-    await desk.rejudge()
-    assert await desk.held() == []
-    assert await desk.volume() == 600_000 + 59 * 100_000
-
-
-async def test_t5_readings_that_counted_by_the_old_register_are_judged_anew(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    at = START + 5 * DAY
-    readings = [(START + number * DAY + HOUR, 80_000_000 + 100_000 * number) for number in range(1, 9)]
-    await take(sessions, desk.home, [(START + 12 * HOUR, 80_000_000), *readings])
-    before = await state(sessions, desk.home)
-    assert sum(before["days"].values()) == 80_800_000
-    # The new register started forty litres above where the old one ended: they were never used.
-    outcome = await desk.swap(at, 80_410_000, 80_450_000)
-    after = await state(sessions, desk.home)
-    assert after["wallet"] - before["wallet"] == -outcome.charged_minor == 400
-    assert sum(after["days"].values()) == 80_800_000 - 40_000
-    # Of the days after the swap only the first is another; their places in the meter's life all are.
-    changed = {day for day in before["days"] if before["days"][day] != after["days"][day]}
-    assert changed == {at.date()}
-    [swap] = [row for row in await _rows(sessions) if row.reason == "SWAPPED"]
-    assert (swap.register_ml, swap.corrected_ml, swap.quality) == (80_410_000, 80_450_000, "CORRECTED")
-    assert (await desk.reading(readings[-1][0])).counted_ml == 80_760_000
-
-
-async def _rows(sessions: Sessions) -> list[Reading]:
-    async with sessions() as session:
-        return list((await session.scalars(select(Reading).order_by(Reading.read_at))).all())
-
-
-async def test_t5_a_late_reading_of_the_old_register_after_the_noted_instant_is_held(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    at = START + 5 * DAY
-    await take(sessions, desk.home, [(at - HOUR, 800_000_000), (at + HOUR / 2, 800_010_000), (at + HOUR, 800_020_000)])
-    await desk.swap(at, 800_005_000, 0)
-    assert [item.read_at for item in await desk.held()] == [at + HOUR / 2, at + HOUR]
-    await take(sessions, desk.home, [(at + 2 * HOUR, 1_000)])
-    assert await desk.volume() == 800_005_000 + 1_000
-
-
-async def test_t5_a_swap_that_was_none_is_taken_back(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    at = START + 5 * DAY
-    readings = [(START + number * DAY + HOUR, 100_000 * number) for number in range(1, 9)]
-    await take(sessions, desk.home, readings)
-    before = await state(sessions, desk.home)
-    await desk.swap(at, 450_000, 350_000)
-    assert await state(sessions, desk.home) != before
-    [swap] = [row for row in await _rows(sessions) if row.reason == "SWAPPED"]
-    await desk.reject(swap.read_at)
-    assert await state(sessions, desk.home) == before
-    # A second one at the same instant, for it had been another after all.
-    await desk.swap(at, 450_000, 400_000)
-    assert await desk.volume() == 850_000
-
-
-async def test_t5_a_second_swap_goes_on_from_the_first(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    await take(sessions, desk.home, [(START + DAY, 500_000)])
-    await desk.swap(START + 4 * DAY, 900_000, 0)
-    await take(sessions, desk.home, [(START + 5 * DAY, 100_000)])
-    assert await desk.volume() == 900_000 + 100_000
-    # Entered last, though it came first; and it must go with what was said of the second.
-    with pytest.raises(InvalidInputError, match="What was decided at 2026-03-24"):
-        await desk.swap(START + 2 * DAY, 600_000, 950_000)
-    await desk.swap(START + 2 * DAY, 600_000, 50_000)
-    assert await desk.volume() == 600_000 + 850_000 + 100_000
-
-
-async def test_t5_a_final_value_below_what_was_shown_is_refused(sessions: Sessions) -> None:
-    desk = await desk_of(sessions)
-    await take(sessions, desk.home, [(START + DAY, 500_000)])
-    with pytest.raises(InvalidInputError, match=r"0\.500 m³"):
-        await desk.swap(START + 2 * DAY, 499_999, 0)
-    with pytest.raises(InvalidInputError, match="still to come"):
-        await desk.swap(LATER + DAY, 600_000, 0)
-
-
-# --- Release, reject, correct, rejudge ---
+from tests.support.town import BLOCKS, until
+from tests.support.water import LATER, START, state, take
 
 
 async def test_a_jump_that_was_water_is_released_and_what_stood_upon_it_counts(sessions: Sessions) -> None:
@@ -293,7 +120,7 @@ async def test_a_rolled_over_register_is_charged_once(sessions: Sessions) -> Non
         sessions, desk.home, [(START + 1 * DAY, 9_900_000), (START + 2 * DAY, 400_000), (START + 3 * DAY, 500_000)]
     )
     assert await desk.volume() == 1_500_000
-    assert [row.reason for row in await _rows(sessions)] == [None, "ROLL_OVER", None]
+    assert [row.reason for row in await rows(sessions)] == [None, "ROLL_OVER", None]
     # Late, from just before the top, and again what had come.
     await take(sessions, desk.home, [(START + 2 * DAY - HOUR, 9_950_000), (START + 2 * DAY, 400_000)])
     assert await desk.volume() == 1_500_000
@@ -423,7 +250,7 @@ async def test_t8_late_air_that_has_been_charged_meanwhile_is_a_person_s_matter(
     assert await desk.volume() == 1_000_000
 
 
-# --- Statements, estimates, the command line ---
+# --- Statements, the command line ---
 
 
 async def test_a_decision_about_a_closed_month_is_an_adjustment_of_a_later_one(sessions: Sessions) -> None:
@@ -442,37 +269,6 @@ async def test_a_decision_about_a_closed_month_is_an_adjustment_of_a_later_one(s
     before_minor = cost_minor(table_of(BLOCKS), 90_000_000)
     assert april[0].use.total_minor == change.was.total_minor == before_minor
     assert (change.now.total_minor, change.difference_minor) == (50_000, 50_000 - before_minor)
-
-
-@pytest.mark.parametrize("interval", [UsageInterval.HOUR, UsageInterval.DAY])
-async def test_what_is_estimated_is_shown_and_never_billed(sessions: Sessions, interval: UsageInterval) -> None:
-    """A silence over the end of a month: its water is charged where it was measured, and shown within that month."""
-    home, tariff_id = await meter(sessions)
-    april_end = datetime.fromisoformat("2026-04-27T21:00:00+00:00")
-    await take(sessions, home, [(START + DAY, 500_000), (april_end, 1_000_000)])
-    await take(sessions, home, [(april_end + 8 * DAY, 9_000_000), (april_end + 9 * DAY, 9_200_000)])
-    before = await state(sessions, home)
-    async with sessions() as session:
-        postings = await session.scalar(select(func.count()).select_from(LedgerTransaction))
-        request = SeriesRequest(
-            home.meter_id, tariff_id, "Africa/Nairobi", date(2026, 3, 1), date(2026, 6, 1), interval, START.date()
-        )
-        if interval is UsageInterval.HOUR:
-            request = SeriesRequest(
-                home.meter_id, tariff_id, "Africa/Nairobi", APRIL, date(2026, 5, 10), interval, START.date()
-            )
-        buckets = (await series_of_many(session, [request], LATER))[request]
-    estimated = [bucket for bucket in buckets if bucket.quality is BucketQuality.ESTIMATED]
-    assert estimated
-    assert {item.start.astimezone().tzinfo is not None for item in buckets} == {True}
-    may = [bucket for bucket in buckets if bucket.start >= datetime.fromisoformat("2026-04-30T21:00:00+00:00")]
-    assert sum(bucket.cost_minor for bucket in may) == before["charges"][MAY]
-    assert sum(bucket.volume_ml for bucket in may) == 8_200_000
-    april = [bucket for bucket in buckets if APRIL <= (bucket.start + 3 * HOUR).date() < MAY]
-    assert sum(bucket.cost_minor for bucket in april) == before["charges"][APRIL]
-    assert await state(sessions, home) == before
-    async with sessions() as session:
-        assert await session.scalar(select(func.count()).select_from(LedgerTransaction)) == postings
 
 
 async def test_readings_on_the_command_line(sessions: Sessions, database_url: str, tmp_path: Path) -> None:

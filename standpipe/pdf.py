@@ -1,5 +1,6 @@
 """What our printed pages share: fonts, and text made to fit. Pure."""
 
+import unicodedata
 from pathlib import Path
 
 import reportlab
@@ -14,9 +15,19 @@ _KNOWN = pdfmetrics.getFont(REGULAR).face.charToGlyph
 
 
 def shown(text: str) -> str:
-    """A text in the font's characters; any other is shown as "?", so that nothing keeps a page from being made."""
+    """A text in the font's characters, so that nothing keeps a page from being made.
+
+    A letter that the font lacks loses its marks (Wanjikũ: Wanjiku); what is still not known is shown as "?".
+    """
     spaced = text.replace("\u00a0", " ").replace("\u202f", " ").replace("\u200f", "").replace("\u200e", "")
-    return "".join(char if ord(char) in _KNOWN else "?" for char in spaced)
+    return "".join(_in_font(char) for char in unicodedata.normalize("NFC", spaced))
+
+
+def _in_font(char: str) -> str:
+    if ord(char) in _KNOWN:
+        return char
+    bare = "".join(part for part in unicodedata.normalize("NFKD", char) if ord(part) in _KNOWN)
+    return bare or ("" if unicodedata.combining(char) else "?")
 
 
 def fitted(text: str, font: str, size: float, width: float) -> str:

@@ -1,6 +1,7 @@
 """Who reacts to what: the one ``match`` over facts. A reaction may run twice, so each goes by a business key."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -110,9 +111,15 @@ async def _issue_receipt(
         return
     view = await meter_view(session, meter_id, now, offline_after=offline_after)
     bill: tuple[BillLine, ...] = ()
+    overdrawn_minor = 0
     if view is not None and credit_minor > 0:
-        bill = quote_credit(view, credit_minor, now).bill
-    await issue(session, top_up_id=top_up_id, posting_key=posting_key, bill=bill, now=now)
+        # As a quote would have explained it before: with the wallet as it was without this credit.
+        before = replace(view, ledger_minor=view.ledger_minor - credit_minor)
+        quoted = quote_credit(before, credit_minor, now)
+        bill, overdrawn_minor = quoted.bill, quoted.overdrawn_minor
+    await issue(
+        session, top_up_id=top_up_id, posting_key=posting_key, bill=bill, overdrawn_minor=overdrawn_minor, now=now
+    )
 
 
 def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBalanceSignal:

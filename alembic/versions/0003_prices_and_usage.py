@@ -139,6 +139,7 @@ def upgrade() -> None:
     op.create_index('ix_meters_accrued_through', 'meters', ['accrued_through'], unique=False)
     op.add_column('period_charges', sa.Column('accounts', postgresql.JSONB(astext_type=sa.Text()), nullable=True))
     op.add_column('readings', sa.Column('counted_ml', sa.BigInteger(), nullable=True))
+    op.add_column('readings', sa.Column('corrected_ml', sa.BigInteger(), nullable=True))
     op.add_column('readings', sa.Column('claimed_at', sa.DateTime(timezone=True), nullable=True))
     op.execute(_PARTITIONS)
     op.create_index('ix_readings_claimed', 'readings', ['meter_id', 'claimed_at'], unique=False, postgresql_where=sa.text("claimed_at IS NOT NULL"))

@@ -1,6 +1,7 @@
 """``GET /statements/{meter_id}/{month}.pdf``: a month's statement, for whoever holds a signed link to it."""
 
 import asyncio
+import re
 import time
 from datetime import date
 from http import HTTPStatus
@@ -33,8 +34,9 @@ async def statement_pdf(request: Request) -> Response:
     body, number = found
     language = request.headers.get("accept-language", "en").split(",")[0].split(";")[0].strip() or "en"
     page = await asyncio.to_thread(render, body, number_text(number), language)
+    serial = re.sub(r"[^A-Za-z0-9-]", "", body.serial)
     headers = {
-        "Content-Disposition": f'inline; filename="statement-{body.serial}-{month}.pdf"',
+        "Content-Disposition": f'inline; filename="statement-{serial}-{month}.pdf"',
         "Cache-Control": "private, max-age=3600" if number is not None else "no-store",
         "Vary": "Accept-Language",
     }

@@ -34,7 +34,9 @@ class QuoteBy:
 
 @strawberry.type(description="A part of a payment or a bill, with its name in the reader's language.")
 class Charge:
-    """``code`` is stable: FEE, EMERGENCY, STANDING, DEBT, CREDIT, RESIDUE, REFUND, DISPUTED, TAX, or a charge's own."""
+    """``code`` is stable: FEE, EMERGENCY, STANDING, DEBT, CREDIT, OVERDRAWN, RESIDUE, REFUND, DISPUTED, TAX, or a
+    charge's own.
+    """
 
     code: str
     label: str
@@ -162,6 +164,8 @@ def make_offer(
     pay_minor = pay_for(quoted.credit_minor, rule, owing_by(view))
     if pay_minor is None:
         raise InvalidInputError("No payment would give that much: what is kept back takes it all.", ("by", "litres"))
+    if not pay_minor:
+        raise InvalidInputError("This much costs nothing as things stand: there is nothing to pay.", ("by", "litres"))
     step_minor = _step(providers, view, method_id)
     pay_minor += -pay_minor % step_minor
     if step_minor > 1:

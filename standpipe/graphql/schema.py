@@ -11,6 +11,7 @@ from standpipe.graphql.errors import AmountOutOfRange, InputError, Masked, RateL
 from standpipe.graphql.meters import Meter
 from standpipe.graphql.mutations import Mutation
 from standpipe.graphql.query import Query
+from standpipe.graphql.quotes import QuoteChanged
 from standpipe.graphql.subscriptions import Subscription
 from standpipe.graphql.top_ups import RedirectToUrl, StkPush, StripeCardSetup, StripePaymentSheet, TopUp
 
@@ -59,6 +60,7 @@ schema = Schema(
         RedirectToUrl,
         InputError,
         AmountOutOfRange,
+        QuoteChanged,
         RateLimited,
     ],
     extensions=[Masked, Tokens, Parsed, Validated],

@@ -1,16 +1,24 @@
-"""The utility's office on the command line: refunds, suspense, agents, vouchers, statements, the audit trail, storage.
+"""The utility's office on the command line: prices, readings, statements, refunds, suspense, agents, vouchers, the
+audit trail, storage.
 
-What moves money wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
+What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
 units, such as 150.00.
 """
 
+from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
+from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
+from standpipe.office.prices import tariff
 from standpipe.office.storage import storage
 
 GROUPS = {
     "operator": operator,
+    "tariff": tariff,
+    "readings": readings,
+    "statement": statement,
+    "arrears": arrears,
     "refund": refund,
     "suspense": suspense,
     "agent": agent,

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import authenticate_operator
-from standpipe.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
+from standpipe.meters.models import Meter
 from standpipe.payments.rails import Rails
 from standpipe.settings import Settings, load
-from standpipe.units import to_minor
+from standpipe.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
 from standpipe.wiring import Database, close_providers, configure_logging, make_providers, migrated_database
 
 KEY = "STANDPIPE_OPERATOR_KEY"
@@ -73,6 +74,16 @@ def read(work: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
     return at_desk(run)
 
 
+def read_now(work: Callable[[AsyncSession, datetime], Awaitable[Any]]) -> Any:
+    """``read``, for what depends on the time by the town's clock."""
+
+    async def run(settings: Settings, database: Database, _providers: Rails) -> Any:
+        async with database.sessions() as session:
+            return await work(session, settings.clock.now())
+
+    return at_desk(run)
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
     """A table for people, or JSON for scripts."""
     if as_json:
@@ -97,6 +108,47 @@ def minor(text: str, currency: str) -> int:
         return to_minor(Decimal(text), currency)
     except InvalidOperation:
         raise InvalidInputError(f"{text!r} is no amount; write it like 150.00.") from None
+
+
+def register_ml(text: str) -> int:
+    """A register as a person typed it, in cubic metres, in millilitres. Raises InvalidInputError."""
+    try:
+        volume_ml = Decimal(text) * ML_PER_KILOLITRE
+        exact = volume_ml == volume_ml.to_integral_value()
+    except InvalidOperation:
+        exact = False
+    if not exact or not 0 <= volume_ml <= MAX_MINOR:
+        raise InvalidInputError(f"{text!r} is no volume in cubic metres; write it like 12.345.")
+    return int(volume_ml)
+
+
+def instant(text: str) -> datetime:
+    """An instant as a person typed it, with its offset. Raises InvalidInputError."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = datetime.min  # noqa: DTZ901 - without an offset, and so refused below.
+    if at.tzinfo is None:
+        raise InvalidInputError(f"{text!r} is no instant; write it like 2026-05-01T10:00:00+03:00.")
+    return at.astimezone(UTC)
+
+
+def month_of(text: str) -> date:
+    """A month as a person typed it: its first day. Raises InvalidInputError."""
+    try:
+        if len(text) != len("2026-10"):
+            raise ValueError(text)  # noqa: TRY301 - one way to say no.
+        return date.fromisoformat(f"{text}-01")
+    except ValueError:
+        raise InvalidInputError(f"{text!r} is no month; write it like 2026-10.") from None
+
+
+async def the_meter(session: AsyncSession, serial: str) -> Meter:
+    """The meter of a serial. Raises NotFoundError."""
+    meter = await session.scalar(select(Meter).where(Meter.serial == serial))
+    if meter is None:
+        raise NotFoundError(f"No meter has the serial {serial}.")
+    return meter
 
 
 async def the_utility(session: AsyncSession, utility_id: str | None) -> str:

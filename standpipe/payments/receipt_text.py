@@ -22,6 +22,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "CREDIT": "Credit",
         "TIER": "Credit, tier {tier}: about {volume}",
         "RESIDUE": "Credit left over",
+        "OVERDRAWN": "Credit for water that had run already",
         "DEBT": "Repayment of what is owed",
         "FEE": "Service fee",
         "STANDING": "Standing charges",
@@ -43,6 +44,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "CREDIT": "Salio",
         "TIER": "Salio, daraja {tier}: karibu {volume}",
         "RESIDUE": "Salio lililobaki",
+        "OVERDRAWN": "Salio la maji yaliyotumika tayari",
         "DEBT": "Malipo ya deni",
         "FEE": "Ada ya huduma",
         "STANDING": "Ada za kudumu",
@@ -64,6 +66,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "CREDIT": "Crédit",
         "TIER": "Crédit, tranche {tier} : environ {volume}",
         "RESIDUE": "Reste de crédit",
+        "OVERDRAWN": "Crédit pour l'eau déjà consommée",
         "DEBT": "Remboursement de la dette",
         "FEE": "Frais de service",
         "STANDING": "Charges fixes",
@@ -77,7 +80,7 @@ _WORDS: dict[str, dict[str, str]] = {
     },
 }
 
-_CREDIT = frozenset({"CREDIT", "TAX", "DISCOUNT", "RESIDUE"})
+_CREDIT = frozenset({"CREDIT", "TAX", "DISCOUNT", "RESIDUE", "OVERDRAWN"})
 """Lines that the credit consists of: what its water costs holds tax."""
 
 _METHODS = {

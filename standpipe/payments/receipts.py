@@ -64,9 +64,18 @@ async def credit_of(session: AsyncSession, posting_key: str) -> int | None:
 
 
 async def issue(
-    session: AsyncSession, *, top_up_id: str, posting_key: str, bill: Sequence[BillLine], now: datetime
+    session: AsyncSession,
+    *,
+    top_up_id: str,
+    posting_key: str,
+    bill: Sequence[BillLine],
+    now: datetime,
+    overdrawn_minor: int = 0,
 ) -> str | None:
-    """Write the receipt of a posting; returns its id, or None where it has one. ``bill`` explains its credit."""
+    """Write the receipt of a posting; returns its id, or None where it has one.
+
+    ``bill`` explains its credit, but for ``overdrawn_minor`` of it, which makes up for water that had run unpaid.
+    """
     entries = await _entries(session, posting_key)
     found = await session.execute(
         select(Meter.utility_id, TopUp.currency).join(TopUp, TopUp.meter_id == Meter.id).where(TopUp.id == top_up_id)
@@ -87,7 +96,7 @@ async def issue(
             kind=SALE if paid_minor > 0 else GIVEN_BACK,
             currency=currency,
             paid_minor=paid_minor,
-            lines=lines_of(entries, bill),
+            lines=lines_of(entries, bill, overdrawn_minor),
             issued_at=now,
         )
         .on_conflict_do_nothing(index_elements=["source_key"])
@@ -98,7 +107,9 @@ async def issue(
     return receipt_id
 
 
-def lines_of(entries: Sequence[tuple[str, int]], bill: Sequence[BillLine]) -> list[dict[str, Any]]:
+def lines_of(
+    entries: Sequence[tuple[str, int]], bill: Sequence[BillLine], overdrawn_minor: int = 0
+) -> list[dict[str, Any]]:
     """A receipt's lines from a posting's entries: credit by tier and tax as far as ``bill`` explains it."""
     lines: list[dict[str, Any]] = []
     for kind, amount in sorted(entries, key=lambda entry: entry[0] != AccountKind.WALLET):
@@ -108,10 +119,13 @@ def lines_of(entries: Sequence[tuple[str, int]], bill: Sequence[BillLine]) -> li
         if name != "CREDIT" or amount <= 0:
             lines.append({"kind": name, "amount_minor": amount})
             continue
+        if overdrawn_minor:
+            lines.append({"kind": "OVERDRAWN", "amount_minor": overdrawn_minor})
         lines.extend(_credit_line(item) for item in bill)
-        residue_minor = amount - sum(item.amount_minor for item in bill)
-        if residue_minor or not bill:
-            lines.append({"kind": "RESIDUE" if bill else name, "amount_minor": residue_minor})
+        residue_minor = amount - overdrawn_minor - sum(item.amount_minor for item in bill)
+        if residue_minor:
+            explained = bill or overdrawn_minor
+            lines.append({"kind": "RESIDUE" if explained else name, "amount_minor": residue_minor})
     return lines
 
 

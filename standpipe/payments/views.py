@@ -60,7 +60,8 @@ class TimelineEvent:
 class TopUpView:
     """A top-up for its reader; ``credit_minor`` is what was booked to the meter's wallet so far.
 
-    ``captured_minor`` = credit + debt + fee. ``taken_back_minor`` went back to the payer.
+    ``captured_minor`` = credit + fee + emergency credit, standing charges and debt paid. ``taken_back_minor`` went back
+    to the payer.
     """
 
     id: str
@@ -161,7 +162,8 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         status=status,
         provider=top_up.provider,
         pay_minor=top_up.pay_minor,
-        credit_minor=top_up.captured_minor - top_up.debt_minor - top_up.fee_minor,
+        credit_minor=top_up.captured_minor
+        - (top_up.fee_minor + top_up.emergency_minor + top_up.standing_minor + top_up.debt_minor),
         captured_minor=top_up.captured_minor,
         debt_minor=top_up.debt_minor,
         fee_minor=top_up.fee_minor,

@@ -16,11 +16,12 @@ from standpipe.units import period_of
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What ``publish`` did."""
+    """What ``publish`` did. ``was_there``: this very version had been published before, and nothing was done."""
 
     tariff_id: str
     version_id: str
     is_new_tariff: bool
+    was_there: bool = False
 
 
 async def publish(
@@ -30,8 +31,9 @@ async def publish(
 
     A tariff's first version may begin on any day; a later one only in future, and where it prorates its periods (or
     the version before does) not inside a period that has begun: the shares would change for water already used.
-    Raises InvalidInputError.
+    The same file again changes nothing. Raises InvalidInputError.
     """
+    document = file.model_dump(mode="json", by_alias=True)
     tariff = await session.scalar(
         select(Tariff).where(Tariff.utility_id == utility_id, Tariff.code == file.tariff).with_for_update()
     )
@@ -51,14 +53,18 @@ async def publish(
         session.add(tariff)
         await session.flush()
     else:
-        await _check_follows(session, tariff, file, today)
+        known = await _versions(session, tariff.id)
+        same = next((item for item in known if item.effective_from == file.effective_from), None)
+        if same is not None and same.document == document:
+            return Published(tariff.id, same.id, is_new_tariff=False, was_there=True)
+        _check_follows(tariff, known, file, today)
     terms = to_terms(file)
     version = TariffVersion(
         id=new_id("trv"),
         tariff_id=tariff.id,
         effective_from=file.effective_from,
         blocks=_plain_blocks(terms),
-        document=file.model_dump(mode="json", by_alias=True),
+        document=document,
     )
     session.add(version)
     await session.flush()
@@ -81,7 +87,7 @@ async def withdraw(session: AsyncSession, *, utility_id: str, code: str, effecti
     return found.id
 
 
-async def _check_follows(session: AsyncSession, tariff: Tariff, file: TariffFile, today: date) -> None:
+def _check_follows(tariff: Tariff, known: list[TariffVersion], file: TariffFile, today: date) -> None:
     for ours, theirs, field in (
         (tariff.currency, file.currency, "currency"),
         (tariff.basis, file.basis.upper(), "basis"),
@@ -89,9 +95,8 @@ async def _check_follows(session: AsyncSession, tariff: Tariff, file: TariffFile
     ):
         if ours != theirs:
             raise InvalidInputError(f"{tariff.code} has the {field} {ours}; another is another tariff.", (field,))
-    known = await _versions(session, tariff.id)
     if any(version.effective_from == file.effective_from for version in known):
-        raise InvalidInputError(f"{tariff.code} has a version from {file.effective_from} already.", ("effective-from",))
+        raise InvalidInputError(f"{tariff.code} has another version from {file.effective_from}.", ("effective-from",))
     prorates = file.proration == "days" or any(_prorates(version) for version in known)
     earliest = _earliest(today, proration=Proration.DAYS if prorates else Proration.NONE)
     starts_a_period = file.effective_from.day == 1 and file.effective_from > today

@@ -29,8 +29,10 @@ class Reading(Base):
     """The register at an instant; stored once per meter and instant, as the meter said it.
 
     ``counted_ml`` is where it stands in the meter's life: register changes, roll-overs and corrections leave that
-    rising (None: as ``register_ml`` says). ``claimed_at``: the instant that the meter's wrong clock told; ``read_at``
-    is then that of arrival. The table is partitioned by month of ``read_at``.
+    rising (None: as ``register_ml`` says; one that is HELD for air has it too, see ``usage.validation``).
+    ``corrected_ml`` is what the register stood at by a person's word; later readings go on from that. ``claimed_at``:
+    the instant that the meter's wrong clock told; ``read_at`` is then that of arrival. The table is partitioned by
+    month of ``read_at``.
     """
 
     __tablename__ = "readings"
@@ -47,6 +49,7 @@ class Reading(Base):
     reason: Mapped[str | None]
     received_at: Mapped[datetime]
     counted_ml: Mapped[int | None]
+    corrected_ml: Mapped[int | None]
     claimed_at: Mapped[datetime | None]
 
 

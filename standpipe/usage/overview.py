@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.models import Membership, Utility
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
-from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState
+from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState, WalletKind
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, TariffInForce, places
 from standpipe.tariffs.pricing import Place
@@ -212,7 +212,10 @@ def _view(
             debt_share_percent=utility.debt_share_percent,
             debt_weekly_cap_minor=utility.debt_weekly_cap_minor,
             guaranteed_minor=meter.guaranteed_minor,
-            emergency_credit_minor=utility.emergency_credit_minor,
+            # As ``emergency.activate`` rules.
+            emergency_credit_minor=utility.emergency_credit_minor
+            if meter.closed_at is None and meter.wallet_kind == WalletKind.MONEY
+            else 0,
             emergency_threshold_minor=utility.emergency_threshold_minor,
         ),
         on_meter_minor=state.credit_remaining_minor if state else None,

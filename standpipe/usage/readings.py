@@ -6,6 +6,7 @@ ended the gap, and a late reading that fills the gap moves it to where it belong
 """
 
 import itertools
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -25,14 +26,16 @@ from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReadin
 from standpipe.outbox.facts import UsageRecorded, publish
 from standpipe.units import service_day
 from standpipe.usage.charges import accrue_standing, charge_periods
-from standpipe.usage.models import COUNTED, DailyUsage, Reading, StorageHorizon
+from standpipe.usage.models import COUNTED, DailyUsage, Reading, ReadingQuality, StorageHorizon
 from standpipe.usage.register import newest
 from standpipe.usage.rollups import roll_up
 from standpipe.usage.validation import (
+    FLOW_SLACK_ML,
     MAX_CLOCK_ERROR,
     MAX_CLOCK_LEAD,
     Candidate,
     Counted,
+    Reason,
     Surroundings,
     Verdict,
     is_large,
@@ -43,11 +46,15 @@ MAX_READINGS = 10_000
 HABIT_DAYS = 28
 READINGS = "readings"
 """The name of readings among the storage horizons."""
+STANDING = or_(Reading.quality.in_(COUNTED), Reading.counted_ml.is_not(None))
+"""Readings that stand somewhere: those that count, and those that are left out for air, from which others go on."""
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class Judged:
+    """A reading and what became of it."""
+
     candidate: Candidate
     claimed_at: datetime | None
     verdict: Verdict
@@ -87,7 +94,7 @@ async def _store(
     fresh = await _only_new(session, meter, readings, now, clock_wrong=clock_wrong)
     if not fresh:
         return
-    judged, days = await _judge(session, meter, fresh, now)
+    judged, days = await judge_in_order(session, meter, fresh, now)
     rows = [
         {
             "meter_id": meter.id,
@@ -102,7 +109,7 @@ async def _store(
         for item in judged
     ]
     await session.execute(insert(Reading).on_conflict_do_nothing(), rows)
-    held = [item for item in judged if item.verdict.counted_ml is None]
+    held = [item for item in judged if not item.verdict.counts]
     if held:
         _log.warning("readings held", meter_id=meter.id, count=len(held), reason=held[0].verdict.reason)
     if days:
@@ -150,28 +157,81 @@ async def _only_new(
     return sorted(fresh, key=lambda item: item[0].read_at)
 
 
-async def _judge(
+async def judge_in_order(
     session: AsyncSession, meter: Meter, fresh: list[tuple[Candidate, datetime | None]], now: datetime
-) -> tuple[list[_Judged], set[date]]:
-    """Decide which readings count, and which service days change by them."""
+) -> tuple[list[Judged], set[date]]:
+    """Decide which readings count, and which service days change by them.
+
+    ``fresh``: readings that do not count yet, in order of time, each with the instant that a wrong clock claimed.
+    """
     zone = ZoneInfo(meter.time_zone)
     counted = await neighbours(session, meter, fresh[0][0].read_at, fresh[-1][0].read_at)
     around = await _surroundings(session, meter, fresh, counted, now)
-    judged: list[_Judged] = []
+    jumps = _Jumps(await _held_jumps(session, meter, fresh, counted))
+    judged: list[Judged] = []
     days: set[date] = set()
     below, index = counted[0], 1
     for candidate, claimed_at in fresh:
         while index < len(counted) and counted[index].read_at < candidate.read_at:
             below, index = counted[index], index + 1
         above = counted[index] if index < len(counted) else None
-        verdict = judge(candidate, below, above, around)
-        judged.append(_Judged(candidate, claimed_at, verdict))
-        if verdict.counted_ml is not None:
+        verdict = judge(candidate, below, above, around, jumps.lowest_ml(below.read_at, candidate.read_at))
+        judged.append(Judged(candidate, claimed_at, verdict))
+        if verdict.counts:
             days.add(service_day(candidate.read_at, zone))
             if above is not None:
                 days.add(service_day(above.read_at, zone))
+        if verdict.counted_ml is not None:
             below = Counted(candidate.read_at, candidate.register_ml, verdict.counted_ml)
+        elif verdict.reason is Reason.IMPLAUSIBLE_FLOW:
+            jumps.add(candidate.read_at, candidate.register_ml)
     return judged, days
+
+
+class _Jumps:
+    """Readings that are held for a jump, looked through once, in order of time.
+
+    Whoever stands upon one of them stands upon any lower one too, so a higher one before a lower is let go.
+    """
+
+    def __init__(self, held: Sequence[tuple[datetime, int]]) -> None:
+        self._held = deque(held)
+        self._open: deque[tuple[datetime, int]] = deque()
+
+    def add(self, read_at: datetime, register_ml: int) -> None:
+        """One more, the newest."""
+        while self._open and self._open[-1][1] >= register_ml:
+            self._open.pop()
+        self._open.append((read_at, register_ml))
+
+    def lowest_ml(self, after: datetime, before: datetime) -> int | None:
+        """The lowest register of those between two instants, both of which only ever rise."""
+        while self._held and self._held[0][0] < before:
+            self.add(*self._held.popleft())
+        while self._open and self._open[0][0] <= after:
+            self._open.popleft()
+        return self._open[0][1] if self._open else None
+
+
+async def _held_jumps(
+    session: AsyncSession, meter: Meter, fresh: list[tuple[Candidate, datetime | None]], counted: list[Counted]
+) -> Sequence[tuple[datetime, int]]:
+    """What is held for a jump around these readings; asked for only where one of them rises by as much."""
+    lowest_ml = min(item.register_ml for item in counted)
+    if all(item.register_ml - lowest_ml <= FLOW_SLACK_ML for item, _ in fresh):
+        return []
+    rows = await session.execute(
+        select(Reading.read_at, Reading.register_ml)
+        .where(
+            Reading.meter_id == meter.id,
+            Reading.quality == ReadingQuality.HELD,
+            Reading.reason == Reason.IMPLAUSIBLE_FLOW,
+            Reading.read_at > counted[0].read_at,
+            Reading.read_at < fresh[-1][0].read_at,
+        )
+        .order_by(Reading.read_at)
+    )
+    return [(read_at, register_ml) for read_at, register_ml in rows]
 
 
 async def _surroundings(
@@ -193,11 +253,12 @@ async def _surroundings(
 
 
 async def neighbours(session: AsyncSession, meter: Meter, first: datetime, last: datetime) -> list[Counted]:
-    """Counted readings around and between two instants: one before (or the meter's start), those within, one after."""
+    """Readings that others go on from, around and between two instants: one before (or the meter's start), those
+    within, one after.
+    """
+    shown_ml = func.coalesce(Reading.corrected_ml, Reading.register_ml)
     stands_ml = func.coalesce(Reading.counted_ml, Reading.register_ml)
-    counted = select(Reading.read_at, Reading.register_ml, stands_ml).where(
-        Reading.meter_id == meter.id, Reading.quality.in_(COUNTED)
-    )
+    counted = select(Reading.read_at, shown_ml, stands_ml).where(Reading.meter_id == meter.id, STANDING)
     before = await newest(session, counted.where(Reading.read_at < first), first)
     within = (
         await session.execute(counted.where(Reading.read_at.between(first, last)).order_by(Reading.read_at))

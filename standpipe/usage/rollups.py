@@ -4,25 +4,27 @@ from collections.abc import Collection
 from datetime import date
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
 from standpipe.units import day_span, period_of
+from standpipe.usage.models import DailyUsage, MonthlyUsage
 from standpipe.usage.register import register_at_ml
 
-# R(t) of readings.py, at the end and at the start of each day. Both are looked for between the first day's start and
-# the last day's end: what the register stood at before comes from ``register_at_ml``, so that no other month is read.
+# R(t) of readings.py, at the end and at the start of each day that has a reading. Both are looked for between the first
+# day's start and the last day's end: what the register stood at before comes from ``register_at_ml``, so that no other
+# month is read.
 _ROLL_UP = text("""
 INSERT INTO daily_usage (meter_id, day, volume_ml, register_end_ml)
 SELECT :meter_id, d.day, at_end.register_ml - at_start.register_ml, at_end.register_ml
 FROM unnest(CAST(:days AS date[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]))
      AS d(day, start_at, end_at)
 CROSS JOIN LATERAL (
-    SELECT coalesce((SELECT coalesce(r.counted_ml, r.register_ml) FROM readings r
-                     WHERE r.meter_id = :meter_id AND r.read_at > :since AND r.read_at <= :until
-                       AND r.read_at <= d.end_at AND r.quality IN ('MEASURED', 'CORRECTED')
-                     ORDER BY r.read_at DESC LIMIT 1), CAST(:before_ml AS bigint)) AS register_ml) AS at_end
+    SELECT coalesce(r.counted_ml, r.register_ml) AS register_ml FROM readings r
+    WHERE r.meter_id = :meter_id AND r.read_at > :since AND r.read_at <= :until
+      AND r.read_at > d.start_at AND r.read_at <= d.end_at AND r.quality IN ('MEASURED', 'CORRECTED')
+    ORDER BY r.read_at DESC LIMIT 1) AS at_end
 CROSS JOIN LATERAL (
     SELECT coalesce((SELECT coalesce(r.counted_ml, r.register_ml) FROM readings r
                      WHERE r.meter_id = :meter_id AND r.read_at > :since AND r.read_at <= :until
@@ -87,3 +89,10 @@ async def roll_up_first(session: AsyncSession, meter: Meter) -> list[date]:
     months = sorted({period_of(day)[0] for day in days})
     await session.execute(_MONTHS, {"meter_id": meter.id, "months": months})
     return months
+
+
+async def clear(session: AsyncSession, meter: Meter, days: Collection[date]) -> None:
+    """Forget these days and their months, before they are computed anew: one that lost its readings tells nothing."""
+    months = {period_of(day)[0] for day in days}
+    await session.execute(delete(DailyUsage).where(DailyUsage.meter_id == meter.id, DailyUsage.day.in_(days)))
+    await session.execute(delete(MonthlyUsage).where(MonthlyUsage.meter_id == meter.id, MonthlyUsage.month.in_(months)))

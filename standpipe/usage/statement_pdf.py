@@ -10,12 +10,12 @@ from reportlab.graphics.shapes import Drawing
 from reportlab.lib.colors import HexColor
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
-from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+from reportlab.platypus import KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from standpipe.pdf import BOLD, REGULAR, fitted, shown
 from standpipe.units import ML_PER_LITRE, money_text, volume_text
 from standpipe.usage.statement_body import StatementBody
-from standpipe.usage.statement_text import line_text, month_text, movement_text, word
+from standpipe.usage.statement_text import day_text, line_text, month_text, movement_text, word
 
 _MARGIN = 48
 _WIDTH = A4[0] - 2 * _MARGIN
@@ -23,7 +23,11 @@ _AMOUNT = 110
 _INK, _QUIET, _LINE, _WATER = HexColor("#12303d"), HexColor("#4a6673"), HexColor("#b8c9d1"), HexColor("#2b8ca3")
 _TITLE = ParagraphStyle("title", fontName=BOLD, fontSize=16, leading=20, textColor=_INK)
 _SUB = ParagraphStyle("sub", fontName=REGULAR, fontSize=9, leading=13, textColor=_QUIET)
-_HEAD = ParagraphStyle("head", fontName=BOLD, fontSize=10, leading=16, textColor=_INK, spaceBefore=8)
+_HEAD = ParagraphStyle("head", fontName=BOLD, fontSize=10, leading=16, textColor=_INK, spaceBefore=8, keepWithNext=1)
+_PADDING = 6
+"""What the library keeps free inside its frame."""
+_LEAST_TOP = 100
+"""Litres that the plot's axis reaches at least: nothing used is a line at nought, not at a hundredth."""
 
 
 def render(body: StatementBody, number: str | None, language: str) -> bytes:
@@ -31,79 +35,122 @@ def render(body: StatementBody, number: str | None, language: str) -> bytes:
     buffer = io.BytesIO()
     month = month_text(body.period_start, language)
     title = f"{word('TITLE', language)} {number or '(' + word('DRAFT', language) + ')'}: {month}"
+    margin = _MARGIN - _PADDING
     page = SimpleDocTemplate(
         buffer,
         pagesize=A4,
-        leftMargin=_MARGIN,
-        rightMargin=_MARGIN,
-        topMargin=_MARGIN,
-        bottomMargin=_MARGIN,
+        leftMargin=margin,
+        rightMargin=margin,
+        topMargin=margin,
+        bottomMargin=margin,
         title=title,
         author=shown(body.utility_name),
         invariant=1,
     )
+    parts = [
+        Paragraph(_plain(body.utility_name), _TITLE),
+        Spacer(1, 4),
+        Paragraph(_plain(title), _SUB),
+        Paragraph(_plain(f"{word('METER', language)} {body.serial}, {body.label}"), _SUB),
+        Spacer(1, 8),
+        _table(wallet_rows(body, language), body.currency, language),
+        *_owed(body, language),
+        *_daily(body, language, closed=number is not None),
+        Paragraph(_plain(word("NOTE", language)), _SUB),
+    ]
+    foot = shown(f"{body.serial}, {month}")
     page.build(
-        [
-            Paragraph(_plain(body.utility_name), _TITLE),
-            Paragraph(_plain(title), _SUB),
-            Paragraph(_plain(f"{word('METER', language)} {body.serial}, {body.label}"), _SUB),
-            Spacer(1, 8),
-            _wallet(body, language),
-            *_owed(body, language),
-            Paragraph(_plain(f"{word('DAILY', language)} ({volume_text(body.use.volume_ml, language)})"), _HEAD),
-            _plot(body),
-            Paragraph(_plain(word("NOTE", language)), _SUB),
-        ]
+        parts,
+        onFirstPage=lambda canvas, _: _foot(canvas, foot),
+        onLaterPages=lambda canvas, _: _foot(canvas, foot),
     )
     return buffer.getvalue()
 
 
-def _wallet(body: StatementBody, language: str) -> Table:
-    """Opening, what came in, what was used and what for, adjustments, closing: a sum that anybody can add up."""
-    span, zone = body.accounts["WALLET"], ZoneInfo(body.time_zone)
+def _foot(canvas: Any, text: str) -> None:
+    canvas.setFont(REGULAR, 7)
+    canvas.setFillColor(_QUIET)
+    canvas.drawString(_MARGIN, _MARGIN / 2, fitted(text, REGULAR, 7, _WIDTH - 40))
+    canvas.drawRightString(A4[0] - _MARGIN, _MARGIN / 2, str(canvas.getPageNumber()))
+
+
+def wallet_rows(body: StatementBody, language: str) -> list[tuple[str, int, bool]]:
+    """Opening, what came in, what was used and what for, adjustments, closing: a sum that anybody can add up.
+
+    Label, amount in minor units, and whether the row stands out.
+    """
+    span = body.accounts["WALLET"]
     rows: list[tuple[str, int, bool]] = [(word("OPENING", language), span.opening_minor, True)]
-    for item in body.movements:
-        if item.amounts.get("WALLET"):
-            label = f"{item.at.astimezone(zone):%d.%m.} {movement_text(item, body.currency, language)}"
-            rows.append((label, item.amounts["WALLET"], False))
+    rows.extend(_moved(body, "WALLET", 1, language))
     rows.extend((line_text(item, body.currency, language), -item.amount_minor, False) for item in body.use.lines)
-    for change in body.adjustments:
-        if change.account == "WALLET":
-            label = word("ADJUSTED", language).format(
-                month=month_text(change.period_start, language),
-                was=money_text(change.was.total_minor, body.currency, language),
-                now=money_text(change.now.total_minor, body.currency, language),
-            )
-            rows.append((label, -change.difference_minor, False))
+    rows.extend(_adjusted(body, "WALLET", -1, language))
     rows.append((word("CLOSING", language), span.closing_minor, True))
-    return _table(rows, body.currency, language)
+    return rows
+
+
+def owed_rows(body: StatementBody, kind: str, language: str) -> list[tuple[str, int, bool]]:
+    """The same of an account on which something is owed, in amounts that are owed; none where nothing ever was."""
+    span = body.accounts[kind]
+    rows: list[tuple[str, int, bool]] = []
+    if kind == "STANDING_DUE":
+        rows.extend(
+            (line_text(item, body.currency, language), item.amount_minor, False) for item in body.standing.lines
+        )
+    rows.extend(_moved(body, kind, -1, language))
+    rows.extend(_adjusted(body, kind, 1, language))
+    if not rows and not span.opening_minor:
+        return []
+    before = (word("OWED_BEFORE", language), -span.opening_minor, True)
+    return [before, *rows, (word("OWED", language), -span.closing_minor, True)]
+
+
+def _moved(body: StatementBody, kind: str, sign: int, language: str) -> list[tuple[str, int, bool]]:
+    zone = ZoneInfo(body.time_zone)
+    return [
+        (
+            f"{day_text(item.at.astimezone(zone).date(), language)} – {movement_text(item, body.currency, language)}",
+            sign * item.amounts[kind],
+            False,
+        )
+        for item in body.movements
+        if item.amounts.get(kind)
+    ]
+
+
+def _adjusted(body: StatementBody, kind: str, sign: int, language: str) -> list[tuple[str, int, bool]]:
+    return [
+        (
+            word("ADJUSTED", language).format(
+                month=month_text(item.period_start, language),
+                was=money_text(item.was.total_minor, body.currency, language),
+                now=money_text(item.now.total_minor, body.currency, language),
+            ),
+            sign * item.difference_minor,
+            False,
+        )
+        for item in body.adjustments
+        if item.account == kind
+    ]
 
 
 def _owed(body: StatementBody, language: str) -> list[Any]:
-    """Each account on which something is owed, or was."""
     found: list[Any] = []
     for kind in ("STANDING_DUE", "RECEIVABLE", "EMERGENCY"):
-        span = body.accounts[kind]
-        rows = [(word("OWED", language), -span.opening_minor, True)]
-        if kind == "STANDING_DUE":
-            rows.extend(
-                (line_text(item, body.currency, language), item.amount_minor, False) for item in body.standing.lines
-            )
-        rows.extend(
-            (movement_text(item, body.currency, language), -item.amounts[kind], False)
-            for item in body.movements
-            if item.amounts.get(kind)
-        )
-        rows.extend(
-            (month_text(item.period_start, language), item.difference_minor, False)
-            for item in body.adjustments
-            if item.account == kind
-        )
-        if len(rows) == 1 and not span.opening_minor:
-            continue
-        rows.append((word("OWED", language), -span.closing_minor, True))
-        found.extend([Paragraph(_plain(word(f"DUE_{kind}", language)), _HEAD), _table(rows, body.currency, language)])
+        rows = owed_rows(body, kind, language)
+        if rows:
+            head = Paragraph(_plain(word(f"DUE_{kind}", language)), _HEAD)
+            found.extend([head, _table(rows, body.currency, language)])
     return found
+
+
+def _daily(body: StatementBody, language: str, *, closed: bool) -> list[Any]:
+    """The plot under its heading. Days without a reading are no days without use, so it says how many there are."""
+    silent = (body.period_end - body.period_start).days - len(body.daily_ml)
+    facts = [volume_text(body.use.volume_ml, language)]
+    if closed and silent:
+        facts.append(word("SILENT", language).format(days=silent))
+    head = Paragraph(_plain(f"{word('DAILY', language)} ({', '.join(facts)})"), _HEAD)
+    return [KeepTogether([head, _plot(body)])] if body.daily_ml else [head]
 
 
 def _table(rows: list[tuple[str, int, bool]], currency: str, language: str) -> Table:
@@ -114,11 +161,12 @@ def _table(rows: list[tuple[str, int, bool]], currency: str, language: str) -> T
         ]
         for label, amount_minor, strong in rows
     ]
-    table = Table(cells, colWidths=[_WIDTH - _AMOUNT, _AMOUNT], rowHeights=15, repeatRows=0)
+    table = Table(cells, colWidths=[_WIDTH - _AMOUNT, _AMOUNT], rowHeights=15, hAlign="LEFT")
     style: list[Any] = [
         ("FONT", (0, 0), (-1, -1), REGULAR, 9),
         ("TEXTCOLOR", (0, 0), (-1, -1), _INK),
         ("ALIGN", (1, 0), (1, -1), "RIGHT"),
+        ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
         ("LEFTPADDING", (0, 0), (-1, -1), 0),
         ("RIGHTPADDING", (0, 0), (-1, -1), 0),
         ("LINEABOVE", (0, -1), (-1, -1), 0.5, _LINE),
@@ -136,6 +184,8 @@ def _plot(body: StatementBody) -> Drawing:
     chart.data = [[body.daily_ml.get(day, 0) / ML_PER_LITRE for day in days]]
     chart.bars[0].fillColor, chart.bars[0].strokeColor = _WATER, None
     chart.valueAxis.valueMin = 0
+    if max(chart.data[0]) < _LEAST_TOP:
+        chart.valueAxis.valueMax = _LEAST_TOP
     chart.valueAxis.labels.fontName = chart.categoryAxis.labels.fontName = REGULAR
     chart.valueAxis.labels.fontSize = chart.categoryAxis.labels.fontSize = 7
     chart.valueAxis.strokeColor = chart.categoryAxis.strokeColor = _LINE

@@ -1,11 +1,13 @@
 """A statement in words. Pure; English where a language is not spoken yet."""
 
 from datetime import date
+from decimal import Decimal
 
 from babel.core import Locale, UnknownLocaleError
-from babel.dates import format_date
+from babel.dates import format_date, format_skeleton
+from babel.numbers import format_currency
 
-from standpipe.units import money_text, volume_text
+from standpipe.units import currency_exponent, money_text, volume_text
 from standpipe.usage.statement_body import Movement, StatementLine
 
 _WORDS: dict[str, dict[str, str]] = {
@@ -16,9 +18,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "EMERGENCY": "Emergency credit", "ARREARS": "Arrears from before", "OTHER": "Other",
         "WATER": "Water, block {tier}", "ALLOWANCE": "Free allowance", "STANDING": "{name}", "LEVY": "{name}",
         "DISCOUNT": "{name}", "ELSEWHERE": "Booked in another month", "USE": "Water used", "CHARGES": "Charges",
-        "FIXED": "Standing charges", "OWED": "Owed", "ADJUSTED": "{month} came to {now} instead of {was}",
+        "FIXED": "Standing charges", "OWED": "Owed at the end", "ADJUSTED": "{month} came to {now} instead of {was}",
         "PAID": "paid {paid}", "DAILY": "Water by day, litres", "DUE_STANDING_DUE": "Standing charges due",
         "DUE_RECEIVABLE": "Arrears", "DUE_EMERGENCY": "Emergency credit in use", "DAYS": "{days} days",
+        "OWED_BEFORE": "Owed at the beginning", "SILENT": "days without a reading: {days}",
         "NOTE": "Readings that come later are shown in a later statement, as an adjustment of this month.",
     },
     "sw": {
@@ -28,9 +31,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "EMERGENCY": "Salio la dharura", "ARREARS": "Deni la awali", "OTHER": "Nyingine",
         "WATER": "Maji, daraja {tier}", "ALLOWANCE": "Maji ya bure", "STANDING": "{name}", "LEVY": "{name}",
         "DISCOUNT": "{name}", "ELSEWHERE": "Imewekwa mwezi mwingine", "USE": "Maji yaliyotumika", "CHARGES": "Gharama",
-        "FIXED": "Ada za kudumu", "OWED": "Deni", "ADJUSTED": "{month} ilifika {now} badala ya {was}",
+        "FIXED": "Ada za kudumu", "OWED": "Deni mwishoni", "ADJUSTED": "{month} ilifika {now} badala ya {was}",
         "PAID": "imelipwa {paid}", "DAILY": "Maji kwa siku, lita", "DUE_STANDING_DUE": "Ada za kudumu zinazodaiwa",
         "DUE_RECEIVABLE": "Deni", "DUE_EMERGENCY": "Salio la dharura linalotumika", "DAYS": "siku {days}",
+        "OWED_BEFORE": "Deni mwanzoni", "SILENT": "siku bila usomaji: {days}",
         "NOTE": "Usomaji unaofika baadaye huonyeshwa kwenye taarifa ya baadaye, kama marekebisho ya mwezi huu.",
     },
     "fr": {
@@ -40,9 +44,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "EMERGENCY": "Crédit d'urgence", "ARREARS": "Arriérés", "OTHER": "Autre",
         "WATER": "Eau, tranche {tier}", "ALLOWANCE": "Volume gratuit", "STANDING": "{name}", "LEVY": "{name}",
         "DISCOUNT": "{name}", "ELSEWHERE": "Compté dans un autre mois", "USE": "Eau consommée", "CHARGES": "Charges",
-        "FIXED": "Charges fixes", "OWED": "Dû", "ADJUSTED": "{month} : {now} au lieu de {was}",
+        "FIXED": "Charges fixes", "OWED": "Dû à la fin", "ADJUSTED": "{month} : {now} au lieu de {was}",
         "PAID": "payé {paid}", "DAILY": "Eau par jour, litres", "DUE_STANDING_DUE": "Charges fixes dues",
         "DUE_RECEIVABLE": "Arriérés", "DUE_EMERGENCY": "Crédit d'urgence utilisé", "DAYS": "{days} jours",
+        "OWED_BEFORE": "Dû au début", "SILENT": "jours sans relevé : {days}",
         "NOTE": "Les relevés tardifs figurent sur un relevé suivant, comme ajustement de ce mois.",
     },
 }  # fmt: skip
@@ -56,11 +61,25 @@ def word(name: str, language: str) -> str:
 
 def month_text(month: date, language: str) -> str:
     """A month as its reader writes it."""
+    return format_date(month, "LLLL y", locale=_locale(language))
+
+
+def day_text(day: date, language: str) -> str:
+    """A day of the month as its reader writes it, without the year."""
+    return format_skeleton("MMMd", day, locale=_locale(language))
+
+
+def _locale(language: str) -> Locale:
     try:
-        locale = Locale.parse(language, sep="-")
+        return Locale.parse(language, sep="-")
     except (UnknownLocaleError, ValueError):
-        locale = Locale("en")
-    return format_date(month, "LLLL y", locale=locale)
+        return Locale("en")
+
+
+def _rate_text(rate_minor: Decimal, currency: str, language: str) -> str:
+    """A price per cubic metre with all its digits: it may have more than its currency."""
+    amount = rate_minor.scaleb(-currency_exponent(currency)).normalize()
+    return format_currency(amount, currency, locale=_locale(language), decimal_quantization=False)
 
 
 def line_text(line: StatementLine, currency: str, language: str) -> str:
@@ -69,7 +88,7 @@ def line_text(line: StatementLine, currency: str, language: str) -> str:
     if line.kind in {"WATER", "ALLOWANCE"}:
         label += f": {volume_text(line.quantity, language)}"
         if line.rate:
-            label += f" × {money_text(round(line.rate), currency, language)}/m³"
+            label += f" × {_rate_text(line.rate, currency, language)}/m³"
     elif line.kind == "STANDING":
         label += f", {word('DAYS', language).format(days=line.quantity)}"
     return label

@@ -59,13 +59,19 @@ async def statement_by_month(
     meter = await session.get(Meter, meter_id)
     if meter is None:
         return None
-    start, zone = period_of(month)[0], ZoneInfo(meter.time_zone)
-    if start > now.astimezone(zone).date():
+    zone = ZoneInfo(meter.time_zone)
+    # Before anything is reckoned from it: the last month of the calendar has no next one.
+    if month.replace(day=1) > now.astimezone(zone).date():
         raise InvalidInputError("This month has not begun.", ("month",))
-    if period_of(start)[1] <= meter.installed_at.astimezone(zone).date():
-        raise InvalidInputError("The meter was not there yet.", ("month",))
+    start = period_of(month)[0]
+    _check_supplied(meter, start)
     made = await _made(session, meter.id, start)
     return made or (await build(session, meter, start), None)
+
+
+def _check_supplied(meter: Meter, start: date) -> None:
+    if period_of(start)[1] <= meter.installed_at.astimezone(ZoneInfo(meter.time_zone)).date():
+        raise InvalidInputError("The meter was not there yet.", ("month",))
 
 
 def number_text(number: int | None) -> str | None:
@@ -107,15 +113,20 @@ async def build(session: AsyncSession, meter: Meter, start: date) -> StatementBo
 
 
 async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime) -> Statement | None:
-    """Make a month's statement for good; None where it is made, or where one before it is not.
+    """Make a month's statement for good; None where it is made, or does not follow the last one that was.
 
-    Raises InvalidInputError for a month that has not ended.
+    Raises InvalidInputError for a month that has not ended, and for one before the meter's first.
     """
     meter = await lock_meter(session, meter_id)
+    if now < local_midnight(month, ZoneInfo(meter.time_zone)):
+        raise InvalidInputError("This month has not ended.", ("month",))
     start, end = period_of(month)
     if now < local_midnight(end, ZoneInfo(meter.time_zone)):
-        raise InvalidInputError("This month has not ended.")
-    if await _made(session, meter.id, start) is not None:
+        raise InvalidInputError("This month has not ended.", ("month",))
+    _check_supplied(meter, start)
+    newest = await session.scalar(select(func.max(Statement.period_start)).where(Statement.meter_id == meter.id))
+    # Without a gap: a charge that comes late is booked in the month after the last statement (``charges``).
+    if newest is not None and start != period_of(newest)[1]:
         return None
     await accrue_standing(session, meter, now)
     body = await build(session, meter, start)

@@ -2,6 +2,10 @@
 
 A reading counts (MEASURED) or is HELD for a person, with a reason. What is odd but possible counts and carries a flag:
 a roll-over, a spike, a gap before it, a wrong clock. Nothing is estimated here: what is not measured is not billed.
+
+What is held must not be billed by the next reading either. Air that spun the register is left out of all that follows
+(``Verdict.counted_ml`` of a held reading); a jump that no pipe can pass holds whatever stands upon it, however long
+nobody looks: time alone does not make it possible.
 """
 
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ SPIKE_LEAST_ML = 2_000_000
 
 
 class Reason(StrEnum):
-    """Why a reading is HELD (the first five), or what is odd about one that counts."""
+    """Why a reading is HELD (the first five), what is odd about one that counts, or what a person said of it."""
 
     BACKWARDS = "BACKWARDS"
     IMPLAUSIBLE_FLOW = "IMPLAUSIBLE_FLOW"
@@ -35,11 +39,13 @@ class Reason(StrEnum):
     SPIKE = "SPIKE"
     GAP = "GAP"
     CLOCK_WRONG = "CLOCK_WRONG"
+    RELEASED = "RELEASED"
+    SWAPPED = "SWAPPED"
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A reading that counts: what the register showed, and where that stands in the meter's life."""
+    """A reading that others go on from: what the register showed, and where that stands in the meter's life."""
 
     read_at: datetime
     register_ml: int
@@ -67,28 +73,51 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``counted_ml`` is None for a reading that is held."""
+    """``counted_ml``: where the reading stands; None for one that stands nowhere.
+
+    One that is held for air stands where the reading below it does: what follows goes on from its register, without
+    the air.
+    """
 
     quality: ReadingQuality
     reason: Reason | None
     counted_ml: int | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is charged by."""
+        return self.quality is not ReadingQuality.HELD
 
-def judge(reading: Candidate, below: Counted, above: Counted | None, around: Surroundings) -> Verdict:
-    """Whether a reading counts between its neighbours in time, and where."""
+
+def judge(
+    reading: Candidate, below: Counted, above: Counted | None, around: Surroundings, jump_ml: int | None = None
+) -> Verdict:
+    """Whether a reading counts between its neighbours in time, and where.
+
+    ``jump_ml``: the lowest register of those after ``below`` that are held for a jump, and not decided yet.
+    """
     if around.horizon is not None and reading.read_at < around.horizon:
         return _held(Reason.BEFORE_RETENTION)
     if around.register_max_ml is not None and reading.register_ml >= around.register_max_ml:
         return _held(Reason.OUT_OF_RANGE)
-    counted_ml, rolled = _place(reading, below, above, around.register_max_ml)
+    counted_ml, rolled = place(reading.register_ml, below, above, around.register_max_ml)
     if counted_ml is None:
-        return _held(Reason.BACKWARDS)
-    volume_ml, hours = counted_ml - below.counted_ml, (reading.read_at - below.read_at) / timedelta(hours=1)
-    if volume_ml > hours * MAX_FLOW_ML_PER_H + FLOW_SLACK_ML:
-        return _held(Reason.BACKWARDS if rolled else Reason.IMPLAUSIBLE_FLOW)
+        # Air is the better reason: it keeps a later look from taking the reading for a plain one.
+        return _held(Reason.EMPTY_PIPE if reading.empty_pipe else Reason.BACKWARDS)
+    volume_ml = counted_ml - below.counted_ml
+    upon_jump = jump_ml is not None and below.register_ml < jump_ml <= reading.register_ml
+    if upon_jump or not is_possible(volume_ml, reading.read_at - below.read_at):
+        impossible = Reason.BACKWARDS if rolled else Reason.IMPLAUSIBLE_FLOW
+        return _held(Reason.EMPTY_PIPE if reading.empty_pipe else impossible)
     if reading.empty_pipe and volume_ml > 0:
-        return _held(Reason.EMPTY_PIPE)
+        # One that comes late stands nowhere: what follows it has been charged.
+        return Verdict(ReadingQuality.HELD, Reason.EMPTY_PIPE, below.counted_ml if above is None else None)
     return Verdict(ReadingQuality.MEASURED, _flag(reading, below, volume_ml, around, rolled=rolled), counted_ml)
+
+
+def is_possible(volume_ml: int, duration: timedelta) -> bool:
+    """Whether so much water can pass a household's meter in that time."""
+    return volume_ml <= duration / timedelta(hours=1) * MAX_FLOW_ML_PER_H + FLOW_SLACK_ML
 
 
 def is_large(volume_ml: int) -> bool:
@@ -96,21 +125,24 @@ def is_large(volume_ml: int) -> bool:
     return volume_ml > SPIKE_LEAST_ML
 
 
-def _place(
-    reading: Candidate, below: Counted, above: Counted | None, register_max_ml: int | None
+def place(
+    register_ml: int, below: Counted, above: Counted | None, register_max_ml: int | None
 ) -> tuple[int | None, bool]:
-    """Where a register value stands: on from the reading below, back from the one above, or over the register's top."""
+    """Where a register value stands: on from the reading below, back from the one above, or over the register's top.
+
+    None where it stands nowhere between them; and whether it went over the top.
+    """
     ceiling_ml = above.counted_ml if above is not None else None
 
     def fits(counted_ml: int) -> bool:
         return counted_ml >= below.counted_ml and (ceiling_ml is None or counted_ml <= ceiling_ml)
 
-    onward_ml = below.counted_ml + reading.register_ml - below.register_ml
+    onward_ml = below.counted_ml + register_ml - below.register_ml
     if fits(onward_ml):
         return onward_ml, False
-    if above is not None and fits(back_ml := above.counted_ml - above.register_ml + reading.register_ml):
+    if above is not None and fits(back_ml := above.counted_ml - above.register_ml + register_ml):
         return back_ml, False
-    if register_max_ml is not None and reading.register_ml < below.register_ml:
+    if register_max_ml is not None and register_ml < below.register_ml:
         over_ml = onward_ml + register_max_ml
         if fits(over_ml):
             return over_ml, True

@@ -1,7 +1,6 @@
 """Readings in any order come to the same days and the same charges; what cannot be is held, and billed to nobody."""
 
-from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,43 +11,12 @@ from sqlalchemy import select, text
 
 from standpipe.db.engine import Sessions
 from standpipe.ledger.models import Entry
-from standpipe.ledger.posting import wallet_balance_minor
-from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.tariffs.pricing import cost_minor, table_of
 from standpipe.units import day_span, local_midnight, period_of, service_day
-from standpipe.usage.models import DailyUsage, PeriodCharge, Reading
-from standpipe.usage.readings import take_report
+from standpipe.usage.models import Reading
 from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
-from tests.support.town import BLOCKS, Home, make_home, make_settings, make_utility
-
-START = datetime(2026, 3, 20, tzinfo=UTC)
-LATER = datetime(2026, 6, 1, tzinfo=UTC)
-
-
-async def meter(sessions: Sessions, zone: str = "Africa/Nairobi", start: datetime = START) -> tuple[Home, str]:
-    utility_id, tariff_id = await make_utility(sessions, zone)
-    home = await make_home(sessions, make_settings(), utility_id, tariff_id, installed_at=start, zone=zone)
-    return home, tariff_id
-
-
-async def take(sessions: Sessions, home: Home, readings: Sequence[tuple[datetime, int]], now: datetime = LATER) -> None:
-    report = MeterReport(home.meter_id, now, tuple(RegisterReading(at, ml) for at, ml in readings))
-    async with sessions.begin() as session:
-        await take_report(session, report, now)
-
-
-async def state(sessions: Sessions, home: Home) -> dict[str, Any]:
-    """Days, charges and the wallet: all that a customer could see of it."""
-    async with sessions() as session:
-        days = await session.scalars(
-            select(DailyUsage).where(DailyUsage.meter_id == home.meter_id, DailyUsage.volume_ml != 0)
-        )
-        charges = await session.scalars(select(PeriodCharge).where(PeriodCharge.meter_id == home.meter_id))
-        return {
-            "days": {row.day: row.volume_ml for row in days},
-            "charges": {row.period_start: row.charged_minor for row in charges if row.charged_minor},
-            "wallet": await wallet_balance_minor(session, home.meter_id, "KES"),
-        }
+from tests.support.town import BLOCKS
+from tests.support.water import LATER, START, meter, state, take
 
 
 def slow_state(readings: dict[datetime, int], zone: ZoneInfo) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""The utility's command line, as its own process."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Office:
+    """Runs commands on a database. ``key``: the operator's; made by ``hire``."""
+
+    database_url: str
+    folder: Path
+    key: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+
+    async def run(self, *words: str, key: str | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
+        environment |= {
+            "STANDPIPE_DATABASE_URL": self.database_url,
+            "STANDPIPE_OPERATOR_KEY": self.key if key is None else key,
+            "STANDPIPE_DATA_DIR": str(self.folder),
+            "STANDPIPE_LOG_LEVEL": "ERROR",
+            "COLUMNS": "200",
+        }
+        environment |= dict(self.more)
+        command = [sys.executable, "-m", "standpipe.cli", *words]
+        return await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    async def good(self, *words: str) -> str:
+        """What a command says that must succeed."""
+        done = await self.run(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    async def refused(self, *words: str) -> str:
+        """What a command says that must be refused with one clear line."""
+        done = await self.run(*words)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+
+async def hire(database_url: str, folder: Path, name: str = "amina", **more: str) -> Office:
+    """An office with its first operator."""
+    nobody = Office(database_url, folder, more=tuple(more.items()))
+    key = (await nobody.good("operator", "add", name)).strip()
+    return Office(database_url, folder, key, nobody.more)

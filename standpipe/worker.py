@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -21,9 +22,15 @@ from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
 from standpipe.reactions import follow_up, react
+from standpipe.usage import cut_off
+from standpipe.usage.rests import Rests
+from standpipe.usage.standing import accrue_due
+from standpipe.usage.statements import issue_due
 
 LOOK_EVERY_S = 2.0
 """Queues are looked at this often even when nobody calls: retries and leases fall due in silence."""
+LOOK_SELDOM_S = 30.0
+"""For queues whose look is dear (every meter of a utility) and whose work comes once a day or month."""
 MAX_ATTEMPTS = 10
 LEASE_S = 60.0
 _log = structlog.get_logger(__name__)
@@ -45,10 +52,15 @@ async def run_worker(
         "statements": lambda: pull_due(sessions, providers, clock),
         "refunds": lambda: work_refunds(sessions, providers, clock),
         "deliveries": lambda: deliver_due(sessions, sender),
+        cut_off.QUEUE: partial(cut_off.work_cut_offs, sessions, clock, Rests(cut_off.QUEUE)),
+        "standing": partial(accrue_due, sessions, clock, Rests("standing")),
+        "monthly_statements": partial(issue_due, sessions, clock, Rests("monthly_statements")),
     }
+    seldom = {"standing", "monthly_statements"}
     async with asyncio.TaskGroup() as group:
         for name, work in queues.items():
-            group.create_task(_keep_working(name, work, listener), name=name)
+            every_s = LOOK_SELDOM_S if name in seldom else LOOK_EVERY_S
+            group.create_task(_keep_working(name, work, listener, every_s), name=name)
 
 
 async def work_outbox(
@@ -76,7 +88,7 @@ async def work_outbox(
     return len(due)
 
 
-async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener) -> None:
+async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener, every_s: float) -> None:
     async with listener.subscribe(WORK, name) as flag:
         while True:
             flag.clear()
@@ -88,5 +100,5 @@ async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener:
                 claimed = 0
             if not claimed:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
+                    async with asyncio.timeout(every_s):
                         await flag.wait()

@@ -1,4 +1,4 @@
-"""The utility's office on the command line: refunds, suspense, agents, vouchers, statements, the audit trail.
+"""The utility's office on the command line: refunds, suspense, agents, vouchers, statements, supply, the audit trail.
 
 What moves money wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
 units, such as 150.00.
@@ -7,6 +7,7 @@ units, such as 150.00.
 from standpipe.office.books import reconcile
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
+from standpipe.office.supply import supply
 
 GROUPS = {
     "operator": operator,
@@ -16,4 +17,5 @@ GROUPS = {
     "voucher": voucher,
     "reconcile": reconcile,
     "mpesa": mpesa,
+    "supply": supply,
 }

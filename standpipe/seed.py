@@ -284,7 +284,7 @@ async def _hand_over(session: AsyncSession, meter: Meter, plan: Plan, key: bytes
         credit_accepted_minor=meter.credit_granted_minor,
         credit_remaining_minor=balance_minor,
         low_credit_threshold_minor=meter.low_credit_threshold_minor,
-        last_sequence=meter.last_sequence,
+        last_sequence=statement.last_sequence,
         report_counter=1,
         daily_litres=plan.daily_litres,
         online=plan.online,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -22,10 +23,16 @@ from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
 from standpipe.reactions import follow_up, react
+from standpipe.usage import cut_off
+from standpipe.usage.rests import Rests
+from standpipe.usage.standing import accrue_due
+from standpipe.usage.statements import issue_due
 from standpipe.usage.storage import keep_partitions
 
 LOOK_EVERY_S = 2.0
 """Queues are looked at this often even when nobody calls: retries and leases fall due in silence."""
+LOOK_SELDOM_S = 30.0
+"""For queues whose look is dear (every meter of a utility) and whose work comes once a day or month."""
 MAX_ATTEMPTS = 10
 LEASE_S = 60.0
 AGAIN_S = 300.0
@@ -50,10 +57,15 @@ async def run_worker(
         "refunds": lambda: work_refunds(sessions, providers, clock),
         "deliveries": lambda: deliver_due(sessions, sender),
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
+        cut_off.QUEUE: partial(cut_off.work_cut_offs, sessions, clock, Rests(cut_off.QUEUE)),
+        "standing": partial(accrue_due, sessions, clock, Rests("standing")),
+        "monthly_statements": partial(issue_due, sessions, clock, Rests("monthly_statements")),
     }
+    seldom = {"standing", "monthly_statements"}
     async with asyncio.TaskGroup() as group:
         for name, work in queues.items():
-            group.create_task(_keep_working(name, work, listener), name=name)
+            every_s = LOOK_SELDOM_S if name in seldom else LOOK_EVERY_S
+            group.create_task(_keep_working(name, work, listener, every_s), name=name)
 
 
 def daily(work: Callable[[], Awaitable[None]], every_s: float) -> Callable[[], Awaitable[int]]:
@@ -97,7 +109,7 @@ async def work_outbox(
     return len(due)
 
 
-async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener) -> None:
+async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener, every_s: float) -> None:
     async with listener.subscribe(WORK, name) as flag:
         while True:
             flag.clear()
@@ -109,5 +121,5 @@ async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener:
                 claimed = 0
             if not claimed:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
+                    async with asyncio.timeout(every_s):
                         await flag.wait()

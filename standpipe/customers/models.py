@@ -25,6 +25,7 @@ class Utility(Base):
     most in seven days; ``guaranteed_ml``: the water that a top-up buys before any debt or standing charge is taken.
     ``emergency_credit_minor`` may be switched on at ``emergency_threshold_minor`` of credit and below (0: there is
     none). ``cut_off``: what meters do at zero; ``friendly``: when they do not do it (``standpipe.usage.cut_off``).
+    While ``released_reason`` says why, and until ``released_until`` (None: until it is ended), no meter cuts off.
     A month's statement is made ``statement_after_days`` days after its end.
     """
 
@@ -42,6 +43,8 @@ class Utility(Base):
     emergency_threshold_minor: Mapped[int] = mapped_column(server_default="0")
     cut_off: Mapped[str] = mapped_column(server_default="DISCONNECT")
     friendly: Mapped[dict[str, Any] | None]
+    released_reason: Mapped[str | None]
+    released_until: Mapped[datetime | None]
     statement_after_days: Mapped[int] = mapped_column(server_default="3")
 
 

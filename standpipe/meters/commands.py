@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.notify import COMMANDS, LIVE, notify
@@ -44,9 +44,17 @@ async def lock_meter(session: AsyncSession, meter_id: str) -> Meter:
 
 
 async def enqueue(
-    session: AsyncSession, meter: Meter, *, kind: CommandKind, value: int, deadline_s: float | None = None
+    session: AsyncSession,
+    meter: Meter,
+    *,
+    kind: CommandKind,
+    value: int,
+    deadline_s: float | None = None,
+    void_at: datetime | None = None,
 ) -> str:
     """Queue a command for a locked meter and wake the gateway. Returns its id.
+
+    From ``void_at`` on, by the town's clock, it would say what no longer holds, and is not sent any more.
 
     It supersedes every open command of its kind (a credit carries the total, a valve position the last word); credit
     also supersedes an open valve command, for a close must not follow the money that was to prevent it (M10).
@@ -66,6 +74,7 @@ async def enqueue(
         value=value,
         status=CommandStatus.QUEUED,
         deadline_at=None if deadline_s is None else func.now() + timedelta(seconds=deadline_s),
+        void_at=void_at,
     )
     session.add(command)
     await session.flush()
@@ -80,7 +89,7 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
     ``now`` is the town's clock, for the customer's timeline.
     """
     meter = await lock_meter(session, meter_id)
-    await _expire(session, meter_id)
+    await _expire(session, meter, now)
     command = await session.scalar(
         select(MeterCommand)
         .where(MeterCommand.meter_id == meter_id, MeterCommand.status == CommandStatus.QUEUED)
@@ -151,13 +160,16 @@ async def _mark(
     )
 
 
-async def _expire(session: AsyncSession, meter_id: str) -> None:
-    await session.execute(
+async def _expire(session: AsyncSession, meter: Meter, now: datetime) -> None:
+    expired = await session.scalars(
         update(MeterCommand)
         .where(
-            MeterCommand.meter_id == meter_id,
+            MeterCommand.meter_id == meter.id,
             MeterCommand.status == CommandStatus.QUEUED,
-            MeterCommand.deadline_at < func.now(),
+            or_(MeterCommand.deadline_at < func.now(), MeterCommand.void_at <= now),
         )
         .values(status=CommandStatus.EXPIRED)
+        .returning(MeterCommand.kind)
     )
+    if CommandKind.AT_ZERO in expired.all():
+        meter.at_zero = None

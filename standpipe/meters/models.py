@@ -46,7 +46,8 @@ class Meter(Base):
 
     ``account_number`` is the serial as a payer may type it (``standpipe.meters.access.account_number_of``);
     ``closed_at``: out of service, takes no more money. ``register_max_ml``: the volume at which the register starts
-    at nought again (None: it never does). ``at_zero``: what it was last told to do when its credit ends.
+    at nought again (None: it never does). ``at_zero``: what it was last told to do when its credit ends (None: not
+    known); ``cut_off_due_at``: when to look at that again, on the town's clock (None: it does not change by itself).
     ``accrued_through``: the last day whose standing charges are booked; the day's queue goes by it.
     ``guaranteed_minor``: what the water that its utility guarantees for a top-up costs at the present use.
     """
@@ -56,6 +57,7 @@ class Meter(Base):
         CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),
         Index("ix_meters_account_number", "account_number"),
         Index("ix_meters_accrued_through", "accrued_through"),
+        Index("ix_meters_cut_off_due_at", "cut_off_due_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -76,6 +78,7 @@ class Meter(Base):
     low_credit_threshold_minor: Mapped[int] = mapped_column(server_default="0")
     register_max_ml: Mapped[int | None]
     at_zero: Mapped[str | None]
+    cut_off_due_at: Mapped[datetime | None] = mapped_column(server_default=text("'epoch'"))
     accrued_through: Mapped[date | None]
     guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
 
@@ -149,7 +152,10 @@ class CreditGrant(Base):
 
 
 class MeterCommand(Base):
-    """A command to one meter, numbered in the order in which the meter must take them."""
+    """A command to one meter, numbered in the order in which the meter must take them.
+
+    It is not sent from ``deadline_at`` on, in real time, nor from ``void_at`` on, by the town's clock.
+    """
 
     __tablename__ = "meter_commands"
     __table_args__ = (
@@ -171,6 +177,7 @@ class MeterCommand(Base):
     attempts: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]
     deadline_at: Mapped[datetime | None]
+    void_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     sent_at: Mapped[datetime | None]
     acknowledged_at: Mapped[datetime | None]

@@ -101,7 +101,7 @@ async def _resolve_passed(
         command.status, command.confirmed_at, command.reason = CommandStatus.CONFIRMED, now, None
         return
     _log.warning("command renumbered", meter_id=meter.id, command_id=command.id)
-    await enqueue(session, meter, kind=CommandKind(command.kind), value=command.value)
+    await enqueue(session, meter, kind=CommandKind(command.kind), value=command.value, void_at=command.void_at)
     command.status, command.reason = (
         CommandStatus.SUPERSEDED,
         "renumbered: the meter's sequence had passed it",

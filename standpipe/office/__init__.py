@@ -1,5 +1,5 @@
 """The utility's office on the command line: prices, readings, statements, refunds, suspense, agents, vouchers, the
-audit trail, storage.
+audit trail, supply, storage.
 
 What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
 units, such as 150.00.
@@ -12,6 +12,7 @@ from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
 from standpipe.office.prices import tariff
 from standpipe.office.storage import storage
+from standpipe.office.supply import supply
 
 GROUPS = {
     "operator": operator,
@@ -26,4 +27,5 @@ GROUPS = {
     "reconcile": reconcile,
     "mpesa": mpesa,
     "storage": storage,
+    "supply": supply,
 }

@@ -81,6 +81,7 @@ async def recharge(session: AsyncSession, meter: Meter, since: date, now: dateti
     )
     for start in (await session.scalars(rows.order_by(PeriodCharge.period_start))).all():
         await _charge_period(session, meter, contract, start, now)
+    await _guarantee(session, meter, contract, now)
     if meter.accrued_through is None:
         return
     # Only the months that were accrued: the past of a meter that was taken over stays as its old system billed it.

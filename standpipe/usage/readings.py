@@ -25,6 +25,7 @@ from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
 from standpipe.units import service_day
+from standpipe.usage import cut_off
 from standpipe.usage.charges import accrue_standing, charge_periods
 from standpipe.usage.models import COUNTED, DailyUsage, Reading, ReadingQuality, StorageHorizon
 from standpipe.usage.register import newest
@@ -77,6 +78,7 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):
         clock_wrong = abs(report.statement.stated_at - now) > MAX_CLOCK_ERROR
         readings.append(_register_of(report.statement, empty_pipe=report.empty_pipe))
+        await cut_off.refresh(session, meter, now)
     if readings:
         await _store(session, meter, readings, now, clock_wrong=clock_wrong)
     await notify(session, LIVE, meter.id)

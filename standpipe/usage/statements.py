@@ -26,6 +26,7 @@ from standpipe.tariffs.periods import price_standing
 from standpipe.units import local_midnight, period_of
 from standpipe.usage.charges import accrue_standing, contract_for, period_use, priced_use
 from standpipe.usage.models import DailyUsage, Statement, StatementCounter
+from standpipe.usage.rests import Rests
 from standpipe.usage.statement_body import (
     EMPTY,
     AccountSpan,
@@ -149,18 +150,23 @@ async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime
     return statement
 
 
-async def issue_due(sessions: Sessions, clock: Clock, *, limit: int = 50) -> int:
-    """Make the statements that are due, each in a transaction of its own; returns how many meters were looked at."""
-    now = clock.now()
+async def issue_due(sessions: Sessions, clock: Clock, rests: Rests | None = None, *, limit: int = 50) -> int:
+    """Make the statements that are due, each in a transaction of its own; returns how many meters were seen to.
+
+    A meter that fails is logged and rests (``rests``), so that the others get theirs.
+    """
+    now, rests = clock.now(), rests or Rests("monthly_statements")
     async with sessions() as session:
-        due = await _due(session, now, limit)
-    for meter_id, month in due:
+        due = dict(await _due(session, now, rests.resting(), limit))
+
+    async def make(meter_id: str) -> None:
         async with sessions.begin() as session:
-            await issue(session, meter_id, month, now)
-    return len(due)
+            await issue(session, meter_id, due[meter_id], now)
+
+    return await rests.each(due, make)
 
 
-async def _due(session: AsyncSession, now: datetime, limit: int) -> list[tuple[str, date]]:
+async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], limit: int) -> list[tuple[str, date]]:
     """Meters whose oldest open month may be closed: the month after their last statement, else the last that ended."""
     found: list[tuple[str, date]] = []
     newest = select(func.max(Statement.period_start)).where(Statement.meter_id == Meter.id).scalar_subquery()
@@ -173,6 +179,7 @@ async def _due(session: AsyncSession, now: datetime, limit: int) -> list[tuple[s
             select(Meter.id, newest)
             .where(
                 Meter.utility_id == utility_id,
+                Meter.id.not_in(resting),
                 Meter.installed_at < local_midnight(period_of(last)[1], ZoneInfo(zone)),
                 func.coalesce(newest, date.min) < last,
             )

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, and_, func, select
+from sqlalchemy import Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import CreditGrant
@@ -97,7 +97,7 @@ _DELIVERY = (
         func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
         func.max(CreditGrant.granted_at).label("granted_at"),
     )
-    .where(CreditGrant.amount_minor > CreditGrant.revoked_minor)
+    .where(or_(CreditGrant.amount_minor > CreditGrant.revoked_minor, CreditGrant.volume_ml > CreditGrant.revoked_ml))
     .group_by(CreditGrant.source_id)
 )
 
@@ -161,7 +161,8 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         status=status,
         provider=top_up.provider,
         pay_minor=top_up.pay_minor,
-        credit_minor=top_up.captured_minor - top_up.debt_minor - top_up.fee_minor,
+        credit_minor=top_up.captured_minor
+        - (top_up.debt_minor + top_up.fee_minor + top_up.standing_minor + top_up.emergency_minor),
         captured_minor=top_up.captured_minor,
         debt_minor=top_up.debt_minor,
         fee_minor=top_up.fee_minor,

@@ -81,12 +81,18 @@ class TopUpView:
     failure_code: str | None
     failure_message: str | None
     next_action: dict[str, Any] | None
+    granted: bool
     timeline: tuple[TimelineEvent, ...]
 
     @property
     def terminal(self) -> bool:
         """Whether nothing more is expected; a payment that failed may still succeed later and will then count."""
-        return self.status in TERMINAL
+        return self.status in TERMINAL or self.nothing_to_send
+
+    @property
+    def nothing_to_send(self) -> bool:
+        """Whether it was paid and gave the meter nothing: dues took it all, or it made no whole unit of water."""
+        return self.status is TopUpStatus.PAID and not self.granted
 
 
 _DELIVERY = (
@@ -175,5 +181,6 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         failure_code=top_up.failure_code,
         failure_message=top_up.failure_message,
         next_action=top_up.next_action if status in {TopUpStatus.AWAITING_CUSTOMER, TopUpStatus.FAILED} else None,
+        granted=row.granted_at is not None,
         timeline=tuple(timeline),
     )

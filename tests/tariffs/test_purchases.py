@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from standpipe.tariffs.files import TariffFileError, read_tariff
 from standpipe.tariffs.periods import UTILITY, LineKind, Segment
 from standpipe.tariffs.pricing import Block, Place, PriceTable
 from standpipe.tariffs.purchases import buy, cost_of_units_minor, place_after, units_for_ml, whole_units_ml
@@ -120,6 +121,16 @@ def test_free_water_without_an_end_is_not_sold_without_an_end() -> None:
     assert spend(free_tail, [10**6]) == (2_000_000, 10_000, 990_000)
     all_free = segment_of(terms((None, "0"), levies=()))
     assert spend(all_free, [100]) == (0, 0, 100)
+
+
+def test_a_file_that_would_sell_water_at_no_price_is_refused() -> None:
+    text = (
+        "tariff: p\nname: P\ncurrency: KES\nbasis: purchase\neffective-from: 2026-01-01\n"
+        "blocks:\n  - {up-to-kl: 5, price: 1}\n  - {price: 0}\n"
+    )
+    with pytest.raises(TariffFileError, match="tariff:8: water that is bought ahead has a price"):
+        read_tariff(text)
+    assert read_tariff(text.replace("basis: purchase", "basis: consumption")).blocks[-1].price == 0
 
 
 def test_purchases_count_in_the_segment_of_their_day() -> None:

@@ -126,18 +126,19 @@ def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBala
     days = None if view.lasts is None else view.lasts.days_likely
     # By the meter's own last word, not its last sign of life: one that only registers says nothing about its water.
     fresh = view.on_meter_as_of is not None and now - view.on_meter_as_of < offline_after
-    return LowBalanceSignal(days_left=days, credit_minor=view.ledger_minor, fresh=fresh)
+    return LowBalanceSignal(days, view.ledger_minor, fresh, view.volume_left_ml)
 
 
 def _auto_signal(view: MeterView, now: datetime, offline_after: timedelta) -> auto_top_up.Signal:
     signal = _signal(view, now, offline_after)
-    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh)
+    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh, view.granted_ml)
 
 
 def _params(view: MeterView) -> dict[str, Any]:
     return {
         "label": view.label,
         "credit_minor": view.ledger_minor,
+        "left_ml": view.volume_left_ml,
         "currency": view.currency,
         "days_left": 0 if view.lasts is None else int(view.lasts.days_likely),
     }

@@ -62,6 +62,35 @@ END $$
 _TRIGGER = """CREATE TRIGGER tariff_versions_stand BEFORE UPDATE ON tariff_versions
     FOR EACH STATEMENT EXECUTE FUNCTION tariff_versions_stand()"""
 
+# A VOLUME meter's water is paid for when it is bought, a MONEY meter's when it runs: a tariff says which it prices.
+_AGREEMENT = """
+CREATE FUNCTION wallet_fits_tariff() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    kind text;
+BEGIN
+    IF TG_TABLE_NAME = 'meters' THEN
+        kind := NEW.wallet_kind;
+        IF EXISTS (SELECT FROM supply_terms s JOIN tariffs t ON t.id = s.tariff_id
+                   WHERE s.meter_id = NEW.id AND (t.basis = 'PURCHASE') <> (kind = 'VOLUME')) THEN
+            RAISE EXCEPTION 'the supply terms of this meter do not fit a % wallet', kind
+                USING ERRCODE = 'check_violation';
+        END IF;
+    ELSE
+        SELECT wallet_kind INTO kind FROM meters WHERE id = NEW.meter_id;
+    END IF;
+    IF EXISTS (SELECT FROM tariffs WHERE id = NEW.tariff_id AND (basis = 'PURCHASE') <> (kind = 'VOLUME')) THEN
+        RAISE EXCEPTION 'this tariff does not price a % wallet', kind USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $$
+"""
+_AGREEMENT_TRIGGERS = (
+    """CREATE TRIGGER wallet_fits_tariff BEFORE INSERT OR UPDATE OF tariff_id, wallet_kind ON meters
+    FOR EACH ROW EXECUTE FUNCTION wallet_fits_tariff()""",
+    """CREATE TRIGGER wallet_fits_tariff BEFORE INSERT OR UPDATE ON supply_terms
+    FOR EACH ROW EXECUTE FUNCTION wallet_fits_tariff()""",
+)
+
 
 def upgrade() -> None:
     # Never queue behind a long transaction and so block every other one behind us: give up and be run again.
@@ -132,6 +161,39 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['tariff_id'], ['tariffs.id'], name=op.f('fk_supply_terms_tariff_id')),
     sa.PrimaryKeyConstraint('meter_id', 'from_day', name=op.f('pk_supply_terms'))
     )
+    op.create_table('volume_purchases',
+    sa.Column('key', sa.Text(), nullable=False),
+    sa.Column('meter_id', sa.Text(), nullable=False),
+    sa.Column('source_id', sa.Text(), nullable=False),
+    sa.Column('day', sa.Date(), nullable=False),
+    sa.Column('tariff_version_id', sa.Text(), nullable=False),
+    sa.Column('volume_ml', sa.BigInteger(), nullable=False),
+    sa.Column('amount_minor', sa.BigInteger(), nullable=False),
+    sa.Column('period_volume_ml', sa.BigInteger(), nullable=False),
+    sa.Column('period_charged_minor', sa.BigInteger(), nullable=False),
+    sa.Column('accounts', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('lines', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('reverses_key', sa.Text(), nullable=True),
+    sa.Column('bought_at', sa.DateTime(timezone=True), nullable=False),
+    sa.CheckConstraint('(volume_ml < 0) = (reverses_key IS NOT NULL)', name=op.f('ck_volume_purchases_only_reversals_fall')),
+    sa.CheckConstraint('volume_ml <> 0', name=op.f('ck_volume_purchases_volume_not_zero')),
+    sa.ForeignKeyConstraint(['meter_id'], ['meters.id'], name=op.f('fk_volume_purchases_meter_id')),
+    sa.ForeignKeyConstraint(['reverses_key'], ['volume_purchases.key'], name=op.f('fk_volume_purchases_reverses_key')),
+    sa.ForeignKeyConstraint(['tariff_version_id'], ['tariff_versions.id'], name=op.f('fk_volume_purchases_tariff_version_id')),
+    sa.PrimaryKeyConstraint('key', name=op.f('pk_volume_purchases')),
+    sa.UniqueConstraint('reverses_key', name=op.f('uq_volume_purchases_reverses_key'))
+    )
+    op.create_index('ix_volume_purchases_meter_id', 'volume_purchases', ['meter_id', 'day'], unique=False)
+    op.create_index('ix_volume_purchases_source_id', 'volume_purchases', ['source_id'], unique=False)
+    op.add_column('meters', sa.Column('volume_granted_ml', sa.BigInteger(), server_default='0', nullable=False))
+    op.create_check_constraint(op.f('ck_meters_volume_not_negative'), 'meters', 'volume_granted_ml >= 0')
+    op.add_column('meter_states', sa.Column('volume_accepted_ml', sa.BigInteger(), server_default='0', nullable=False))
+    op.add_column('meter_states', sa.Column('volume_remaining_ml', sa.BigInteger(), nullable=True))
+    for name in ('volume_ml', 'total_after_ml', 'revoked_ml'):
+        op.add_column('credit_grants', sa.Column(name, sa.BigInteger(), server_default='0', nullable=False))
+    op.drop_constraint(op.f('ck_credit_grants_amount_positive'), 'credit_grants', type_='check')
+    op.create_check_constraint(op.f('ck_credit_grants_amount_positive'), 'credit_grants', '(amount_minor > 0) <> (volume_ml > 0)')
+    op.create_check_constraint(op.f('ck_credit_grants_revoked_ml_within'), 'credit_grants', 'revoked_ml BETWEEN 0 AND volume_ml')
     op.add_column('meters', sa.Column('register_max_ml', sa.BigInteger(), nullable=True))
     op.add_column('meters', sa.Column('at_zero', sa.Text(), nullable=True))
     op.add_column('meters', sa.Column('cut_off_due_at', sa.DateTime(timezone=True), server_default=sa.text("'epoch'"), nullable=True))
@@ -165,3 +227,6 @@ def upgrade() -> None:
     op.execute(_MONTHS)
     op.execute(_IMMUTABLE)
     op.execute(_TRIGGER)
+    op.execute(_AGREEMENT)
+    for trigger in _AGREEMENT_TRIGGERS:
+        op.execute(trigger)

@@ -17,6 +17,7 @@ from standpipe.graphql.statements import Comparison, StatementPayload, load_comp
 from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
 from standpipe.ids import is_id
+from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.payments.rails import methods_in
 from standpipe.usage.emergency import emergency_offer_minor
@@ -27,6 +28,7 @@ from standpipe.usage.series import UsageBucket as BucketView
 MAX_FIRST = 100
 
 strawberry.enum(ValveState, name="ValveState", description="Where the valve stands.")
+strawberry.enum(WalletKind, name="WalletKind", description="Whether the meter holds money or water that is paid for.")
 strawberry.enum(ValveReason, name="ValveReason", description="Why, by the meter's word.")
 strawberry.enum(UsageInterval, name="UsageInterval", description="The length of a bucket.")
 strawberry.enum(BucketQuality, name="ReadingQuality", description="MISSING is not zero.")
@@ -72,9 +74,17 @@ class Balance:
     """Three balances, shown apart."""
 
     ledger: Money = strawberry.field(description="What our books say.")
-    on_meter: Money | None = strawberry.field(description="What the meter last said; null until it has spoken.")
+    on_meter: Money | None = strawberry.field(
+        description="What the meter last said; null until it has spoken, and of a meter that holds volume."
+    )
     on_meter_as_of: datetime | None = strawberry.field(description="When it said so.")
     in_flight: Money = strawberry.field(description="Credit on its way to the meter.")
+    on_meter_volume: Volume | None = strawberry.field(
+        description="What a meter that holds volume last said; null until it has spoken, and of one that holds money."
+    )
+    in_flight_volume: Volume | None = strawberry.field(
+        description="Volume on its way to the meter; null of one that holds money."
+    )
     arrears: Money = strawberry.field(
         description="Owed from before, or for credit whose payment was taken back; each top-up repays a share."
     )
@@ -185,6 +195,10 @@ class Meter(Node):
         view = self.view
         return Connectivity(last_seen_at=view.last_seen_at, online=view.online, battery_percent=view.battery_percent)
 
+    @strawberry.field(description="MONEY: it prices the water that runs. VOLUME: top-ups buy water in whole units.")
+    def wallet_kind(self) -> WalletKind:
+        return self.view.wallet_kind
+
     @strawberry.field
     def balance(self, info: Ctx) -> Balance:
         return balance_of(self.view, info.context.language)
@@ -272,12 +286,14 @@ def balance_of(view: MeterView, language: str) -> Balance:
     """The three balances."""
     known = view.on_meter_minor is not None
     used_minor = (view.on_meter_minor or 0) + view.in_flight_minor - view.ledger_minor
-    lasts = view.lasts
+    lasts, in_volume = view.lasts, view.wallet_kind is WalletKind.VOLUME
     return Balance(
         ledger=money(view.ledger_minor, view.currency, language),
         on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
         on_meter_as_of=view.on_meter_as_of,
         in_flight=money(view.in_flight_minor, view.currency, language),
+        on_meter_volume=None if view.on_meter_ml is None else volume(view.on_meter_ml, language),
+        in_flight_volume=volume(view.in_flight_ml, language) if in_volume else None,
         arrears=money(view.dues.debt_minor, view.currency, language),
         standing_due=money(view.dues.standing_minor, view.currency, language),
         emergency_credit=money(view.dues.emergency_minor, view.currency, language),

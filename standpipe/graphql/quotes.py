@@ -13,6 +13,7 @@ from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, UserErrorCode, user_error
 from standpipe.graphql.tariffs import TierLine, tier_lines
+from standpipe.meters.models import WalletKind
 from standpipe.payments.booking import owing
 from standpipe.payments.provider import Provider
 from standpipe.payments.rails import fee_rule, find_method
@@ -29,7 +30,9 @@ class QuoteBy:
     """Exactly one."""
 
     money: MoneyInput | None = strawberry.UNSET
-    litres: Decimal | None = strawberry.UNSET
+    litres: Decimal | None = strawberry.field(
+        default=strawberry.UNSET, description="A meter that holds volume takes whole units; this is rounded up to them."
+    )
 
 
 @strawberry.type(description="A part of a payment or a bill, with its name in the reader's language.")
@@ -57,7 +60,10 @@ class Quote:
     volume: Volume
     lines: list[TierLine] = strawberry.field(description="The volume through the tiers; costs hold taxes and levies.")
     taxes: list[Charge] = strawberry.field(description="Taxes, levies and discounts within the costs of the lines.")
-    rounding: Money = strawberry.field(description="Credit that buys no whole unit more; it stays credit.")
+    rounding: Money = strawberry.field(
+        description="Credit that buys no whole unit more; it stays credit. Of a meter that holds volume it is all that "
+        "is left in the wallet afterwards, with what was left there before."
+    )
     valid_until: datetime
 
 
@@ -161,14 +167,17 @@ def make_offer(
         raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
     quoted = quote_volume(view, int(wanted_ml), now)
     rule = _rule(providers, view, method_id)
-    pay_minor = pay_for(quoted.credit_minor, rule, owing_by(view))
+    of_volume = view.wallet_kind is WalletKind.VOLUME
+    # A payment is never nothing, also where the wallet's rest could buy this by itself.
+    needed_minor = max(quoted.credit_minor, 1) if of_volume else quoted.credit_minor
+    pay_minor = pay_for(needed_minor, rule, owing_by(view))
     if pay_minor is None:
         raise InvalidInputError("No payment would give that much: what is kept back takes it all.", ("by", "litres"))
     if not pay_minor:
         raise InvalidInputError("This much costs nothing as things stand: there is nothing to pay.", ("by", "litres"))
     step_minor = _step(providers, view, method_id)
     pay_minor += -pay_minor % step_minor
-    if step_minor > 1:
+    if step_minor > 1 or of_volume:
         # Whole units only: what is paid beyond the volume that was asked for buys more of it.
         return _by_money(providers, view, pay_minor, method_id, now)
     return Offer(_split(view, rule, pay_minor), quoted)
@@ -236,7 +245,9 @@ def _shown(view: MeterView, offer: Offer, method_id: str | None, language: str) 
             for line in quoted.bill
             if line.kind in {LineKind.LEVY, LineKind.DISCOUNT}
         ],
-        rounding=money(parts.credit_minor - quoted.overdrawn_minor - bought_minor, currency, language),
+        rounding=money(
+            parts.credit_minor + quoted.left_minor - quoted.overdrawn_minor - bought_minor, currency, language
+        ),
         valid_until=datetime.fromtimestamp(until, UTC),
     )
 

@@ -7,7 +7,7 @@ import strawberry
 from standpipe.graphql.base import Money, Node, Volume, money, price, volume
 from standpipe.tariffs.periods import Segment
 from standpipe.tariffs.pricing import TierUse, water_price
-from standpipe.tariffs.terms import Per, StandingCharge
+from standpipe.tariffs.terms import Basis, Per, StandingCharge
 from standpipe.usage.overview import MeterView
 
 strawberry.enum(Per, name="ChargePeriod", description="How often a fixed charge falls due.")
@@ -45,6 +45,9 @@ class Tariff(Node):
     tiers: list[Tier] = strawberry.field(description="As they hold for this meter: households, allowance, part period.")
     fixed_charges: list[FixedCharge]
     used_this_period: Volume
+    bought_this_period: Volume | None = strawberry.field(
+        description="What was bought in the period, which the tiers count; null where they count what was used."
+    )
     current_tier: int
     to_next_tier: Volume | None = strawberry.field(description="What may still run at the present tier's price.")
     period_ends_on: date = strawberry.field(description="The last day of the billing period.")
@@ -73,6 +76,7 @@ def tier_lines(parts: tuple[TierUse, ...], currency: str, language: str) -> list
 def tariff_of(view: MeterView, segment: Segment, language: str) -> Tariff:
     """A tariff version as it holds for this meter in a segment of a period, with its place in it today."""
     tariff, blocks = segment.version, segment.table.blocks
+    by_purchase = tariff.basis == Basis.PURCHASE
     used_ml = view.place.used_ml if segment is view.segment else 0
     bounds = [0, *(block.up_to_ml for block in blocks if block.up_to_ml is not None)]
     current = max(index for index, bound in enumerate(bounds) if bound <= used_ml)
@@ -95,6 +99,7 @@ def tariff_of(view: MeterView, segment: Segment, language: str) -> Tariff:
         ],
         fixed_charges=[_fixed(charge, tariff.currency, language) for charge in segment.terms.standing],
         used_this_period=volume(view.used_this_period_ml, language),
+        bought_this_period=volume(view.bought_this_period_ml, language) if by_purchase else None,
         current_tier=current,
         to_next_tier=None if upper_ml is None else volume(upper_ml - used_ml, language),
         period_ends_on=date.fromordinal(view.period_end.toordinal() - 1),

@@ -136,6 +136,8 @@ class TopUp(Node):
 
     @strawberry.field(description="The status in words for the customer.")
     def status_text(self) -> str:
+        if self.view.nothing_to_send:
+            return "Paid. Nothing of it goes to the meter; the receipt says what it became."
         return _STATUS_TEXT[self.view.status]
 
     @strawberry.field(description="Nothing more is expected. A payment that failed may still arrive, and then counts.")

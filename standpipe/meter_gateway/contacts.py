@@ -21,7 +21,7 @@ from standpipe.meters import commands, registrations
 from standpipe.meters.commands import OutgoingCommand
 from standpipe.meters.identity import MeterIdentity, by_meter_id
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import CommandKind
+from standpipe.meters.models import CommandKind, WalletKind
 from standpipe.meters.reports import (
     CommandResult,
     MeterReport,
@@ -56,19 +56,23 @@ _RESULTS = tuple(CommandResult)
 _log = structlog.get_logger(__name__)
 
 
-def statement_of(frame: prepaid.StatusFrame) -> MeterStatement:
+def statement_of(frame: prepaid.StatusFrame, wallet_kind: WalletKind = WalletKind.MONEY) -> MeterStatement:
     """A status frame in our own words; codes that we do not know become UNKNOWN or the strictest refusal."""
+    accepted, remaining = frame.credit_accepted_minor, frame.credit_remaining_minor
+    in_money = wallet_kind is WalletKind.MONEY
     known = frame.result < len(_RESULTS)
     return MeterStatement(
         report_counter=frame.report_counter,
         last_sequence=frame.last_sequence,
         result=_RESULTS[frame.result] if known else CommandResult.UNSUPPORTED,
-        credit_accepted_minor=frame.credit_accepted_minor,
-        credit_remaining_minor=frame.credit_remaining_minor,
+        credit_accepted_minor=accepted if in_money else 0,
+        credit_remaining_minor=remaining if in_money else 0,
         register_ml=frame.register_ml,
         valve=_VALVES[frame.valve] if frame.valve < len(_VALVES) else ValveState.UNKNOWN,
         valve_reason=_REASONS[frame.valve_reason] if frame.valve_reason < len(_REASONS) else ValveReason.UNKNOWN,
         stated_at=datetime.fromtimestamp(frame.meter_time_s, UTC),
+        volume_accepted_ml=0 if in_money else accepted,
+        volume_remaining_ml=0 if in_money else remaining,
     )
 
 
@@ -203,7 +207,7 @@ class Contacts:
         try:
             frame = await peer.read_status(self._object_id)
             status = prepaid.StatusFrame.from_bytes(frame, identity.prepaid_key, identity.serial)
-            statement = statement_of(status)
+            statement = statement_of(status, identity.wallet_kind)
         except (ParsingError, MeterRefusedError) as error:
             _log.warning("statement not usable", meter_id=identity.meter_id, reason=str(error))
         now = self._clock.now()

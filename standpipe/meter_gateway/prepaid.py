@@ -27,8 +27,8 @@ _STATUS_LABEL = b"standpipe/prepaid/status"
 
 @dataclass(frozen=True, slots=True)
 class CommandFrame:
-    """A command to the meter. ``value``: credit total or threshold in minor units, valve position, or what to
-    do when the credit ends.
+    """A command to the meter. ``value``: credit total or threshold in minor units (millilitres, where
+    ``currency`` says VOL), valve position, or what to do when the credit ends.
     """
 
     kind: int
@@ -52,7 +52,10 @@ class CommandFrame:
 
 @dataclass(frozen=True, slots=True)
 class StatusFrame:
-    """The meter's statement. Money in minor units, the register in millilitres, time in Unix seconds."""
+    """The meter's statement. Money in minor units, the register in millilitres, time in Unix seconds.
+
+    A VOLUME meter states its two credit totals in millilitres: the frame does not say which, the meter's kind does.
+    """
 
     report_counter: int
     last_sequence: int

@@ -18,14 +18,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.db.notify import COMMANDS, LIVE, notify
 from standpipe.errors import NotFoundError
 from standpipe.ids import new_id
-from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand
+from standpipe.meters.measures import measure_of
+from standpipe.meters.models import (
+    VOLUME_UNIT,
+    CommandKind,
+    CommandStatus,
+    CreditGrant,
+    Meter,
+    MeterCommand,
+    WalletKind,
+)
 
 OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingCommand:
-    """A command ready for the air; ``value`` is the credit total, the valve position or the threshold."""
+    """A command ready for the air; ``value`` is the credit total, the valve position or the threshold.
+
+    ``currency`` is ISO 4217, or VOLUME_UNIT for a VOLUME meter, whose totals and thresholds are in millilitres.
+    """
 
     id: str
     meter_id: str
@@ -103,19 +115,20 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
     command.attempts += 1
     command.sent_at = now
     if command.kind == CommandKind.CREDIT:
+        measure = measure_of(meter)
         await session.execute(
             update(CreditGrant)
             .where(
                 CreditGrant.meter_id == meter_id,
-                CreditGrant.total_after_minor <= command.value,
+                measure.amount > 0,
+                measure.total_after <= command.value,
                 CreditGrant.sent_at.is_(None),
             )
             .values(sent_at=now)
         )
         await notify(session, LIVE, meter_id)
-    return OutgoingCommand(
-        command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, meter.currency
-    )
+    unit = VOLUME_UNIT if meter.wallet_kind == WalletKind.VOLUME else meter.currency
+    return OutgoingCommand(command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, unit)
 
 
 async def mark_acknowledged(session: AsyncSession, command_id: str) -> None:

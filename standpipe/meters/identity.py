@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.errors import NotFoundError
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import Meter, MeterCredential
+from standpipe.meters.models import Meter, MeterCredential, WalletKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class MeterIdentity:
     serial: str
     currency: str
     prepaid_key: bytes = field(repr=False)
+    wallet_kind: WalletKind = WalletKind.MONEY
 
 
 async def by_transport_identity(session: AsyncSession, keys: KeyRing, identity: str) -> MeterIdentity:
@@ -39,4 +40,5 @@ async def _identity(session: AsyncSession, keys: KeyRing, condition: ColumnEleme
     if row is None:
         raise NotFoundError("No meter has this identity.")
     meter, credential = row
-    return MeterIdentity(meter.id, meter.serial, meter.currency, keys.open(credential.sealed_prepaid_key))
+    key = keys.open(credential.sealed_prepaid_key)
+    return MeterIdentity(meter.id, meter.serial, meter.currency, key, WalletKind(meter.wallet_kind))

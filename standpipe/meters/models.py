@@ -18,6 +18,10 @@ class WalletKind(StrEnum):
     VOLUME = "VOLUME"
 
 
+VOLUME_UNIT = "VOL"
+"""Stands where a currency would, in what is said to and by a VOLUME meter: its values are millilitres."""
+
+
 class CommandKind(StrEnum):
     """What a command asks of a meter."""
 
@@ -42,7 +46,8 @@ class CommandStatus(StrEnum):
 
 
 class Meter(Base):
-    """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to it.
+    """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to a MONEY meter,
+    ``volume_granted_ml`` the one that our purchases state to a VOLUME meter; the other stays nought (decision 13).
 
     ``account_number`` is the serial as a payer may type it (``standpipe.meters.access.account_number_of``);
     ``closed_at``: out of service, takes no more money. ``register_max_ml``: the volume at which the register starts
@@ -55,6 +60,7 @@ class Meter(Base):
     __tablename__ = "meters"
     __table_args__ = (
         CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),
+        CheckConstraint("volume_granted_ml >= 0", name="volume_not_negative"),
         Index("ix_meters_account_number", "account_number"),
         Index("ix_meters_accrued_through", "accrued_through"),
         Index("ix_meters_cut_off_due_at", "cut_off_due_at"),
@@ -81,6 +87,7 @@ class Meter(Base):
     cut_off_due_at: Mapped[datetime | None] = mapped_column(server_default=text("'epoch'"))
     accrued_through: Mapped[date | None]
     guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
+    volume_granted_ml: Mapped[int] = mapped_column(server_default="0")
 
 
 class MeterCredential(Base):
@@ -94,7 +101,7 @@ class MeterCredential(Base):
 
 
 class MeterState(Base):
-    """The meter's last word, one row for each meter from its first contact on."""
+    """The meter's last word, one row for each meter from its first contact on; in money or in volume, as it counts."""
 
     __tablename__ = "meter_states"
 
@@ -109,6 +116,8 @@ class MeterState(Base):
     valve: Mapped[str] = mapped_column(server_default="UNKNOWN")
     valve_reason: Mapped[str] = mapped_column(server_default="UNKNOWN")
     valve_changed_at: Mapped[datetime | None]
+    volume_accepted_ml: Mapped[int] = mapped_column(server_default="0")
+    volume_remaining_ml: Mapped[int | None]
 
 
 class MeterRegistration(Base):
@@ -129,13 +138,15 @@ class MeterRegistration(Base):
 class CreditGrant(Base):
     """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique.
 
-    ``revoked_minor`` of it was taken back before the meter had it; the totals of later steps fall with it.
+    ``revoked_minor`` of it was taken back before the meter had it; the totals of later steps fall with it. A VOLUME
+    meter's steps are in the ``_ml`` columns, and the others are nought: no row speaks of both.
     """
 
     __tablename__ = "credit_grants"
     __table_args__ = (
-        CheckConstraint("amount_minor > 0", name="amount_positive"),
+        CheckConstraint("(amount_minor > 0) <> (volume_ml > 0)", name="amount_positive"),
         CheckConstraint("revoked_minor BETWEEN 0 AND amount_minor", name="revoked_within"),
+        CheckConstraint("revoked_ml BETWEEN 0 AND volume_ml", name="revoked_ml_within"),
         Index("ix_credit_grants_source_id", "source_id"),
         Index("ix_credit_grants_meter_id", "meter_id", "total_after_minor"),
     )
@@ -149,6 +160,9 @@ class CreditGrant(Base):
     granted_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
+    volume_ml: Mapped[int] = mapped_column(server_default="0")
+    total_after_ml: Mapped[int] = mapped_column(server_default="0")
+    revoked_ml: Mapped[int] = mapped_column(server_default="0")
 
 
 class MeterCommand(Base):

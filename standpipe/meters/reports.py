@@ -52,7 +52,10 @@ class RegisterReading:
 
 @dataclass(frozen=True, slots=True)
 class MeterStatement:
-    """The meter's own, authenticated word on its credit and valve: the only thing that confirms a command."""
+    """The meter's own, authenticated word on its credit and valve: the only thing that confirms a command.
+
+    A MONEY meter states its credit in minor units, a VOLUME meter in millilitres; the other fields are then nought.
+    """
 
     report_counter: int
     last_sequence: int
@@ -63,6 +66,8 @@ class MeterStatement:
     valve: ValveState
     valve_reason: ValveReason
     stated_at: datetime
+    volume_accepted_ml: int = 0
+    volume_remaining_ml: int = 0
 
 
 @dataclass(frozen=True, slots=True)

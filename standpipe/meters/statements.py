@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
 from standpipe.meters.commands import enqueue, open_commands
-from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
+from standpipe.meters.measures import accepted_by, measure_of
+from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState, WalletKind
 from standpipe.meters.reports import CommandResult, MeterStatement
 from standpipe.outbox.facts import CreditConfirmed, MeterStated, publish
 
@@ -45,40 +46,47 @@ async def apply(
         raise InvalidInputError(f"status frame {statement.report_counter} is older than {state.report_counter}")
     if statement.report_counter == state.report_counter:
         return False
-    _store(state, statement, now)
-    if statement.credit_accepted_minor > meter.credit_granted_minor:
+    _store(meter, state, statement, now)
+    accepted = accepted_by(meter, statement)
+    if accepted > measure_of(meter).granted_to(meter):
         _log.error("meter holds more credit than granted", meter_id=meter.id)
-    await _confirm_grants(session, meter.id, statement, now)
+    await _confirm_grants(session, meter, accepted, now)
     await _resolve_commands(session, meter, statement, now)
     await publish(session, MeterStated(meter.id))
     await notify(session, LIVE, meter.id)
     return True
 
 
-def _store(state: MeterState, statement: MeterStatement, now: datetime) -> None:
+def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: datetime) -> None:
     if statement.valve != state.valve:
         state.valve_changed_at = now
     state.report_counter = statement.report_counter
     state.last_sequence = statement.last_sequence
-    state.credit_accepted_minor = statement.credit_accepted_minor
-    state.credit_remaining_minor = statement.credit_remaining_minor
+    if meter.wallet_kind == WalletKind.VOLUME:
+        state.volume_accepted_ml = statement.volume_accepted_ml
+        state.volume_remaining_ml = statement.volume_remaining_ml
+    else:
+        state.credit_accepted_minor = statement.credit_accepted_minor
+        state.credit_remaining_minor = statement.credit_remaining_minor
     state.stated_at = statement.stated_at
     state.valve, state.valve_reason = statement.valve, statement.valve_reason
 
 
-async def _confirm_grants(session: AsyncSession, meter_id: str, statement: MeterStatement, now: datetime) -> None:
+async def _confirm_grants(session: AsyncSession, meter: Meter, accepted: int, now: datetime) -> None:
+    measure = measure_of(meter)
     confirmed = await session.scalars(
         update(CreditGrant)
         .where(
-            CreditGrant.meter_id == meter_id,
-            CreditGrant.total_after_minor <= statement.credit_accepted_minor,
+            CreditGrant.meter_id == meter.id,
+            measure.amount > 0,
+            measure.total_after <= accepted,
             CreditGrant.confirmed_at.is_(None),
         )
         .values(confirmed_at=now, sent_at=func.coalesce(CreditGrant.sent_at, now))
         .returning(CreditGrant.credit_key)
     )
     if confirmed.all():
-        await publish(session, CreditConfirmed(meter_id, statement.credit_accepted_minor))
+        await publish(session, CreditConfirmed(meter.id, accepted))
 
 
 async def _resolve_commands(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
@@ -96,7 +104,7 @@ async def _resolve_passed(
 ) -> None:
     """The meter is at or past this number: it took the command, unless the number was never sent by us."""
     is_credit = command.kind == CommandKind.CREDIT
-    taken = statement.credit_accepted_minor >= command.value if is_credit else command.attempts > 0
+    taken = accepted_by(meter, statement) >= command.value if is_credit else command.attempts > 0
     if taken:
         command.status, command.confirmed_at, command.reason = CommandStatus.CONFIRMED, now, None
         return

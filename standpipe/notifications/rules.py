@@ -15,12 +15,19 @@ EMPTY = 0
 class LowBalanceSignal:
     """What is known now. ``days_left`` None: too little use to tell. ``credit_minor`` includes what is on its way.
 
+    ``left_ml``: the same of a meter that holds volume, whose credit in money says nothing.
     ``fresh``: the meter has spoken recently. An old word may arm a threshold (credit came), never raise one.
     """
 
     days_left: float | None
     credit_minor: int
     fresh: bool = True
+    left_ml: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left."""
+        return (self.credit_minor if self.left_ml is None else self.left_ml) <= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ def evaluate(level: int | None, signal: LowBalanceSignal) -> Decision:
 
 
 def _level_of(signal: LowBalanceSignal) -> int | None:
-    if signal.credit_minor <= 0:
+    if signal.empty:
         return EMPTY
     if signal.days_left is None:
         return None
@@ -53,7 +60,7 @@ def _rearmed(level: int | None, signal: LowBalanceSignal) -> int | None:
     if level is None:
         return None
     if signal.days_left is None:
-        return None if signal.credit_minor > 0 and level == EMPTY else level
+        return None if not signal.empty and level == EMPTY else level
     standing = [days for days in (EMPTY, *THRESHOLDS_DAYS) if signal.days_left <= days + max(1.0, days * 0.2)]
     remaining = [days for days in standing if days >= level]
     return min(remaining) if remaining else None

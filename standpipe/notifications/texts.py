@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from standpipe.units import money_text
+from standpipe.units import money_text, volume_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,12 @@ def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
     title, body = words.get(params.get("variant") or kind, words["OTHER"])
     count = max(int(params.get("days_left") or 0), 0)
     one, many = words["day"] if count else words["soon"]
+    left = money_text(int(params.get("credit_minor") or 0), str(params.get("currency") or "USD"), language)
+    if params.get("left_ml") is not None:
+        left = volume_text(int(params["left_ml"]), language)
     values = {
         "label": params.get("label", ""),
-        "money": money_text(int(params.get("credit_minor") or 0), str(params.get("currency") or "USD"), language),
+        "money": left,
         "days": (one if count == 1 else many).format(count=count),
     }
     return Text(title, body.format(**values))

@@ -100,9 +100,12 @@ def _print_report(report: Report) -> None:
     heads = [f"{row.provider} {row.currency}" for row in report.providers]
     show("Providers and ledger", ["", *heads], rows, as_json=False)
     show(
-        "Ledger and meters, in minor units",
-        ["granted", "the meters have it", "on its way"],
-        [[str(report.meters[f"{name}_minor"]) for name in ("granted", "delivered", "on_its_way")]],
+        "Ledger and meters",
+        ["", "granted", "the meters have it", "on its way"],
+        [
+            [label, *(str(report.meters[f"{name}_{unit}"]) for name in ("granted", "delivered", "on_its_way"))]
+            for label, unit in (("money, in minor units", "minor"), ("volume, in millilitres", "ml"))
+        ],
         as_json=False,
     )
     if report.waiting:

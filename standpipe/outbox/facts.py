@@ -32,7 +32,7 @@ class TopUpFailed:
 
 @dataclass(frozen=True, slots=True)
 class CreditConfirmed:
-    """The meter itself stated that it holds credit up to this total."""
+    """The meter itself stated that it holds credit up to this total; a VOLUME meter's is in millilitres."""
 
     meter_id: str
     accepted_minor: int

@@ -23,7 +23,7 @@ from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ids import new_id
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import require_meter
-from standpipe.meters.models import Meter
+from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import AutoTopUpEnded, publish
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import PaymentStatus, Provider
@@ -76,12 +76,13 @@ class StandingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """How long a meter's credit lasts, and the wallet from which that was told."""
+    """How long a meter's credit lasts, and the wallet (of a VOLUME meter, the volume granted) at which it was told."""
 
     meter_id: str
     days_left: float | None
     wallet_minor: int
     fresh: bool
+    granted_ml: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,8 @@ async def _decide(
     if ready is None:
         return None
     meter, card, provider = ready
+    if meter.volume_granted_ml > signal.granted_ml:
+        return None
     amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
     method = _card_method(provider, row.currency)
     if method is None or not method[0] <= amount_minor <= method[1]:
@@ -340,6 +343,8 @@ def _check(provider: Provider, meter: Meter, order: StandingOrder) -> None:
     if order.currency != meter.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("amount", "currency"))
     limits = _card_method(provider, meter.currency)
+    if meter.wallet_kind == WalletKind.VOLUME and order.mode is not AutoMode.FIXED:
+        raise InvalidInputError("A meter that holds water is topped up by a fixed amount.", ("mode",))
     if limits is None:
         raise InvalidInputError("This card cannot be charged in the meter's currency.", ("cardId",))
     if not limits[0] <= order.amount_minor <= limits[1]:

@@ -17,10 +17,11 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import free_to_retract_minor, grant, retract
-from standpipe.meters.models import Meter
+from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import MoneyTakenBack, TopUpPaid, publish
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentTruth
+from standpipe.payments.purchases import buy_with_wallet, unbuy, unsent_minor
 from standpipe.payments.split import Owing, Position, Split, TakeBack, as_agreed, split, take_back
 
 _log = structlog.get_logger(__name__)
@@ -76,7 +77,7 @@ async def book_captured(
         parts = as_agreed(captured_minor, top_up.agreed, owed)
     else:
         parts = split(difference_minor, fee_minor=top_up.fee_agreed_minor - top_up.fee_minor, owing=owed)
-    if parts.credit_minor:
+    if parts.credit_minor and meter.wallet_kind == WalletKind.MONEY:
         await grant(
             session,
             meter_id=top_up.meter_id,
@@ -88,6 +89,7 @@ async def book_captured(
     key = f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}"
     lines = captured_lines(top_up, parts, source or funding(top_up), meter.utility_id)
     await post(session, key=key, kind="TOP_UP", lines=lines, occurred_at=now)
+    await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now)
     top_up.captured_minor = captured_minor
     top_up.fee_minor += parts.fee_minor
     top_up.emergency_minor += parts.emergency_minor
@@ -124,21 +126,24 @@ async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTr
         taken_back_minor=top_up.taken_back_minor,
         held_minor=top_up.held_minor,
         owed_minor=top_up.owed_minor,
-        revocable_minor=min(await free_to_retract_minor(session, meter, top_up.id), wallet_minor),
+        revocable_minor=await _revocable_minor(session, meter, top_up.id, wallet_minor),
         debt_minor=dues.debt_minor,
     )
     plan = take_back(position, truth.refunded_minor, truth.disputed_minor)
+    unbought = False
     if plan.revoked_minor:
-        await retract(session, meter, source_id=top_up.id, amount_minor=plan.revoked_minor)
+        unbought = await _revoke(session, meter, top_up.id, plan.revoked_minor, now)
     # A total that falls again is no new fact to the key, so the version makes each step its own.
     key = (
         f"{top_up.provider}:{top_up.provider_ref}:back:{truth.refunded_minor}:{truth.disputed_minor}:v{top_up.version}"
     )
     if plan.returned_minor:
-        await _grant_again(session, top_up, plan.returned_minor, key, now)
+        await _grant_again(session, meter, top_up, plan.returned_minor, key, now)
     lines = _taken_back_lines(top_up, plan)
     if lines:
         await post(session, key=key, kind="TAKEN_BACK", lines=lines, occurred_at=now, states_fact=True)
+    if plan.returned_minor or unbought:
+        await _buy_again(session, meter, top_up, key, now)
     _note_taken_back(top_up, truth, plan)
     await publish(session, MoneyTakenBack(top_up.id, top_up.meter_id, key))
 
@@ -166,7 +171,35 @@ def _note_taken_back(top_up: TopUp, truth: PaymentTruth, plan: TakeBack) -> None
     top_up.refunded_minor, top_up.disputed_minor = truth.refunded_minor, truth.disputed_minor
 
 
-async def _grant_again(session: AsyncSession, top_up: TopUp, amount_minor: int, key: str, now: datetime) -> None:
+async def _revocable_minor(session: AsyncSession, meter: Meter, top_up_id: str, wallet_minor: int) -> int:
+    """What of a top-up's credit can still be had from a locked meter's wallet.
+
+    Of a VOLUME meter: what made no whole unit, and what was paid for water that never left us. The rest is sold.
+    """
+    if meter.wallet_kind == WalletKind.VOLUME:
+        return wallet_minor + await unsent_minor(session, meter, top_up_id)
+    return min(await free_to_retract_minor(session, meter, top_up_id), wallet_minor)
+
+
+async def _revoke(session: AsyncSession, meter: Meter, top_up_id: str, amount_minor: int, now: datetime) -> bool:
+    """Make this much of a top-up's credit free to leave the wallet; whether a purchase was reversed for it."""
+    if meter.wallet_kind == WalletKind.VOLUME:
+        return await unbuy(session, meter, source_id=top_up_id, amount_minor=amount_minor, now=now)
+    await retract(session, meter, source_id=top_up_id, amount_minor=amount_minor)
+    return False
+
+
+async def _buy_again(session: AsyncSession, meter: Meter, top_up: TopUp, key: str, now: datetime) -> None:
+    """What is left of reversed purchases, or was given back, buys again. Nothing is left: nothing is given."""
+    if await wallet_balance_minor(session, meter.id, top_up.currency) > 0:
+        await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now)
+
+
+async def _grant_again(
+    session: AsyncSession, meter: Meter, top_up: TopUp, amount_minor: int, key: str, now: datetime
+) -> None:
+    if meter.wallet_kind == WalletKind.VOLUME:
+        return
     await grant(
         session,
         meter_id=top_up.meter_id,
@@ -180,16 +213,19 @@ async def _grant_again(session: AsyncSession, top_up: TopUp, amount_minor: int, 
 async def hold_for_refund(session: AsyncSession, top_up: TopUp, amount_minor: int, key: str, now: datetime) -> None:
     """Take undelivered credit off the meter's total and out of the wallet, for a refund (``key``: the refund's id).
 
-    Raises InvalidInputError where the meter holds it, InsufficientFundsError where its water has run already.
+    Raises InvalidInputError where the meter holds it (or, volume, may hold it), InsufficientFundsError where its water
+    has run already.
     """
     meter = await lock_meter(session, top_up.meter_id)
-    await retract(session, meter, source_id=top_up.id, amount_minor=amount_minor)
+    unbought = await _revoke(session, meter, top_up.id, amount_minor, now)
     lines = [
         Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), -amount_minor),
         Line(AccountRef(AccountKind.REFUND_DUE, top_up.provider, top_up.currency), amount_minor),
     ]
     if not await post(session, key=f"refund:{key}:held", kind="REFUND_HELD", lines=lines, occurred_at=now):
         raise InvalidInputError("This refund is under way already.")
+    if unbought:
+        await _buy_again(session, meter, top_up, f"refund:{key}:held", now)
     top_up.held_minor += amount_minor
     top_up.version += 1
 
@@ -199,13 +235,14 @@ async def release_hold(session: AsyncSession, top_up: TopUp, amount_minor: int, 
     amount_minor = min(amount_minor, top_up.held_minor)
     if not amount_minor:
         return
-    await lock_meter(session, top_up.meter_id)
-    await _grant_again(session, top_up, amount_minor, f"refund:{key}", now)
+    meter = await lock_meter(session, top_up.meter_id)
+    await _grant_again(session, meter, top_up, amount_minor, f"refund:{key}", now)
     lines = [
         Line(AccountRef(AccountKind.REFUND_DUE, top_up.provider, top_up.currency), -amount_minor),
         Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), amount_minor),
     ]
     await post(session, key=f"refund:{key}:released", kind="REFUND_RELEASED", lines=lines, occurred_at=now)
+    await _buy_again(session, meter, top_up, f"refund:{key}:released", now)
     top_up.held_minor -= amount_minor
     top_up.version += 1
 

@@ -5,7 +5,7 @@ import io
 from reportlab.lib.pagesizes import A5
 from reportlab.pdfgen.canvas import Canvas
 
-from standpipe.payments.receipt_text import issued_text, line_label, method_text, number_text, word
+from standpipe.payments.receipt_text import issued_text, line_label, method_text, note_text, number_text, word
 from standpipe.payments.receipts import GIVEN_BACK, ReceiptView
 from standpipe.pdf import BOLD, REGULAR, fitted, shown
 from standpipe.units import money_text
@@ -72,4 +72,4 @@ def _total(canvas: Canvas, view: ReceiptView, language: str, y: float) -> None:
     canvas.drawRightString(_RIGHT, y - 12, shown(money_text(abs(view.paid_minor), view.currency, language)))
     canvas.setFont(REGULAR, 7)
     canvas.setFillColorRGB(0.29, 0.40, 0.45)
-    canvas.drawString(_LEFT, 36, fitted(word("NOTE", language), REGULAR, 7, _RIGHT - _LEFT))
+    canvas.drawString(_LEFT, 36, fitted(note_text(view, language), REGULAR, 7, _RIGHT - _LEFT))

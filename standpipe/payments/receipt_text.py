@@ -21,8 +21,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "HOW": "Paid by",
         "CREDIT": "Credit",
         "TIER": "Credit, tier {tier}: about {volume}",
+        "BOUGHT": "Water, tier {tier}: {volume}",
         "RESIDUE": "Credit left over",
         "OVERDRAWN": "Credit for water that had run already",
+        "RESIDUE_USED": "Credit left over from before",
         "DEBT": "Repayment of what is owed",
         "FEE": "Service fee",
         "STANDING": "Standing charges",
@@ -33,6 +35,8 @@ _WORDS: dict[str, dict[str, str]] = {
         "DISPUTED": "Taken back by the payer's bank",
         "OTHER": "Other",
         "NOTE": "Credit is priced when the water is used; volumes are at this period's use so far.",
+        "NOTE_BOUGHT": "This water is paid for, and goes to your meter. What makes no whole unit stays as credit.",
+        "WATER": "Water",
     },
     "sw": {
         "SALE": "Risiti",
@@ -43,8 +47,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "HOW": "Njia ya malipo",
         "CREDIT": "Salio",
         "TIER": "Salio, daraja {tier}: karibu {volume}",
+        "BOUGHT": "Maji, daraja {tier}: {volume}",
         "RESIDUE": "Salio lililobaki",
         "OVERDRAWN": "Salio la maji yaliyotumika tayari",
+        "RESIDUE_USED": "Salio lililobaki awali",
         "DEBT": "Malipo ya deni",
         "FEE": "Ada ya huduma",
         "STANDING": "Ada za kudumu",
@@ -55,6 +61,8 @@ _WORDS: dict[str, dict[str, str]] = {
         "DISPUTED": "Kimechukuliwa na benki ya mlipaji",
         "OTHER": "Nyingine",
         "NOTE": "Salio hukatwa maji yanapotumika; kiasi cha maji ni kwa matumizi ya kipindi hiki.",
+        "NOTE_BOUGHT": "Maji haya yamelipiwa na yanatumwa kwenye mita yako. Kisichotosha kipimo kamili hubaki salio.",
+        "WATER": "Maji",
     },
     "fr": {
         "SALE": "Reçu",
@@ -65,8 +73,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "HOW": "Payé par",
         "CREDIT": "Crédit",
         "TIER": "Crédit, tranche {tier} : environ {volume}",
+        "BOUGHT": "Eau, tranche {tier} : {volume}",
         "RESIDUE": "Reste de crédit",
         "OVERDRAWN": "Crédit pour l'eau déjà consommée",
+        "RESIDUE_USED": "Reste de crédit d'avant",
         "DEBT": "Remboursement de la dette",
         "FEE": "Frais de service",
         "STANDING": "Charges fixes",
@@ -77,6 +87,8 @@ _WORDS: dict[str, dict[str, str]] = {
         "DISPUTED": "Repris par la banque du payeur",
         "OTHER": "Autre",
         "NOTE": "Le crédit est compté quand l'eau coule ; les volumes suivent l'usage de cette période.",
+        "NOTE_BOUGHT": "Cette eau est payée et va à votre compteur. Ce qui ne fait pas une unité reste en crédit.",
+        "WATER": "Eau",
     },
 }
 
@@ -115,9 +127,16 @@ def line_label(line: dict[str, Any], language: str) -> str:
     """What a line is about."""
     if "tier" in line:
         volume = volume_text(int(line["volume_ml"]), language)
-        return word("TIER", language).format(tier=int(line["tier"]) + 1, volume=volume)
-    label = word(str(line["kind"]), language)
+        name = "BOUGHT" if line.get("bought") else "TIER"
+        return word(name, language).format(tier=int(line["tier"]) + 1, volume=volume)
+    used = line["kind"] == "RESIDUE" and int(line["amount_minor"]) < 0
+    label = word("RESIDUE_USED" if used else str(line["kind"]), language)
     return f"{label}: {line['name']}" if line.get("name") else label
+
+
+def note_text(view: ReceiptView, language: str) -> str:
+    """What the page says at its foot."""
+    return word("NOTE_BOUGHT" if any(line.get("bought") for line in view.lines) else "NOTE", language)
 
 
 def issued_text(view: ReceiptView, language: str, layout: str = "medium") -> str:
@@ -132,11 +151,13 @@ def issued_text(view: ReceiptView, language: str, layout: str = "medium") -> str
 def sms_text(view: ReceiptView, language: str) -> str:
     """The receipt as a text message of at most SMS_LENGTH characters: who, number, amount, credit, meter, day."""
     credit_minor = sum(int(line["amount_minor"]) for line in view.lines if line["kind"] in _CREDIT)
+    bought_ml = sum(int(line["volume_ml"]) for line in view.lines if line.get("bought"))
     said = word("BACK" if view.kind == GIVEN_BACK else "PAID", language)
+    credit = f"{word('CREDIT', language)} {money_text(credit_minor, view.currency, language)}"
     parts = [
         f"{view.utility_name[:40]} {word(view.kind, language)} {number_text(view)}",
         f"{said} {money_text(abs(view.paid_minor), view.currency, language)}",
-        f"{word('CREDIT', language)} {money_text(credit_minor, view.currency, language)}",
+        f"{word('WATER', language)} {volume_text(bought_ml, language)}" if bought_ml else credit,
         f"{word('METER', language)} {view.meter_serial[:24]}",
         f"{view.issued_at.astimezone(ZoneInfo(view.time_zone)):%Y-%m-%d}",
     ]

@@ -16,9 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.models import Utility
 from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
-from standpipe.meters.models import Meter
+from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.book_models import Receipt, ReceiptCounter
 from standpipe.payments.models import TopUp
+from standpipe.payments.purchases import purchase_key
+from standpipe.tariffs.bought import lines_of as lines_bought
+from standpipe.tariffs.bought import purchase_by_key
 from standpipe.tariffs.periods import BillLine, LineKind
 
 SALE, GIVEN_BACK = "SALE", "GIVEN_BACK"
@@ -74,16 +77,23 @@ async def issue(
 ) -> str | None:
     """Write the receipt of a posting; returns its id, or None where it has one.
 
-    ``bill`` explains its credit, but for ``overdrawn_minor`` of it, which makes up for water that had run unpaid.
+    ``bill`` explains its credit, but for ``overdrawn_minor`` of it, which makes up for water that had run unpaid. A
+    VOLUME meter's is explained by what it has bought.
     """
     entries = await _entries(session, posting_key)
     found = await session.execute(
-        select(Meter.utility_id, TopUp.currency).join(TopUp, TopUp.meter_id == Meter.id).where(TopUp.id == top_up_id)
+        select(Meter.utility_id, TopUp.currency, Meter.wallet_kind)
+        .join(TopUp, TopUp.meter_id == Meter.id)
+        .where(TopUp.id == top_up_id)
     )
-    utility_id, currency = found.one()
+    utility_id, currency, wallet_kind = found.one()
     paid_minor = -sum(amount for kind, amount in entries if kind in _PAYERS)
     if not entries or not paid_minor:
         return None
+    bought = wallet_kind == WalletKind.VOLUME
+    if bought:
+        purchase = await purchase_by_key(session, purchase_key(posting_key))
+        bill = lines_bought(purchase) if purchase is not None else ()
     counter = await _lock_counter(session, utility_id)
     receipt_id: str | None = await session.scalar(
         insert(Receipt)
@@ -96,7 +106,7 @@ async def issue(
             kind=SALE if paid_minor > 0 else GIVEN_BACK,
             currency=currency,
             paid_minor=paid_minor,
-            lines=lines_of(entries, bill, overdrawn_minor),
+            lines=lines_of(entries, bill, overdrawn_minor, bought=bought),
             issued_at=now,
         )
         .on_conflict_do_nothing(index_elements=["source_key"])
@@ -108,31 +118,38 @@ async def issue(
 
 
 def lines_of(
-    entries: Sequence[tuple[str, int]], bill: Sequence[BillLine], overdrawn_minor: int = 0
+    entries: Sequence[tuple[str, int]], bill: Sequence[BillLine], overdrawn_minor: int = 0, *, bought: bool = False
 ) -> list[dict[str, Any]]:
-    """A receipt's lines from a posting's entries: credit by tier and tax as far as ``bill`` explains it."""
+    """A receipt's lines from a posting's entries: credit by tier and tax as far as ``bill`` explains it.
+
+    ``bought``: the bill is a purchase, not an outlook. What it did not spend stays in the wallet (RESIDUE); below zero,
+    it spent what was in there before.
+    """
+    if bought and bill and not any(kind == AccountKind.WALLET for kind, _ in entries):
+        entries = [*entries, (AccountKind.WALLET, 0)]
     lines: list[dict[str, Any]] = []
     for kind, amount in sorted(entries, key=lambda entry: entry[0] != AccountKind.WALLET):
         if kind in _PAYERS:
             continue
         name = _LINE_OF.get(AccountKind(kind), "OTHER")
-        if name != "CREDIT" or amount <= 0:
+        if name != "CREDIT" or amount < 0 or not (amount or bill):
             lines.append({"kind": name, "amount_minor": amount})
             continue
         if overdrawn_minor:
             lines.append({"kind": "OVERDRAWN", "amount_minor": overdrawn_minor})
-        lines.extend(_credit_line(item) for item in bill)
+        lines.extend(_credit_line(item, bought=bought) for item in bill)
         residue_minor = amount - overdrawn_minor - sum(item.amount_minor for item in bill)
         if residue_minor:
-            explained = bill or overdrawn_minor
+            explained = bill or overdrawn_minor or bought
             lines.append({"kind": "RESIDUE" if explained else name, "amount_minor": residue_minor})
     return lines
 
 
-def _credit_line(item: BillLine) -> dict[str, Any]:
+def _credit_line(item: BillLine, *, bought: bool) -> dict[str, Any]:
     if item.kind in {LineKind.WATER, LineKind.ALLOWANCE}:
         tier = item.tier or 0
-        return {"kind": "CREDIT", "tier": tier, "volume_ml": item.quantity, "amount_minor": item.amount_minor}
+        line = {"kind": "CREDIT", "tier": tier, "volume_ml": item.quantity, "amount_minor": item.amount_minor}
+        return line | {"bought": True} if bought else line
     kind = "TAX" if item.kind is LineKind.LEVY else "DISCOUNT"
     return {"kind": kind, "name": item.name, "amount_minor": item.amount_minor}
 

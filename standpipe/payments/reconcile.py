@@ -111,10 +111,27 @@ _CHECKS: tuple[tuple[str, str], ...] = (
             JOIN ledger_accounts a ON a.id = e.account_id JOIN ledger_transactions t ON t.id = e.transaction_id
             WHERE a.kind = 'WALLET' AND t.kind NOT IN ('USAGE', 'USAGE_REVERSAL', 'OPENING') GROUP BY a.owner_id) w
             ON w.owner_id = m.id
-        WHERE w.total <> m.credit_granted_minor"""),
+        WHERE m.wallet_kind = 'MONEY' AND w.total <> m.credit_granted_minor"""),
+    ("meter's volume is not what was bought", """
+        SELECT m.serial, m.volume_granted_ml || ' ml, bought ' || coalesce(b.bought, 0) || ', granted '
+               || coalesce(g.granted, 0) FROM meters m
+        LEFT JOIN (SELECT meter_id, sum(volume_ml) AS bought FROM volume_purchases GROUP BY meter_id) b
+               ON b.meter_id = m.id
+        LEFT JOIN (SELECT meter_id, sum(volume_ml - revoked_ml) AS granted FROM credit_grants GROUP BY meter_id) g
+               ON g.meter_id = m.id
+        WHERE m.volume_granted_ml <> coalesce(b.bought, 0) OR m.volume_granted_ml <> coalesce(g.granted, 0)"""),
+    ("purchases are not what was booked", """
+        SELECT coalesce(b.meter_id, l.meter_id), coalesce(b.total, 0) || ' is not ' || coalesce(l.total, 0)
+        FROM (SELECT meter_id, sum(amount_minor) AS total FROM volume_purchases GROUP BY meter_id) b
+        FULL JOIN (SELECT a.owner_id AS meter_id, -sum(e.amount_minor) AS total FROM ledger_entries e
+                   JOIN ledger_accounts a ON a.id = e.account_id JOIN ledger_transactions t ON t.id = e.transaction_id
+                   WHERE a.kind = 'WALLET' AND t.kind = 'PURCHASE' GROUP BY a.owner_id) l USING (meter_id)
+        WHERE coalesce(b.total, 0) <> coalesce(l.total, 0)"""),
     ("meter says it holds more than it was granted", """
         SELECT m.serial, s.credit_accepted_minor || ' of ' || m.credit_granted_minor FROM meters m
-        JOIN meter_states s ON s.meter_id = m.id WHERE s.credit_accepted_minor > m.credit_granted_minor"""),
+        JOIN meter_states s ON s.meter_id = m.id WHERE s.credit_accepted_minor > m.credit_granted_minor
+        UNION ALL SELECT m.serial, s.volume_accepted_ml || ' of ' || m.volume_granted_ml || ' ml' FROM meters m
+        JOIN meter_states s ON s.meter_id = m.id WHERE s.volume_accepted_ml > m.volume_granted_ml"""),
     ("statement differs from the ledger", """
         SELECT provider || ' ' || external_id, kind || ' ' || gross_minor || ' ' || currency || ' for '
                || coalesce(top_up_id, payment_ref, '?') FROM settlement_entries WHERE state = 'DIFFERENT'"""),
@@ -149,7 +166,9 @@ _MISSING = """
     AND NOT EXISTS (SELECT 1 FROM settlement_entries s WHERE s.top_up_id = t.id AND s.kind = 'PAYMENT')"""
 _METERS = """
     SELECT coalesce(sum(m.credit_granted_minor), 0),
-           coalesce(sum(least(s.credit_accepted_minor, m.credit_granted_minor)), 0)
+           coalesce(sum(least(s.credit_accepted_minor, m.credit_granted_minor)), 0),
+           coalesce(sum(m.volume_granted_ml), 0),
+           coalesce(sum(least(s.volume_accepted_ml, m.volume_granted_ml)), 0)
     FROM meters m LEFT JOIN meter_states s ON s.meter_id = m.id"""
 
 
@@ -168,11 +187,14 @@ async def make_report(
     report.differences += await _listed(session, "payment is missing from the statement", _MISSING, values)
     for kind, query in _WAITING:
         report.waiting += await _listed(session, kind, query)
-    granted, accepted = (await session.execute(text(_METERS))).one()
+    granted, accepted, granted_ml, accepted_ml = (await session.execute(text(_METERS))).one()
     report.meters = {
         "granted_minor": int(granted),
         "delivered_minor": int(accepted),
         "on_its_way_minor": int(granted - accepted),
+        "granted_ml": int(granted_ml),
+        "delivered_ml": int(accepted_ml),
+        "on_its_way_ml": int(granted_ml - accepted_ml),
     }
     return report
 

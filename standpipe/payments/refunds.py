@@ -19,7 +19,7 @@ from standpipe.db.queue import claim, retry
 from standpipe.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
 from standpipe.ids import new_id
 from standpipe.meters.commands import lock_meter
-from standpipe.meters.credit import is_proven, over_accepted_minor
+from standpipe.meters.credit import is_proven, over_accepted
 from standpipe.payments.booking import hold_for_refund, release_hold
 from standpipe.payments.models import Refund, TopUp
 from standpipe.payments.provider import Provider, ProviderRefusedError, RefundRequest, RefundStatus, RefundTruth
@@ -136,7 +136,7 @@ async def _decide(session: AsyncSession, refund_id: str, now: datetime) -> None:
     if refund.status != RefundState.AWAITING_METER:
         return
     meter = await lock_meter(session, top_up.meter_id)
-    if await over_accepted_minor(session, meter):
+    if await over_accepted(session, meter):
         refund.status, refund.failure_code, refund.updated_at = RefundState.DENIED, "delivered", now
         await release_hold(session, top_up, refund.amount_minor, refund.id, now)
         _log.warning("refund denied: the meter holds the credit", refund_id=refund.id)

@@ -22,7 +22,7 @@ from standpipe.errors import (
 )
 from standpipe.ids import new_id
 from standpipe.meters.access import require_meter
-from standpipe.meters.models import Meter, WalletKind
+from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import (
@@ -32,6 +32,7 @@ from standpipe.payments.provider import (
     ProviderRefusedError,
     ProviderUnavailableError,
 )
+from standpipe.payments.purchases import fits_tariff
 from standpipe.payments.rails import fee_rule, find_method, provider_of
 from standpipe.payments.request_keys import hash_of, recall, remember
 from standpipe.payments.saved_methods import ensure_customer
@@ -202,7 +203,7 @@ async def _store(
     agreed: Mapping[str, int] | None,
 ) -> str:
     meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id)
-    provider = await _check(session, providers, meter, order)
+    provider = await _check(session, providers, meter, order, now)
     top_up = new_top_up(
         provider,
         customer_id=customer_id,
@@ -278,13 +279,15 @@ def new_account_reference() -> str:
     return "W" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(9))
 
 
-async def _check(session: AsyncSession, providers: Mapping[str, Provider], meter: Meter, order: TopUpOrder) -> Provider:
+async def _check(
+    session: AsyncSession, providers: Mapping[str, Provider], meter: Meter, order: TopUpOrder, now: datetime
+) -> Provider:
     if order.currency != meter.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
     if meter.closed_at is not None:
         raise MeterBlockedError("This meter is out of service and takes no more credit.")
-    if meter.wallet_kind != WalletKind.MONEY:
-        raise MeterBlockedError("This meter takes volume; topping it up is not offered yet.")
+    if not await fits_tariff(session, meter, now):
+        raise MeterBlockedError("This meter's tariff does not price what its wallet holds. Please call your utility.")
     found = find_method(providers, order.currency, order.method_id)
     if found is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, and_, func, select
+from sqlalchemy import Row, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import CreditGrant
@@ -82,12 +82,18 @@ class TopUpView:
     failure_code: str | None
     failure_message: str | None
     next_action: dict[str, Any] | None
+    granted: bool
     timeline: tuple[TimelineEvent, ...]
 
     @property
     def terminal(self) -> bool:
         """Whether nothing more is expected; a payment that failed may still succeed later and will then count."""
-        return self.status in TERMINAL
+        return self.status in TERMINAL or self.nothing_to_send
+
+    @property
+    def nothing_to_send(self) -> bool:
+        """Whether it was paid and gave the meter nothing: dues took it all, or it made no whole unit of water."""
+        return self.status is TopUpStatus.PAID and not self.granted
 
 
 _DELIVERY = (
@@ -98,7 +104,7 @@ _DELIVERY = (
         func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
         func.max(CreditGrant.granted_at).label("granted_at"),
     )
-    .where(CreditGrant.amount_minor > CreditGrant.revoked_minor)
+    .where(or_(CreditGrant.amount_minor > CreditGrant.revoked_minor, CreditGrant.volume_ml > CreditGrant.revoked_ml))
     .group_by(CreditGrant.source_id)
 )
 
@@ -176,5 +182,6 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         failure_code=top_up.failure_code,
         failure_message=top_up.failure_message,
         next_action=top_up.next_action if status in {TopUpStatus.AWAITING_CUSTOMER, TopUpStatus.FAILED} else None,
+        granted=row.granted_at is not None,
         timeline=tuple(timeline),
     )

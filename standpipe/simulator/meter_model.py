@@ -1,7 +1,8 @@
 """A prepaid water meter's inside: register, credit, price table, valve. Pure: time comes in as an argument.
 
 It prices by the page's rule: a calendar month's charge is the block price of the month's volume, exact, rounded once,
-half up; what is deducted is the difference to what the month has cost so far. Written apart from the product's own
+half up; what is deducted is the difference to what the month has cost so far. A meter that holds volume deducts what
+runs, and prices nothing. Written apart from the product's own
 pricing, on purpose: if the two disagree, a test shows it.
 """
 
@@ -21,6 +22,7 @@ OPEN, CLOSED, RESTRICTED = range(3)
 NORMAL, NO_CREDIT = 0, 1
 CREDIT, VALVE, THRESHOLD, AT_ZERO = 1, 2, 3, 4
 DISCONNECT, TRICKLE, NEVER = range(3)
+VOLUME_UNIT = "VOL"
 MAX_BUFFER = 90 * 24
 MAX_STEP = timedelta(days=90)
 TRICKLE_DIVISOR = 10
@@ -29,7 +31,10 @@ TRICKLE_DIVISOR = 10
 
 @dataclass(frozen=True)
 class MeterConfig:
-    """What the factory and the installer set. ``blocks``: (up_to_ml or None, price in minor units per kilolitre)."""
+    """What the factory and the installer set. ``blocks``: (up_to_ml or None, price in minor units per kilolitre).
+
+    A VOLUME meter has the currency VOL: it holds millilitres, and needs no prices.
+    """
 
     serial: str
     endpoint: str
@@ -60,10 +65,15 @@ class MeterConfig:
         values["blocks"] = tuple((bound, price) for bound, price in raw["blocks"])
         return cls(**values)
 
+    @property
+    def holds_volume(self) -> bool:
+        """Whether its credit is water."""
+        return self.currency == VOLUME_UNIT
+
 
 @dataclass
 class MeterState:
-    """What the meter keeps through a loss of power."""
+    """What the meter keeps through a loss of power. A VOLUME meter's credit counts in millilitres."""
 
     at: str
     register_ml: int
@@ -133,8 +143,12 @@ def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
 
 
 def pour(config: MeterConfig, state: MeterState, volume_ml: int) -> None:
-    """Let a volume run through, deduct its price, and close the valve when the credit is gone."""
+    """Let a volume run through, deduct it or its price, and close the valve when the credit is gone."""
     state.register_ml += volume_ml
+    if config.holds_volume:
+        state.credit_remaining_minor -= volume_ml
+        _set_valve(state)
+        return
     due = price_minor(config.blocks, state.register_ml - state.period_start_register_ml)
     state.credit_remaining_minor -= due - state.period_charged_minor
     state.period_charged_minor = due

@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from standpipe.ids import new_id
+from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line
 from standpipe.meters.models import Meter
@@ -18,9 +19,9 @@ from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.split import Owing, Split, split
 from standpipe.tariffs.catalogue import Contract
-from standpipe.tariffs.periods import Priced, price_standing
+from standpipe.tariffs.periods import UTILITY, Priced, price_standing
 from standpipe.units import local_midnight, period_of
-from standpipe.usage.charges import PeriodUse, charge_lines, priced_use
+from standpipe.usage.charges import PeriodUse, priced_use
 from standpipe.usage.models import PeriodCharge, StandingCharged
 
 STEP_MINOR = 10_000
@@ -77,7 +78,8 @@ def past_of(meter: Meter, customer_id: str, contract: Contract, volumes_ml: Mapp
         for kind, payer, priced in (("USAGE", wallet, used), ("STANDING", due, standing)):
             if priced.accounts:
                 key = f"{kind.lower()}:{meter.id}:{month.isoformat()}:r1"
-                past.post(Posting(key, kind, ends, charge_lines(meter, payer, {}, priced.accounts), states_fact=True))
+                lines = charge_lines(payer, meter.utility_id, {}, priced.accounts, own_code=UTILITY)
+                past.post(Posting(key, kind, ends, lines, states_fact=True))
     return past
 
 

@@ -249,6 +249,16 @@ def _mistakes(file: TariffFile) -> list[tuple[Path, str]]:
     ):
         wrong.append((("seasons",), "levies that name blocks need seasons with the same number of blocks"))
     wrong.extend(_code_mistakes(file))
+    if file.basis == "purchase":
+        tables = [
+            (("blocks",), file.blocks),
+            *((("seasons", n, "blocks"), s.blocks) for n, s in enumerate(file.seasons)),
+        ]
+        wrong.extend(
+            ((*path, len(blocks) - 1), "water that is bought ahead has a price in its last block")
+            for path, blocks in tables
+            if blocks and not blocks[-1].price
+        )
     for path, volume in (
         (("allowance", "kl"), file.allowance.kl * ML_PER_KILOLITRE if file.allowance else Decimal(0)),
         (("unit-litres",), file.unit_litres * ML_PER_LITRE),

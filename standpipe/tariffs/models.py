@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.db.base import Base
@@ -70,3 +70,34 @@ class SupplyTerms(Base):
     households: Mapped[int] = mapped_column(server_default="1")
     groups: Mapped[list[str]] = mapped_column(server_default="[]")
     cut_off: Mapped[str | None]
+
+
+class VolumePurchase(Base):
+    """Water that a VOLUME meter's wallet bought, at the prices of its ``day`` (the meter's own); never changed.
+
+    ``key`` is the ledger posting's. ``period_volume_ml`` and ``period_charged_minor`` are the billing period's running
+    totals after it. ``lines``: the bill (``tariffs.bought``); ``accounts``: who got the money, by code. A reversal is a
+    row of its own, everything below zero, with the day of what it reverses: the running totals fall back by it.
+    """
+
+    __tablename__ = "volume_purchases"
+    __table_args__ = (
+        Index("ix_volume_purchases_meter_id", "meter_id", "day"),
+        Index("ix_volume_purchases_source_id", "source_id"),
+        CheckConstraint("volume_ml <> 0", name="volume_not_zero"),
+        CheckConstraint("(volume_ml < 0) = (reverses_key IS NOT NULL)", name="only_reversals_fall"),
+    )
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
+    source_id: Mapped[str]
+    day: Mapped[date]
+    tariff_version_id: Mapped[str] = mapped_column(ForeignKey("tariff_versions.id"))
+    volume_ml: Mapped[int]
+    amount_minor: Mapped[int]
+    period_volume_ml: Mapped[int]
+    period_charged_minor: Mapped[int]
+    accounts: Mapped[dict[str, int]]
+    lines: Mapped[list[dict[str, Any]]]
+    reverses_key: Mapped[str | None] = mapped_column(ForeignKey("volume_purchases.key"), unique=True)
+    bought_at: Mapped[datetime]

@@ -188,6 +188,15 @@ def places(segments: Sequence[Segment], volumes_ml: Sequence[int]) -> Iterator[P
             yield Place(segment.table, used_ml, carried)
 
 
+def split_days(segments: Sequence[Segment], daily: Mapping[date, int]) -> tuple[int, ...]:
+    """The volume of each segment; what ran on a day outside all of them counts with the nearest."""
+    starts = [date.min, *(item.start for item in segments[1:])]
+    ends = [*(item.end for item in segments[:-1]), date.max]
+    return tuple(
+        sum(ml for day, ml in daily.items() if start <= day < end) for start, end in zip(starts, ends, strict=True)
+    )
+
+
 def price_use(segments: Sequence[Segment], volumes_ml: Sequence[int]) -> Priced:
     """The cost of a period's water, levies and discounts included, block by block."""
     steps: list[tuple[BillLine, Fraction]] = []

@@ -4,7 +4,7 @@ A posting takes its place (``occurred_at``) in the period that it charges while 
 that, in the month in which it is made, where it stands as an adjustment.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -14,12 +14,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
+from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
-from standpipe.ledger.posting import AccountRef, Line, post
-from standpipe.meters.models import Meter
+from standpipe.ledger.posting import AccountRef, post
+from standpipe.meters.models import Meter, WalletKind
+from standpipe.tariffs.bought import bought_in_period
 from standpipe.tariffs.catalogue import Contract, contract_of
-from standpipe.tariffs.periods import UTILITY, Priced, Segment, places, price_standing, price_use
+from standpipe.tariffs.periods import UTILITY, Priced, Segment, places, price_standing, price_use, split_days
 from standpipe.tariffs.pricing import charge_minor
+from standpipe.tariffs.purchases import place_after
 from standpipe.tariffs.terms import Basis
 from standpipe.units import local_midnight, period_of
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, StandingCharged, Statement
@@ -99,9 +102,14 @@ async def _guarantee(session: AsyncSession, meter: Meter, contract: Contract, no
         meter.guaranteed_minor = 0
         return
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
-    use = await period_use(session, meter.id, contract, period_of(today)[0])
-    begun = [segment for segment in use.segments if segment.start <= today] or list(use.segments[:1])
-    *_, place = places(begun, use.volumes_ml[: len(begun)])
+    segments = contract.segments(today)
+    if meter.wallet_kind == WalletKind.VOLUME:
+        volumes = await bought_in_period(session, meter.id, today)
+        _, place = place_after(segments, volumes, today)
+    else:
+        use = await period_use(session, meter.id, contract, period_of(today)[0])
+        begun = [segment for segment in segments if segment.start <= today] or list(segments[:1])
+        *_, place = places(begun, use.volumes_ml[: len(begun)])
     meter.guaranteed_minor = charge_minor(place.table, place.used_ml, guaranteed_ml, place.carried_minor)
 
 
@@ -126,15 +134,6 @@ async def period_use(session: AsyncSession, meter_id: str, contract: Contract, p
     return PeriodUse(segments, split_days(segments, {day: volume_ml for day, volume_ml in rows}))  # noqa: C416
 
 
-def split_days(segments: Sequence[Segment], daily: Mapping[date, int]) -> tuple[int, ...]:
-    """The volume of each segment; what ran on a day outside all of them counts with the nearest."""
-    starts = [date.min, *(item.start for item in segments[1:])]
-    ends = [*(item.end for item in segments[:-1]), date.max]
-    return tuple(
-        sum(ml for day, ml in daily.items() if start <= day < end) for start, end in zip(starts, ends, strict=True)
-    )
-
-
 async def _charge_period(session: AsyncSession, meter: Meter, contract: Contract, start: date, now: datetime) -> None:
     use = await period_use(session, meter.id, contract, start)
     charge = await _lock_charge(session, meter.id, start, use.segments[0].version.version_id)
@@ -150,7 +149,7 @@ async def _charge_period(session: AsyncSession, meter: Meter, contract: Contract
         session,
         key=f"usage:{meter.id}:{start.isoformat()}:r{charge.revision}",
         kind="USAGE",
-        lines=charge_lines(meter, wallet, before, priced.accounts),
+        lines=charge_lines(wallet, meter.utility_id, before, priced.accounts, own_code=UTILITY),
         occurred_at=await _value_at(session, meter, start, now),
         states_fact=True,
     )
@@ -184,7 +183,7 @@ async def _charge_standing(
         session,
         key=f"standing:{meter.id}:{start.isoformat()}:r{row.revision}",
         kind="STANDING",
-        lines=charge_lines(meter, due, before, priced.accounts),
+        lines=charge_lines(due, meter.utility_id, before, priced.accounts, own_code=UTILITY),
         occurred_at=await _value_at(session, meter, start, now),
         states_fact=True,
     )
@@ -197,22 +196,6 @@ def _accounts(stored: Mapping[str, int] | None, charged_minor: int) -> dict[str,
     if missing:
         known[UTILITY] = known.get(UTILITY, 0) + missing
     return known
-
-
-def charge_lines(meter: Meter, payer: AccountRef, before: Mapping[str, int], after: Mapping[str, int]) -> list[Line]:
-    """The difference, from the payer to the utility's revenue and to each levy's own account. None is zero."""
-    moved: dict[AccountRef, int] = {}
-    for code in sorted({*before, *after}):
-        ref = _account_of(meter, code)
-        moved[ref] = moved.get(ref, 0) + after.get(code, 0) - before.get(code, 0)
-    moved[payer] = -sum(moved.values())
-    return [Line(ref, amount_minor) for ref, amount_minor in moved.items() if amount_minor]
-
-
-def _account_of(meter: Meter, code: str) -> AccountRef:
-    if code == UTILITY:
-        return AccountRef(AccountKind.REVENUE, meter.utility_id, meter.currency)
-    return AccountRef(AccountKind.LEVIES, f"{meter.utility_id}/{code}", meter.currency)
 
 
 async def _value_at(session: AsyncSession, meter: Meter, start: date, now: datetime) -> datetime:

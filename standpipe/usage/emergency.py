@@ -28,7 +28,9 @@ class Given:
 
 def emergency_offer_minor(view: MeterView) -> int:
     """What ``activate`` would give now; 0 where it would refuse."""
-    if view.dues.emergency_minor or view.ledger_minor > view.rules.emergency_threshold_minor:
+    if view.wallet_kind is not WalletKind.MONEY or view.dues.emergency_minor:
+        return 0
+    if view.ledger_minor > view.rules.emergency_threshold_minor:
         return 0
     return view.rules.emergency_credit_minor
 

@@ -31,10 +31,7 @@ def forecast(place: Place, *, credit_minor: int, daily_ml: Sequence[int], today:
     """From the last days' volumes (``daily_ml``, whole days only); None under MIN_DAYS of them."""
     if len(daily_ml) < MIN_DAYS:
         return None
-    ordered = sorted(daily_ml)
-    mean_ml = sum(ordered) // len(ordered)
-    high_ml = max(ordered[(len(ordered) * 3) // 4], mean_ml)
-    low_ml = min(ordered[len(ordered) // 4], mean_ml)
+    low_ml, mean_ml, high_ml = _habits(daily_ml)
     likely = days_left(place, credit_minor, mean_ml, today)
     return Forecast(
         days_low=days_left(place, credit_minor, high_ml, today),
@@ -43,6 +40,29 @@ def forecast(place: Place, *, credit_minor: int, daily_ml: Sequence[int], today:
         empty_on=today + timedelta(days=int(likely)),
         volume_left_ml=volume_for_ml(place.table, place.used_ml, max(credit_minor, 0), place.carried_minor),
     )
+
+
+def forecast_volume(volume_left_ml: int | None, *, daily_ml: Sequence[int], today: date) -> Forecast | None:
+    """The same for a meter that holds volume; None also where it has not said what it holds."""
+    if len(daily_ml) < MIN_DAYS or volume_left_ml is None:
+        return None
+    left_ml = max(volume_left_ml, 0)
+    low, likely, high = (min(left_ml / ml, float(MAX_DAYS)) if ml else float(MAX_DAYS) for ml in _habits(daily_ml))
+    return Forecast(
+        days_low=high,
+        days_likely=likely,
+        days_high=low,
+        empty_on=today + timedelta(days=int(likely)),
+        volume_left_ml=left_ml,
+    )
+
+
+def _habits(daily_ml: Sequence[int]) -> tuple[int, int, int]:
+    """A day of low, of usual and of high use."""
+    ordered = sorted(daily_ml)
+    mean_ml = sum(ordered) // len(ordered)
+    high_ml = max(ordered[(len(ordered) * 3) // 4], mean_ml)
+    return min(ordered[len(ordered) // 4], mean_ml), mean_ml, high_ml
 
 
 def days_left(place: Place, credit_minor: int, daily_ml: int, today: date) -> float:

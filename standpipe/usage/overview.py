@@ -5,7 +5,7 @@ The three balances stand apart: what the ledger says, what the meter last said (
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -16,15 +16,17 @@ from standpipe.customers.models import Membership, Utility
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState, WalletKind
+from standpipe.tariffs.bought import bought_by_day
 from standpipe.tariffs.catalogue import Contract, contracts
-from standpipe.tariffs.periods import Segment, TariffInForce, places
+from standpipe.tariffs.periods import Segment, TariffInForce
 from standpipe.tariffs.pricing import Place
+from standpipe.tariffs.purchases import place_after
 from standpipe.units import period_of
-from standpipe.usage.charges import split_days
-from standpipe.usage.forecast import Forecast, forecast
+from standpipe.usage.forecast import Forecast, forecast, forecast_volume
 from standpipe.usage.models import DailyUsage
 
 FORECAST_DAYS = 28
+_DAY = timedelta(days=1)
 _Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility]
 
 
@@ -43,6 +45,8 @@ class VendRules:
 class MeterView:
     """One meter for its reader. ``on_meter_minor`` is None until the meter has spoken; silence is not zero.
 
+    A VOLUME meter holds no money: its ledger is what makes no whole unit, and what it holds and what is on its way are
+    ``on_meter_ml`` and ``in_flight_ml``. ``place`` is then among its purchases, of ``bought_this_period_ml`` in all.
     ``dues`` is what the meter owes; ``place`` is where it stands in this period's prices, ``segment`` today's terms.
     """
 
@@ -77,8 +81,20 @@ class MeterView:
     period_start: date
     period_end: date
     lasts: Forecast | None
+    wallet_kind: WalletKind
+    on_meter_ml: int | None
+    in_flight_ml: int
+    granted_ml: int
+    bought_this_period_ml: int
     # What quotes and signals are computed from, so that no second read is needed.
     today: date
+
+    @property
+    def volume_left_ml(self) -> int | None:
+        """What a VOLUME meter holds and will yet get; None for a MONEY meter, and until the meter has spoken."""
+        if self.wallet_kind is not WalletKind.VOLUME or self.on_meter_ml is None:
+            return None
+        return self.on_meter_ml + self.in_flight_ml
 
 
 async def meters_of_customer(
@@ -158,8 +174,13 @@ async def _views(
     known = await contracts(session, {row[0].id: (row[0].tariff_id, _first_day(row[0])) for row in rows})
     dues = await dues_of_many(session, ids, now)
     daily = await _recent_days(session, ids, now)
+    of_volume = [row[0].id for row in rows if row[0].wallet_kind == WalletKind.VOLUME]
+    bought = await bought_by_day(session, of_volume, period_of((now - _DAY).date())[0]) if of_volume else {}
     return [
-        _view(row, known[row[0].id], dues.get(row[0].id, Dues()), daily.get(row[0].id, {}), now, offline_after)
+        _view(
+            *(row, known[row[0].id], dues.get(row[0].id, Dues()), daily.get(row[0].id, {})),
+            *(bought.get(row[0].id, {}), now, offline_after),
+        )
         for row in rows
     ]
 
@@ -187,6 +208,7 @@ def _view(
     contract: Contract,
     dues: Dues,
     daily: dict[date, int],
+    bought: dict[date, int],
     now: datetime,
     offline_after: timedelta,
 ) -> MeterView:
@@ -194,12 +216,13 @@ def _view(
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     start, end = period_of(today)
     use = {day: volume for day, volume in daily.items() if start <= day < end}
-    begun = [segment for segment in contract.segments(start) if segment.start <= today]
-    *_, place = places(begun, split_days(begun, use))
+    bought = {day: volume for day, volume in bought.items() if start <= day < end}
+    of_volume = meter.wallet_kind == WalletKind.VOLUME
+    segment, place = place_after(contract.segments(start), bought if of_volume else use, today)
     ledger_minor = balance_minor or 0
     spoken = state is not None and state.stated_at is not None
     recent = [daily[day] for day in sorted(daily) if day < today][-FORECAST_DAYS:]
-    return MeterView(
+    view = MeterView(
         id=meter.id,
         serial=meter.serial,
         label=meter.label,
@@ -232,13 +255,21 @@ def _view(
         tariff_id=meter.tariff_id,
         first_day=_first_day(meter),
         contract=contract,
-        segment=begun[-1],
+        segment=segment,
         place=place,
-        tariff=begun[-1].version,
+        tariff=segment.version,
         next_tariff=contract.next_version(today),
         used_this_period_ml=sum(use.values()),
         period_start=start,
         period_end=end,
-        lasts=forecast(place, credit_minor=ledger_minor, daily_ml=recent, today=today),
+        lasts=None if of_volume else forecast(place, credit_minor=ledger_minor, daily_ml=recent, today=today),
+        wallet_kind=WalletKind(meter.wallet_kind),
+        on_meter_ml=state.volume_remaining_ml if state else None,
+        in_flight_ml=max(meter.volume_granted_ml - (state.volume_accepted_ml if spoken and state else 0), 0),
+        granted_ml=meter.volume_granted_ml,
+        bought_this_period_ml=sum(bought.values()),
         today=today,
     )
+    if not of_volume:
+        return view
+    return replace(view, lasts=forecast_volume(view.volume_left_ml, daily_ml=recent, today=today))

@@ -1,15 +1,18 @@
 """Quotes (trial vends): what credit buys, or what litres cost, after the period's use so far. Stores nothing.
 
 Credit that the meter still holds is left aside: it is priced when its water is used, and so is this. A wallet below
-zero is made up for first: that water has run.
+zero is made up for first: that water has run. For a VOLUME meter a quote is a purchase in whole units, and what its
+wallet has left from before helps to pay.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from standpipe.errors import InvalidInputError
+from standpipe.meters.models import WalletKind
 from standpipe.tariffs.periods import BillLine, price_more
 from standpipe.tariffs.pricing import MAX_VOLUME_ML, TierUse, charge_minor, tiers, volume_for_ml
+from standpipe.tariffs.purchases import cost_of_units_minor, units_for_ml, whole_units_ml
 from standpipe.units import MAX_MINOR
 from standpipe.usage.overview import MeterView
 
@@ -20,11 +23,13 @@ VALID_FOR = timedelta(minutes=15)
 class Quote:
     """A price check: ``credit_minor`` buys ``volume_ml`` through ``lines``, levies included; ``bill`` says how.
 
-    ``overdrawn_minor`` of the credit makes up for water that has run unpaid.
+    ``overdrawn_minor`` of the credit makes up for water that has run unpaid; ``left_minor`` was in a VOLUME meter's
+    wallet before, and is spent with the credit.
     """
 
     credit_minor: int
     overdrawn_minor: int
+    left_minor: int
     volume_ml: int
     lines: tuple[TierUse, ...]
     bill: tuple[BillLine, ...]
@@ -37,17 +42,24 @@ def quote_credit(view: MeterView, credit_minor: int, now: datetime) -> Quote:
     if not 0 <= credit_minor <= MAX_MINOR:
         raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
     overdrawn_minor = min(max(-view.ledger_minor, 0), credit_minor)
-    place = view.place
-    volume_ml = volume_for_ml(place.table, place.used_ml, credit_minor - overdrawn_minor, place.carried_minor)
+    place, spent_minor = view.place, credit_minor - overdrawn_minor
+    if view.wallet_kind is WalletKind.VOLUME:
+        volume_ml = units_for_ml(place, spent_minor + max(view.ledger_minor, 0), view.segment.terms.unit_ml)
+    else:
+        volume_ml = volume_for_ml(place.table, place.used_ml, spent_minor, place.carried_minor)
     return _quote(view, credit_minor, overdrawn_minor, volume_ml, now)
 
 
 def quote_volume(view: MeterView, volume_ml: int, now: datetime) -> Quote:
-    """What a volume costs. Raises InvalidInputError."""
+    """What a volume costs; a VOLUME meter's is rounded up to whole units. Raises InvalidInputError."""
     if not 0 < volume_ml <= MAX_VOLUME_ML // 2:
         raise InvalidInputError("The volume must be above zero and within reason.", ("by", "litres"))
     overdrawn_minor = max(-view.ledger_minor, 0)
-    place = view.place
+    place, unit_ml = view.place, view.segment.terms.unit_ml
+    if view.wallet_kind is WalletKind.VOLUME:
+        cost_minor = cost_of_units_minor(place, volume_ml, unit_ml)
+        credit_minor = max(cost_minor - max(view.ledger_minor, 0), 0) + overdrawn_minor
+        return _quote(view, credit_minor, overdrawn_minor, whole_units_ml(volume_ml, unit_ml), now)
     cost_minor = charge_minor(place.table, place.used_ml, volume_ml, place.carried_minor)
     return _quote(view, cost_minor + overdrawn_minor, overdrawn_minor, volume_ml, now)
 
@@ -57,6 +69,7 @@ def _quote(view: MeterView, credit_minor: int, overdrawn_minor: int, volume_ml: 
     return Quote(
         credit_minor=credit_minor,
         overdrawn_minor=overdrawn_minor,
+        left_minor=max(view.ledger_minor, 0) if view.wallet_kind is WalletKind.VOLUME else 0,
         volume_ml=volume_ml,
         lines=tuple(tiers(place.table, place.used_ml, volume_ml, place.carried_minor)),
         bill=price_more(view.segment, place, volume_ml).lines,

@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.errors import InvalidInputError
 from standpipe.meters.models import Meter
 from standpipe.tariffs.catalogue import Contract, contracts
-from standpipe.tariffs.periods import Segment, places
+from standpipe.tariffs.periods import Segment, places, split_days
 from standpipe.tariffs.pricing import Place, TierUse, tiers
+from standpipe.tariffs.terms import Basis
 from standpipe.units import Span, day_span, local_midnight, period_of, service_day
-from standpipe.usage.charges import split_days
 from standpipe.usage.models import COUNTED, DailyUsage, MonthlyUsage, Reading
 from standpipe.usage.register import newest, oldest
 
@@ -276,7 +276,7 @@ def _priced(
         if segment is None or place is None or not segment.start <= day < segment.end:
             segment, place = _place_on(day, daily, contract)
         volume_ml, quality = volume or (0, BucketQuality.MISSING)
-        parts = tuple(tiers(place.table, place.used_ml, volume_ml, place.carried_minor))
+        parts = _through_tiers(segment, place, volume_ml)
         buckets.append(UsageBucket(span.start, span.end, volume_ml, parts, quality))
         place = Place(place.table, place.used_ml + volume_ml, place.carried_minor)
     return buckets
@@ -318,7 +318,7 @@ async def _months(
             volume_ml, days = sum(daily[day] for day in chosen), len(chosen)
             parts = _parts(segments[month], daily, start, end)
         else:
-            parts = tuple(tiers(segments[month][0].table, 0, volume_ml))
+            parts = _through_tiers(segments[month][0], Place(segments[month][0].table), volume_ml)
         whole = days == (period_of(start)[1] - month).days
         quality = BucketQuality.MEASURED if whole else BucketQuality.PARTIAL if days else BucketQuality.MISSING
         span = Span(local_midnight(start, zone), local_midnight(end, zone))
@@ -334,9 +334,17 @@ def _parts(segments: Sequence[Segment], daily: Mapping[date, int], start: date, 
     asked = split_days(segments, {day: ml for day, ml in own.items() if start <= day < end})
     both = [first + second for first, second in zip(before, asked, strict=True)]
     parts: list[TierUse] = []
-    for place, volume_ml in zip(places(segments, both), asked, strict=True):
-        parts.extend(tiers(place.table, place.used_ml - volume_ml, volume_ml, place.carried_minor))
+    for segment, place, volume_ml in zip(segments, places(segments, both), asked, strict=True):
+        before_it = Place(place.table, place.used_ml - volume_ml, place.carried_minor)
+        parts.extend(_through_tiers(segment, before_it, volume_ml))
     return tuple(parts)
+
+
+def _through_tiers(segment: Segment, place: Place, volume_ml: int) -> tuple[TierUse, ...]:
+    """Water from a place on through the tiers; none for what was paid for when it was bought."""
+    if segment.version.basis == Basis.PURCHASE:
+        return ()
+    return tuple(tiers(place.table, place.used_ml, volume_ml, place.carried_minor))
 
 
 def _month_spans(from_day: date, to_day: date) -> Iterator[tuple[date, date]]:

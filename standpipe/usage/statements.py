@@ -20,7 +20,8 @@ from standpipe.errors import InvalidInputError
 from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.commands import lock_meter
-from standpipe.meters.models import Meter
+from standpipe.meters.models import Meter, WalletKind
+from standpipe.tariffs.bought import bill_between
 from standpipe.tariffs.catalogue import Contract
 from standpipe.tariffs.periods import price_standing
 from standpipe.units import local_midnight, period_of
@@ -40,7 +41,8 @@ from standpipe.usage.statement_body import (
 )
 
 ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
-_CHARGES = {"USAGE": AccountKind.WALLET, "STANDING": AccountKind.STANDING_DUE}
+_CHARGES = frozenset({"USAGE", "STANDING"})
+"""Postings whose key names the period that they charge; a PURCHASE charges the month in which it is made."""
 _OUTSIDE = frozenset(
     {
         *(AccountKind.CLEARING, AccountKind.FLOAT, AccountKind.VOUCHERS, AccountKind.SUSPENSE),
@@ -87,7 +89,7 @@ async def build(session: AsyncSession, meter: Meter, start: date) -> StatementBo
     utility = await session.get_one(Utility, meter.utility_id)
     contract = await contract_for(session, meter)
     opening = await _balances(session, meter, start, since)
-    movements, charged = await _walk(session, meter, since, until)
+    movements, charged = await _walk(session, meter, start, since, until)
     closing = dict(opening)
     for movement in movements:
         for kind, amount in movement.amounts.items():
@@ -95,6 +97,8 @@ async def build(session: AsyncSession, meter: Meter, start: date) -> StatementBo
     for (kind, _), amount in charged.items():
         closing[kind] -= amount
     use = await _use(session, meter, contract, start)
+    if meter.wallet_kind == WalletKind.VOLUME:
+        use = bill_of(await bill_between(session, meter.id, since, until), use.volume_ml)
     standing = _standing(meter, contract, start)
     return StatementBody(
         currency=meter.currency,
@@ -238,7 +242,7 @@ async def _balances(session: AsyncSession, meter: Meter, start: date, since: dat
 
 
 async def _walk(
-    session: AsyncSession, meter: Meter, since: datetime, until: datetime
+    session: AsyncSession, meter: Meter, start: date, since: datetime, until: datetime
 ) -> tuple[list[Movement], dict[tuple[str, date], int]]:
     """What was posted in a month: movements, and charges by account and by the period that they charge."""
     own = (
@@ -259,9 +263,10 @@ async def _walk(
     moved: dict[str, Movement] = {}
     for transaction, kind, owner_id, amount in rows:
         mine = owner_id == meter.id and kind in ACCOUNTS
-        if transaction.kind in _CHARGES:
+        if transaction.kind in _CHARGES or transaction.kind == "PURCHASE":
             if mine:
-                key = (kind, date.fromisoformat(transaction.key.split(":")[2]))
+                named = transaction.kind in _CHARGES
+                key = (kind, date.fromisoformat(transaction.key.split(":")[2]) if named else start)
                 charged[key] = charged.get(key, 0) - amount
             continue
         known = moved.get(transaction.id) or Movement(

@@ -210,3 +210,21 @@ def test_heard_twice_late_or_out_of_order_credit_adds_up_to_the_highest_total_ta
             taken, last = total, sequence
     assert (state.credit_accepted_minor, state.last_sequence) == (taken, last)
     assert state.credit_remaining_minor == taken
+
+
+def test_a_meter_that_holds_volume_deducts_what_runs_and_takes_no_money() -> None:
+    made = config(currency="VOL", blocks=(), credit_remaining_minor=0)
+    state = fresh_state(made)
+    assert (state.valve, state.valve_reason) == (CLOSED, meter_model.NO_CREDIT)
+    take_command(made, state, command(CREDIT, 1, 50_000, currency=b"KES"))
+    assert (state.result, state.credit_accepted_minor) == (meter_model.WRONG_CURRENCY, 0)
+    take_command(made, state, command(CREDIT, 1, 50_000, currency=b"VOL"))
+    assert (state.result, state.credit_remaining_minor, state.valve) == (meter_model.DONE, 50_000, OPEN)
+    pour(made, state, 49_999)
+    assert (state.credit_remaining_minor, state.valve) == (1, OPEN)
+    pour(made, state, 5)
+    assert (state.credit_remaining_minor, state.valve) == (-4, CLOSED)
+    money = config()
+    priced = fresh_state(money)
+    take_command(money, priced, command(CREDIT, 1, 50_000, currency=b"VOL"))
+    assert (priced.result, priced.credit_accepted_minor) == (meter_model.WRONG_CURRENCY, 0)

@@ -202,7 +202,14 @@ async def waits_for_lock(town: Town) -> bool:
 
 
 async def make_home(
-    sessions: Sessions, settings: Settings, utility_id: str, tariff_id: str, *, installed_at: datetime, zone: str
+    sessions: Sessions,
+    settings: Settings,
+    utility_id: str,
+    tariff_id: str,
+    *,
+    installed_at: datetime,
+    zone: str,
+    wallet_kind: str = "MONEY",
 ) -> Home:
     """A customer, a household, a meter."""
     number = new_id("x")[-8:]
@@ -219,7 +226,7 @@ async def make_home(
             utility_id=utility_id,
             household_id=household.id,
             tariff_id=tariff_id,
-            wallet_kind="MONEY",
+            wallet_kind=wallet_kind,
             currency="KES",
             time_zone=zone,
             installed_at=installed_at,

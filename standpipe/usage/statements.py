@@ -26,7 +26,7 @@ from standpipe.tariffs.catalogue import Contract
 from standpipe.tariffs.periods import price_standing
 from standpipe.units import local_midnight, period_of
 from standpipe.usage.charges import accrue_standing, contract_for, period_use, priced_use
-from standpipe.usage.models import DailyUsage, Statement, StatementCounter
+from standpipe.usage.models import DailyUsage, StandingCharged, Statement, StatementCounter
 from standpipe.usage.rests import Rests
 from standpipe.usage.statement_body import (
     EMPTY,
@@ -99,7 +99,7 @@ async def build(session: AsyncSession, meter: Meter, start: date) -> StatementBo
     use = await _use(session, meter, contract, start)
     if meter.wallet_kind == WalletKind.VOLUME:
         use = bill_of(await bill_between(session, meter.id, since, until), use.volume_ml)
-    standing = _standing(meter, contract, start)
+    standing = await _standing(session, meter, contract, start)
     return StatementBody(
         currency=meter.currency,
         utility_name=utility.name,
@@ -120,7 +120,8 @@ async def build(session: AsyncSession, meter: Meter, start: date) -> StatementBo
 async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime) -> Statement | None:
     """Make a month's statement for good; None where it is made, or does not follow the last one that was.
 
-    Raises InvalidInputError for a month that has not ended, and for one before the meter's first.
+    Raises InvalidInputError for a month that has not ended, for one before the meter's first, and for a statement
+    that would not add up.
     """
     meter = await lock_meter(session, meter_id)
     if now < local_midnight(month, ZoneInfo(meter.time_zone)):
@@ -137,6 +138,7 @@ async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime
     body = await build(session, meter, start)
     if not is_balanced(body):
         _log.error("statement does not balance", meter_id=meter.id, month=start.isoformat())
+        raise InvalidInputError(f"The statement of {start:%Y-%m} does not add up; it is not made.", ("month",))
     await session.execute(insert(StatementCounter).values(utility_id=meter.utility_id).on_conflict_do_nothing())
     counter = await session.get_one(StatementCounter, meter.utility_id, with_for_update=True, populate_existing=True)
     counter.last_number += 1
@@ -292,8 +294,9 @@ async def _use(session: AsyncSession, meter: Meter, contract: Contract, start: d
     return bill_of(priced_use(use), use.volume_ml)
 
 
-def _standing(meter: Meter, contract: Contract, start: date) -> Bill:
-    if meter.accrued_through is None or meter.accrued_through < start:
+async def _standing(session: AsyncSession, meter: Meter, contract: Contract, start: date) -> Bill:
+    # A month that was never accrued (the past of a meter that was taken over) has no charges, not some of nought.
+    if meter.accrued_through is None or await session.get(StandingCharged, (meter.id, start)) is None:
         return EMPTY
     return bill_of(price_standing(contract.segments(start), meter.accrued_through), 0)
 
@@ -346,7 +349,7 @@ async def _adjustments(
         if account == AccountKind.WALLET:
             bill = await _use(session, meter, contract, period)
         else:
-            bill = _standing(meter, contract, period)
+            bill = await _standing(session, meter, contract, period)
         difference_minor = charged[account, period]
         yield Adjustment(
             period_start=period,

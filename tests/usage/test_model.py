@@ -31,6 +31,7 @@ from standpipe.tariffs.publishing import publish
 from standpipe.usage.charges import accrue_standing, recharge
 from standpipe.usage.emergency import activate
 from standpipe.usage.readings import take_report
+from standpipe.usage.review import correct
 from standpipe.usage.statement_body import Bill, StatementBody, is_balanced
 from standpipe.usage.statements import build, issue
 from tests.support.town import make_home, make_settings
@@ -116,6 +117,7 @@ class History:
         self.books.supplies.append(terms)
         self.books.supplies.sort(key=lambda one: one.from_day)
         self.books.reckon(self.now)
+        self.books.guarantee(self.now)
 
     async def step(self) -> None:
         """Time goes on, and something happens."""
@@ -128,7 +130,7 @@ class History:
         self.today = self.now.astimezone(self.zone).date()
         happening = self.chance.choice(
             [self.report] * 5 + [self.pay] * 4 + [self.owe] * 2 + [self.accrue] * 2 + [self.close_month] * 2
-            + [self.announce, self.change_supply, self.help]
+            + [self.announce, self.change_supply, self.help, self.correct]
         )  # fmt: skip
         self.told.append(f"{self.now:%Y-%m-%d %H:%M:%S} {happening.__name__}")
         await happening()
@@ -177,9 +179,36 @@ class History:
         amount = self.chance.choice([500, 5_000, 400_000])
         async with self.sessions.begin() as session:
             await add_arrears(
-                session, meter_id=self.home.meter_id, amount_minor=amount, reference=new_id("bill"), now=self.now
+                session,
+                operator="op",
+                meter_id=self.home.meter_id,
+                amount_minor=amount,
+                reference=new_id("bill"),
+                now=self.now,
             )
         self.books.arrears(self.now, amount)
+
+    async def correct(self) -> None:
+        """A person says what the register stood at, between what it stood at before and after."""
+        at = self.chance.choice(sorted(self.books.readings) or [self.start])
+        points = sorted(self.truth)
+        if at not in self.books.readings:
+            return
+        place = points.index(at)
+        low, high = (
+            self.books.readings.get(points[other], self.truth[points[other]]) if 0 <= other < len(points) else None
+            for other in (place - 1, place + 1)
+        )
+        stood = self.chance.randrange(low or 0, (self.truth[at] if high is None else high) + 1)
+        if stood == self.books.readings[at]:
+            return
+        async with self.sessions.begin() as session:
+            await correct(
+                session, operator="op", meter_id=self.home.meter_id, read_at=at, register_ml=stood, note="seen",
+                now=self.now,
+            )  # fmt: skip
+        del self.books.readings[at]
+        self.books.take(self.now, {at: stood})
 
     async def announce(self) -> None:
         """A new version, from a day that may be too early: then nothing changes."""

@@ -86,6 +86,7 @@ async def plans_of(town: Town, heard: list[tuple[str, Any]], *, tiny: bool) -> l
             await connection.execute(text("SET LOCAL enable_seqscan = off"))
         for statement, parameters in heard:
             if statement.lstrip().split()[0] not in {"SELECT", "INSERT", "UPDATE", "WITH", "DELETE"}:
+                found.append([])
                 continue
             rows = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
             plan = rows.scalar_one()
@@ -176,6 +177,10 @@ async def test_a_report_is_taken_in_beside_the_months_it_is_about(history: Histo
         async with town.sessions.begin() as session:
             await take_report(session, report, now)
     plans = await plans_of(town, heard, tiny=False)
-    # What a neighbour and a day are computed from; only what may have come by a wrong clock is looked for everywhere.
-    wide = [heard[number][0] for number, plan in enumerate(plans) if len(months_in(plan)) > 3]
-    assert all("claimed_at" in statement or "LIMIT" in statement for statement in wide), wide
+    stated = [statement for statement, _ in heard]
+    about = [(one, months_in(plan)) for one, plan in zip(stated, plans, strict=True) if "claimed_at" not in one]
+    assert any(months for _, months in about)
+    # Of months that are over, no more than two; whether anything came later is looked for in those to come.
+    this_month = f"readings_{now:%Y_%m}"
+    wide = [statement for statement, months in about if len({name for name in months if name < this_month}) > 2]
+    assert not wide

@@ -132,6 +132,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['tariff_id'], ['tariffs.id'], name=op.f('fk_supply_terms_tariff_id')),
     sa.PrimaryKeyConstraint('meter_id', 'from_day', name=op.f('pk_supply_terms'))
     )
+    op.add_column('meter_states', sa.Column('clock_error_s', sa.BigInteger(), nullable=True))
     op.add_column('meters', sa.Column('register_max_ml', sa.BigInteger(), nullable=True))
     op.add_column('meters', sa.Column('at_zero', sa.Text(), nullable=True))
     op.add_column('meters', sa.Column('accrued_through', sa.Date(), nullable=True))

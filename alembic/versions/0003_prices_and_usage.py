@@ -194,6 +194,7 @@ def upgrade() -> None:
     op.drop_constraint(op.f('ck_credit_grants_amount_positive'), 'credit_grants', type_='check')
     op.create_check_constraint(op.f('ck_credit_grants_amount_positive'), 'credit_grants', '(amount_minor > 0) <> (volume_ml > 0)')
     op.create_check_constraint(op.f('ck_credit_grants_revoked_ml_within'), 'credit_grants', 'revoked_ml BETWEEN 0 AND volume_ml')
+    op.add_column('meter_states', sa.Column('clock_error_s', sa.BigInteger(), nullable=True))
     op.add_column('meters', sa.Column('register_max_ml', sa.BigInteger(), nullable=True))
     op.add_column('meters', sa.Column('at_zero', sa.Text(), nullable=True))
     op.add_column('meters', sa.Column('cut_off_due_at', sa.DateTime(timezone=True), server_default=sa.text("'epoch'"), nullable=True))

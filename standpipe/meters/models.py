@@ -101,7 +101,10 @@ class MeterCredential(Base):
 
 
 class MeterState(Base):
-    """The meter's last word, one row for each meter from its first contact on; in money or in volume, as it counts."""
+    """The meter's last word, one row for each meter from its first contact on; in money or in volume, as it counts.
+
+    ``clock_error_s``: how far its clock was ahead of ours (below zero: behind) in its last statement.
+    """
 
     __tablename__ = "meter_states"
 
@@ -113,6 +116,7 @@ class MeterState(Base):
     credit_accepted_minor: Mapped[int] = mapped_column(server_default="0")
     credit_remaining_minor: Mapped[int | None]
     stated_at: Mapped[datetime | None]
+    clock_error_s: Mapped[int | None]
     valve: Mapped[str] = mapped_column(server_default="UNKNOWN")
     valve_reason: Mapped[str] = mapped_column(server_default="UNKNOWN")
     valve_changed_at: Mapped[datetime | None]

@@ -69,6 +69,7 @@ def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: date
         state.credit_accepted_minor = statement.credit_accepted_minor
         state.credit_remaining_minor = statement.credit_remaining_minor
     state.stated_at = statement.stated_at
+    state.clock_error_s = int((statement.stated_at - now).total_seconds())
     state.valve, state.valve_reason = statement.valve, statement.valve_reason
 
 

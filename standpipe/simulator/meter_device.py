@@ -23,11 +23,20 @@ from aiocoap.resource import Resource, Site
 
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
-from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, status_frame, take_command
+from standpipe.simulator.meter_model import (
+    MeterConfig,
+    MeterState,
+    advance,
+    fill_again,
+    run_dry,
+    status_frame,
+    take_command,
+)
 from standpipe.simulator.meter_radio import Radio
 
 OCTET_STREAM, SENML_CBOR, TLV = 42, 112, 11542
 LIFETIME_S = 86_400
+EMPTY_PIPE = "/10274/0/6013"
 MAX_PUSHED = 400
 _log = structlog.get_logger(__name__)
 
@@ -123,6 +132,16 @@ class SimulatedMeter:
         """The NAT has given the meter another port."""
         self._radio.forget_port()
 
+    def run_dry(self, air_ml: int, *, ago: timedelta = timedelta(0)) -> None:
+        """The pipe ran empty some time ago, and air spun the register by a volume."""
+        self._advance()
+        run_dry(self.config, self.state, self._clock.now() - ago, air_ml)
+
+    def fill_again(self) -> None:
+        """The water is back."""
+        self._advance()
+        fill_again(self.state, self._clock.now())
+
     def reboot(self) -> None:
         """Lose power: what was not stored is gone."""
         self.state = meter_store.load(self._store_dir, self.config)
@@ -180,6 +199,11 @@ class SimulatedMeter:
             records: list[dict[int, Any]] = [
                 {0: "/3424/0/1", 6: time_s - base_s, 2: register_ml / 1_000_000} for time_s, register_ml in batch
             ]
+            records.extend(
+                {0: EMPTY_PIPE, 6: since_s - base_s, 4: empty}
+                for since_s, empty in self.state.pipe_empty
+                if since_s <= batch[-1][0]
+            )
             records[0][-3] = base_s
             response = await self._request(aiocoap.POST, "/dp", payload=cbor2.dumps(records), content_format=SENML_CBOR)
             if response is None or not response.code.is_successful():
@@ -219,7 +243,9 @@ class SimulatedMeter:
             # A resource of 8 bytes: type 11, 8-bit id, 8-bit length (TLV, §7.4.3), in its object instance 0.
             value = bytes((0b1100_1000, 1, 8)) + struct.pack(">d", volume_m3)
             return _content(bytes((0b0000_1000, 0, len(value))) + value, TLV)
-        records = [{-2: "/3424/0/", 0: "1", 2: volume_m3}, {-2: "/3/0/", 0: "9", 2: 87}]
+        records: list[dict[int, Any]] = [{-2: "/3424/0/", 0: "1", 2: volume_m3}, {-2: "/3/0/", 0: "9", 2: 87}]
+        if self.state.pipe_empty:
+            records.append({-2: "", 0: EMPTY_PIPE, 4: self.state.pipe_empty[-1][1]})
         return _content(cbor2.dumps(records), SENML_CBOR)
 
     def _command(self, request: Any) -> aiocoap.Message:

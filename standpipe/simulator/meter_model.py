@@ -91,6 +91,8 @@ class MeterState:
     at_zero: int = DISCONNECT
     location: str = ""
     unsent: list[tuple[int, int]] = field(default_factory=list)
+    pipe_empty: list[tuple[int, bool]] = field(default_factory=list)
+    """Since when (Unix seconds) the pipe has been empty, or full again."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -153,6 +155,19 @@ def pour(config: MeterConfig, state: MeterState, volume_ml: int) -> None:
     state.credit_remaining_minor -= due - state.period_charged_minor
     state.period_charged_minor = due
     _set_valve(state)
+
+
+def run_dry(config: MeterConfig, state: MeterState, since: datetime, air_ml: int) -> None:
+    """The pipe ran empty, and the air in it spun the register: the meter counts it, and raises its alarm."""
+    since_s = int(since.timestamp())
+    state.unsent = [(time_s, ml + air_ml if time_s >= since_s else ml) for time_s, ml in state.unsent]
+    state.pipe_empty.append((since_s, True))
+    pour(config, state, air_ml)
+
+
+def fill_again(state: MeterState, since: datetime) -> None:
+    """Water is back: the alarm ends."""
+    state.pipe_empty.append((int(since.timestamp()), False))
 
 
 def take_command(config: MeterConfig, state: MeterState, frame: bytes) -> None:

@@ -14,6 +14,7 @@ def load(folder: Path, config: MeterConfig) -> MeterState:
         return fresh_state(config)
     raw = json.loads(path.read_text())
     raw["unsent"] = [(time_s, register_ml) for time_s, register_ml in raw["unsent"]]
+    raw["pipe_empty"] = [(since_s, empty) for since_s, empty in raw.get("pipe_empty", [])]
     return MeterState(**raw)
 
 

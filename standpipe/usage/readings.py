@@ -74,7 +74,8 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
         session, meter.id, seen_at=report.received_at, battery_percent=report.battery_percent
     )
     readings = list(report.readings)
-    clock_wrong = False
+    # Kept hours come before the statement that could tell of a wrong clock: what it told last time holds until then.
+    clock_wrong = abs(timedelta(seconds=state.clock_error_s or 0)) > MAX_CLOCK_ERROR
     if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):
         clock_wrong = abs(report.statement.stated_at - now) > MAX_CLOCK_ERROR
         readings.append(_register_of(report.statement, empty_pipe=report.empty_pipe))

@@ -1,0 +1,136 @@
+"""Readings that are not to be believed, over real UDP: air in the pipe, and clocks that are wrong."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from sqlalchemy import func, select
+
+from standpipe.clock import Clock
+from standpipe.meters.models import Meter
+from standpipe.units import service_day
+from standpipe.usage.models import DailyUsage, Reading
+from tests.support.radio import Field, make_meter
+
+HOUR = timedelta(hours=1)
+ZONE = ZoneInfo("Africa/Nairobi")
+
+
+async def readings(field: Field) -> list[Reading]:
+    async with field.sessions() as session:
+        return list((await session.scalars(select(Reading).order_by(Reading.read_at))).all())
+
+
+async def charged_ml(field: Field) -> int:
+    async with field.sessions() as session:
+        return int(await session.scalar(select(func.coalesce(func.sum(DailyUsage.volume_ml), 0))) or 0)
+
+
+@pytest.fixture
+def running(field: Field) -> Field:
+    """The meter has credit, so that water runs."""
+    field.meter = make_meter(field.settings, field.home, field.folder, credit_remaining_minor=10**6)
+    return field
+
+
+async def test_t8_an_empty_pipe_with_flow_is_held_and_billed_to_nobody(running: Field) -> None:
+    field = running
+    field.meter.run_dry(3_000_000, ago=2.5 * HOUR)
+    assert await field.meter.wake()
+    rows = await readings(field)
+    held = [row for row in rows if row.quality == "HELD"]
+    # Two or three full hours since then, and the statement of this contact.
+    assert len(held) >= 3
+    assert {row.reason for row in held} == {"EMPTY_PIPE"}
+    assert rows[-1] in held
+    counted = [row for row in rows if row.quality == "MEASURED"]
+    assert max(row.read_at for row in counted) < min(row.read_at for row in held)
+    assert await charged_ml(field) == counted[-1].register_ml
+    # Water is back: from here on it counts again, and the air stays out of it.
+    field.meter.fill_again()
+    assert await field.meter.wake()
+    last = (await readings(field))[-1]
+    assert (last.quality, last.register_ml >= held[-1].register_ml) == ("MEASURED", True)
+    assert await charged_ml(field) == counted[-1].register_ml + last.register_ml - held[-1].register_ml
+    assert await charged_ml(field) < 1_000_000
+
+
+async def test_t8_an_empty_pipe_without_flow_is_an_alarm_and_no_more(running: Field) -> None:
+    field = running
+    field.meter = make_meter(field.settings, field.home, field.folder, credit_remaining_minor=0)
+    field.meter.run_dry(0, ago=2 * HOUR)
+    assert await field.meter.wake()
+    assert {row.quality for row in await readings(field)} == {"MEASURED"}
+
+
+@pytest.mark.parametrize("days", [1, 365, -365], ids=["a day ahead", "a year ahead", "a year behind"])
+async def test_t9_a_wrong_clock_s_readings_count_on_the_day_they_come(running: Field, days: int) -> None:
+    field = running
+    wrong = datetime.now(UTC) + timedelta(days=days)
+    started = (wrong - 5 * HOUR).replace(minute=0, second=0, microsecond=0)
+    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining_minor=10**6)
+    assert await field.meter.wake()
+    now = datetime.now(UTC)
+    rows = await readings(field)
+    assert len(rows) >= 6
+    assert {(row.quality, row.reason) for row in rows} == {("MEASURED", "CLOCK_WRONG")}
+    for row in rows:
+        assert abs(row.read_at - now) < timedelta(minutes=5)
+        assert row.claimed_at is not None
+        assert abs(row.claimed_at - wrong) < 6 * HOUR
+    # In the order in which the meter told them; and all that ran is charged, on the day of arrival.
+    assert [row.claimed_at for row in rows] == sorted(row.claimed_at for row in rows if row.claimed_at)
+    async with field.sessions() as session:
+        [day] = (await session.scalars(select(DailyUsage))).all()
+    assert (day.day, day.volume_ml) == (service_day(now, ZONE), rows[-1].register_ml)
+
+
+async def test_t9_a_clock_that_is_a_day_behind_is_believed_once_and_no_more(running: Field) -> None:
+    """Its kept hours look like late ones until its statement has come; from then on they are taken by arrival."""
+    field = running
+    async with field.sessions.begin() as session:
+        (await session.get_one(Meter, field.home.meter_id)).installed_at -= timedelta(days=5)
+    wrong = datetime.now(UTC) - timedelta(days=1)
+    started = (wrong - 5 * HOUR).replace(minute=0, second=0, microsecond=0)
+    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining_minor=10**6)
+    assert await field.meter.wake()
+    rows = await readings(field)
+    assert (rows[-1].reason, rows[-1].claimed_at is not None) == ("CLOCK_WRONG", True)
+    kept = [row for row in rows if row.claimed_at is None]
+    assert len(kept) >= 5
+    assert {row.reason for row in kept} <= {None, "GAP"}
+    field.meter._clock = Clock(1.0, time.time(), wrong + 2 * HOUR)
+    assert await field.meter.wake()
+    fresh = [row for row in await readings(field) if row.read_at > rows[-1].read_at]
+    assert len(fresh) >= 2
+    assert {row.reason for row in fresh} == {"CLOCK_WRONG"}
+    assert {service_day(row.read_at, ZONE) for row in fresh} == {service_day(datetime.now(UTC), ZONE)}
+
+
+async def test_t9_told_again_a_wrong_instant_is_the_same_reading(running: Field) -> None:
+    field = running
+    wrong = datetime.now(UTC) + timedelta(days=1)
+    started = (wrong - 5 * HOUR).replace(minute=0, second=0, microsecond=0)
+    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining_minor=10**6)
+    field.meter.run_dry(0)
+    kept = list(field.meter.state.unsent)
+    assert await field.meter.wake()
+    before = await told(field, kept)
+    assert len(before) == len(kept) >= 5
+    field.meter.state.unsent = list(kept)
+    assert await field.meter.wake()
+    assert await told(field, kept) == before
+
+
+async def told(field: Field, kept: list[tuple[int, int]]) -> list[tuple[datetime, datetime | None]]:
+    """Where these kept hours are stored, and when they were said to be."""
+    instants = {datetime.fromtimestamp(time_s, UTC) for time_s, _ in kept}
+    return [(row.read_at, row.claimed_at) for row in await readings(field) if row.claimed_at in instants]
+
+
+def clockwork(field: Field, shows: datetime, **more: object):  # type: ignore[no-untyped-def]
+    """A meter whose clock shows something else than the time."""
+    meter = make_meter(field.settings, field.home, field.folder / str(shows), **more)
+    meter._clock = Clock(1.0, time.time(), shows)
+    return meter

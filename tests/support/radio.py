@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import select
 
-from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import COMMANDS, Listener
 from standpipe.meter_gateway.server import run_gateway
@@ -57,6 +57,14 @@ class Field:
         with suppress(asyncio.CancelledError):
             await self.task
 
+    async def at(self, now: datetime) -> None:
+        """The town's clock stands at another instant, for the gateway and for the meter."""
+        await self.stop()
+        anchor = {"clock_anchor_real_s": time.time(), "clock_anchor_at": now}
+        self.settings = self.settings.model_copy(update=anchor)
+        self.meter._clock = self.settings.clock
+        await self.start()
+
     async def grant(self, amount_minor: int, key: str = "k1") -> None:
         async with self.sessions.begin() as session:
             await credit.grant(
@@ -97,15 +105,20 @@ def config_of(home: Home, **more: Any) -> MeterConfig:
 
 
 @asynccontextmanager
-async def make_field(database_url: str, sessions: Sessions, folder: Path, **more: Any) -> AsyncIterator[Field]:
+async def make_field(
+    database_url: str, sessions: Sessions, folder: Path, *, now: datetime | None = None, **more: Any
+) -> AsyncIterator[Field]:
     settings = make_settings(coap_port=free_port(), coap_plain_udp=True, coap_ack_timeout_s=0.15, coap_max_retransmit=1)
+    if now is not None:
+        settings = settings.model_copy(update={"clock_anchor_real_s": time.time(), "clock_anchor_at": now})
+        more = {"started_at": (now - timedelta(hours=1)).isoformat()} | more
     utility_id, tariff_id = await make_utility(sessions)
     home = await make_home(
         sessions,
         settings,
         utility_id,
         tariff_id,
-        installed_at=datetime.now(UTC) - timedelta(days=2),
+        installed_at=settings.clock.now() - timedelta(days=2),
         zone="Africa/Nairobi",
     )
     field = Field(sessions, settings, database_url, home, make_meter(settings, home, folder, **more), folder)
@@ -122,7 +135,7 @@ def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> Sim
         store_dir=folder / "meters",
         gateway=("127.0.0.1", settings.coap_port),
         object_id=OBJECT_ID,
-        clock=Clock(),
+        clock=settings.clock,
         awake_s=0.5,
         ack_timeout_s=0.3,
     )

@@ -20,6 +20,7 @@ from standpipe.meters.commands import lock_meter, next_to_send
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import ProviderEvent, Refund
+from standpipe.payments.purchases import buy_with_wallet
 from standpipe.payments.reconcile import make_report
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.split import Owing, split
@@ -293,6 +294,21 @@ async def test_p11_told_a_hundred_times_it_is_one_purchase(town: Town) -> None:
     assert await volumes(town) == (3 * UNIT_ML, 3 * UNIT_ML)
     assert await town.status(top_up_id) == "PAID"
     await checked(town)
+
+
+async def test_one_posting_buys_once_whatever_has_come_into_the_wallet_since(town: Town) -> None:
+    town = await volume_town(town)
+    await pay(town, "20.00")
+    async with town.sessions() as session:
+        key = (await session.scalars(select(VolumePurchase.key))).one().removesuffix(":bought")
+    async with town.sessions.begin() as session:
+        meter = await lock_meter(session, town.home.meter_id)
+        given = [Line(AccountRef(AccountKind.WALLET, meter.id, "KES"), 5_000)]
+        given.append(Line(AccountRef(AccountKind.OPENING, town.utility_id, "KES"), -5_000))
+        await post(session, key="gift", kind="OPENING", lines=given, occurred_at=datetime.now(UTC))
+        await buy_with_wallet(session, meter, source_id="top", posting_key=key, now=datetime.now(UTC))
+    assert await volumes(town) == (3 * UNIT_ML, 3 * UNIT_ML)
+    assert await town.wallet(town.home.meter_id) == 5_260
 
 
 async def test_an_agents_vend_buys_as_every_other_payment_does(town: Town) -> None:

@@ -8,6 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def run_office(
+    database_url: str, folder: Path, *words: str, key: str = "", more: tuple[tuple[str, str], ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """One command; settings come from here alone."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
+    environment |= {"STANDPIPE_DATABASE_URL": database_url, "STANDPIPE_OPERATOR_KEY": key, "COLUMNS": "200"}
+    environment |= {"STANDPIPE_DATA_DIR": str(folder), "STANDPIPE_LOG_LEVEL": "ERROR"} | dict(more)
+    command = [sys.executable, "-m", "standpipe.cli", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
 @dataclass(frozen=True)
 class Office:
     """Runs commands on a database. ``key``: the operator's; made by ``hire``."""
@@ -18,19 +29,8 @@ class Office:
     more: tuple[tuple[str, str], ...] = ()
 
     async def run(self, *words: str, key: str | None = None) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
-        environment |= {
-            "STANDPIPE_DATABASE_URL": self.database_url,
-            "STANDPIPE_OPERATOR_KEY": self.key if key is None else key,
-            "STANDPIPE_DATA_DIR": str(self.folder),
-            "STANDPIPE_LOG_LEVEL": "ERROR",
-            "COLUMNS": "200",
-        }
-        environment |= dict(self.more)
-        command = [sys.executable, "-m", "standpipe.cli", *words]
-        return await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        said = self.key if key is None else key
+        return await asyncio.to_thread(run_office, self.database_url, self.folder, *words, key=said, more=self.more)
 
     async def good(self, *words: str) -> str:
         """What a command says that must succeed."""

@@ -1,18 +1,23 @@
 """LoRaWAN devices: a radio's DevEUI, as its network server tells it, names the meter; nothing in a payload does."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 from sqlalchemy import ColumnElement, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import NotFoundError
+from standpipe.customers.operators import record
+from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters import identity
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.lora_models import DeviceClass, LoraDevice
+from standpipe.meters.lora_models import DeviceClass, LoraDevice, LoraDownlink
+from standpipe.meters.models import Meter, MeterCredential
 
+_DEV_EUI = re.compile(r"[0-9a-f]{16}")
 _log = structlog.get_logger(__name__)
 
 
@@ -34,6 +39,78 @@ async def by_dev_eui(session: AsyncSession, keys: KeyRing, dev_eui: str, applica
 async def by_meter_id(session: AsyncSession, keys: KeyRing, meter_id: str) -> LoraIdentity:
     """The same, for a meter that we call. Raises NotFoundError for one without a LoRa radio."""
     return await _read(session, keys, LoraDevice.meter_id == meter_id)
+
+
+async def bind(
+    session: AsyncSession,
+    *,
+    operator: str,
+    serial: str,
+    dev_eui: str,
+    device_class: DeviceClass,
+    region: str,
+    application_id: str | None,
+) -> None:
+    """Say which radio is a meter's, also in place of an earlier one.
+
+    Raises NotFoundError for an unknown meter or one without a prepaid key, InvalidInputError for what is no DevEUI or
+    is another meter's.
+    """
+    dev_eui = re.sub(r"[\s:-]", "", dev_eui).lower()
+    if _DEV_EUI.fullmatch(dev_eui) is None:
+        raise InvalidInputError("A DevEUI has 16 hexadecimal digits.", ("dev_eui",))
+    meter_id = await session.scalar(
+        select(Meter.id).join(MeterCredential, MeterCredential.meter_id == Meter.id).where(Meter.serial == serial)
+    )
+    if meter_id is None:
+        raise NotFoundError(f"No meter with the serial {serial} has a prepaid key.")
+    if await session.scalar(
+        select(LoraDevice.meter_id).where(LoraDevice.dev_eui == dev_eui, LoraDevice.meter_id != meter_id)
+    ):
+        raise InvalidInputError("This DevEUI is another meter's.", ("dev_eui",))
+    values = {
+        "dev_eui": dev_eui,
+        "device_class": device_class,
+        "region": region,
+        "application_id": application_id,
+        "last_deduplication_id": None,
+    }
+    await session.execute(
+        insert(LoraDevice)
+        .values(meter_id=meter_id, **values)
+        .on_conflict_do_update(index_elements=["meter_id"], set_=values)
+    )
+    detail = {"dev_eui": dev_eui, "class": device_class, "application": application_id}
+    await record(session, operator=operator, action="lorawan.device", subject_id=meter_id, detail=detail)
+
+
+async def overview(session: AsyncSession) -> list[list[str]]:
+    """For the office, a row a radio: serial, DevEUI, class, region, last uplink, alarms, last downlink, its error."""
+    last = (
+        select(LoraDownlink)
+        .distinct(LoraDownlink.meter_id)
+        .order_by(LoraDownlink.meter_id, LoraDownlink.id.desc())
+        .subquery()
+    )
+    rows = await session.execute(
+        select(Meter.serial, LoraDevice, last.c.state, last.c.last_error, last.c.reason)
+        .join(LoraDevice, LoraDevice.meter_id == Meter.id)
+        .outerjoin(last, last.c.meter_id == Meter.id)
+        .order_by(Meter.serial)
+    )
+    return [
+        [
+            serial,
+            device.dev_eui,
+            device.device_class,
+            device.region,
+            f"{device.last_uplink_at:%Y-%m-%d %H:%M:%S}" if device.last_uplink_at else "",
+            ", ".join(device.alarms),
+            state or "",
+            error or reason or "",
+        ]
+        for serial, device, state, error, reason in rows
+    ]
 
 
 async def is_repeated(session: AsyncSession, meter_id: str, deduplication_id: str, heard_at: datetime) -> bool:

@@ -7,6 +7,7 @@ units, such as 150.00.
 from standpipe.office.books import reconcile
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
+from standpipe.office.radios import lorawan
 
 GROUPS = {
     "operator": operator,
@@ -16,4 +17,5 @@ GROUPS = {
     "voucher": voucher,
     "reconcile": reconcile,
     "mpesa": mpesa,
+    "lorawan": lorawan,
 }

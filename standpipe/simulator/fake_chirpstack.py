@@ -116,7 +116,7 @@ class FakeChirpStack(device_pb2_grpc.DeviceServiceServicer):  # type: ignore[mis
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
-            await self._server.stop(None)
+            await self._server.stop(0.2)
         await self._http.aclose()
 
     def add(self, dev_eui: str, device_class: str, deliver: Callable[[Downlink], None]) -> None:

@@ -69,6 +69,27 @@ async def test_a_class_c_meter_is_sent_to_at_once(database_url: str, sessions: S
         assert field.meter.state.credit_accepted_minor == 5_000
 
 
+async def test_nothing_overtakes_a_command_whose_fate_is_open(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    async with make_lora_field(database_url, sessions, tmp_path, homes=2, device_class="C") as field:
+        field.network.faults.next["loss_down"] = 1
+        await field.order(CommandKind.VALVE, 1)
+        await until(lambda: _downlink_is(field, "TX"))
+        item = field.network.devices[dev_eui_of(0)].queue[0].id
+        assert await field.post("ack", _event(dev_eui_of(0), queueItemId=item)) == 204
+        assert await field.statuses() == [("VALVE", "UNKNOWN")]
+        # Were the threshold sent now and taken, the meter's word on it would pass for its word on the valve.
+        await field.order(CommandKind.THRESHOLD, 750)
+        await field.grant(5_000, home=1)
+        await until(lambda: _last_is(field, "CONFIRMED", home=1))
+        assert await field.statuses() == [("VALVE", "UNKNOWN"), ("THRESHOLD", "QUEUED")]
+        await field.meter.wake()
+        await until(lambda: _last_is(field, "CONFIRMED"))
+        assert await field.statuses() == [("VALVE", "CONFIRMED"), ("THRESHOLD", "CONFIRMED")]
+        assert (field.meter.state.valve, field.meter.state.threshold_minor) == (1, 750)
+
+
 async def test_m1_every_answer_lost_credits_once_and_the_same_number_goes_out_again(field: LoraField) -> None:
     await field.grant(5_000)
     await _waits_at_network(field)
@@ -356,8 +377,12 @@ async def _wake_losing_answers(field: LoraField) -> None:
     network.uplink, network.faults.loss_up = uplink, 0.0  # type: ignore[method-assign]
 
 
-async def _last_is(field: LoraField, status: str) -> bool:
-    return (await field.statuses())[-1][1] == status
+async def _last_is(field: LoraField, status: str, *, home: int = 0) -> bool:
+    return (await field.statuses(home))[-1][1] == status
+
+
+async def _downlink_is(field: LoraField, state: str) -> bool:
+    return await field.downlinks() == [state]
 
 
 async def _enqueued(field: LoraField, times: int) -> bool:

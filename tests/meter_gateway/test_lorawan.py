@@ -245,6 +245,9 @@ async def test_m6_news_of_an_old_item_does_not_complete_a_new_command(field: Lor
     await until(lambda: _replaced(field, old))
     await field.at_network()
     assert await field.post("ack", _event(field.meter.config.dev_eui, queueItemId=old, acknowledged=True)) == 204
+    # Nor does news of an item that nobody here has heard of.
+    nobodys = _event(field.meter.config.dev_eui, queueItemId="11111111-2222", acknowledged=True)
+    assert await field.post("ack", nobodys) == 204
     assert await field.statuses() == [("CREDIT", "SUPERSEDED"), ("CREDIT", "SENT")]
 
 

@@ -125,6 +125,8 @@ async def transmitted(session: AsyncSession, meter_id: str, item_id: str, at: da
     row = await _row_of(session, meter_id, item_id)
     if row is not None and row.state in (DownlinkState.SENDING, DownlinkState.QUEUED):
         row.state, row.tx_at, row.f_cnt_down, row.uplinks = DownlinkState.TX, at, f_cnt_down, 0
+        # Whatever the answer to its handing-over was to be: the network has it.
+        row.due_at = None
 
 
 async def acknowledged(session: AsyncSession, meter_id: str, item_id: str, *, by_radio: bool) -> None:
@@ -134,7 +136,7 @@ async def acknowledged(session: AsyncSession, meter_id: str, item_id: str, *, by
     if row is None or row.state not in WITH_NETWORK:
         return
     if by_radio:
-        row.state = DownlinkState.ACK
+        row.state, row.due_at = DownlinkState.ACK, None
         await commands.mark_acknowledged(session, row.command_id)
     else:
         await _lost(session, row, "not acknowledged")

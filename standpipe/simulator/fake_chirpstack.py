@@ -88,6 +88,8 @@ class FakeChirpStack(device_pb2_grpc.DeviceServiceServicer):  # type: ignore[mis
         self.devices: dict[str, Device] = {}
         self.asked: list[tuple[str, str]] = []
         """What was asked of the API: (method, DevEUI)."""
+        self.mute: set[str] = set()
+        """Events that are never posted."""
         self.posted: list[tuple[str, int]] = []
         """What was posted: (event, HTTP status, 0 where nobody answered)."""
         self._url, self._secret, self._token = events_url, event_secret, token
@@ -273,7 +275,7 @@ class FakeChirpStack(device_pb2_grpc.DeviceServiceServicer):  # type: ignore[mis
 
     async def _post(self, name: str, event: Any) -> None:
         body = MessageToJson(event).encode() if self._as_json else event.SerializeToString()
-        if self._goes_wrong("loss_event"):
+        if name in self.mute or self._goes_wrong("loss_event"):
             return
         if self._goes_wrong("reorder"):
             self._held.append((name, body))

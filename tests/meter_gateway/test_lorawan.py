@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
-from standpipe.meters.lora_models import LoraDevice
+from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CreditGrant
 from standpipe.simulator import lora_codec
 from standpipe.simulator.lora_meter import LoraMeter
@@ -111,6 +111,29 @@ async def test_m1_a_downlink_lost_on_the_air_is_sent_again_with_the_same_number(
     assert await field.statuses() == [("CREDIT", "CONFIRMED")]
 
 
+async def test_m1_a_downlink_lost_on_the_air_and_its_news_lost_too(field: LoraField) -> None:
+    field.network.mute = {"ack"}
+    field.network.faults.next["loss_down"] = 1
+    await field.grant(5_000)
+    await field.confirmed(wakes=10)
+    async with field.sessions() as session:
+        first = (await session.scalars(select(LoraDownlink).order_by(LoraDownlink.id).limit(1))).one()
+    assert (first.state, first.reason) == ("LOST", "the meter has not taken it")
+
+
+async def test_m1_an_uplink_posted_twice_counts_once(field: LoraField) -> None:
+    await field.grant(5_000)
+    await _waits_at_network(field)
+    field.network.window_s = 0
+    field.network.mute = {"txack"}
+    field.network.faults.next["duplicate"] = 1
+    frame = field.meter.status_frame()
+    await field.network.uplink(field.meter.config.dev_eui, lora_codec.STATUS_PORT, frame, ack=False)
+    assert [name for name, _ in field.network.posted][-2:] == ["up", "up"]
+    async with field.sessions() as session:
+        assert (await session.scalars(select(LoraDownlink.uplinks))).one() == 1
+
+
 async def test_m1_duplicated_and_reordered_events_credit_once(field: LoraField) -> None:
     field.network.faults.duplicate = 0.5
     field.network.faults.reorder = 0.4
@@ -147,6 +170,19 @@ async def test_m2_gateway_killed_between_enqueue_and_its_answer(field: LoraField
     await field.confirmed()
     assert field.meter.state.credit_accepted_minor == 5_000
     assert {_sequence(downlink.data) for downlink in field.meter.heard} == {1}
+
+
+async def test_m2_news_of_an_item_that_comes_before_the_answer_that_names_it(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    async with make_lora_field(database_url, sessions, tmp_path, device_class="C") as field:
+        field.network.slow_answers = asyncio.Event()
+        field.network.faults.next["loss_down"] = 1
+        await field.grant(5_000)
+        await until(lambda: _downlink_is(field, "TX"))
+        field.network.slow_answers.set()
+        await field.confirmed()
+        assert field.meter.state.credit_accepted_minor == 5_000
 
 
 async def test_m3_a_join_flushes_the_network_and_the_command_goes_out_again(field: LoraField) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from standpipe.db.engine import Sessions
 from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CreditGrant
 from standpipe.simulator import lora_codec
+from standpipe.simulator.fake_chirpstack import Faults
 from standpipe.simulator.lora_meter import LoraMeter
 from standpipe.usage.models import Reading
 from tests.support.lora import LoraField, dev_eui_of, make_lora_field
@@ -143,6 +145,39 @@ async def test_m1_duplicated_and_reordered_events_credit_once(field: LoraField) 
     assert field.meter.state.credit_accepted_minor == 3_000
     async with field.sessions() as session:
         assert all(grant.confirmed_at for grant in await session.scalars(select(CreditGrant)))
+
+
+@pytest.mark.parametrize("device_class", ["A", "C"])
+async def test_m1_everything_at_once_ends_at_what_was_granted(
+    database_url: str, sessions: Sessions, tmp_path: Path, device_class: str
+) -> None:
+    """Loss both ways, of news too, duplicates, disorder, joins, a gateway that dies: one credit for each grant."""
+    chance = random.Random(device_class)
+    async with make_lora_field(database_url, sessions, tmp_path, device_class=device_class) as field:
+        faults = field.network.faults
+        faults.loss_up = faults.loss_down = faults.loss_event = 0.25
+        faults.duplicate, faults.reorder = 0.2, 0.2
+        for number in range(5):
+            await field.grant(1_000, f"k{number}")
+            await field.meter.wake()
+            field.network.lose_answers = chance.randrange(2)
+            match chance.randrange(4):
+                case 0:
+                    await field.meter.reboot()
+                case 1:
+                    await field.stop()
+                    await field.start()
+                case 2:
+                    field.network.devices[field.meter.config.dev_eui].queue.clear()
+                case _:
+                    await field.order(CommandKind.THRESHOLD, 100 * number)
+            await field.meter.wake()
+        field.network.faults = Faults()
+        await field.hurry()
+        await field.confirmed(wakes=15)
+        assert field.meter.state.credit_accepted_minor == 5_000
+        async with sessions() as session:
+            assert all(grant.confirmed_at for grant in await session.scalars(select(CreditGrant)))
 
 
 async def test_m2_the_answer_to_enqueue_is_lost_one_credit(field: LoraField) -> None:

@@ -53,8 +53,9 @@ schema: install ## Write docs/schema.graphql after an addition.
 
 check: lint types layers migrations schema-check ## All of the above but the tests.
 
-chaos: install ## Random histories of payments with crashes, for some ten minutes.
+chaos: install ## Random histories of payments with crashes, and 100,000 broken frames, for some ten minutes.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
+	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_lora_frames.py tests/meter_gateway/test_hostile_lorawan.py
 
 model: install ## Ten thousand random lives of a meter against a slow reference, for an hour or two.
 	MODEL_HISTORIES=10000 $(BIN)/pytest -q tests/usage/test_model.py

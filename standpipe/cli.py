@@ -23,7 +23,7 @@ from standpipe.db.migrate import check as check_migrations
 from standpipe.db.migrate import upgrade
 from standpipe.db.notify import COMMANDS, WORK, Listener
 from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
-from standpipe.meter_gateway.server import run_gateway
+from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.models import CommandKind, Meter
 from standpipe.payments.provider import ProviderUnavailableError
@@ -91,7 +91,7 @@ def worker(tied: Tied = False) -> None:
 
 @cli.command()
 def gateway(tied: Tied = False) -> None:
-    """Speak LwM2M with meters over CoAP."""
+    """Speak with meters: LwM2M over CoAP, and LoRaWAN through ChirpStack."""
     _run(_gateway(_start()), tied=tied)
 
 
@@ -202,7 +202,7 @@ async def _gateway(settings: Settings) -> None:
         listener = Listener(database.url, COMMANDS)
         await listener.start()
         try:
-            await run_gateway(settings, database.sessions, listener)
+            await run_carriers(settings, database.sessions, listener)
         finally:
             await listener.stop()
 

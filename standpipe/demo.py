@@ -42,6 +42,7 @@ _SECRETS = (
     *("mpesa_consumer_key", "mpesa_consumer_secret", "mpesa_passkey", "mpesa_callback_secrets"),
     *("momo_subscription_key", "momo_api_key", "momo_callback_secrets"),
     *("flutterwave_secret_key", "flutterwave_webhook_hashes"),
+    *("lorawan_api_token", "lorawan_event_secrets"),
 )
 ROLES = ("serve", "worker", "gateway", "simulate")
 _console = Console(highlight=False, soft_wrap=True)
@@ -106,6 +107,8 @@ def require_free_ports(settings: Settings) -> None:
         (settings.fake_mpesa_port, "STANDPIPE_FAKE_MPESA_PORT"),
         (settings.fake_momo_port, "STANDPIPE_FAKE_MOMO_PORT"),
         (settings.fake_flutterwave_port, "STANDPIPE_FAKE_FLUTTERWAVE_PORT"),
+        (settings.fake_chirpstack_port, "STANDPIPE_FAKE_CHIRPSTACK_PORT"),
+        (settings.lorawan_http_port, "STANDPIPE_LORAWAN_HTTP_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -157,6 +160,12 @@ def world_of(settings: Settings) -> World:
             "port": str(settings.fake_flutterwave_port),
             "secret_key": _plain(settings.flutterwave_secret_key),
             "webhook_hash": next((_plain(secret) for secret in settings.flutterwave_webhook_hashes), ""),
+        },
+        chirpstack={
+            "port": str(settings.fake_chirpstack_port),
+            "token": _plain(settings.lorawan_api_token),
+            "events_url": f"http://127.0.0.1:{settings.lorawan_http_port}/lorawan/events",
+            "event_secret": next((_plain(secret) for secret in settings.lorawan_event_secrets), ""),
         },
     )
 
@@ -242,6 +251,9 @@ def _environment(
         "FAKE_MPESA_PORT": settings.fake_mpesa_port,
         "FAKE_MOMO_PORT": settings.fake_momo_port,
         "FAKE_FLUTTERWAVE_PORT": settings.fake_flutterwave_port,
+        "FAKE_CHIRPSTACK_PORT": settings.fake_chirpstack_port,
+        "LORAWAN_API_URL": f"http://127.0.0.1:{settings.fake_chirpstack_port}",
+        "LORAWAN_HTTP_PORT": settings.lorawan_http_port,
         "MPESA_URL": f"http://127.0.0.1:{settings.fake_mpesa_port}",
         "MPESA_SHORTCODE": "600999",
         "MPESA_INITIATOR": "standpipe",

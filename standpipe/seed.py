@@ -5,7 +5,7 @@ the chunk's hourly readings are taken in and charged.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.keys import KeyRing
+from standpipe.meters.lora_models import DeviceClass, LoraDevice
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
 from standpipe.meters.reports import (
     CommandResult,
@@ -34,6 +35,7 @@ from standpipe.meters.reports import (
 from standpipe.notifications.devices import DeviceOrder, register
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.past import book_past
+from standpipe.simulator.fake_chirpstack import APPLICATION_ID
 from standpipe.simulator.meter_model import MeterConfig
 from standpipe.simulator.water_use import hour_ml
 from standpipe.tariffs.files import read_tariff
@@ -52,6 +54,7 @@ OFFLINE_FOR = timedelta(days=4)
 DEMO_PHONE = "+254700000001"
 DEMO_DEVICE = "demo-phone"
 _STEP_MINOR = 1_000
+_DEV_EUIS = 0x70B3D57ED0061000
 _TARIFFS = ("domestic", "lifeline", "kiosk")
 _FOLDER = Path(tariffs.__file__).parent / "town"
 
@@ -67,7 +70,12 @@ class Plan:
     days_left: float
     online: bool = True
     report_format: str = "senml-cbor"
+    lora_class: str = ""
+    """Of a meter on LoRaWAN."""
 
+
+_LORA = {5: DeviceClass.A, 6: DeviceClass.C}
+"""Houses on LoRaWAN, by number."""
 
 PLANS = (
     Plan(0, "Home", 0, 420, 24),
@@ -81,6 +89,7 @@ PLANS = (
             180 + 45 * (number % 7),
             4 + 3.5 * number,
             report_format="tlv" if number % 4 == 0 else "senml-cbor",
+            lora_class=_LORA.get(number, ""),
         )
         for number in range(1, 12)
     ),
@@ -118,6 +127,9 @@ async def seed(
             session.add(
                 MeterCredential(meter_id=meter.id, transport_identity=meter.serial, sealed_prepaid_key=keys.seal(key))
             )
+            if plan.lora_class:
+                await session.flush()
+                session.add(_radio(meter.id, number, plan))
             session.add(
                 SupplyTerms(
                     meter_id=meter.id,
@@ -202,6 +214,20 @@ def _meter(
     return meter, new_id("key").encode()
 
 
+def _radio(meter_id: str, number: int, plan: Plan) -> LoraDevice:
+    return LoraDevice(
+        meter_id=meter_id,
+        dev_eui=_dev_eui(number),
+        device_class=plan.lora_class,
+        region="EU868",
+        application_id=APPLICATION_ID,
+    )
+
+
+def _dev_eui(number: int) -> str:
+    return f"{_DEV_EUIS + number:016x}"
+
+
 async def _live(
     session: AsyncSession, meter: Meter, plan: Plan, key: bytes, customer_id: str, now: datetime
 ) -> MeterConfig:
@@ -221,7 +247,10 @@ async def _live(
         await _top_up(session, meter, customer_id, wanted_minor + due_minor - balance_minor, chunk[0].read_at)
         await take_report(session, MeterReport(meter.id, chunk[-1].read_at, tuple(chunk)), chunk[-1].read_at)
     await session.refresh(meter)
-    return await _hand_over(session, meter, plan, key, readings[-1])
+    config = await _hand_over(session, meter, plan, key, readings[-1])
+    if plan.lora_class:
+        return replace(config, dev_eui=_dev_eui(PLANS.index(plan)), device_class=plan.lora_class)
+    return config
 
 
 def _readings(meter: Meter, plan: Plan, end: datetime) -> list[RegisterReading]:

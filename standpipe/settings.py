@@ -44,6 +44,20 @@ class Settings(BaseSettings):
     prepaid_object_id: int = Field(
         42769, ge=32769, le=42800, description="LwM2M id of the prepaid object (docs/lwm2m/)."
     )
+    lorawan_api_url: str | None = Field(
+        None, description="ChirpStack v4's gRPC API, `https://host:port`, or `http://` without TLS. Unset: no LoRaWAN."
+    )
+    lorawan_api_token: SecretStr | None = Field(None, description="ChirpStack API key (of a tenant).")
+    lorawan_api_ca: Path | None = Field(
+        None, description="PEM file of the authority that signed ChirpStack's certificate. Unset: the public ones."
+    )
+    lorawan_event_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list,
+        description="What ChirpStack's HTTP integration sends as `Authorization: Bearer …` (32 characters or more), "
+        "comma-separated, newest first.",
+    )
+    lorawan_http_host: str = Field("127.0.0.1", description="Address on which `gateway` takes LoRaWAN events.")
+    lorawan_http_port: int = Field(8070, ge=1, le=65535, description="Port on which `gateway` takes LoRaWAN events.")
     command_deadline_h: int = Field(
         72, ge=1, description="Hours after which an undelivered valve or threshold command expires."
     )
@@ -158,6 +172,7 @@ class Settings(BaseSettings):
     fake_mpesa_port: int = Field(8040, ge=1, le=65535, description="Demo: port of the M-Pesa stand-in.")
     fake_momo_port: int = Field(8050, ge=1, le=65535, description="Demo: port of the MTN MoMo stand-in.")
     fake_flutterwave_port: int = Field(8060, ge=1, le=65535, description="Demo: port of the Flutterwave stand-in.")
+    fake_chirpstack_port: int = Field(8090, ge=1, le=65535, description="Demo: port of the ChirpStack stand-in.")
 
     clock_factor: float = Field(
         1.0, ge=1, le=100_000, description="How many times faster than real the town's clock runs."
@@ -179,6 +194,7 @@ class Settings(BaseSettings):
         "momo_callback_secrets",
         "momo_networks",
         "flutterwave_webhook_hashes",
+        "lorawan_event_secrets",
         mode="before",
     )
     @classmethod
@@ -192,7 +208,7 @@ class Settings(BaseSettings):
             ip_network(text)
         return value
 
-    @field_validator("mpesa_callback_secrets", "momo_callback_secrets")
+    @field_validator("mpesa_callback_secrets", "momo_callback_secrets", "lorawan_event_secrets")
     @classmethod
     def _unguessable(cls, value: list[SecretStr]) -> list[SecretStr]:
         if any(len(secret.get_secret_value()) < _SECRET_MIN_LENGTH for secret in value):

@@ -11,6 +11,7 @@ from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
 from standpipe.office.prices import tariff
+from standpipe.office.radios import lorawan
 from standpipe.office.storage import storage
 from standpipe.office.supply import supply
 
@@ -28,4 +29,5 @@ GROUPS = {
     "mpesa": mpesa,
     "storage": storage,
     "supply": supply,
+    "lorawan": lorawan,
 }

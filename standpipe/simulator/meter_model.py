@@ -56,6 +56,9 @@ class MeterConfig:
     lose_answer_rate: float = 0.0
     lose_datagram_rate: float = 0.0
     report_format: str = "senml-cbor"
+    dev_eui: str = ""
+    """Of a meter on LoRaWAN; the others speak LwM2M."""
+    device_class: str = "A"
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":
@@ -172,7 +175,11 @@ def fill_again(state: MeterState, since: datetime) -> None:
 
 def take_command(config: MeterConfig, state: MeterState, frame: bytes) -> None:
     """Hear a command frame. The caller stores the state before it answers."""
-    opened = open_command(frame, bytes.fromhex(config.prepaid_key_hex), config.serial)
+    take_opened(config, state, open_command(frame, bytes.fromhex(config.prepaid_key_hex), config.serial))
+
+
+def take_opened(config: MeterConfig, state: MeterState, opened: tuple[int, int, int, str] | None) -> None:
+    """Do what an opened frame says: (kind, sequence, value, currency), or None for one that is not for this meter."""
     if opened is None:
         state.result = BAD_MAC
         return
@@ -207,8 +214,13 @@ def _carry_out(state: MeterState, kind: int, value: int) -> None:
 
 def status_frame(config: MeterConfig, state: MeterState) -> bytes:
     """The meter's statement; each takes the next report number, which the caller stores before it answers."""
+    return make_status(next_statement(state), bytes.fromhex(config.prepaid_key_hex), config.serial)
+
+
+def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int, int, int]:
+    """What the meter states under its next report number, in the order of the page."""
     state.report_counter += 1
-    fields_ = (
+    return (
         state.report_counter,
         state.last_sequence,
         state.result,
@@ -219,7 +231,6 @@ def status_frame(config: MeterConfig, state: MeterState) -> bytes:
         state.register_ml,
         int(datetime.fromisoformat(state.at).timestamp()),
     )
-    return make_status(fields_, bytes.fromhex(config.prepaid_key_hex), config.serial)
 
 
 def _set_valve(state: MeterState) -> None:

@@ -15,7 +15,12 @@ from standpipe.simulator import (
     fake_stripe,
     sandbox_provider,
 )
+from standpipe.simulator.fake_chirpstack import FakeChirpStack
+from standpipe.simulator.lora_meter import run_lora_meters
 from standpipe.simulator.meter_device import read_manifest, run_meters
+from standpipe.simulator.meter_model import MeterConfig
+
+LORA_LOSS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class World:
     """Port, and what the shop and the stand-in agree on; likewise below."""
     momo: dict[str, str]
     flutterwave: dict[str, str]
+    chirpstack: dict[str, str]
 
 
 async def run_world(world: World) -> None:
@@ -85,12 +91,31 @@ async def run_world(world: World) -> None:
                  ((world.mpesa, mpesa), (world.momo, momo), (world.flutterwave, flutterwave))}  # fmt: skip
         for port, app in (served | rails).items():
             group.create_task(serve(app, "127.0.0.1", port))
+        manifest = read_manifest(world.data_dir / "meters.json")
+        group.create_task(_run_lorawan(world, [config for config in manifest if config.dev_eui]))
         group.create_task(
             run_meters(
-                read_manifest(world.data_dir / "meters.json"),
+                [config for config in manifest if not config.dev_eui],
                 store_dir=world.data_dir / "meters",
                 gateway=world.gateway,
                 object_id=world.object_id,
                 clock=world.clock,
             )
         )
+
+
+async def _run_lorawan(world: World, configs: list[MeterConfig]) -> None:
+    network = FakeChirpStack(
+        events_url=world.chirpstack["events_url"],
+        event_secret=world.chirpstack["event_secret"],
+        token=world.chirpstack["token"],
+    )
+    faults = network.faults
+    faults.loss_up, faults.loss_down, faults.duplicate = LORA_LOSS, LORA_LOSS, LORA_LOSS
+    await run_lora_meters(
+        configs,
+        store_dir=world.data_dir / "meters",
+        network=network,
+        port=int(world.chirpstack["port"]),
+        clock=world.clock,
+    )

@@ -121,17 +121,16 @@ async def test_t6_a_move_inside_a_month_is_prorated_as_the_tariff_says(
     await announce(sessions, utility_id, "homes", proration)
     await set_terms(sessions, home, JUNE, tariff="homes")
     moved = date(2026, 6, 11)
-    await use(sessions, home, (date(2026, 5, 31), 0), (date(2026, 6, 10), 4), (date(2026, 6, 20), 12))
+    await use(sessions, home, (date(2026, 5, 31), 0), (date(2026, 6, 10), 1), (date(2026, 6, 20), 12))
     closing = await move_out(sessions, home, moved)
     household_id, _ = await another_household(sessions, utility_id)
     await move_in(sessions, home, household_id, moved)
-    # Ten days of four kilolitres and twenty of eight, each tenancy from the bottom of its blocks.
+    # One kilolitre, then eleven; each tenancy starts at the bottom of its blocks.
     if proration == "days":
-        assert await charged(sessions, home) == 2 * 5_000 + 2 * 10_000 + 4 * 5_000 + 4 * 10_000
-        assert await standing(sessions, home) == 30_000
+        assert await charged(sessions, home) == 1 * 5_000 + 4 * 5_000 + 7 * 10_000
     else:
-        assert await charged(sessions, home) == 4 * 5_000 + 6 * 5_000 + 2 * 10_000
-        assert await standing(sessions, home) == 30_000
+        assert await charged(sessions, home) == 1 * 5_000 + 6 * 5_000 + 5 * 10_000
+    assert await standing(sessions, home) == 30_000, "by days each its share; without, the month is charged once"
     assert closing.wallet_minor < 0
     async with sessions() as session:
         rows = await supply.terms_of(session, await session.get_one(Meter, home.meter_id))

@@ -158,6 +158,17 @@ async def test_what_a_month_would_come_to(office: Office, tmp_path: Path) -> Non
         assert "standpipe:" in await office.refused("tariff", "price", *words)
 
 
+async def test_a_file_is_priced_before_anybody_sees_it(nowhere: Office, tmp_path: Path) -> None:
+    file = tmp_path / "draft.yaml"
+    file.write_text(good(since="2031-01-01"))
+    bill = json.loads(
+        await nowhere.good("tariff", "price", str(file), "--volume-m3", "12.5", "--month", "2026-11", "--json")
+    )
+    assert (bill["currency"], bill["total_minor"]) == ("KES", 115_044)
+    file.write_text(BAD)
+    assert "draft.yaml:1" in await nowhere.refused("tariff", "price", str(file), "--volume-m3", "1")
+
+
 async def test_a_month_in_which_prices_change_is_shown_in_its_parts(office: Office, tmp_path: Path) -> None:
     for number, (since, second) in enumerate((("2026-01-01", "95.10"), ("2030-06-16", "200.00"))):
         file = tmp_path / f"{number}.yaml"

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -29,7 +29,7 @@ from standpipe.office.desk import (
 )
 from standpipe.payments.rails import Rails
 from standpipe.tariffs.catalogue import versions
-from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff
+from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff, to_terms
 from standpipe.tariffs.models import Tariff
 from standpipe.tariffs.periods import Priced, TariffInForce, version_on
 from standpipe.tariffs.publishing import Published, publish, withdraw
@@ -125,7 +125,7 @@ def tariff_list(as_json: AsJson = False) -> None:
 
 @tariff.command("price")
 def tariff_price(
-    code: str,
+    code: Annotated[str, typer.Argument(help="A tariff's code; or a tariff file, which needs no database.")],
     volume_m3: Annotated[str, typer.Option(help="Cubic metres in the month.")],
     households: Annotated[int, typer.Option(help="Behind the meter.", min=1)] = 1,
     groups: Annotated[str, typer.Option(help="What its people are eligible for: a,b.")] = "",
@@ -138,14 +138,13 @@ def tariff_price(
     chosen = frozenset(part for item in groups.split(",") if (part := item.strip()))
     wanted = None if month is None else month_of(month)
 
-    async def work(session: AsyncSession, now: datetime) -> tuple[list[Priced], str]:
-        known = await _versions(session, await _known_utility(session, utility_id), code)
-        start = wanted or now.date().replace(day=1)
-        use, standing = sample_bill(known, start, volume_ml, households=households, groups=chosen)
-        return [use, standing], known[0].currency
+    async def work(session: AsyncSession, now: datetime) -> tuple[list[TariffInForce], date]:
+        return await _versions(session, await _known_utility(session, utility_id), code), now.date()
 
-    bills, currency = read_now(work)
-    _print_bill(f"{code}, {volume_m3} m³", bills, currency, as_json=as_json)
+    is_file = code.endswith((".yaml", ".yml"))
+    known, today = (_as_published(_read(Path(code))), datetime.now(UTC).date()) if is_file else read_now(work)
+    bills = sample_bill(known, wanted or today, volume_ml, households=households, groups=chosen)
+    _print_bill(f"{code}, {volume_m3} m³", bills, known[0].currency, as_json=as_json)
 
 
 @tariff.command("library")
@@ -177,6 +176,11 @@ def _read(path: Path) -> TariffFile:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise TariffFileError("The file cannot be read.", lines=(f"{path}:1: cannot be read: {why}",)) from None
     return read_tariff(text, str(path))
+
+
+def _as_published(file: TariffFile) -> list[TariffInForce]:
+    """A file as if it were published: its only version."""
+    return [TariffInForce("", "", file.name, file.currency, file.effective_from, to_terms(file))]
 
 
 def _day(text: str) -> date:

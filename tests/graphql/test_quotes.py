@@ -519,6 +519,9 @@ async def test_anothers_quote_and_a_forged_one_are_no_quotes(town: Town) -> None
         payload = await till.order("500.00", quote_id)
         assert refusal(payload) == "QUOTE_CHANGED", quote_id
         assert payload["userErrors"][0]["quote"]["pay"]["amount"] == "500.00"
+    # Two ways to pay that keep back the same: a quote is for one of them.
+    free = await Till(town, "sandbox").quote(money="500.00")
+    assert refusal(await till.order("500.00", free["id"], method="flutterwave")) == "QUOTE_CHANGED"
     assert await town.count(TopUp) == 0
     # Another household's meter is answered like one that is not there, with a quote or without.
     for quote_id in (mine, theirs, None):

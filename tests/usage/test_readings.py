@@ -134,6 +134,24 @@ async def test_t5_what_cannot_be_is_held_and_not_billed(
     assert sum((await state(sessions, home))["days"].values()) == 600_000
 
 
+async def test_a_spike_and_a_gap_are_flagged_and_charged(sessions: Sessions) -> None:
+    home, _ = await meter(sessions)
+    days = [(START + timedelta(days=number), 300_000 * number) for number in range(1, 11)]
+    now = days[-1][0] + timedelta(hours=13)
+    burst, later = days[-1][0] + timedelta(hours=12), days[-1][0] + timedelta(days=3)
+    await take(sessions, home, days, now)
+    await take(sessions, home, [(burst, 300_000 * 10 + 2_500_000)], now)
+    await take(sessions, home, [(later, 300_000 * 10 + 2_600_000)], later)
+    async with sessions() as session:
+        rows = (
+            await session.scalars(select(Reading).where(Reading.reason.is_not(None)).order_by(Reading.read_at))
+        ).all()
+    assert [(row.read_at, row.reason, row.quality) for row in rows] == [
+        (burst, "SPIKE", "MEASURED"), (later, "GAP", "MEASURED"),
+    ]  # fmt: skip
+    assert sum((await state(sessions, home))["days"].values()) == 5_600_000
+
+
 async def test_buckets_of_a_period_sum_to_its_charge(sessions: Sessions) -> None:
     home, tariff_id = await meter(sessions)
     readings = [(START + timedelta(hours=number), number * 21_337) for number in range(1, 24 * 40)]

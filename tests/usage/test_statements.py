@@ -13,6 +13,7 @@ from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
 from standpipe.tariffs.files import read_tariff
@@ -143,6 +144,33 @@ async def test_standing_charges_and_debts_have_accounts_of_their_own(june: Town)
     }  # fmt: skip
     assert [item["code"] for item in shown["movements"]] == ["ARREARS", "TOP_UP"]
     assert [item["code"] for item in shown["charges"]] == ["WATER", "regulatory"]
+
+
+async def test_t6_prices_that_change_within_a_month_are_prorated_and_explained(june: Town) -> None:
+    async with june.sessions.begin() as session:
+        for text, today in (
+            (TARIFF, NOW.date()),
+            # Announced in April, for the middle of May.
+            (TARIFF.replace("2020-01-01", "2026-05-16").replace("95.10", "200.00"), date(2026, 4, 20)),
+        ):
+            found = await publish(
+                *(session,), utility_id=june.utility_id, utility_currency="KES", file=read_tariff(text), today=today
+            )
+        session.add(SupplyTerms(meter_id=june.home.meter_id, from_day=APRIL, tariff_id=found.tariff_id))
+        (await session.get_one(Meter, june.home.meter_id)).accrued_through = date(2026, 4, 30)
+    start = local_midnight(MAY, ZONE)
+    await read(june, (start, 0), (start + timedelta(days=15), 6_000_000), (start + timedelta(days=31), 12_000_000))
+    may = await statement(june, MAY)
+    labels = [item["label"] for item in may["charges"] if item["code"] == "WATER"]
+    # 15 and 16 of 31 days, and so many 31sts of the six kilolitres of the first block.
+    assert labels == [
+        "Water, block 1: 2.903 m³ × KES53.455/m³", "Water, block 2: 3.097 m³ × KES95.10/m³",
+        "Water, block 1: 3.097 m³ × KES53.455/m³", "Water, block 2: 2.903 m³ × KES200.00/m³",
+    ]  # fmt: skip
+    assert [item["label"] for item in may["standingCharges"]] == [
+        "Meter rent, 15 days", "VAT", "Meter rent, 16 days", "VAT",
+    ]  # fmt: skip
+    assert sum(minor(item["amount"]) for item in may["standingCharges"]) == 17_400
 
 
 @pytest.mark.parametrize("month", ["2026-07-01", "9999-12-31", "0001-01-01", "2026-02-28", "1900-01-01"])

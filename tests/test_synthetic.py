@@ -125,10 +125,9 @@ async def test_the_past_is_booked_as_settling_and_charging_would(sessions: Sessi
     for meter in await meters_of(sessions):
         twin_id = await twin_of(sessions, meter)
         async with sessions.begin() as session:
-            copy = "INSERT INTO readings SELECT :twin, read_at, register_ml, quality, reason, received_at, counted_ml, "
-            await session.execute(
-                text(f"{copy} claimed_at FROM readings WHERE meter_id = :ours"), {"twin": twin_id, "ours": meter.id}
-            )
+            columns = "read_at, register_ml, quality, reason, received_at, counted_ml, claimed_at"
+            copy = f"INSERT INTO readings (meter_id, {columns}) SELECT :twin, {columns} FROM readings"  # noqa: S608 - names.
+            await session.execute(text(f"{copy} WHERE meter_id = :ours"), {"twin": twin_id, "ours": meter.id})
             twin = await lock_meter(session, twin_id)
             customers = select(Membership.customer_id).where(Membership.household_id == meter.household_id)
             customer_id = (await session.scalars(customers)).one()

@@ -94,6 +94,7 @@ async def issue(
     if bought:
         purchase = await purchase_by_key(session, purchase_key(posting_key))
         bill = lines_bought(purchase) if purchase is not None else ()
+        overdrawn_minor = 0  # What is not in this wallet any more has bought water; none has run unpaid.
     counter = await _lock_counter(session, utility_id)
     receipt_id: str | None = await session.scalar(
         insert(Receipt)

@@ -16,6 +16,7 @@ from standpipe.payments.agents import add_agent, deposit
 from standpipe.payments.models import ProviderEvent
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.vouchers import make_batch
+from standpipe.tariffs.models import Tariff
 from tests.support.town import Home, Town, make_home, until
 
 RESERVE, LOW = 20_000, 5_000
@@ -158,6 +159,8 @@ async def test_g7_anothers_meter_is_answered_like_none(town: Town) -> None:
 @pytest.mark.parametrize("change", [{"closed_at": datetime.now(UTC)}, {"wallet_kind": "VOLUME"}])
 async def test_not_for_a_meter_that_cannot_have_it(town: Town, change: dict[str, Any]) -> None:
     async with town.sessions.begin() as session:
+        if "wallet_kind" in change:
+            await session.execute(update(Tariff).values(basis="PURCHASE"))
         await session.execute(update(Meter).values(**change))
     assert (await balance(town))["emergencyCreditAvailable"] == "0.00"
     assert refusal(await activate(town)) == "METER_BLOCKED"

@@ -182,7 +182,7 @@ async def test_fee_debt_and_standing_charges_come_first_and_all_parts_sum_to_wha
     meter_id, now = town.home.meter_id, datetime.now(UTC)
     async with town.sessions.begin() as session:
         (await session.get_one(Utility, town.utility_id)).debt_share_percent = 25
-        await add_arrears(session, meter_id=meter_id, amount_minor=10_000, reference="bill", now=now)
+        await add_arrears(session, operator="op", meter_id=meter_id, amount_minor=10_000, reference="bill", now=now)
         due = [Line(AccountRef(AccountKind.STANDING_DUE, meter_id, "KES"), -700)]
         due.append(Line(AccountRef(AccountKind.REVENUE, town.utility_id, "KES"), 700))
         await post(session, key="standing", kind="ARREARS", lines=due, occurred_at=now, states_fact=True)

@@ -80,8 +80,9 @@ async def test_a_version_that_is_another_tariff_is_refused(
     await announce(sessions, utility_id, written("2024-01-01"))
     with pytest.raises(InvalidInputError, match=why):
         await announce(sessions, utility_id, written("2026-08-01", **change))
-    with pytest.raises(InvalidInputError, match="already"):
-        await announce(sessions, utility_id, written("2024-01-01"))
+    with pytest.raises(InvalidInputError, match="another version"):
+        await announce(sessions, utility_id, written("2024-01-01", price="51.00"))
+    assert (await announce(sessions, utility_id, written("2024-01-01"))).was_there
 
 
 async def test_a_new_tariff_in_anothers_currency_is_refused(sessions: Sessions) -> None:

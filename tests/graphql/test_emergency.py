@@ -12,11 +12,13 @@ from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
+from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.agents import add_agent, deposit
 from standpipe.payments.models import ProviderEvent
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.vouchers import make_batch
 from standpipe.tariffs.models import Tariff
+from standpipe.usage.readings import take_report
 from tests.support.town import Home, Town, make_home, until
 
 RESERVE, LOW = 20_000, 5_000
@@ -106,6 +108,18 @@ async def test_it_is_given_once_until_it_is_repaid(town: Town) -> None:
     # And now there is credit enough.
     assert refusal(await activate(town)) == "METER_BLOCKED"
     assert await town.count(CreditGrant, CreditGrant.credit_key.startswith("emg_")) == 1
+
+
+async def test_a_reserve_that_is_used_up_is_not_given_again(town: Town) -> None:
+    await activate(town)
+    now = datetime.now(UTC)
+    async with town.sessions.begin() as session:
+        report = MeterReport(town.home.meter_id, now, (RegisterReading(now, 4_000_000),))
+        await take_report(session, report, now)
+    assert await town.wallet() == 0
+    assert (await balance(town))["emergencyCreditAvailable"] == "0.00"
+    assert refusal(await activate(town)) == "METER_BLOCKED"
+    assert await owed(town) == RESERVE
 
 
 async def test_p28_the_same_key_is_the_same_reserve(town: Town) -> None:

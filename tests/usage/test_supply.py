@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from standpipe.app import make_signer
 from standpipe.customers.models import Customer, Household, Membership, OperatorAction, Utility
@@ -200,7 +200,10 @@ async def test_a_tariff_that_does_not_fit_the_meter_is_refused(sessions: Session
             )
     async with sessions.begin() as session:
         assert (await session.scalars(select(SupplyTerms))).all() == []
-        (await session.get_one(Meter, home.meter_id)).wallet_kind = "VOLUME"
+        bought = await session.scalar(select(Tariff.id).where(Tariff.code == "purchases"))
+        await session.execute(update(Meter).values(wallet_kind="VOLUME", tariff_id=bought))
+    with pytest.raises(InvalidInputError, match="does not fit a VOLUME meter"):
+        await set_terms(sessions, home, JUNE, tariff="d")
     await set_terms(sessions, home, JUNE, tariff="purchases")
 
 

@@ -23,6 +23,7 @@ from standpipe.db.migrate import check as check_migrations
 from standpipe.db.migrate import upgrade
 from standpipe.db.notify import COMMANDS, WORK, Listener
 from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
+from standpipe.meter_gateway.dlms_server import run_dlms
 from standpipe.meter_gateway.server import run_gateway
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.models import CommandKind, Meter
@@ -91,7 +92,7 @@ def worker(tied: Tied = False) -> None:
 
 @cli.command()
 def gateway(tied: Tied = False) -> None:
-    """Speak LwM2M with meters over CoAP."""
+    """Speak with meters: LwM2M over CoAP, and DLMS with those that dial in."""
     _run(_gateway(_start()), tied=tied)
 
 
@@ -202,7 +203,11 @@ async def _gateway(settings: Settings) -> None:
         listener = Listener(database.url, COMMANDS)
         await listener.start()
         try:
-            await run_gateway(settings, database.sessions, listener)
+            async with asyncio.TaskGroup() as group:
+                if settings.dlms_port is not None:
+                    group.create_task(run_dlms(settings, database.sessions, listener))
+                if settings.coap_plain_udp or settings.dlms_port is None:
+                    group.create_task(run_gateway(settings, database.sessions, listener))
         finally:
             await listener.stop()
 

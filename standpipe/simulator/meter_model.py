@@ -51,6 +51,8 @@ class MeterConfig:
     lose_answer_rate: float = 0.0
     lose_datagram_rate: float = 0.0
     report_format: str = "senml-cbor"
+    dlms: dict[str, str] | None = None
+    """Set for a meter that speaks DLMS: see ``simulator/dlms_meter.py``."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":

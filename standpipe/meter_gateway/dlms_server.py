@@ -161,11 +161,9 @@ class DlmsServer:
         line = self._lines.get(wire)
         if line is None:
             return
-        if len(line.sealed) + len(line.told) >= MAX_PUSHES:
-            wire.close("more pushes than anybody can hear")
-            return
         if line.client is None:
-            line.sealed.append(apdu)
+            # The first says who it is; what follows before it has proven that may be anybody's.
+            line.sealed = line.sealed or [apdu]
             if line.spoke is not None:
                 line.spoke.set()
             return
@@ -175,6 +173,8 @@ class DlmsServer:
             # Not its own, or an old one: the line stays, since whoever can inject octets could end it anyway.
             _log.warning("push dropped", meter_id=_meter_of(line), reason=str(error))
             return
+        # What is left out is in the load profile too.
+        del line.told[:-MAX_PUSHES]
         if line.task is None:
             self._work(line)
 

@@ -81,7 +81,7 @@ def encode(value: Value) -> bytes:
         return head + size_of(len(content)) + b"".join(encode(item) for item in content)
     if kind == "bits":
         whole = content + "0" * (-len(content) % 8)
-        return head + size_of(len(content)) + int(whole, 2).to_bytes(len(whole) // 8, "big")
+        return head + size_of(len(content)) + int("0" + whole, 2).to_bytes(len(whole) // 8, "big")
     raw = bytes(content) if kind == "octets" else str(content).encode()
     return head + size_of(len(raw)) + raw
 

@@ -39,8 +39,10 @@ class Faults:
     lose_answers_to_actions: int = 0
     say_twice: bool = False
     push_before_answer: bool = False
-    """A push overtakes each answer."""
+    """A push comes between each request and its answer."""
     asleep: bool = False
+    deaf_after_action: bool = False
+    """It answers the next method call or write, and hears nothing more on that connection."""
 
 
 class SimulatedDlmsMeter:
@@ -64,6 +66,7 @@ class SimulatedDlmsMeter:
         """How many it has heard."""
         self.traffic: list[tuple[str, bytes]] = []
         """What went over the wire last, for whoever wants to replay it: ("in" or "out", a whole frame)."""
+        self._deaf = False
         self._chance = random.Random(config.serial)
         self._writer: asyncio.StreamWriter | None = None
         self._association: Association | None = None
@@ -82,6 +85,7 @@ class SimulatedDlmsMeter:
     async def dial(self) -> None:
         """One connection, until either side ends it. Raises OSError where the gateway is not reached."""
         reader, self._writer = await asyncio.open_connection(*self._gateway)
+        self._deaf = False
         association = self._association = Association(self.identity, self.objects, self.save)
         try:
             if self.push_first:
@@ -153,10 +157,14 @@ class SimulatedDlmsMeter:
 
     async def _serve(self, association: Association, client: int, apdu: bytes) -> None:
         self.requests += 1
+        if self._deaf:
+            return
         if self.faults.lose_requests:
             self.faults.lose_requests -= 1
             return
         self.objects.advance()
+        if self.faults.push_before_answer:
+            await self.push()
         calls = len(self.objects.calls)
         answer = association.answer(client, apdu)
         self.save()
@@ -166,8 +174,8 @@ class SimulatedDlmsMeter:
         if self.faults.lose_answers_to_actions and len(self.objects.calls) > calls:
             self.faults.lose_answers_to_actions -= 1
             return
-        if self.faults.push_before_answer:
-            await self.push()
+        if self.faults.deaf_after_action and len(self.objects.calls) > calls:
+            self.faults.deaf_after_action, self._deaf = False, True
         for _ in range(2 if self.faults.say_twice else 1):
             await self._write(client, answer)
 

@@ -80,6 +80,8 @@ class Objects:
     name: str
     calls: list[str] = field(default_factory=list)
     """What was carried out, in order: what tests count."""
+    asked: list[int] = field(default_factory=list)
+    """How many load profile entries each reading of it gave."""
 
     def advance(self) -> None:
         """Let water run until now, under the price table in force."""
@@ -227,6 +229,7 @@ class Objects:
             for time_s, register_ml in self.state.unsent
             if first <= time_s <= last
         ]
+        self.asked.append(len(rows))
         return "array", rows
 
 

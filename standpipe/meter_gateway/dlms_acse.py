@@ -15,6 +15,7 @@ _OID = bytes((0x60, 0x85, 0x74, 0x05, 0x08))
 _CONTEXT_LN, _CONTEXT_LN_CIPHERED = 1, 3
 _CONFORMANCE_BITS = {
     "block-transfer-with-get": 11,
+    "multiple-references": 14,
     "get": 19,
     "set": 20,
     "selective-access": 21,

@@ -1,5 +1,6 @@
 """xDLMS services that we use: GET, SET, ACTION, DataNotification (IEC 62056-5-3 §7.3). Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,7 +11,8 @@ from standpipe.meter_gateway.parsing import ParsingError
 GET_REQUEST, SET_REQUEST, ACTION_REQUEST = 0xC0, 0xC1, 0xC3
 GET_RESPONSE, SET_RESPONSE, ACTION_RESPONSE = 0xC4, 0xC5, 0xC7
 DATA_NOTIFICATION, CONFIRMED_SERVICE_ERROR, EXCEPTION_RESPONSE = 0x0F, 0x0E, 0xD8
-_NORMAL, _NEXT, _BLOCK = 1, 2, 2
+_NORMAL, _NEXT, _BLOCK, _LIST = 1, 2, 2, 3
+MAX_LISTED = 16
 _CONFIRMED_HIGH = 0xC0
 """Invoke-id-and-priority: confirmed service, high priority; the low four bits number the request."""
 
@@ -65,6 +67,8 @@ class Response:
     result: int
     data: Data | None = None
     block: Block | None = None
+    listed: tuple[Data | int, ...] = ()
+    """The answers to a list of attributes: a value, or the result by which it was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,12 @@ def get_request(invoke_id: int, attribute: Attribute, selection: tuple[int, Data
 def get_next_request(invoke_id: int, block_number: int) -> bytes:
     """Ask for the block after ``block_number``."""
     return bytes((GET_REQUEST, _NEXT, _CONFIRMED_HIGH | invoke_id)) + block_number.to_bytes(4, "big")
+
+
+def get_list_request(invoke_id: int, attributes: Sequence[Attribute]) -> bytes:
+    """Ask for several attributes at once."""
+    head = bytes((GET_REQUEST, _LIST, _CONFIRMED_HIGH | invoke_id, len(attributes)))
+    return head + b"".join(attribute.to_bytes() + b"\0" for attribute in attributes)
 
 
 def set_request(invoke_id: int, attribute: Attribute, value: Data) -> bytes:
@@ -136,6 +146,8 @@ def parse_answer(apdu: bytes) -> Response | ExceptionResponse:
     kind, invoke_id = reader.byte(), reader.byte() & 0x0F
     if service == GET_RESPONSE and kind == _BLOCK:
         return _block(reader, invoke_id)
+    if service == GET_RESPONSE and kind == _LIST:
+        return _list(reader, invoke_id)
     if kind != _NORMAL:
         raise ParsingError("an answer of another kind than asked for")
     if service == SET_RESPONSE:
@@ -176,6 +188,17 @@ def _block(reader: Reader, invoke_id: int) -> Response:
         return _ended(reader, Response(GET_RESPONSE, invoke_id, reader.byte() or Access.OTHER_REASON))
     raw = reader.take(reader.length())
     return _ended(reader, Response(GET_RESPONSE, invoke_id, Access.SUCCESS, NULL, Block(number, is_last, raw)))
+
+
+def _list(reader: Reader, invoke_id: int) -> Response:
+    count = reader.length()
+    if count > MAX_LISTED:
+        raise ParsingError("more answers than were asked for")
+    listed: list[Data | int] = []
+    for _ in range(count):
+        result, data = _data_or_error(reader)
+        listed.append(result if data is None else data)
+    return _ended(reader, Response(GET_RESPONSE, invoke_id, Access.SUCCESS, NULL, listed=tuple(listed)))
 
 
 def _ended(reader: Reader, response: Response) -> Response:

@@ -229,17 +229,21 @@ class DlmsCarrier:
         return self._base_units
 
     async def _steady_registers(self) -> MoneyRegisters:
-        """Credit and paid of one instant: paid is read before and after, until nothing was deducted between."""
+        """Credit and paid of one instant: paid is read before and after, until nothing was deducted between.
+
+        A meter that answers lists is asked for all in one request, and mostly gives them of one instant at once.
+        """
         credit = self.profile.credit
-        paid_attribute = Attribute(113, credit.charge or "", 2)
-        paid = (await self.client.get(paid_attribute)).integer
+        paid = Attribute(113, credit.charge or "", 2)
+        wanted = (paid, Attribute(112, credit.obis, 2), self.profile.volume.attribute(2), paid)
         for _ in range(STEADY_TRIES):
-            amount = (await self.client.get(Attribute(112, credit.obis, 2))).integer
-            volume = await self.client.get(self.profile.volume.attribute(2))
-            after = (await self.client.get(paid_attribute)).integer
-            if after == paid:
-                return MoneyRegisters(amount, paid, (await self._volume_scale()).to_ml(volume))
-            paid = after
+            if self.profile.association.lists:
+                before, amount, volume, after = await self.client.get_list(wanted)
+            else:
+                before, amount, volume, after = [await self.client.get(one) for one in wanted]
+            if before.integer == after.integer:
+                scale = await self._volume_scale()
+                return MoneyRegisters(amount.integer, after.integer, scale.to_ml(volume))
         raise ParsingError("water runs faster than the registers can be read")
 
     async def _money_scale(self) -> MoneyScale:

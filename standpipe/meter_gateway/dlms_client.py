@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -168,6 +168,18 @@ class DlmsClient:
             response = await self._ask(request, dlms_apdu.GET_RESPONSE, invoke_id, attribute)
             number += 1
         raise NoAnswerError("an answer in blocks that stops being one")
+
+    async def get_list(self, attributes: Sequence[Attribute]) -> tuple[Data, ...]:
+        """Several attributes in one request, and so of one instant. Raises AccessRefusedError for the first refused."""
+        invoke_id = self._next_invoke_id()
+        request = dlms_apdu.get_list_request(invoke_id, attributes)
+        response = await self._ask(request, dlms_apdu.GET_RESPONSE, invoke_id, attributes[0])
+        if len(response.listed) != len(attributes):
+            raise NoAnswerError("not the list that was asked for")
+        for attribute, value in zip(attributes, response.listed, strict=True):
+            if isinstance(value, int):
+                raise AccessRefusedError(attribute, value)
+        return tuple(value for value in response.listed if isinstance(value, Data))
 
     async def set(self, attribute: Attribute, value: Data) -> None:
         """Write an attribute. Raises AccessRefusedError."""

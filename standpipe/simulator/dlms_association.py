@@ -151,6 +151,8 @@ class Association:
 
     def _serve(self, apdu: bytes) -> bytes:
         """One service, in clear."""
+        if apdu[:2] == b"\xc0\x03":
+            return self._list(apdu)
         if apdu[:2] == b"\xc0\x02":
             return self._block(apdu[2], int.from_bytes(apdu[3:7], "big") + 1)
         try:
@@ -163,6 +165,21 @@ class Association:
         if kind != 1 or service not in {0xC0, 0xC1, 0xC3}:
             return _NOT_ALLOWED
         return self._do(service, invoke, (class_id, obis, index), more, rest)
+
+    def _list(self, apdu: bytes) -> bytes:
+        """A get-request-with-list, without selective access."""
+        answers = b""
+        for number in range(apdu[3]):
+            one = apdu[4 + 10 * number : 14 + 10 * number]
+            if len(one) != 10 or one[9]:  # noqa: PLR2004 - descriptor and access selection.
+                raise FrameError("a list cut short")
+            target = (struct.unpack(">H", one[:2])[0], ".".join(str(part) for part in one[2:8]), one[8])
+            try:
+                self._check_access(target)
+                answers += b"\0" + encode(self._objects.read(*target, None))
+            except RefusedError as error:
+                answers += bytes([1, error.result])
+        return bytes([0xC4, 3, apdu[2], apdu[3]]) + answers
 
     def _do(self, service: int, invoke: int, target: tuple[int, str, int], more: int, rest: bytes) -> bytes:
         try:

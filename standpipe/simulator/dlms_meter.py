@@ -10,7 +10,7 @@ import random
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -73,7 +73,23 @@ class SimulatedDlmsMeter:
         self._load()
 
     async def run(self) -> None:
-        """Stay connected for ever, dialling again when the connection ends. An offline meter stays silent."""
+        """Stay connected for ever, dialling again when the connection ends, and push on schedule.
+
+        An offline meter uses water and stays silent.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stay_connected())
+            group.create_task(self._push_on_schedule())
+
+    async def _push_on_schedule(self) -> None:
+        every = timedelta(seconds=self.config.wake_every_s)
+        while True:
+            await asyncio.sleep(self._clock.real_s(every))
+            with suppress(OSError):
+                if self.connected:
+                    await self.push()
+
+    async def _stay_connected(self) -> None:
         while True:
             if self.config.online and not self.faults.asleep:
                 with suppress(OSError, asyncio.IncompleteReadError):

@@ -15,6 +15,7 @@ from standpipe.simulator import (
     fake_stripe,
     sandbox_provider,
 )
+from standpipe.simulator.dlms_meter import run_dlms_meters
 from standpipe.simulator.meter_device import read_manifest, run_meters
 
 
@@ -25,6 +26,8 @@ class World:
     data_dir: Path
     api_url: str
     gateway: tuple[str, int]
+    dlms_gateway: tuple[str, int] | None
+    """None: the town's DLMS meters stay silent."""
     object_id: int
     clock: Clock
     sandbox_port: int
@@ -85,9 +88,19 @@ async def run_world(world: World) -> None:
                  ((world.mpesa, mpesa), (world.momo, momo), (world.flutterwave, flutterwave))}  # fmt: skip
         for port, app in (served | rails).items():
             group.create_task(serve(app, "127.0.0.1", port))
+        manifest = read_manifest(world.data_dir / "meters.json")
+        if world.dlms_gateway is not None:
+            group.create_task(
+                run_dlms_meters(
+                    [config for config in manifest if config.dlms is not None],
+                    store_dir=world.data_dir / "meters",
+                    gateway=world.dlms_gateway,
+                    clock=world.clock,
+                )
+            )
         group.create_task(
             run_meters(
-                read_manifest(world.data_dir / "meters.json"),
+                [config for config in manifest if config.dlms is None],
                 store_dir=world.data_dir / "meters",
                 gateway=world.gateway,
                 object_id=world.object_id,

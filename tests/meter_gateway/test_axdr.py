@@ -74,8 +74,10 @@ _rows = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=8), _ti
 )
 _data = st.recursive(
     _sized | st.just(axdr.NULL) | _rows,
-    lambda inner: st.lists(inner, max_size=5).map(lambda items: array(*items))
-    | st.lists(inner, max_size=5).map(lambda items: structure(*items)),
+    lambda inner: (
+        st.lists(inner, max_size=5).map(lambda items: array(*items))
+        | st.lists(inner, max_size=5).map(lambda items: structure(*items))
+    ),
     max_leaves=12,
 )
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from standpipe.errors import SettingsError
 from standpipe.meter_gateway import dlms_acse, dlms_apdu, dlms_security, dlms_totals, dlms_values
-from standpipe.meter_gateway.axdr import Data, Tag, octets, structure
+from standpipe.meter_gateway.axdr import NULL, Data, Tag, octets, structure
 from standpipe.meter_gateway.delivery import CommandRefusedError
 from standpipe.meter_gateway.dlms_acse import AssociationRequest, AssociationResponse, Mechanism
 from standpipe.meter_gateway.dlms_apdu import Attribute, ExceptionResponse, Response
@@ -67,7 +67,7 @@ def test_an_lls_association_is_the_green_books() -> None:
     )
     assert request.to_bytes().hex() == (
         "6036a1090607608574050801018a0207808b0760857405080201ac0a80083132333435363738be10040e"
-        "01000000065f1f040000109d04b0"
+        "01000000065f1f040000129d04b0"
     )
 
 
@@ -90,6 +90,8 @@ def test_services_are_laid_out_as_they_should() -> None:
     assert dlms_apdu.get_request(0, clock) == bytes.fromhex("C001C0") + GET_CLOCK[3:]
     assert dlms_apdu.get_next_request(1, 2).hex() == "c002c100000002"
     assert dlms_apdu.set_request(1, clock, octets(b"ab")).hex() == "c101c100080000010000ff020009026162"
+    listed = dlms_apdu.get_list_request(1, (clock, clock))
+    assert listed == bytes.fromhex("C003C102") + 2 * GET_CLOCK[3:]
     enter = dlms_apdu.action_request(1, Attribute(115, "0.0.19.40.0.255", 1), octets(b"\1"))
     assert enter.hex() == "c301c1007300001328" + "00ff" + "01" + "01" + "090101"
 
@@ -106,6 +108,7 @@ def test_services_are_laid_out_as_they_should() -> None:
         ("c701c1000100020216000400", Response(0xC7, 1, 0, structure(Data(Tag.ENUM, 0), Data(Tag.BIT_STRING, "")))),
         ("c701c1000101 0b".replace(" ", ""), Response(0xC7, 1, 11)),
         ("d80106", ExceptionResponse(1, 6)),
+        ("c403c102001105 0103".replace(" ", ""), Response(0xC4, 1, 0, NULL, listed=(Data(Tag.UNSIGNED, 5), 3))),
     ],
 )
 def test_answers_are_read(raw: str, expected: object) -> None:

@@ -205,7 +205,7 @@ async def test_m9_who_says_nothing_or_too_little_is_dropped_and_others_are_serve
     silent = [await asyncio.open_connection("127.0.0.1", hls.port) for _ in range(20)]
     slow = [await asyncio.open_connection("127.0.0.1", hls.port) for _ in range(20)]
     huge = [await asyncio.open_connection("127.0.0.1", hls.port) for _ in range(20)]
-    dribbles = asyncio.create_task(_dribble([writer for _, writer in slow]))
+    dribbles = asyncio.ensure_future(_dribble([writer for _, writer in slow]))
     for _, writer in huge:
         writer.write(struct.pack(">HHHH", 1, 1, 16, 0xFFFF) + b"x")
     await hls.grant(5_000)
@@ -217,6 +217,7 @@ async def test_m9_who_says_nothing_or_too_little_is_dropped_and_others_are_serve
                 pass
         writer.close()
     dribbles.cancel()
+    await asyncio.gather(dribbles, return_exceptions=True)
     assert hls.server is not None
     assert hls.server.proven == 1
 

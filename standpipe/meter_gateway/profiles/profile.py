@@ -59,7 +59,10 @@ class Alarm(StrEnum):
 
 @dataclass(frozen=True, config=_STRICT)
 class Association:
-    """Wrapper ports of ours and the meter's, and how the two authenticate."""
+    """Wrapper ports of ours and the meter's, and how the two authenticate.
+
+    ``lists``: whether the meter answers several attributes in one request (get-request-with-list).
+    """
 
     client: Annotated[int, Field(ge=1, le=0xFFFF)]
     server: Annotated[int, Field(ge=1, le=0xFFFF)]
@@ -67,6 +70,7 @@ class Association:
     mechanism: Mechanism
     ciphered: bool
     max_pdu_bytes: Annotated[int, Field(ge=128, le=4096)]
+    lists: bool = False
 
     @property
     def private(self) -> AssociationAs:

@@ -55,9 +55,11 @@ check: lint types layers migrations schema-check ## All of the above but the tes
 
 chaos: install ## Random histories of payments with crashes, for some ten minutes.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
+	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_axdr.py
 
 bench: install ## Ratios, measured on this machine in one run.
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.dlms
 
 settings: install ## Write docs/settings.md from the settings themselves.
 	$(BIN)/python docs/make_settings.py

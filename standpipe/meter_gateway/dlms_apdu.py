@@ -144,18 +144,13 @@ def parse_answer(apdu: bytes) -> Response | ExceptionResponse:
     if service not in (GET_RESPONSE, SET_RESPONSE, ACTION_RESPONSE):
         raise ParsingError(f"no answer begins with {service:#04x}")
     kind, invoke_id = reader.byte(), reader.byte() & 0x0F
-    if service == GET_RESPONSE and kind == _BLOCK:
-        return _block(reader, invoke_id)
-    if service == GET_RESPONSE and kind == _LIST:
-        return _list(reader, invoke_id)
+    if service == GET_RESPONSE:
+        return _get_response(reader, kind, invoke_id)
     if kind != _NORMAL:
         raise ParsingError("an answer of another kind than asked for")
-    if service == SET_RESPONSE:
-        return _ended(reader, Response(service, invoke_id, reader.byte()))
-    if service == GET_RESPONSE:
-        result, data = _data_or_error(reader)
-        return _ended(reader, Response(service, invoke_id, result, data))
     result, data = reader.byte(), None
+    if service == SET_RESPONSE:
+        return _ended(reader, Response(service, invoke_id, result))
     # The octet that says whether anything is returned is left out by some meters.
     if reader.offset < len(apdu) and reader.byte():
         error, data = _data_or_error(reader)
@@ -180,6 +175,17 @@ def _data_or_error(reader: Reader) -> tuple[int, Data | None]:
     if choice == 1:
         return reader.byte() or Access.OTHER_REASON, None
     raise ParsingError("neither data nor an error")
+
+
+def _get_response(reader: Reader, kind: int, invoke_id: int) -> Response:
+    if kind == _BLOCK:
+        return _block(reader, invoke_id)
+    if kind == _LIST:
+        return _list(reader, invoke_id)
+    if kind != _NORMAL:
+        raise ParsingError("an answer of another kind than asked for")
+    result, data = _data_or_error(reader)
+    return _ended(reader, Response(GET_RESPONSE, invoke_id, result, data))
 
 
 def _block(reader: Reader, invoke_id: int) -> Response:

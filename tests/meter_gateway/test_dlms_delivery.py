@@ -12,13 +12,15 @@ from sqlalchemy import select
 from standpipe.db.engine import Sessions
 from standpipe.meter_gateway.delivery import CommandRefusedError
 from standpipe.meter_gateway.dlms_tariff import send_tariff
-from standpipe.meter_gateway.profiles.profile import load_profiles
+from standpipe.meter_gateway.profiles.profile import load_profiles, read_profile
 from standpipe.meters.models import CommandKind
 from standpipe.simulator.meter_model import pour
 from standpipe.tariffs.pricing import Block, PriceTable
 from standpipe.usage.models import Reading
-from tests.support.dlms import HLS, TOKEN, DlmsField, dlms_field
+from tests.support.dlms import HLS, TOKEN, DlmsField, dlms_field, enrol
 from tests.support.town import until
+
+GUIDE = Path(__file__).parents[2] / "docs" / "meters" / "new-profile.md"
 
 
 @pytest.fixture(params=[HLS, TOKEN])
@@ -231,6 +233,21 @@ async def test_a_price_table_is_written_read_back_and_comes_into_force_on_its_da
     dear = PriceTable((Block(None, Decimal(40_000)),))
     with pytest.raises(CommandRefusedError):
         await send_tariff(line.client, profile, "KES", dear, datetime.now(UTC))
+
+
+async def test_the_guides_worked_example_serves_a_meter(database_url: str, sessions: Sessions, tmp_path: Path) -> None:
+    """A new model is a new file and nothing else: this one stands in docs/meters/new-profile.md."""
+    text = GUIDE.read_text().split("```toml\n")[1].split("```")[0]
+    profile = read_profile(text, "kestrel-w15.toml")
+    async with dlms_field(database_url, sessions, tmp_path) as field:
+        assert field.server is not None
+        field.server._profiles = {profile.name: profile}
+        identity = vars(field.meter.identity) | {"profile": profile.name}
+        await enrol(sessions, field.home, identity)
+        await field.grant(5_000)
+        await field.order(CommandKind.VALVE, 1)
+        field.run_meter(field.another_meter(field.home, identity, push_first=False))
+        await field.until_statuses(("CREDIT", "CONFIRMED"), ("VALVE", "CONFIRMED"))
 
 
 async def registers_of(field: DlmsField) -> list[int]:

@@ -25,6 +25,7 @@ from standpipe.simulator.meter_model import MeterConfig, fresh_state
 REDIAL_S = 1.0
 PUSH_CLIENT = 1
 SERVER = 1
+_ACTIONS = (0xC3, 0xCB)
 _log = structlog.get_logger(__name__)
 
 
@@ -34,6 +35,8 @@ class Faults:
 
     lose_requests: int = 0
     """Requests that do not reach it."""
+    lose_actions: int = 0
+    """The same, of method calls alone, once it has associated."""
     lose_answers: int = 0
     """Answers that do not reach the gateway; what was asked is carried out."""
     lose_answers_to_actions: int = 0
@@ -177,6 +180,9 @@ class SimulatedDlmsMeter:
             return
         if self.faults.lose_requests:
             self.faults.lose_requests -= 1
+            return
+        if self.faults.lose_actions and association.is_private and apdu[0] in _ACTIONS:
+            self.faults.lose_actions -= 1
             return
         self.objects.advance()
         if self.faults.push_before_answer:

@@ -147,7 +147,7 @@ async def test_m1_an_answer_that_is_lost_makes_no_second_credit(field: DlmsField
 async def test_m1_a_request_that_is_lost_goes_out_again_under_its_number(field: DlmsField) -> None:
     field.run_meter()
     await field.until_stated()
-    field.meter.faults.lose_requests = 1
+    field.meter.faults.lose_actions = 2
     field.meter.faults.lose_answers_to_actions = 1
     await field.grant(5_000)
     await field.until_statuses(("CREDIT", "CONFIRMED"))

@@ -5,6 +5,7 @@ import random
 import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 
 from standpipe.db.engine import Sessions
 from standpipe.meters import dlms
+from standpipe.simulator.dlms_frames import Cryptographer
 from standpipe.simulator.dlms_meter import SimulatedDlmsMeter
 from tests.support.database import free_port
 from tests.support.dlms import (
     HLS,
+    PATIENCE,
     TOKEN,
     DlmsField,
     dlms_field,
@@ -221,6 +224,42 @@ async def test_m9_who_says_nothing_or_too_little_is_dropped_and_others_are_serve
     assert hls.server.proven == 1
 
 
+async def test_m9_a_meter_that_stops_in_the_middle_of_a_frame_is_dropped_and_dials_in_again(hls: DlmsField) -> None:
+    hls.run_meter()
+    await hls.until_stated()
+    await hls.until_proven()
+    assert hls.server is not None
+    await until(lambda: _is(lambda: hls.server is not None and not hls.server._tasks))
+    line = hls.server._proven[hls.home.meter_id]
+    await hls.meter.send_raw(struct.pack(">HHHH", 1, 1, 1, 40) + b"half")
+    await until(lambda: _is(lambda: not line.wire.is_open))
+    await hls.grant(5_000)
+    await hls.until_statuses(("CREDIT", "CONFIRMED"))
+
+
+async def test_m9_a_connection_that_falls_silent_is_closed_in_the_end(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    async with dlms_field(database_url, sessions, tmp_path) as field:
+        await field.stop()
+        field.patience = replace(PATIENCE, idle_s=1.0)
+        await field.start()
+        with pytest.raises(asyncio.IncompleteReadError):
+            await asyncio.wait_for(field.meter.dial(), 15)
+        assert (await field.until_stated()).report_counter >= 1
+
+
+async def test_m4_a_meter_that_cannot_answer_our_challenge_is_not_served(
+    hls: DlmsField, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ciphers rightly, as whoever had stolen one key of the two might; the proof of HLS is wrong all the same."""
+    monkeypatch.setattr(Cryptographer, "gmac", _wrong_for_the_meter(Cryptographer.gmac, hls.meter.identity.title))
+    await hls.grant(5_000)
+    await ended(hls.meter)
+    assert await hls.state() is None
+    assert hls.meter.objects.calls == []
+
+
 async def test_m9_a_crowd_of_strangers_keeps_no_meter_out(hls: DlmsField, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("standpipe.meter_gateway.dlms_server.MAX_UNPROVEN", 8)
     strangers = [await asyncio.open_connection("127.0.0.1", hls.port) for _ in range(40)]
@@ -297,6 +336,14 @@ async def ended(meter: SimulatedDlmsMeter) -> None:
     """Dial in, and stay until the gateway hangs up."""
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         await asyncio.wait_for(meter.dial(), 10)
+
+
+def _wrong_for_the_meter(gmac: Any, meter_title: bytes) -> Any:
+    def wrong(self: Cryptographer, title: bytes, counter: int, challenge: bytes) -> bytes:
+        proof: bytes = gmac(self, title, counter, challenge)
+        return proof[:-1] + bytes((proof[-1] ^ 1,)) if title == meter_title else proof
+
+    return wrong
 
 
 def _garbage(chance: random.Random, recorded: list[bytes]) -> bytes:

@@ -2,11 +2,12 @@
 
 A connection proves itself before anything is done for it: the meter says who it is (by a push, or asked for its
 logical device name), and then both sides associate with that meter's own keys. Until then it has little time, little
-room, and company: where too many unproven ones are open, the oldest goes. A meter that dials in twice is served on
+room, and company: where too many unproven ones are open, one that has said nothing goes first. A meter that dials in twice is served on
 the newer connection, once that has proven itself.
 """
 
 import asyncio
+import random
 import time
 from dataclasses import dataclass, field
 
@@ -38,7 +39,8 @@ PUBLIC = AssociationAs(16, 1, Mechanism.NONE, ciphered=False, max_pdu_bytes=512)
 DEVICE_NAME = Attribute(1, "0.0.42.0.0.255", 2)
 MAX_UNPROVEN = 1024
 MAX_CONNECTIONS = 50_000
-MAX_CONTACTS = 64
+MAX_CONTACTS = 1024
+"""A contact mostly waits for a slow network, and holds no database connection meanwhile."""
 MAX_PUSHES = 8
 _log = structlog.get_logger(__name__)
 
@@ -142,10 +144,17 @@ class DlmsServer:
         if len(self._lines) >= MAX_CONNECTIONS:
             wire.close("too many connections")
             return
-        while len(self._unproven) >= MAX_UNPROVEN:
-            next(iter(self._unproven)).close("too many that have not proven themselves")
+        if len(self._unproven) >= MAX_UNPROVEN:
+            self._one_to_give_way().close("too many that have not proven themselves")
         line = self._lines[wire] = self._unproven[wire] = Line(wire)
         self._work(line)
+
+    def _one_to_give_way(self) -> DlmsWire:
+        """The oldest that has said nothing; where all have, any: neither a crowd of strangers nor a town of meters that
+        dials in after an outage may keep every newcomer out.
+        """
+        silent = (wire for wire in self._unproven if wire.heard_at_s == wire.opened_at_s)
+        return next(silent, None) or random.choice(list(self._unproven))  # noqa: S311 - fairness, no secret.
 
     def _closed(self, wire: DlmsWire) -> None:
         line = self._lines.pop(wire, None)

@@ -84,9 +84,11 @@ async def enrol(
     device_name: str,
     keys: DlmsKeys,
 ) -> None:
-    """Let a meter dial in, or give it new keys; counters start anew only where its keys are new.
+    """Let a meter dial in, or give it new keys.
 
-    Raises InvalidInputError for a title or key of the wrong length.
+    With a new key the meter's counter may start anew. Ours goes on rising, for an old key may come back, and starts
+    anew only where half of its range is used up. Raises InvalidInputError for a title or key of the wrong length, and
+    for a title or name that another meter has.
     """
     if len(system_title) != _TITLE_BYTES:
         raise InvalidInputError("A system title has 8 bytes.", ("system_title",))
@@ -96,14 +98,19 @@ async def enrol(
         json.dumps([keys.encryption.hex(), keys.authentication.hex(), keys.password.hex()]).encode("ascii")
     )
     known = await session.get(DlmsMeter, meter_id, with_for_update=True, populate_existing=True)
-    values = {
+    values: dict[str, str | int] = {
         "profile": profile,
         "system_title": system_title.hex(),
         "device_name": device_name,
         "sealed_keys": sealed,
     }
+    taken = (DlmsMeter.system_title == system_title.hex()) | (DlmsMeter.device_name == device_name)
+    if await session.scalar(select(DlmsMeter.meter_id).where(taken, DlmsMeter.meter_id != meter_id)):
+        raise InvalidInputError("Another meter has this system title or device name.", ("system_title",))
     if known is not None and _open(ring, known.sealed_keys).encryption != keys.encryption:
-        values |= {"client_counter": 0, "meter_counter": -1}  # type: ignore[dict-item]  # Texts and numbers together.
+        values["meter_counter"] = -1
+        if known.client_counter > MAX_COUNTER // 2:
+            values["client_counter"] = 0
     await session.execute(
         insert(DlmsMeter)
         .values(meter_id=meter_id, **values)

@@ -2,8 +2,8 @@
 
 A connection proves itself before anything is done for it: the meter says who it is (by a push, or asked for its
 logical device name), and then both sides associate with that meter's own keys. Until then it has little time, little
-room, and company: where too many unproven ones are open, one that has said nothing goes first. A meter that dials in twice is served on
-the newer connection, once that has proven itself.
+room, and company: where too many unproven ones are open, one that has said nothing goes first. A meter that dials in
+twice is served on the newer connection, once that has proven itself.
 """
 
 import asyncio

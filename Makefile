@@ -55,13 +55,15 @@ check: lint types layers migrations schema-check ## All of the above but the tes
 
 chaos: install ## Random histories of payments with crashes, and 100,000 broken frames, for some ten minutes.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
-	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_lora_frames.py tests/meter_gateway/test_hostile_lorawan.py
+	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_lora_frames.py tests/meter_gateway/test_hostile_lorawan.py \
+		tests/meter_gateway/test_axdr.py
 
 model: install ## Ten thousand random lives of a meter against a slow reference, for an hour or two.
 	MODEL_HISTORIES=10000 $(BIN)/pytest -q tests/usage/test_model.py
 
 bench: install ## Ratios, measured on this machine in one run.
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.dlms
 
 settings: install ## Write docs/settings.md from the settings themselves.
 	$(BIN)/python docs/make_settings.py

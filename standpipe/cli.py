@@ -91,7 +91,7 @@ def worker(tied: Tied = False) -> None:
 
 @cli.command()
 def gateway(tied: Tied = False) -> None:
-    """Speak with meters: LwM2M over CoAP, and LoRaWAN through ChirpStack."""
+    """Speak with meters: LwM2M over CoAP, DLMS with those that dial in, and LoRaWAN through ChirpStack."""
     _run(_gateway(_start()), tied=tied)
 
 

@@ -34,6 +34,7 @@ from standpipe.usage.series import last_reading_at
 from standpipe.wiring import Database, open_database
 
 DEMO_FACTOR = 240.0
+DEMO_DLMS_PORT = 4059
 TOKEN_TTL_S = 7 * 86_400
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 15
@@ -109,6 +110,7 @@ def require_free_ports(settings: Settings) -> None:
         (settings.fake_flutterwave_port, "STANDPIPE_FAKE_FLUTTERWAVE_PORT"),
         (settings.fake_chirpstack_port, "STANDPIPE_FAKE_CHIRPSTACK_PORT"),
         (settings.lorawan_http_port, "STANDPIPE_LORAWAN_HTTP_PORT"),
+        (settings.dlms_port or DEMO_DLMS_PORT, "STANDPIPE_DLMS_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -133,6 +135,7 @@ def world_of(settings: Settings) -> World:
         data_dir=data_dir,
         api_url=f"http://{settings.http_host}:{settings.http_port}",
         gateway=(settings.coap_host, settings.coap_port),
+        dlms_gateway=(settings.dlms_host, settings.dlms_port) if settings.dlms_port is not None else None,
         object_id=settings.prepaid_object_id,
         clock=settings.clock,
         sandbox_port=settings.sandbox_port,
@@ -241,6 +244,9 @@ def _environment(
         "COAP_PLAIN_UDP": "1",
         "COAP_ACK_TIMEOUT_S": "0.5",
         "COAP_MAX_RETRANSMIT": "2",
+        "DLMS_HOST": settings.dlms_host,
+        "DLMS_PORT": settings.dlms_port or DEMO_DLMS_PORT,
+        "DLMS_ALLOW_LLS": "1",
         "SANDBOX_PORT": settings.sandbox_port,
         "PHONE_PORT": settings.phone_port,
         "FAKE_STRIPE_PORT": settings.fake_stripe_port,

@@ -4,6 +4,7 @@ For each meter, ninety days are lived through in chunks: a top-up is settled as 
 the chunk's hourly readings are taken in and charged.
 """
 
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ from standpipe.db.engine import Sessions
 from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
+from standpipe.meters import dlms
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.lora_models import DeviceClass, LoraDevice
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
@@ -55,6 +57,8 @@ DEMO_PHONE = "+254700000001"
 DEMO_DEVICE = "demo-phone"
 _STEP_MINOR = 1_000
 _DEV_EUIS = 0x70B3D57ED0061000
+_DLMS_HOUSES = {7: "dlms-prepaid-v1", 9: "dlms-token-v1"}
+"""Houses whose meters dial in over TCP."""
 _TARIFFS = ("domestic", "lifeline", "kiosk")
 _FOLDER = Path(tariffs.__file__).parent / "town"
 
@@ -72,6 +76,7 @@ class Plan:
     report_format: str = "senml-cbor"
     lora_class: str = ""
     """Of a meter on LoRaWAN."""
+    dlms_profile: str | None = None
 
 
 _LORA = {5: DeviceClass.A, 6: DeviceClass.C}
@@ -90,6 +95,7 @@ PLANS = (
             4 + 3.5 * number,
             report_format="tlv" if number % 4 == 0 else "senml-cbor",
             lora_class=_LORA.get(number, ""),
+            dlms_profile=_DLMS_HOUSES.get(number),
         )
         for number in range(1, 12)
     ),
@@ -140,10 +146,33 @@ async def seed(
                 )
             )
             await session.flush()
-            manifest.append(asdict(await _live(session, meter, plan, key, customer_id, now)))
+            config = await _live(session, meter, plan, key, customer_id, now)
+            if plan.dlms_profile is not None:
+                config = replace(config, dlms=await _enrol(session, keys, meter, plan.dlms_profile))
+            manifest.append(asdict(config))
         # What happened in the past is no news: nobody is to be pushed about it today.
         await session.execute(update(OutboxFact).values(due_at=None))
         keep(manifest)
+
+
+async def _enrol(session: AsyncSession, ring: KeyRing, meter: Meter, profile: str) -> dict[str, str]:
+    """Let a meter dial in; what its factory would have given it."""
+    title, name = secrets.token_bytes(8), f"SPW{meter.serial}"
+    identity = {"profile": profile, "name": name, "system_title": title.hex()}
+    if profile == "dlms-token-v1":
+        secret = dlms.DlmsKeys(password=secrets.token_bytes(8))
+        identity |= {"mechanism": "LLS", "password": secret.password.hex()}
+    else:
+        secret = dlms.DlmsKeys(secrets.token_bytes(16), secrets.token_bytes(16))
+        identity |= {
+            "mechanism": "HLS_GMAC",
+            "encryption_key": secret.encryption.hex(),
+            "authentication_key": secret.authentication.hex(),
+        }
+    await dlms.enrol(
+        session, ring, meter_id=meter.id, profile=profile, system_title=title, device_name=name, keys=secret
+    )
+    return identity
 
 
 async def demo_customer_id(sessions: Sessions) -> str:

@@ -58,6 +58,25 @@ class Settings(BaseSettings):
     )
     lorawan_http_host: str = Field("127.0.0.1", description="Address on which `gateway` takes LoRaWAN events.")
     lorawan_http_port: int = Field(8070, ge=1, le=65535, description="Port on which `gateway` takes LoRaWAN events.")
+    dlms_host: str = Field("127.0.0.1", description="Address that `standpipe gateway` listens on for DLMS meters.")
+    dlms_port: int | None = Field(
+        None, ge=1, le=65535, description="TCP port on which DLMS meters dial in, usually 4059. Unset: DLMS is off."
+    )
+    dlms_system_title: str = Field(
+        "5350570000000001",
+        pattern=r"^[0-9a-fA-F]{16}$",
+        description="Our system title to DLMS meters, 8 bytes in hex; must differ from every meter's.",
+    )
+    dlms_allow_lls: bool = Field(
+        False,
+        description="Serve DLMS meters that know only LLS, which encrypts nothing. Only within a private APN.",
+    )
+    dlms_answer_timeout_s: float = Field(
+        30.0, gt=0, le=120, description="How long a DLMS meter may take to answer one request, in seconds."
+    )
+    dlms_idle_timeout_s: float = Field(
+        7200.0, gt=0, description="Silence after which a DLMS meter's connection is closed, in seconds."
+    )
     command_deadline_h: int = Field(
         72, ge=1, description="Hours after which an undelivered valve or threshold command expires."
     )

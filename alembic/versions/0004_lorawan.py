@@ -1,6 +1,6 @@
 """lorawan
 
-Revision: 0004_lorawan, after: 0003
+Revision: 0004, after: 0003
 
 Migrations only add, and the code deployed before this one must run on its result. A released migration is never
 edited.
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = '0004_lorawan'
+revision = '0004'
 down_revision = '0003'
 branch_labels = None
 depends_on = None

@@ -4,6 +4,7 @@ import asyncio
 
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
+from standpipe.meter_gateway.dlms_server import run_dlms
 from standpipe.meter_gateway.lora_server import run_lorawan
 from standpipe.meter_gateway.server import run_gateway
 from standpipe.settings import Settings
@@ -11,9 +12,11 @@ from standpipe.settings import Settings
 
 async def run_carriers(settings: Settings, sessions: Sessions, listener: Listener) -> None:
     """Serve until cancelled. ``listener`` must listen to COMMANDS. Raises SettingsError where nothing is turned on."""
-    lorawan = settings.lorawan_api_url is not None
+    lorawan, dlms = settings.lorawan_api_url is not None, settings.dlms_port is not None
     async with asyncio.TaskGroup() as group:
         if lorawan:
             group.create_task(run_lorawan(settings, sessions, listener))
-        if settings.coap_plain_udp or not lorawan:
+        if dlms:
+            group.create_task(run_dlms(settings, sessions, listener))
+        if settings.coap_plain_udp or not (lorawan or dlms):
             group.create_task(run_gateway(settings, sessions, listener))

@@ -7,6 +7,7 @@ units, such as 150.00.
 
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
+from standpipe.office.dlms import dlms
 from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
@@ -30,4 +31,5 @@ GROUPS = {
     "storage": storage,
     "supply": supply,
     "lorawan": lorawan,
+    "dlms": dlms,
 }

@@ -59,6 +59,8 @@ class MeterConfig:
     dev_eui: str = ""
     """Of a meter on LoRaWAN; the others speak LwM2M."""
     device_class: str = "A"
+    dlms: dict[str, str] | None = None
+    """Set for a meter that speaks DLMS: see ``simulator/dlms_meter.py``."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":

@@ -15,6 +15,7 @@ from standpipe.simulator import (
     fake_stripe,
     sandbox_provider,
 )
+from standpipe.simulator.dlms_meter import run_dlms_meters
 from standpipe.simulator.fake_chirpstack import FakeChirpStack
 from standpipe.simulator.lora_meter import run_lora_meters
 from standpipe.simulator.meter_device import read_manifest, run_meters
@@ -30,6 +31,8 @@ class World:
     data_dir: Path
     api_url: str
     gateway: tuple[str, int]
+    dlms_gateway: tuple[str, int] | None
+    """None: the town's DLMS meters stay silent."""
     object_id: int
     clock: Clock
     sandbox_port: int
@@ -93,9 +96,18 @@ async def run_world(world: World) -> None:
             group.create_task(serve(app, "127.0.0.1", port))
         manifest = read_manifest(world.data_dir / "meters.json")
         group.create_task(_run_lorawan(world, [config for config in manifest if config.dev_eui]))
+        if world.dlms_gateway is not None:
+            group.create_task(
+                run_dlms_meters(
+                    [config for config in manifest if config.dlms is not None],
+                    store_dir=world.data_dir / "meters",
+                    gateway=world.dlms_gateway,
+                    clock=world.clock,
+                )
+            )
         group.create_task(
             run_meters(
-                [config for config in manifest if not config.dev_eui],
+                [config for config in manifest if not config.dev_eui and config.dlms is None],
                 store_dir=world.data_dir / "meters",
                 gateway=world.gateway,
                 object_id=world.object_id,

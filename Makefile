@@ -53,8 +53,9 @@ schema: install ## Write docs/schema.graphql after an addition.
 
 check: lint types layers migrations schema-check ## All of the above but the tests.
 
-chaos: install ## Random histories of payments with crashes, for some ten minutes.
+chaos: install ## Random histories of payments with crashes, for some ten minutes, and a flood at the radio's door.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
+	CHAOS_DATAGRAMS=100000 $(BIN)/pytest -q tests/meter_gateway/test_dtls_gateway.py -k flood
 
 bench: install ## Ratios, measured on this machine in one run.
 	$(BIN)/python -m bench.run

@@ -106,8 +106,12 @@ def require_free_ports(settings: Settings) -> None:
         (settings.fake_flutterwave_port, "STANDPIPE_FAKE_FLUTTERWAVE_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        _bind(probe, settings.coap_host, settings.coap_port, "STANDPIPE_COAP_PORT")
+    for port, name in (
+        (settings.coap_port, "STANDPIPE_COAP_PORT"),
+        (settings.coap_dtls_port, "STANDPIPE_COAP_DTLS_PORT"),
+    ):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            _bind(probe, settings.coap_host, port, name)
 
 
 def require_free_tcp(host: str, port: int, setting: str) -> None:
@@ -127,7 +131,8 @@ def world_of(settings: Settings) -> World:
     return World(
         data_dir=data_dir,
         api_url=f"http://{settings.http_host}:{settings.http_port}",
-        gateway=(settings.coap_host, settings.coap_port),
+        gateway=(settings.coap_host, settings.coap_dtls_port),
+        plain_gateway=(settings.coap_host, settings.coap_port),
         object_id=settings.prepaid_object_id,
         clock=settings.clock,
         sandbox_port=settings.sandbox_port,
@@ -176,6 +181,11 @@ def _keep_clock(data_dir: Path, environment: dict[str, str]) -> None:
 def _kept_clock(data_dir: Path) -> datetime | None:
     path = data_dir / "clock.json"
     return datetime.fromisoformat(json.loads(path.read_text())["stood_at"]) if path.exists() else None
+
+
+def _has_meters_without_key(data_dir: Path) -> bool:
+    """Whether the town is of an earlier release, whose meters speak plain UDP."""
+    return any(not meter.get("dtls_key_hex") for meter in json.loads((data_dir / "meters.json").read_text()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -227,7 +237,8 @@ def _environment(
         "HTTP_PORT": settings.http_port,
         "COAP_HOST": settings.coap_host,
         "COAP_PORT": settings.coap_port,
-        "COAP_PLAIN_UDP": "1",
+        "COAP_DTLS_PORT": settings.coap_dtls_port,
+        "COAP_PLAIN_UDP": int(settings.coap_plain_udp or _has_meters_without_key(data_dir)),
         "COAP_ACK_TIMEOUT_S": "0.5",
         "COAP_MAX_RETRANSMIT": "2",
         "SANDBOX_PORT": settings.sandbox_port,

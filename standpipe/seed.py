@@ -5,7 +5,7 @@ the chunk's hourly readings are taken in and charged.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from standpipe.db.engine import Sessions
 from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
+from standpipe.meters.dtls_keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
 from standpipe.meters.reports import (
@@ -130,7 +131,9 @@ async def seed(
                 )
             )
             await session.flush()
-            manifest.append(asdict(await _live(session, meter, plan, key, customer_id, now)))
+            issued = await provision(session, keys, meter.serial)
+            config = await _live(session, meter, plan, key, customer_id, now)
+            manifest.append(asdict(replace(config, dtls_key_hex=issued.key.hex())))
         # What happened in the past is no news: nobody is to be pushed about it today.
         await session.execute(update(OutboxFact).values(due_at=None))
         keep(manifest)

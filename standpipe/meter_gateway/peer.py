@@ -10,6 +10,7 @@ from aiocoap.numbers.constants import TransportTuning
 
 from standpipe.errors import StandpipeError
 from standpipe.meter_gateway import senml, tlv
+from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meter_gateway.parsing import ParsingError
 
 OCTET_STREAM = 42
@@ -45,14 +46,18 @@ def tuning(ack_timeout_s: float, max_retransmit: int) -> TransportTuning:
 
 
 class MeterPeer:
-    """Requests to the address from which the meter last spoke, over the socket on which it spoke to us."""
+    """Requests to the address from which the meter last spoke, over the socket on which it spoke to us.
 
-    def __init__(self, context: aiocoap.Context, remote: str, tuned: TransportTuning) -> None:
+    ``remote`` is a plain UDP address as registrations keep it, or a DTLS session.
+    """
+
+    def __init__(self, context: aiocoap.Context, remote: str | DtlsSession, tuned: TransportTuning) -> None:
         self._context = context
+        self._session = remote if isinstance(remote, DtlsSession) else None
+        self._base = remote.uri_base if isinstance(remote, DtlsSession) else remote.replace("udp://", "coap://")
+        self._tuning = tuned
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
-        self._base = remote.replace("udp://", "coap://")
-        self._tuning = tuned
 
     async def read_volume(self) -> tuple[bytes, int]:
         """/3424/0 as (payload, content format); TLV where the meter knows no SenML-CBOR."""
@@ -105,7 +110,13 @@ class MeterPeer:
         return payload, accept if content_format is None else int(content_format)
 
     async def _request(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
-        message = aiocoap.Message(code=code, uri=self._base + path, transport_tuning=self._tuning, **options)
+        if self._session is None:
+            options["uri"] = self._base + path
+        else:
+            options["uri_path"] = path.strip("/").split("/")
+        message = aiocoap.Message(code=code, transport_tuning=self._tuning, **options)
+        if self._session is not None:
+            message.remote = self._session
         self.owed = message
         try:
             async with asyncio.timeout(self._tuning.MAX_TRANSMIT_WAIT):

@@ -101,6 +101,8 @@ class Registrations(Door):
                 meter = await by_transport_identity(session, self._keys, identity)
             except NotFoundError as error:
                 raise NotAuthenticatedError("unknown endpoint") from error
+            if meter.needs_dtls is not (self._identity.meter_of(request.remote) is not None):
+                raise NotAuthenticatedError("not over this transport")
             registration = await registrations.register(
                 session,
                 meter_id=meter.meter_id,
@@ -109,6 +111,7 @@ class Registrations(Door):
                 # LwM2M 1.0 writes b=UQ, 1.1 a Q of its own beside b=U.
                 queue_mode="Q" in query or "Q" in query.get("b", ""),
                 objects=_objects(request),
+                lwm2m=query.get("lwm2m", "1.0")[:8],
             )
         self._contacts.woke(registration.meter_id)
         response = aiocoap.Message(code=aiocoap.CREATED)
@@ -180,7 +183,7 @@ class DataPush(Door):
         )
         async with self._sessions.begin() as session:
             await take_report(session, report, now)
-            await registrations.keep_awake(session, registration.meter_id)
+            await registrations.sent(session, registration.meter_id, address(request.remote))
         self._contacts.heard(registration.meter_id)
         return aiocoap.Message(code=aiocoap.CHANGED)
 

@@ -1,18 +1,22 @@
 """The gateway process: one CoAP endpoint, the contacts that it leads, and an ear for new commands."""
 
 import asyncio
-import socket
 from contextlib import suppress
+from dataclasses import dataclass
 
+import aiocoap
 import structlog
 
 from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.db.notify import COMMANDS, Listener
 from standpipe.errors import NotFoundError, SettingsError
 from standpipe.meter_gateway.contacts import Contacts
-from standpipe.meter_gateway.endpoint import open_endpoint
-from standpipe.meter_gateway.identity import PlainUdpIdentity
-from standpipe.meter_gateway.peer import MeterPeer, tuning
+from standpipe.meter_gateway.dtls import DtlsServer, Limits
+from standpipe.meter_gateway.dtls_coap import add_dtls
+from standpipe.meter_gateway.dtls_keyring import DtlsDesk
+from standpipe.meter_gateway.endpoint import new_context, open_endpoint, require_free
+from standpipe.meter_gateway.identity import EachTransport, session_id_of
+from standpipe.meter_gateway.peer import MeterAsleepError, MeterPeer, tuning
 from standpipe.meter_gateway.resources import make_site
 from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters import registrations
@@ -27,31 +31,25 @@ async def run_gateway(
 ) -> None:
     """Serve until cancelled. ``listener`` must listen to COMMANDS.
 
-    Raises SettingsError where no transport is turned on, a key is missing, or the port is taken.
+    Raises SettingsError where no transport is turned on, a key is missing, or a port is taken.
     """
     require(settings, "meter_key_secrets")
     keys = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
-    if not settings.coap_plain_udp:
-        raise SettingsError(
-            "STANDPIPE_COAP_PLAIN_UDP is off, and this release has no DTLS yet: turn it on only on loopback or "
-            "within your operator's private APN."
-        )
-    _require_free(settings.coap_host, settings.coap_port)
-    context = await open_endpoint(settings.coap_host, settings.coap_port)
+    desk = DtlsDesk(sessions, keys)
+    air = await _open(settings, desk)
     tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
     contacts = Contacts(
         sessions=sessions,
         keys=keys,
         clock=settings.clock,
         object_id=settings.prepaid_object_id,
-        peer_at=lambda remote: MeterPeer(context, remote, tuned),
+        peer_at=lambda remote: air.peer_at(remote, tuned),
     )
     room = Workroom()
-    context.serversite = make_site(
-        room, sessions=sessions, keys=keys, identity=PlainUdpIdentity(), contacts=contacts, clock=settings.clock
+    air.context.serversite = make_site(
+        room, sessions=sessions, keys=keys, identity=EachTransport(), contacts=contacts, clock=settings.clock
     )
-    ears = asyncio.create_task(_hear_commands(sessions, listener, contacts))
-    _log.info("gateway listens", host=settings.coap_host, port=settings.coap_port)
+    ears = asyncio.create_task(_hear_commands(sessions, listener, contacts, desk, air.dtls))
     if ready is not None:
         ready.set()
     try:
@@ -62,16 +60,67 @@ async def run_gateway(
             await ears
         await room.stop()
         await contacts.stop()
-        await context.shutdown()
+        await desk.stop()
+        await air.context.shutdown()
 
 
-async def _hear_commands(sessions: Sessions, listener: Listener, contacts: Contacts) -> None:
+@dataclass(frozen=True, slots=True)
+class _Air:
+    """The endpoint, and its DTLS side where that is on."""
+
+    context: aiocoap.Context
+    dtls: DtlsServer | None
+
+    def peer_at(self, remote: str, tuned: aiocoap.numbers.constants.TransportTuning) -> MeterPeer:
+        """The meter at an address. Raises MeterAsleepError where that was a session which is no more."""
+        session_id = session_id_of(remote)
+        if session_id is None:
+            return MeterPeer(self.context, remote, tuned)
+        session = self.dtls.session(session_id) if self.dtls is not None else None
+        if session is None:
+            raise MeterAsleepError("its DTLS session has ended; it must begin another")
+        return MeterPeer(self.context, session, tuned)
+
+
+async def _open(settings: Settings, desk: DtlsDesk) -> _Air:
+    if not settings.coap_plain_udp and not settings.coap_dtls:
+        raise SettingsError(
+            "STANDPIPE_COAP_DTLS and STANDPIPE_COAP_PLAIN_UDP are both off: no meter could speak. Turn DTLS on, or "
+            "plain UDP on loopback or within your operator's private APN."
+        )
+    host, port = settings.coap_host, settings.coap_dtls_port
+    if settings.coap_dtls:
+        require_free(host, port, "STANDPIPE_COAP_DTLS_PORT")
+    if settings.coap_plain_udp:
+        context = await open_endpoint(host, settings.coap_port)
+        _log.info("gateway listens without DTLS", host=host, port=settings.coap_port)
+    else:
+        context = new_context()
+    if not settings.coap_dtls:
+        return _Air(context, None)
+    limits = Limits(
+        max_sessions=settings.dtls_max_sessions,
+        idle_s=settings.dtls_idle_h * 3600,
+        handshake_timeout_s=settings.dtls_handshake_timeout_s,
+        max_handshakes=settings.dtls_max_handshakes,
+        max_handshakes_per_host=settings.dtls_max_handshakes_per_host,
+    )
+    dtls = await add_dtls(context, desk.look_up, limits, desk.opened, host=host, port=port)
+    _log.info("gateway listens", host=host, port=port)
+    return _Air(context, dtls)
+
+
+async def _hear_commands(
+    sessions: Sessions, listener: Listener, contacts: Contacts, desk: DtlsDesk, dtls: DtlsServer | None
+) -> None:
     """Send a new command at once to a meter that is still awake; the others hear of it when they wake."""
     async for meter_ids in listener.payloads(COMMANDS):
         if not meter_ids:
             contacts.begin_all_awake()
         for meter_id in meter_ids:
             try:
+                if dtls is not None:
+                    await desk.end_revoked(dtls, meter_id)
                 async with sessions() as session:
                     registration = await registrations.by_meter(session, meter_id)
             except NotFoundError:
@@ -81,15 +130,3 @@ async def _hear_commands(sessions: Sessions, listener: Listener, contacts: Conta
                 continue
             if registration.awake:
                 contacts.begin(meter_id)
-
-
-def _require_free(host: str, port: int) -> None:
-    # aiocoap binds with SO_REUSEPORT, under which two gateways would silently share out each other's datagrams.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(
-                f"UDP port {port} on {host} cannot be used ({error.strerror}); set STANDPIPE_COAP_PORT to a free one."
-            ) from None

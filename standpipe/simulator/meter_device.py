@@ -23,6 +23,7 @@ from aiocoap.resource import Resource, Site
 
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
+from standpipe.simulator.meter_dtls import DtlsRadio
 from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, status_frame, take_command
 from standpipe.simulator.meter_radio import Radio
 
@@ -70,6 +71,7 @@ class SimulatedMeter:
     ) -> None:
         self.config, self._store_dir, self._clock = config, store_dir, clock
         self._gateway = f"coap://{gateway[0]}:{gateway[1]}"
+        self._gateway_at = gateway
         self._object_id, self._awake_s = object_id, awake_s
         self._chance = random.Random(config.serial)
         self._lose_of: dict[str, int] = {}
@@ -77,9 +79,11 @@ class SimulatedMeter:
         self._heard_at = 0.0
         self._tuning = TransportTuning()
         self._tuning.ACK_TIMEOUT = ack_timeout_s
+        self._impatient = TransportTuning()
+        self._impatient.ACK_TIMEOUT, self._impatient.MAX_RETRANSMIT = ack_timeout_s, 1
         self.state: MeterState = meter_store.load(store_dir, config)
         self._context: Any = None
-        self._radio = Radio(self._chance, config.lose_datagram_rate)
+        self._radio = self._make_radio()
         self._wakes = asyncio.Lock()
 
     async def wake(self) -> bool:
@@ -91,7 +95,7 @@ class SimulatedMeter:
             self._advance()
             self._context = await self._radio.switch_on(self._site())
             try:
-                reached = await self._announce() and await self._push()
+                reached = await self._radio.reach() and await self._announce() and await self._push()
                 await self._listen()
             finally:
                 self._context = None
@@ -127,6 +131,7 @@ class SimulatedMeter:
         """Lose power: what was not stored is gone."""
         self.state = meter_store.load(self._store_dir, self.config)
         self.state.location = ""
+        self._radio.forget_session()
 
     def save(self) -> None:
         """Store the state durably."""
@@ -145,6 +150,14 @@ class SimulatedMeter:
             return True
         return self._chance.random() < self.config.lose_answer_rate
 
+    def _make_radio(self) -> Radio:
+        if not self.config.dtls_key_hex:
+            return Radio(self._chance, self.config.lose_datagram_rate)
+        return DtlsRadio(self._chance, self.config.lose_datagram_rate, lambda: self._gateway_at, self._credential)
+
+    def _credential(self) -> tuple[str, bytes]:
+        return self.config.endpoint, bytes.fromhex(self.state.dtls_key_hex or self.config.dtls_key_hex)
+
     def _advance(self) -> None:
         advance(self.config, self.state, self._clock.now())
 
@@ -157,7 +170,13 @@ class SimulatedMeter:
 
     async def _announce(self) -> bool:
         if self.state.location:
-            response = await self._request(aiocoap.POST, self.state.location)
+            kept = self._radio.is_connected
+            response = await self._request(aiocoap.POST, self.state.location, patient=not kept)
+            if response is None and kept:
+                # A session from before this waking, of which the gateway may know nothing any more.
+                if not await self._radio.reach(anew=True):
+                    return False
+                response = await self._request(aiocoap.POST, self.state.location)
             if response is not None and response.code.is_successful():
                 return True
             if response is None:
@@ -190,8 +209,9 @@ class SimulatedMeter:
             self.save()
         return True
 
-    async def _request(self, code: Any, path: str, **options: Any) -> Any:
-        message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=self._tuning, **options)
+    async def _request(self, code: Any, path: str, *, patient: bool = True, **options: Any) -> Any:
+        tuning = self._tuning if patient else self._impatient
+        message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=tuning, **options)
         try:
             return await self._context.request(message).response
         except (CoapError, OSError) as error:
@@ -243,11 +263,23 @@ def _text(text: str) -> aiocoap.Message:
 
 
 async def run_meters(
-    configs: list[MeterConfig], *, store_dir: Path, gateway: tuple[str, int], object_id: int, clock: Clock
+    configs: list[MeterConfig],
+    *,
+    store_dir: Path,
+    gateway: tuple[str, int],
+    plain_gateway: tuple[str, int],
+    object_id: int,
+    clock: Clock,
 ) -> None:
     """Run these meters until cancelled."""
     meters = [
-        SimulatedMeter(config, store_dir=store_dir, gateway=gateway, object_id=object_id, clock=clock)
+        SimulatedMeter(
+            config,
+            store_dir=store_dir,
+            gateway=gateway if config.dtls_key_hex else plain_gateway,
+            object_id=object_id,
+            clock=clock,
+        )
         for config in configs
     ]
     running: list[Awaitable[None]] = [_keep_running(meter) for meter in meters]

@@ -51,6 +51,8 @@ class MeterConfig:
     lose_answer_rate: float = 0.0
     lose_datagram_rate: float = 0.0
     report_format: str = "senml-cbor"
+    dtls_key_hex: str = ""
+    """The key that it left the factory with; empty: it speaks plain UDP."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":
@@ -80,6 +82,9 @@ class MeterState:
     threshold_minor: int = 0
     at_zero: int = DISCONNECT
     location: str = ""
+    dtls_key_hex: str = ""
+    """A key that came later, in place of the factory's."""
+    dtls_generation: int = 0
     unsent: list[tuple[int, int]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

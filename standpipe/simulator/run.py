@@ -25,6 +25,8 @@ class World:
     data_dir: Path
     api_url: str
     gateway: tuple[str, int]
+    plain_gateway: tuple[str, int]
+    """Without DTLS, for meters that have no key."""
     object_id: int
     clock: Clock
     sandbox_port: int
@@ -90,6 +92,7 @@ async def run_world(world: World) -> None:
                 read_manifest(world.data_dir / "meters.json"),
                 store_dir=world.data_dir / "meters",
                 gateway=world.gateway,
+                plain_gateway=world.plain_gateway,
                 object_id=world.object_id,
                 clock=world.clock,
             )

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     coap_dtls: bool = Field(True, description="Serve CoAP over DTLS 1.2 with pre-shared keys.")
     coap_dtls_port: int = Field(5684, ge=1, le=65535, description="UDP port of CoAP over DTLS.")
     dtls_max_sessions: int = Field(
-        20_000, ge=1, description="DTLS sessions that one gateway keeps (some 30 kB each); the idlest goes first."
+        20_000, ge=1, description="DTLS sessions that one gateway keeps (some 75 kB each); the idlest goes first."
     )
     dtls_idle_h: float = Field(24.0, gt=0, description="Hours of silence after which a DTLS session is forgotten.")
     dtls_handshake_timeout_s: float = Field(

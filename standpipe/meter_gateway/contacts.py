@@ -17,6 +17,7 @@ from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meter_gateway import prepaid, senml, water
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.peer import MeterAsleepError, MeterPeer, MeterRefusedError
+from standpipe.meter_gateway.rekey import rekey
 from standpipe.meters import commands, registrations
 from standpipe.meters.commands import OutgoingCommand
 from standpipe.meters.identity import MeterIdentity, by_meter_id
@@ -171,10 +172,15 @@ class Contacts:
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
         readings, battery_percent = await self._volume(peer, meter_id)
         await self._report(peer, identity, readings, battery_percent)
+        await self._send_waiting(peer, identity)
+        await rekey(self._sessions, self._keys, peer, identity, self._object_id)
+
+    async def _send_waiting(self, peer: MeterPeer, identity: MeterIdentity) -> None:
+        """Send what waits, one by one, and hear the meter's statement after each."""
         for _ in range(MAX_COMMANDS):
             now = self._clock.now()
             async with self._sessions.begin() as session:
-                command = await commands.next_to_send(session, meter_id, now)
+                command = await commands.next_to_send(session, identity.meter_id, now)
             if command is None or not await self._send(peer, identity, command):
                 return
             await self._report(peer, identity, (), None)

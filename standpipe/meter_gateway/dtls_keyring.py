@@ -42,11 +42,8 @@ class DtlsDesk:
         if not open_sessions:
             return
         async with self._sessions() as session:
-            try:
-                keys = (await dtls_keys.credential_of(session, self._ring, open_sessions[0].identity)).keys
-            except NotFoundError:
-                keys = ()
-        if not keys:
+            may_stay = await dtls_keys.has_key(session, meter_id)
+        if not may_stay:
             for open_session in open_sessions:
                 server.close(open_session)
 

@@ -1,6 +1,7 @@
 """One awake meter as a CoAP server that we call: reads and writes, with errors in our own terms."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +52,17 @@ class MeterPeer:
     ``remote`` is a plain UDP address as registrations keep it, or a DTLS session.
     """
 
-    def __init__(self, context: aiocoap.Context, remote: str | DtlsSession, tuned: TransportTuning) -> None:
+    def __init__(
+        self,
+        context: aiocoap.Context,
+        remote: str | DtlsSession,
+        tuned: TransportTuning,
+        hang_up: Callable[[DtlsSession], None] | None = None,
+    ) -> None:
         self._context = context
-        self._session = remote if isinstance(remote, DtlsSession) else None
+        self.session = remote if isinstance(remote, DtlsSession) else None
         self._base = remote.uri_base if isinstance(remote, DtlsSession) else remote.replace("udp://", "coap://")
-        self._tuning = tuned
+        self._tuning, self._hang_up = tuned, hang_up
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
 
@@ -79,6 +86,15 @@ class MeterPeer:
     async def write_command(self, object_id: int, frame: bytes) -> None:
         """Write a command frame; returning means that the radio delivered it, and no more."""
         await self._request(aiocoap.PUT, f"/{object_id}/0/0", payload=frame, content_format=OCTET_STREAM)
+
+    async def write_key(self, object_id: int, frame: bytes) -> None:
+        """Write a key frame."""
+        await self._request(aiocoap.PUT, f"/{object_id}/0/6", payload=frame, content_format=OCTET_STREAM)
+
+    def hang_up(self) -> None:
+        """End the DTLS session, where there is one."""
+        if self.session is not None and self._hang_up is not None:
+            self._hang_up(self.session)
 
     def give_up(self, request: aiocoap.Message) -> None:
         """Wait no longer for this request's answer, if we still do; its waiter gets MeterAsleepError.
@@ -110,13 +126,13 @@ class MeterPeer:
         return payload, accept if content_format is None else int(content_format)
 
     async def _request(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
-        if self._session is None:
+        if self.session is None:
             options["uri"] = self._base + path
         else:
             options["uri_path"] = path.strip("/").split("/")
         message = aiocoap.Message(code=code, transport_tuning=self._tuning, **options)
-        if self._session is not None:
-            message.remote = self._session
+        if self.session is not None:
+            message.remote = self.session
         self.owed = message
         try:
             async with asyncio.timeout(self._tuning.MAX_TRANSMIT_WAIT):

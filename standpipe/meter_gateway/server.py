@@ -77,9 +77,9 @@ class _Air:
         if session_id is None:
             return MeterPeer(self.context, remote, tuned)
         session = self.dtls.session(session_id) if self.dtls is not None else None
-        if session is None:
+        if self.dtls is None or session is None:
             raise MeterAsleepError("its DTLS session has ended; it must begin another")
-        return MeterPeer(self.context, session, tuned)
+        return MeterPeer(self.context, session, tuned, self.dtls.close)
 
 
 async def _open(settings: Settings, desk: DtlsDesk) -> _Air:

@@ -26,7 +26,7 @@ RESEAL_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class DtlsCredential:
-    """Who has an identity, and the keys that open a session in its name, the present one first.
+    """Who has an identity, and the keys that open a session in its name, the likeliest first.
 
     ``names`` tells the keys apart without holding them.
     """
@@ -56,7 +56,9 @@ class NextKey:
 async def credential_of(session: AsyncSession, ring: KeyRing, identity: str) -> DtlsCredential:
     """The keys of an identity. Raises NotFoundError where nobody has it, or no key with it."""
     row = await _by_identity(session, identity)
-    sealed = tuple(text for text in (row.sealed_key, row.sealed_next_key) if text is not None)
+    both = (row.sealed_key, row.sealed_next_key)
+    # What the meter has acknowledged it will most likely use.
+    sealed = tuple(text for text in (both[::-1] if row.next_written_at else both) if text is not None)
     return DtlsCredential(row.meter_id, tuple(ring.open(text) for text in sealed), sealed)
 
 
@@ -66,6 +68,12 @@ async def bootstrap_credential_of(session: AsyncSession, ring: KeyRing, identity
     if row.sealed_bootstrap_key is None:
         raise NotFoundError("No bootstrap key.")
     return DtlsCredential(row.meter_id, (ring.open(row.sealed_bootstrap_key),), (row.sealed_bootstrap_key,))
+
+
+async def has_key(session: AsyncSession, meter_id: str) -> bool:
+    """Whether any key opens a session for this meter."""
+    row = await session.get(MeterDtlsKeys, meter_id, populate_existing=True)
+    return row is not None and (row.sealed_key is not None or row.sealed_next_key is not None)
 
 
 async def note_use(session: AsyncSession, meter_id: str, name: str) -> None:

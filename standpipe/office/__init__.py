@@ -5,6 +5,7 @@ units, such as 150.00.
 """
 
 from standpipe.office.books import reconcile
+from standpipe.office.keys import meter_key
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
 
@@ -16,4 +17,5 @@ GROUPS = {
     "voucher": voucher,
     "reconcile": reconcile,
     "mpesa": mpesa,
+    "meter-key": meter_key,
 }

@@ -24,6 +24,7 @@ from aiocoap.resource import Resource, Site
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
 from standpipe.simulator.meter_dtls import DtlsRadio
+from standpipe.simulator.meter_frames import open_key
 from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, status_frame, take_command
 from standpipe.simulator.meter_radio import Radio
 
@@ -228,6 +229,7 @@ class SimulatedMeter:
         site.add_resource([*prepaid, "3"], _Path(self, lambda _: _text(self.config.currency)))
         site.add_resource([*prepaid, "4"], _Path(self, lambda _: _text(str(self.state.valve))))
         site.add_resource([*prepaid, "5"], _Path(self, lambda _: _text(str(self.state.threshold_minor))))
+        site.add_resource([*prepaid, "6"], _Path(self, self._new_key))
         return site
 
     def _volume(self, request: Any) -> aiocoap.Message:
@@ -247,6 +249,16 @@ class SimulatedMeter:
             return aiocoap.Message(code=aiocoap.METHOD_NOT_ALLOWED)
         self._advance()
         take_command(self.config, self.state, bytes(request.payload))
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
+    def _new_key(self, request: Any) -> aiocoap.Message:
+        opened = open_key(bytes(request.payload), bytes.fromhex(self.config.prepaid_key_hex), self.config.serial)
+        if request.code != aiocoap.PUT or opened is None or not self.config.dtls_key_hex:
+            return aiocoap.Message(code=aiocoap.BAD_REQUEST)
+        generation, key = opened
+        if generation < self.state.dtls_generation:
+            return aiocoap.Message(code=aiocoap.FORBIDDEN)
+        self.state.dtls_generation, self.state.dtls_key_hex = generation, key.hex()
         return aiocoap.Message(code=aiocoap.CHANGED)
 
     def _status(self, _request: Any) -> aiocoap.Message:

@@ -110,13 +110,17 @@ class DtlsRadio(Radio):
         self._socket: asyncio.DatagramTransport | None = None
         self._transport: _Transport | None = None
         self.handshakes = 0
+        self._refused = False
 
     async def reach(self, *, anew: bool = False) -> bool:
         """Have a session with the gateway; False where no handshake succeeds. ``anew``: whatever there was."""
         if anew:
             self.forget_session()
-        if self._connection is not None:
-            return True
+        # While its key is being replaced, the gateway may try the other one first: a refusal is worth a second try.
+        return self._connection is not None or await self._handshake() or (self._refused and await self._handshake())
+
+    async def _handshake(self) -> bool:
+        self._refused = False
         loop = asyncio.get_running_loop()
         self._connection, self._done = self._client.connection(), loop.create_future()
         self._step()
@@ -192,6 +196,7 @@ class DtlsRadio(Radio):
         except SSL.WantReadError:
             return False
         except SSL.Error:
+            self._refused = True
             self._done.set_result(False)
             return False
         else:

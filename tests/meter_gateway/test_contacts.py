@@ -37,6 +37,7 @@ class Script:
     contacts: int = 0
     frames: list[CommandFrame] = field(default_factory=list)
     owed: Any = None
+    session: Any = None
 
     async def read_volume(self) -> tuple[bytes, int]:
         self.contacts += 1

@@ -20,8 +20,10 @@ KEY = bytes(range(16))
 class DtlsClient:
     """``sent`` and ``heard`` keep every datagram."""
 
-    def __init__(self, port: int, identity: str, key: bytes = KEY, own_port: int = 0) -> None:
-        self._context = PskClientContext(lambda: (identity, key))
+    def __init__(
+        self, port: int, identity: str, key: bytes = KEY, own_port: int = 0, context: PskClientContext | None = None
+    ) -> None:
+        self._context = context or PskClientContext(lambda: (identity, key))
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.bind(("127.0.0.1", own_port))

@@ -39,6 +39,14 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['meter_id'], ['meters.id'], name=op.f('fk_meter_conditions_meter_id')),
     sa.PrimaryKeyConstraint('meter_id', 'kind', name=op.f('pk_meter_conditions'))
     )
+    op.create_table('meter_measures',
+    sa.Column('meter_id', sa.Text(), nullable=False),
+    sa.Column('kind', sa.Text(), nullable=False),
+    sa.Column('value', sa.BigInteger(), nullable=False),
+    sa.Column('told_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['meter_id'], ['meters.id'], name=op.f('fk_meter_measures_meter_id')),
+    sa.PrimaryKeyConstraint('meter_id', 'kind', name=op.f('pk_meter_measures'))
+    )
     op.create_index('ix_meter_conditions_raised', 'meter_conditions', ['kind', 'raised_at'], unique=False, postgresql_where=sa.text("is_raised"))
     op.add_column('meter_registrations', sa.Column('lwm2m', sa.Text(), server_default='1.0', nullable=False))
     op.add_column('meter_registrations', sa.Column('sends', sa.Boolean(), server_default='false', nullable=False))

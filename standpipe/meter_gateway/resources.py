@@ -24,7 +24,6 @@ from standpipe.meters import registrations
 from standpipe.meters.identity import by_transport_identity
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.registrations import Registration
-from standpipe.meters.reports import MeterReport
 from standpipe.usage.readings import take_report
 
 MAX_LIFETIME_S = 10 * 366 * 86_400
@@ -149,6 +148,7 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
 
     async def _known(self, request: aiocoap.Message) -> Registration:
         path = request.opt.uri_path
+        path = path[:-1] if path[-1:] == ("",) else path
         if len(path) != 1 or not _SEGMENT.fullmatch(path[0]):
             raise NotFoundError("no such location")
         async with self._sessions() as session:
@@ -172,15 +172,11 @@ class DataPush(Door):
         registration = await who_sent(self._sessions, self._identity, request.remote)
         content_format = request.opt.content_format
         if content_format not in (senml.CBOR_FORMAT, senml.JSON_FORMAT):
+            # LwM2M 1.1 §6.4.4: Send takes SenML alone.
             return _refusal(aiocoap.UNSUPPORTED_CONTENT_FORMAT)
         now = self._clock.now()
-        records = senml.decode(bytes(request.payload), int(content_format))
-        report = MeterReport(
-            registration.meter_id,
-            now,
-            water.readings_of_senml(records, now),
-            battery_percent=water.battery_of_senml(records),
-        )
+        facts = water.facts_of(senml.decode(bytes(request.payload), int(content_format)), now)
+        report = facts.report(registration.meter_id, now)
         async with self._sessions.begin() as session:
             await take_report(session, report, now)
             await registrations.sent(session, registration.meter_id, address(request.remote))
@@ -200,9 +196,15 @@ def make_site(
     """The whole server side."""
     site = Site()
     # aiocoap keeps exact paths and paths with a remainder apart, so /rd and /rd/{location} are two resources.
-    site.add_resource(["rd"], Registrations(room, sessions, keys, identity, contacts))
+    registering, pushing = (
+        Registrations(room, sessions, keys, identity, contacts),
+        DataPush(room, sessions, identity, contacts, clock),
+    )
+    # Some clients end a path with a slash, which in CoAP is one more, empty segment.
+    for end in ([], [""]):
+        site.add_resource(["rd", *end], registering)
+        site.add_resource(["dp", *end], pushing)
     site.add_resource(["rd"], Located(room, sessions, identity, contacts))
-    site.add_resource(["dp"], DataPush(room, sessions, identity, contacts, clock))
     return site
 
 

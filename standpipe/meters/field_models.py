@@ -40,3 +40,14 @@ class MeterCondition(Base):
     told_at: Mapped[datetime]
     raised_at: Mapped[datetime | None]
     cleared_at: Mapped[datetime | None]
+
+
+class MeterMeasure(Base):
+    """The newest value of what a meter measures beside its register; ``kind`` names the unit."""
+
+    __tablename__ = "meter_measures"
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+    told_at: Mapped[datetime]

@@ -20,6 +20,7 @@ from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
 from standpipe.meters import statements
 from standpipe.meters.commands import lock_meter
+from standpipe.meters.conditions import note_conditions, note_measures
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
@@ -64,6 +65,8 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     state = await statements.touch(
         session, meter.id, seen_at=report.received_at, battery_percent=report.battery_percent
     )
+    await note_conditions(session, meter.id, report.conditions, now)
+    await note_measures(session, meter.id, report.measures, now)
     readings = list(report.readings)
     clock_wrong = False
     if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):

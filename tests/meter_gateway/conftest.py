@@ -30,3 +30,11 @@ async def secure(database_url: str, sessions: Sessions, tmp_path: Path) -> Async
     """For what is about DTLS."""
     async with make_field(database_url, sessions, tmp_path, dtls=True) as made:
         yield made
+
+
+@pytest.fixture
+async def patient(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncIterator[Field]:
+    """DTLS, and a gateway that waits for an answer as long as a test's own meter may take on a busy machine."""
+    patience = {"coap_ack_timeout_s": 2.0, "coap_max_retransmit": 2}
+    async with make_field(database_url, sessions, tmp_path, dtls=True, settings=patience) as made:
+        yield made

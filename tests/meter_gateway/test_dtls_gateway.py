@@ -1,19 +1,15 @@
 """LwM2M over DTLS at the gateway's front door: who may speak for whom, and what an old session can still do."""
 
 import asyncio
-import itertools
 import os
 import random
 import shutil
 import socket
-from contextlib import suppress
 from typing import Any
 
 import aiocoap
 import cbor2
 import pytest
-from aiocoap.numbers.types import ACK, CON
-from OpenSSL import SSL
 from sqlalchemy import select
 
 from standpipe.db.engine import Sessions
@@ -22,73 +18,12 @@ from standpipe.meters.models import MeterCommand, MeterRegistration
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
-from tests.support.dtls import DtlsClient
+from tests.support.dtls_meter import Meter
 from tests.support.radio import Field, give_key, make_meter
 from tests.support.town import DTLS_KEY, Home, make_home, until
 
 FLOOD = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
 """``make chaos`` sends 100,000."""
-
-
-class Meter(DtlsClient):
-    """A meter in a test's own hands: it sends and answers CoAP messages one by one."""
-
-    def __init__(self, port: int, home: Home, key: bytes = DTLS_KEY) -> None:
-        super().__init__(port, home.serial, key)
-        self._ids = itertools.count(random.randrange(30_000))
-
-    async def asks(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
-        """The gateway's reply to a request; what it asks meanwhile is answered with 4.04."""
-        number = next(self._ids)
-        path, _, query = path.partition("?")
-        if query:
-            options["uri_query"] = query.split("&")
-        message = aiocoap.Message(
-            code=code,
-            uri_path=path.strip("/").split("/"),
-            _mtype=CON,
-            _mid=number,
-            _token=number.to_bytes(4, "big"),
-            **options,
-        )
-        await self.send(message.encode())
-        while True:
-            reply = await self.next()
-            if reply.token == message.token and reply.code.is_response():
-                return reply
-            if reply.code.is_request():
-                await self.answers(reply, aiocoap.NOT_FOUND)
-
-    async def next(self) -> aiocoap.Message:
-        return aiocoap.Message.decode(await self.receive())
-
-    async def request(self, path: str) -> aiocoap.Message:
-        """The gateway's next request; anything but one to ``path`` is answered with 4.04."""
-        while True:
-            message = await self.next()
-            if message.code.is_request() and "/" + "/".join(message.opt.uri_path) == path:
-                return message
-            if message.code.is_request():
-                await self.answers(message, aiocoap.NOT_FOUND)
-
-    async def answers(self, request: aiocoap.Message, code: Any, **options: Any) -> None:
-        reply = aiocoap.Message(code=code, _mtype=ACK, _mid=request.mid, _token=request.token, **options)
-        await self.send(reply.encode())
-
-    async def hears_good_bye(self) -> None:
-        """Whatever came before it."""
-        with suppress(SSL.ZeroReturnError):
-            while True:
-                await self.receive()
-
-    async def registers(self, query: str = "") -> str:
-        reply = await self.asks(aiocoap.POST, f"/rd?ep={self.name}&lwm2m=1.1&b=U&Q{query}")
-        assert reply.code == aiocoap.CREATED
-        return "/" + "/".join(reply.opt.location_path)
-
-    @property
-    def name(self) -> str:
-        return self._context._credential()[0]
 
 
 async def another_home(field: Field) -> Home:

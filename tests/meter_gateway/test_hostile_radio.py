@@ -228,9 +228,9 @@ async def test_m7_a_meter_s_answer_in_blocks_is_put_together_and_has_an_end(tota
         peer = MeterPeer(own, f"udp://127.0.0.1:{port}", tuning(1.0, 2))
         if total is None:
             with pytest.raises(ParsingError):
-                await peer.read_volume()
+                await peer.read_object("/3424/0")
         else:
-            payload, _ = await peer.read_volume()
+            payload, _ = await peer.read_object("/3424/0")
             assert payload == b"".join(bytes([number]) * 64 for number in range(total))
         assert talker.asked == asked
     finally:

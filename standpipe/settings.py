@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     )
     coap_dtls: bool = Field(True, description="Serve CoAP over DTLS 1.2 with pre-shared keys.")
     coap_dtls_port: int = Field(5684, ge=1, le=65535, description="UDP port of CoAP over DTLS.")
+    coap_bootstrap_port: int | None = Field(
+        None, ge=1, le=65535, description="UDP port of the LwM2M bootstrap server (5694, say). Unset: there is none."
+    )
+    coap_public_url: str | None = Field(
+        None, description="Where meters reach CoAP over DTLS, `coaps://host:port`; the bootstrap server hands it out."
+    )
     dtls_max_sessions: int = Field(
         20_000, ge=1, description="DTLS sessions that one gateway keeps (some 75 kB each); the idlest goes first."
     )

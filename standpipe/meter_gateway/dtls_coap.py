@@ -11,6 +11,7 @@ from aiocoap.transports.generic_udp import GenericMessageInterface
 from standpipe.meter_gateway.dtls import DtlsServer, Limits
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters.dtls_keys import DtlsCredential
+from standpipe.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -75,3 +76,14 @@ async def add_dtls(
 
     await context._append_tokenmanaged_messagemanaged_transport(construct)  # noqa: SLF001 - aiocoap's own way in.
     return made[0].server
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the settings let one DTLS port hold."""
+    return Limits(
+        max_sessions=settings.dtls_max_sessions,
+        idle_s=settings.dtls_idle_h * 3600,
+        handshake_timeout_s=settings.dtls_handshake_timeout_s,
+        max_handshakes=settings.dtls_max_handshakes,
+        max_handshakes_per_host=settings.dtls_max_handshakes_per_host,
+    )

@@ -93,7 +93,7 @@ class Registrations(Door):
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
         """Register; the answer carries the new location."""
-        query = _query(request)
+        query = query_of(request)
         identity = self._identity.at_registration(request.remote, query.get("ep", ""))
         async with self._sessions.begin() as session:
             try:
@@ -133,7 +133,7 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
                 session,
                 location=known.location,
                 remote=address(request.remote),
-                lifetime_s=_lifetime_s(_query(request)),
+                lifetime_s=_lifetime_s(query_of(request)),
                 objects=_objects(request) or None,
             )
         self._contacts.woke(registration.meter_id)
@@ -214,7 +214,8 @@ def _refusal(code: Any) -> aiocoap.Message:
     return aiocoap.Message(code=code, transport_tuning=Unreliable())
 
 
-def _query(request: aiocoap.Message) -> dict[str, str]:
+def query_of(request: aiocoap.Message) -> dict[str, str]:
+    """The parameters of a request's query; one without a value has an empty one."""
     pairs = [item.partition("=") for item in request.opt.uri_query]
     return {name: value for name, _, value in pairs}
 

@@ -1,7 +1,7 @@
 """The gateway process: one CoAP endpoint, the contacts that it leads, and an ear for new commands."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import aiocoap
@@ -10,9 +10,10 @@ import structlog
 from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.db.notify import COMMANDS, Listener
 from standpipe.errors import NotFoundError, SettingsError
+from standpipe.meter_gateway.bootstrap import open_bootstrap
 from standpipe.meter_gateway.contacts import Contacts
-from standpipe.meter_gateway.dtls import DtlsServer, Limits
-from standpipe.meter_gateway.dtls_coap import add_dtls
+from standpipe.meter_gateway.dtls import DtlsServer
+from standpipe.meter_gateway.dtls_coap import add_dtls, limits_of
 from standpipe.meter_gateway.dtls_keyring import DtlsDesk
 from standpipe.meter_gateway.endpoint import new_context, open_endpoint, require_free
 from standpipe.meter_gateway.identity import EachTransport, session_id_of
@@ -36,32 +37,31 @@ async def run_gateway(
     require(settings, "meter_key_secrets")
     keys = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
     desk = DtlsDesk(sessions, keys)
-    air = await _open(settings, desk)
-    tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
-    contacts = Contacts(
-        sessions=sessions,
-        keys=keys,
-        clock=settings.clock,
-        object_id=settings.prepaid_object_id,
-        peer_at=lambda remote: air.peer_at(remote, tuned),
-    )
-    room = Workroom()
-    air.context.serversite = make_site(
-        room, sessions=sessions, keys=keys, identity=EachTransport(), contacts=contacts, clock=settings.clock
-    )
-    ears = asyncio.create_task(_hear_commands(sessions, listener, contacts, desk, air.dtls))
-    if ready is not None:
-        ready.set()
-    try:
-        await ears
-    finally:
-        ears.cancel()
-        with suppress(asyncio.CancelledError):
-            await ears
-        await room.stop()
-        await contacts.stop()
-        await desk.stop()
-        await air.context.shutdown()
+    # What was opened first closes last: requests and contacts end while there is still a socket to answer on.
+    async with AsyncExitStack() as stack:
+        air = await _open(settings, desk)
+        stack.push_async_callback(air.context.shutdown)
+        bootstrap = await open_bootstrap(settings, sessions, keys)
+        if bootstrap is not None:
+            stack.push_async_callback(bootstrap.stop)
+        stack.push_async_callback(desk.stop)
+        tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
+        contacts = Contacts(
+            sessions=sessions,
+            keys=keys,
+            clock=settings.clock,
+            object_id=settings.prepaid_object_id,
+            peer_at=lambda remote: air.peer_at(remote, tuned),
+        )
+        stack.push_async_callback(contacts.stop)
+        room = Workroom()
+        stack.push_async_callback(room.stop)
+        air.context.serversite = make_site(
+            room, sessions=sessions, keys=keys, identity=EachTransport(), contacts=contacts, clock=settings.clock
+        )
+        if ready is not None:
+            ready.set()
+        await _hear_commands(sessions, listener, contacts, desk, air.dtls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,7 @@ async def _open(settings: Settings, desk: DtlsDesk) -> _Air:
         context = new_context()
     if not settings.coap_dtls:
         return _Air(context, None)
-    limits = Limits(
-        max_sessions=settings.dtls_max_sessions,
-        idle_s=settings.dtls_idle_h * 3600,
-        handshake_timeout_s=settings.dtls_handshake_timeout_s,
-        max_handshakes=settings.dtls_max_handshakes,
-        max_handshakes_per_host=settings.dtls_max_handshakes_per_host,
-    )
-    dtls = await add_dtls(context, desk.look_up, limits, desk.opened, host=host, port=port)
+    dtls = await add_dtls(context, desk.look_up, limits_of(settings), desk.opened, host=host, port=port)
     _log.info("gateway listens", host=host, port=port)
     return _Air(context, dtls)
 

@@ -131,7 +131,6 @@ async def key_for_bootstrap(session: AsyncSession, ring: KeyRing, meter_id: str)
     """The key that a bootstrap hands over: the next one, until a session was opened with it."""
     row = await _locked(session, meter_id)
     key = ring.open(_ensure_next(row, ring))
-    row.bootstrapped_at = func.now()
     found = (
         await session.execute(
             select(Meter.serial, MeterCredential.transport_identity)
@@ -140,6 +139,15 @@ async def key_for_bootstrap(session: AsyncSession, ring: KeyRing, meter_id: str)
         )
     ).one()
     return IssuedKey(found.serial, found.transport_identity, key)
+
+
+async def mark_bootstrapped(session: AsyncSession, meter_id: str) -> None:
+    """The meter has taken what the bootstrap server wrote."""
+    await session.execute(
+        update(MeterDtlsKeys)
+        .where(MeterDtlsKeys.meter_id == meter_id)
+        .values(bootstrapped_at=func.now(), next_written_at=func.now())
+    )
 
 
 async def next_key(session: AsyncSession, ring: KeyRing, meter_id: str) -> NextKey | None:

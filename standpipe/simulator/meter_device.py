@@ -23,6 +23,7 @@ from aiocoap.resource import Resource, Site
 
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
+from standpipe.simulator.meter_bootstrap import bootstrap
 from standpipe.simulator.meter_dtls import DtlsRadio
 from standpipe.simulator.meter_frames import open_key
 from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, status_frame, take_command
@@ -69,10 +70,11 @@ class SimulatedMeter:
         clock: Clock,
         awake_s: float = 3.0,
         ack_timeout_s: float = 1.0,
+        bootstrap_server: tuple[str, int] | None = None,
     ) -> None:
         self.config, self._store_dir, self._clock = config, store_dir, clock
         self._gateway = f"coap://{gateway[0]}:{gateway[1]}"
-        self._gateway_at = gateway
+        self._gateway_at, self._bootstrap_server = gateway, bootstrap_server
         self._object_id, self._awake_s = object_id, awake_s
         self._chance = random.Random(config.serial)
         self._lose_of: dict[str, int] = {}
@@ -94,6 +96,8 @@ class SimulatedMeter:
         """
         async with self._wakes:
             self._advance()
+            if not await self._is_provisioned():
+                return False
             self._context = await self._radio.switch_on(self._site())
             try:
                 reached = await self._radio.reach() and await self._announce() and await self._push()
@@ -152,9 +156,28 @@ class SimulatedMeter:
         return self._chance.random() < self.config.lose_answer_rate
 
     def _make_radio(self) -> Radio:
-        if not self.config.dtls_key_hex:
+        if not self.config.dtls_key_hex and not self.config.bootstrap_key_hex:
             return Radio(self._chance, self.config.lose_datagram_rate)
-        return DtlsRadio(self._chance, self.config.lose_datagram_rate, lambda: self._gateway_at, self._credential)
+        return DtlsRadio(self._chance, self.config.lose_datagram_rate, self._where, self._credential)
+
+    def _where(self) -> tuple[str, int]:
+        if not self.state.gateway:
+            return self._gateway_at
+        host, _, port = self.state.gateway.rpartition(":")
+        return host, int(port)
+
+    async def _is_provisioned(self) -> bool:
+        """Whether it knows whom to speak with, and under which key; it asks the bootstrap server otherwise."""
+        if not self.config.bootstrap_key_hex or self.state.dtls_key_hex or self._bootstrap_server is None:
+            return True
+        key = bytes.fromhex(self.config.bootstrap_key_hex)
+        account = await bootstrap(self._bootstrap_server, self.config.endpoint, key, self._chance, self._tuning)
+        if account is None:
+            return False
+        self.state.dtls_key_hex = account.security[5].hex()
+        self.state.gateway = f"{account.gateway[0]}:{account.gateway[1]}"
+        self.save()
+        return True
 
     def _credential(self) -> tuple[str, bytes]:
         return self.config.endpoint, bytes.fromhex(self.state.dtls_key_hex or self.config.dtls_key_hex)
@@ -253,7 +276,7 @@ class SimulatedMeter:
 
     def _new_key(self, request: Any) -> aiocoap.Message:
         opened = open_key(bytes(request.payload), bytes.fromhex(self.config.prepaid_key_hex), self.config.serial)
-        if request.code != aiocoap.PUT or opened is None or not self.config.dtls_key_hex:
+        if request.code != aiocoap.PUT or opened is None or not self._radio.is_connected:
             return aiocoap.Message(code=aiocoap.BAD_REQUEST)
         generation, key = opened
         if generation < self.state.dtls_generation:

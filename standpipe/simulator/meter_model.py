@@ -53,6 +53,8 @@ class MeterConfig:
     report_format: str = "senml-cbor"
     dtls_key_hex: str = ""
     """The key that it left the factory with; empty: it speaks plain UDP."""
+    bootstrap_key_hex: str = ""
+    """In its place: the key under which it asks a bootstrap server for one."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":
@@ -85,6 +87,8 @@ class MeterState:
     dtls_key_hex: str = ""
     """A key that came later, in place of the factory's."""
     dtls_generation: int = 0
+    gateway: str = ""
+    """Where a bootstrap server sent it, ``host:port``."""
     unsent: list[tuple[int, int]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

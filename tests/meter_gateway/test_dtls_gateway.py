@@ -108,6 +108,23 @@ async def test_m6_an_answer_from_an_old_session_completes_no_new_command(secure:
     assert secure.meter.state.last_sequence == sent.sequence
 
 
+async def test_m6_an_answer_from_another_meter_s_session_completes_no_command(
+    secure: Field, sessions: Sessions
+) -> None:
+    port = secure.settings.coap_dtls_port
+    other = Meter(port, await another_home(secure), bytes(range(50, 66)))
+    assert await other.handshake()
+    await secure.grant(5_000)
+    meter = Meter(port, secure.home)
+    assert await meter.handshake()
+    await meter.registers()
+    command = await meter.request("/42769/0/0")
+    await other.answers(command, aiocoap.CHANGED)
+    await until(lambda: _is(sessions, "UNKNOWN"))
+    for client in (meter, other):
+        client.close()
+
+
 async def test_m6_a_late_answer_in_the_same_session_completes_no_new_request(secure: Field, sessions: Sessions) -> None:
     await secure.grant(5_000)
     meter = Meter(secure.settings.coap_dtls_port, secure.home)
@@ -178,6 +195,8 @@ def bent(chance: random.Random, seeds: list[bytes]) -> bytes:
 
 
 async def test_m7_bent_messages_within_a_session_are_refused_and_the_session_lives(secure: Field) -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     meter = Meter(secure.settings.coap_dtls_port, secure.home)
     assert await meter.handshake()
     await meter.registers()
@@ -189,6 +208,8 @@ async def test_m7_bent_messages_within_a_session_are_refused_and_the_session_liv
         await asyncio.sleep(0)
     assert (await meter.asks(aiocoap.POST, "/dp", payload=cbor2.dumps([]), content_format=112)).code.class_ == 2
     meter.close()
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert errors == []
 
 
 async def test_a_gateway_that_ends_says_good_bye_and_the_meter_begins_anew(secure: Field) -> None:

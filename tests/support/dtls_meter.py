@@ -18,6 +18,7 @@ class Meter(DtlsClient):
 
     def __init__(self, port: int, home: Home, key: bytes = DTLS_KEY) -> None:
         super().__init__(port, home.serial, key)
+        self.refused: list[str] = []
         self._ids = itertools.count(random.randrange(30_000))
 
     async def asks(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
@@ -62,6 +63,7 @@ class Meter(DtlsClient):
             if message.code.is_request() and "/" + "/".join(message.opt.uri_path) == path:
                 return message
             if message.code.is_request():
+                self.refused.append("/" + "/".join(message.opt.uri_path))
                 await self.answers(message, aiocoap.NOT_FOUND)
 
     async def answers(self, request: aiocoap.Message, code: Any, **options: Any) -> None:

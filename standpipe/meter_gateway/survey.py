@@ -11,7 +11,8 @@ from standpipe.meter_gateway.peer import MeterPeer, MeterRefusedError
 from standpipe.meter_gateway.water import Facts
 from standpipe.meters.registrations import Registration
 
-_OTHERS = ("4", "3411", "3425", "10272", "10273", "10274", "10275")
+# Of the device object the battery alone: the rest of it never changes.
+_OTHERS = {"3": "/3/0/9"} | {number: f"/{number}/0" for number in ("4", "3411", "3425", *map(str, range(10272, 10276)))}
 _LINK = re.compile(r"</(\d{1,5})/(\d{1,5})/?>")
 _log = structlog.get_logger(__name__)
 
@@ -24,7 +25,7 @@ async def survey(peer: MeterPeer, registration: Registration, now: datetime) -> 
         return facts
     for number, instance in dict.fromkeys(_LINK.findall(registration.objects)):
         if number in _OTHERS and instance == "0":
-            facts = facts.plus(await _read(peer, registration, f"/{number}/0", now))
+            facts = facts.plus(await _read(peer, registration, _OTHERS[number], now))
     return facts
 
 

@@ -64,7 +64,7 @@ async def test_a_first_registration_is_surveyed_and_an_update_is_not(patient: Fi
         serving = asyncio.create_task(serves(meter, answers, asked))
         await until(lambda: _counted(sessions, MeterCondition, 3))
         await until(lambda: _soon("/42769/0/1" in asked))
-        assert asked[:6] == ["/3424/0", "/4/0", "/3411/0", "/10274/0", "/10275/0", "/42769/0/1"]
+        assert asked[:7] == ["/3424/0", "/3/0/9", "/4/0", "/3411/0", "/10274/0", "/10275/0", "/42769/0/1"]
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
     async with sessions() as session:

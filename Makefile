@@ -57,6 +57,7 @@ chaos: install ## Random histories of payments with crashes, and 100,000 broken 
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
 	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_lora_frames.py tests/meter_gateway/test_hostile_lorawan.py \
 		tests/meter_gateway/test_axdr.py
+	CHAOS_DATAGRAMS=100000 $(BIN)/pytest -q tests/meter_gateway/test_dtls_gateway.py -k flood
 
 model: install ## Ten thousand random lives of a meter against a slow reference, for an hour or two.
 	MODEL_HISTORIES=10000 $(BIN)/pytest -q tests/usage/test_model.py

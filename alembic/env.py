@@ -10,6 +10,7 @@ from sqlalchemy.pool import NullPool
 
 import standpipe.customers.models
 import standpipe.ledger.models
+import standpipe.meters.field_models
 import standpipe.meters.lora_models
 import standpipe.meters.models
 import standpipe.notifications.models

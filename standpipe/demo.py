@@ -113,8 +113,12 @@ def require_free_ports(settings: Settings) -> None:
         (settings.dlms_port or DEMO_DLMS_PORT, "STANDPIPE_DLMS_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        _bind(probe, settings.coap_host, settings.coap_port, "STANDPIPE_COAP_PORT")
+    for port, name in (
+        (settings.coap_port, "STANDPIPE_COAP_PORT"),
+        (settings.coap_dtls_port, "STANDPIPE_COAP_DTLS_PORT"),
+    ):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            _bind(probe, settings.coap_host, port, name)
 
 
 def require_free_tcp(host: str, port: int, setting: str) -> None:
@@ -134,7 +138,8 @@ def world_of(settings: Settings) -> World:
     return World(
         data_dir=data_dir,
         api_url=f"http://{settings.http_host}:{settings.http_port}",
-        gateway=(settings.coap_host, settings.coap_port),
+        gateway=(settings.coap_host, settings.coap_dtls_port),
+        plain_gateway=(settings.coap_host, settings.coap_port),
         dlms_gateway=(settings.dlms_host, settings.dlms_port) if settings.dlms_port is not None else None,
         object_id=settings.prepaid_object_id,
         clock=settings.clock,
@@ -192,6 +197,11 @@ def _kept_clock(data_dir: Path) -> datetime | None:
     return datetime.fromisoformat(json.loads(path.read_text())["stood_at"]) if path.exists() else None
 
 
+def _has_meters_without_key(data_dir: Path) -> bool:
+    """Whether the town is of an earlier release, whose meters speak plain UDP."""
+    return any(not meter.get("dtls_key_hex") for meter in json.loads((data_dir / "meters.json").read_text()))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write for scripts to read; only the owner may, since tokens and keys are in it."""
     path.touch(mode=0o600)
@@ -241,7 +251,8 @@ def _environment(
         "HTTP_PORT": settings.http_port,
         "COAP_HOST": settings.coap_host,
         "COAP_PORT": settings.coap_port,
-        "COAP_PLAIN_UDP": "1",
+        "COAP_DTLS_PORT": settings.coap_dtls_port,
+        "COAP_PLAIN_UDP": int(settings.coap_plain_udp or _has_meters_without_key(data_dir)),
         "COAP_ACK_TIMEOUT_S": "0.5",
         "COAP_MAX_RETRANSMIT": "2",
         "DLMS_HOST": settings.dlms_host,

@@ -23,6 +23,7 @@ from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters import dlms
+from standpipe.meters.dtls_keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.lora_models import DeviceClass, LoraDevice
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
@@ -149,6 +150,8 @@ async def seed(
             config = await _live(session, meter, plan, key, customer_id, now)
             if plan.dlms_profile is not None:
                 config = replace(config, dlms=await _enrol(session, keys, meter, plan.dlms_profile))
+            elif not plan.lora_class:
+                config = replace(config, dtls_key_hex=(await provision(session, keys, meter.serial)).key.hex())
             manifest.append(asdict(config))
         # What happened in the past is no news: nobody is to be pushed about it today.
         await session.execute(update(OutboxFact).values(due_at=None))

@@ -37,6 +37,25 @@ class Settings(BaseSettings):
     coap_plain_udp: bool = Field(
         False, description="Serve CoAP without DTLS. Only for loopback or an operator's private APN."
     )
+    coap_dtls: bool = Field(True, description="Serve CoAP over DTLS 1.2 with pre-shared keys.")
+    coap_dtls_port: int = Field(5684, ge=1, le=65535, description="UDP port of CoAP over DTLS.")
+    coap_bootstrap_port: int | None = Field(
+        None, ge=1, le=65535, description="UDP port of the LwM2M bootstrap server (5694, say). Unset: there is none."
+    )
+    coap_public_url: str | None = Field(
+        None, description="Where meters reach CoAP over DTLS, `coaps://host:port`; the bootstrap server hands it out."
+    )
+    dtls_max_sessions: int = Field(
+        20_000, ge=1, description="DTLS sessions that one gateway keeps (some 75 kB each); the idlest goes first."
+    )
+    dtls_idle_h: float = Field(24.0, gt=0, description="Hours of silence after which a DTLS session is forgotten.")
+    dtls_handshake_timeout_s: float = Field(
+        60.0, gt=0, le=600, description="Seconds after which an unfinished DTLS handshake is forgotten."
+    )
+    dtls_max_handshakes: int = Field(1_000, ge=1, description="DTLS handshakes under way at once, in all.")
+    dtls_max_handshakes_per_host: int = Field(
+        200, ge=1, description="The same from one IP address; behind a carrier's NAT many meters share one."
+    )
     coap_ack_timeout_s: float = Field(
         2.0, gt=0, le=30, description="CoAP ACK_TIMEOUT (RFC 7252 §4.8) of requests to meters, in seconds."
     )

@@ -1,4 +1,4 @@
-"""The main job, through the front doors only: HTTP, WebSocket, signed webhooks, CoAP datagrams, Google's wire format.
+"""The main job, through the front doors only: HTTP, WebSocket, signed webhooks, CoAP over DTLS, Google's wire format.
 
 Server, worker and gateway are processes of their own; the second test kills them with -9 on the way.
 """
@@ -27,6 +27,7 @@ from standpipe.db.engine import Sessions
 from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.meters.dtls_keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
 from standpipe.payments.models import ProviderEvent
@@ -44,6 +45,7 @@ OPENING_MINOR = 40_000
 PAY_MINOR = 150_000
 WEBHOOK_SECRET = "whsec_test_of_the_main_job"
 API_KEY = "sk_test_main_job"
+DTLS_KEY = b"DTLS, main job\x01\x02"
 BLOCKS: list[dict[str, Any]] = [
     {"up_to_ml": 2_000_000, "price_minor_per_kl": "5000"},
     {"up_to_ml": None, "price_minor_per_kl": "9500"},
@@ -164,6 +166,8 @@ async def seed(sessions: Sessions, keys: KeyRing, started_at: datetime, key: byt
         session.add(meter)
         await session.flush()
         session.add(MeterCredential(meter_id=meter.id, transport_identity="E2E1", sealed_prepaid_key=keys.seal(key)))
+        await session.flush()
+        await provision(session, keys, "E2E1", key=DTLS_KEY)
         lines = [
             Line(AccountRef(AccountKind.OPENING, utility.id, "KES"), -OPENING_MINOR),
             Line(AccountRef(AccountKind.WALLET, meter.id, "KES"), OPENING_MINOR),
@@ -181,6 +185,7 @@ def meter_config(key: bytes, started_at: datetime) -> MeterConfig:
         time_zone="Africa/Nairobi",
         blocks=tuple((block["up_to_ml"], block["price_minor_per_kl"]) for block in BLOCKS),
         started_at=started_at.isoformat(),
+        dtls_key_hex=DTLS_KEY.hex(),
         credit_accepted_minor=OPENING_MINOR,
         credit_remaining_minor=OPENING_MINOR,
         daily_litres=400,
@@ -205,8 +210,7 @@ async def make_town(database_url: str, sessions: Sessions, folder: Path) -> Asyn
     environment = {
         "DATABASE_URL": database_url,
         "HTTP_PORT": str(api_port),
-        "COAP_PORT": str(coap_port),
-        "COAP_PLAIN_UDP": "1",
+        "COAP_DTLS_PORT": str(coap_port),
         "COAP_ACK_TIMEOUT_S": "0.2",
         "COAP_MAX_RETRANSMIT": "1",
         "TOKEN_SECRET": "t" * 40,

@@ -18,5 +18,5 @@ async def run_carriers(settings: Settings, sessions: Sessions, listener: Listene
             group.create_task(run_lorawan(settings, sessions, listener))
         if dlms:
             group.create_task(run_dlms(settings, sessions, listener))
-        if settings.coap_plain_udp or not (lorawan or dlms):
+        if settings.coap_dtls or settings.coap_plain_udp or not (lorawan or dlms):
             group.create_task(run_gateway(settings, sessions, listener))

@@ -7,6 +7,7 @@ would make it harmless.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -14,9 +15,13 @@ import structlog
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.meter_gateway import prepaid, senml, water
+from standpipe.meter_gateway import prepaid
+from standpipe.meter_gateway.observations import Observations, wants_observing
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.peer import MeterAsleepError, MeterPeer, MeterRefusedError
+from standpipe.meter_gateway.rekey import rekey
+from standpipe.meter_gateway.survey import survey
+from standpipe.meter_gateway.water import Facts
 from standpipe.meters import commands, registrations
 from standpipe.meters.commands import OutgoingCommand
 from standpipe.meters.identity import MeterIdentity, by_meter_id
@@ -24,9 +29,7 @@ from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind, WalletKind
 from standpipe.meters.reports import (
     CommandResult,
-    MeterReport,
     MeterStatement,
-    RegisterReading,
     ValveReason,
     ValveState,
 )
@@ -96,6 +99,7 @@ class Contacts:
         self._alive: set[str] = set()
         self._listens_until_s: dict[str, float] = {}
         self._room = asyncio.Semaphore(MAX_CONTACTS)
+        self._observations = Observations(sessions, clock, self.heard)
 
     def begin(self, meter_id: str) -> None:
         """Something waits for the meter: start a contact, or have the present one look again."""
@@ -130,6 +134,7 @@ class Contacts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._observations.stop()
 
     async def _run(self, meter_id: str) -> None:
         try:
@@ -173,34 +178,27 @@ class Contacts:
         listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
         self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
-        readings, battery_percent = await self._volume(peer, meter_id)
-        await self._report(peer, identity, readings, battery_percent)
+        await self._report(peer, identity, await survey(peer, registration, self._clock.now()))
+        await self._send_waiting(peer, identity)
+        if wants_observing(registration):
+            await self._observations.watch(peer, registration)
+        await rekey(self._sessions, self._keys, peer, identity, self._object_id)
+
+    async def _send_waiting(self, peer: MeterPeer, identity: MeterIdentity) -> None:
+        """Send what waits, one by one, and hear the meter's statement after each."""
         for _ in range(MAX_COMMANDS):
             now = self._clock.now()
             async with self._sessions.begin() as session:
-                command = await commands.next_to_send(session, meter_id, now)
+                command = await commands.next_to_send(session, identity.meter_id, now)
             if command is None or not await self._send(peer, identity, command):
                 return
-            await self._report(peer, identity, (), None)
-
-    async def _volume(self, peer: MeterPeer, meter_id: str) -> tuple[tuple[RegisterReading, ...], int | None]:
-        now = self._clock.now()
-        try:
-            payload, content_format = await peer.read_volume()
-            if content_format in {senml.CBOR_FORMAT, senml.JSON_FORMAT}:
-                records = senml.decode(payload, content_format)
-                return water.readings_of_senml(records, now), water.battery_of_senml(records)
-            return water.reading_of_tlv(payload, now), None
-        except (ParsingError, MeterRefusedError) as error:
-            _log.warning("volume not readable", meter_id=meter_id, reason=str(error))
-            return (), None
+            await self._report(peer, identity, Facts())
 
     async def _report(
         self,
         peer: MeterPeer,
         identity: MeterIdentity,
-        readings: tuple[RegisterReading, ...],
-        battery_percent: int | None,
+        facts: Facts,
     ) -> None:
         """Read the meter's statement and take it in. One that is no statement of this meter's is left aside."""
         statement = None
@@ -213,9 +211,11 @@ class Contacts:
         now = self._clock.now()
         # One clock for one register: a statement carries the meter's own time and a MAC, a plain read neither, and
         # the two clocks may differ by more than the water between them.
-        told = () if statement is not None else readings
-        empty_pipe = bool(readings) and readings[-1].empty_pipe
-        report = MeterReport(identity.meter_id, now, told, statement, battery_percent, empty_pipe)
+        told = () if statement is not None else facts.readings
+        empty_pipe = bool(facts.readings) and facts.readings[-1].empty_pipe
+        report = replace(
+            facts.report(identity.meter_id, now), readings=told, statement=statement, empty_pipe=empty_pipe
+        )
         try:
             async with self._sessions.begin() as session:
                 await take_report(session, report, now)

@@ -1,6 +1,7 @@
 """One awake meter as a CoAP server that we call: reads and writes, with errors in our own terms."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,14 @@ from aiocoap.numbers.constants import TransportTuning
 
 from standpipe.errors import StandpipeError
 from standpipe.meter_gateway import senml, tlv
+from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meter_gateway.parsing import ParsingError
 
 OCTET_STREAM = 42
 MAX_ANSWER_BYTES = 16 * 1024
 MAX_BLOCKS = 256
+BLOCK_EXPONENT = 5
+"""Blocks of 512 bytes: with its heads such a datagram passes NB-IoT whole."""
 
 
 class MeterAsleepError(StandpipeError):
@@ -45,23 +49,41 @@ def tuning(ack_timeout_s: float, max_retransmit: int) -> TransportTuning:
 
 
 class MeterPeer:
-    """Requests to the address from which the meter last spoke, over the socket on which it spoke to us."""
+    """Requests to the address from which the meter last spoke, over the socket on which it spoke to us.
 
-    def __init__(self, context: aiocoap.Context, remote: str, tuned: TransportTuning) -> None:
+    ``remote`` is a plain UDP address as registrations keep it, or a DTLS session.
+    """
+
+    def __init__(
+        self,
+        context: aiocoap.Context,
+        remote: str | DtlsSession,
+        tuned: TransportTuning,
+        hang_up: Callable[[DtlsSession], None] | None = None,
+    ) -> None:
         self._context = context
+        self.session = remote if isinstance(remote, DtlsSession) else None
+        self._base = remote.uri_base if isinstance(remote, DtlsSession) else remote.replace("udp://", "coap://")
+        self._tuning, self._hang_up = tuned, hang_up
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
-        self._base = remote.replace("udp://", "coap://")
-        self._tuning = tuned
 
-    async def read_volume(self) -> tuple[bytes, int]:
-        """/3424/0 as (payload, content format); TLV where the meter knows no SenML-CBOR."""
+    async def read_object(self, path: str) -> tuple[bytes, int]:
+        """An object's instance as (payload, content format); TLV where the meter knows no SenML-CBOR."""
         try:
-            return await self._read("/3424/0", senml.CBOR_FORMAT)
+            return await self._read(path, senml.CBOR_FORMAT)
         except MeterRefusedError as refusal:
             if refusal.code not in {"4.06", "4.15"}:
                 raise
-            return await self._read("/3424/0", tlv.CONTENT_FORMAT)
+            return await self._read(path, tlv.CONTENT_FORMAT)
+
+    async def observe(self, path: str) -> Any:
+        """An observation of a resource (an aiocoap request with its first answer), in the meter's own format.
+
+        None where the meter answers without observing.
+        """
+        request, response = await self._exchange(aiocoap.GET, path, observe=0)
+        return request if response.opt.observe is not None else None
 
     async def read_status(self, object_id: int) -> bytes:
         """The prepaid object's status frame, taken out of TLV where the meter wraps it."""
@@ -73,7 +95,41 @@ class MeterPeer:
 
     async def write_command(self, object_id: int, frame: bytes) -> None:
         """Write a command frame; returning means that the radio delivered it, and no more."""
-        await self._request(aiocoap.PUT, f"/{object_id}/0/0", payload=frame, content_format=OCTET_STREAM)
+        await self.write(f"/{object_id}/0/0", frame, OCTET_STREAM)
+
+    async def write_key(self, object_id: int, frame: bytes) -> None:
+        """Write a key frame."""
+        await self.write(f"/{object_id}/0/6", frame, OCTET_STREAM)
+
+    async def write(self, path: str, payload: bytes, content_format: int) -> None:
+        """PUT, in blocks where it does not fit into one (RFC 7959 §2.5); the meter may ask for smaller ones."""
+        exponent, offset = BLOCK_EXPONENT, 0
+        while len(payload) > 1 << (exponent + 4):
+            size = 1 << (exponent + 4)
+            more = offset + size < len(payload)
+            response = await self._request(
+                aiocoap.PUT,
+                path,
+                payload=payload[offset : offset + size],
+                content_format=content_format,
+                block1=(offset // size, more, exponent),
+            )
+            if not more:
+                return
+            offset += size
+            asked = response.opt.block1
+            # Smaller blocks from here on: what has gone over counts as so many of them.
+            exponent = min(exponent, asked.size_exponent) if asked is not None else exponent
+        await self._request(aiocoap.PUT, path, payload=payload, content_format=content_format)
+
+    async def execute(self, code: Any, path: str) -> None:
+        """A request without a payload, e.g. DELETE."""
+        await self._request(code, path)
+
+    def hang_up(self) -> None:
+        """End the DTLS session, where there is one."""
+        if self.session is not None and self._hang_up is not None:
+            self._hang_up(self.session)
 
     def give_up(self, request: aiocoap.Message) -> None:
         """Wait no longer for this request's answer, if we still do; its waiter gets MeterAsleepError.
@@ -105,15 +161,26 @@ class MeterPeer:
         return payload, accept if content_format is None else int(content_format)
 
     async def _request(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
-        message = aiocoap.Message(code=code, uri=self._base + path, transport_tuning=self._tuning, **options)
+        return (await self._exchange(code, path, **options))[1]
+
+    async def _exchange(self, code: Any, path: str, **options: Any) -> tuple[Any, aiocoap.Message]:
+        """The request and its answer. Raises MeterAsleepError, MeterRefusedError."""
+        if self.session is None:
+            options["uri"] = self._base + path
+        else:
+            options["uri_path"] = [part for part in path.split("/") if part]
+        message = aiocoap.Message(code=code, transport_tuning=self._tuning, **options)
+        if self.session is not None:
+            message.remote = self.session
         self.owed = message
         try:
             async with asyncio.timeout(self._tuning.MAX_TRANSMIT_WAIT):
-                response: aiocoap.Message = await self._context.request(message, handle_blockwise=False).response
+                request = self._context.request(message, handle_blockwise=False)
+                response: aiocoap.Message = await request.response
         except (CoapError, OSError, TimeoutError) as error:
             raise MeterAsleepError(f"no answer from {self._base}{path}: {type(error).__name__}") from error
         finally:
             self.owed = None
         if not response.code.is_successful():
             raise MeterRefusedError(response.code.dotted)
-        return response
+        return request, response

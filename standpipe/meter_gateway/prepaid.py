@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from standpipe.meter_gateway.parsing import ParsingError
@@ -13,6 +13,7 @@ KIND_CREDIT = 0x01
 KIND_VALVE = 0x02
 KIND_THRESHOLD = 0x03
 KIND_AT_ZERO = 0x04
+KIND_KEY = 0x10
 KIND_STATUS = 0x81
 MAC_BYTES = 16
 MAX_TOTAL = 2**63 - 1
@@ -21,8 +22,10 @@ MAX_TOTAL = 2**63 - 1
 _COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO})
 _COMMAND = struct.Struct(">BBIQ3s")
 _STATUS = struct.Struct(">BBIIBBBQqQI")
+_KEY = struct.Struct(">BBI16s")
 _COMMAND_LABEL = b"standpipe/prepaid/command"
 _STATUS_LABEL = b"standpipe/prepaid/status"
+_KEY_LABEL = b"standpipe/prepaid/key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,27 @@ class StatusFrame:
         if max(status.credit_accepted_minor, status.register_ml) > MAX_TOTAL:
             raise ParsingError("a total beyond any meter's")
         return status
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFrame:
+    """The meter's next DTLS key. Only the transport keeps it secret, so it goes over DTLS alone."""
+
+    generation: int
+    key: bytes = field(repr=False)
+
+    def to_bytes(self, key: bytes, serial: str) -> bytes:
+        """The frame for this meter under its prepaid key, 38 bytes."""
+        body = _KEY.pack(VERSION, KIND_KEY, self.generation, self.key)
+        return body + _mac(key, _KEY_LABEL, serial, body)
+
+    @classmethod
+    def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "KeyFrame":
+        """Raises ParsingError unless the frame is whole, known and meant for this meter."""
+        version, kind, generation, dtls_key = _opened(frame, _KEY, key, _KEY_LABEL, serial)
+        if version != VERSION or kind != KIND_KEY:
+            raise ParsingError("not a key frame that we know")
+        return cls(generation, dtls_key)
 
 
 def _opened(frame: bytes, layout: struct.Struct, key: bytes, label: bytes, serial: str) -> tuple[Any, ...]:

@@ -24,7 +24,6 @@ from standpipe.meters import registrations
 from standpipe.meters.identity import by_transport_identity
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.registrations import Registration
-from standpipe.meters.reports import MeterReport
 from standpipe.usage.readings import take_report
 
 MAX_LIFETIME_S = 10 * 366 * 86_400
@@ -94,13 +93,15 @@ class Registrations(Door):
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
         """Register; the answer carries the new location."""
-        query = _query(request)
+        query = query_of(request)
         identity = self._identity.at_registration(request.remote, query.get("ep", ""))
         async with self._sessions.begin() as session:
             try:
                 meter = await by_transport_identity(session, self._keys, identity)
             except NotFoundError as error:
                 raise NotAuthenticatedError("unknown endpoint") from error
+            if meter.needs_dtls is not (self._identity.meter_of(request.remote) is not None):
+                raise NotAuthenticatedError("not over this transport")
             registration = await registrations.register(
                 session,
                 meter_id=meter.meter_id,
@@ -109,6 +110,7 @@ class Registrations(Door):
                 # LwM2M 1.0 writes b=UQ, 1.1 a Q of its own beside b=U.
                 queue_mode="Q" in query or "Q" in query.get("b", ""),
                 objects=_objects(request),
+                lwm2m=query.get("lwm2m", "1.0")[:8],
             )
         self._contacts.woke(registration.meter_id)
         response = aiocoap.Message(code=aiocoap.CREATED)
@@ -131,7 +133,7 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
                 session,
                 location=known.location,
                 remote=address(request.remote),
-                lifetime_s=_lifetime_s(_query(request)),
+                lifetime_s=_lifetime_s(query_of(request)),
                 objects=_objects(request) or None,
             )
         self._contacts.woke(registration.meter_id)
@@ -146,6 +148,7 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
 
     async def _known(self, request: aiocoap.Message) -> Registration:
         path = request.opt.uri_path
+        path = path[:-1] if path[-1:] == ("",) else path
         if len(path) != 1 or not _SEGMENT.fullmatch(path[0]):
             raise NotFoundError("no such location")
         async with self._sessions() as session:
@@ -169,18 +172,14 @@ class DataPush(Door):
         registration = await who_sent(self._sessions, self._identity, request.remote)
         content_format = request.opt.content_format
         if content_format not in (senml.CBOR_FORMAT, senml.JSON_FORMAT):
+            # LwM2M 1.1 §6.4.4: Send takes SenML alone.
             return _refusal(aiocoap.UNSUPPORTED_CONTENT_FORMAT)
         now = self._clock.now()
-        records = senml.decode(bytes(request.payload), int(content_format))
-        report = MeterReport(
-            registration.meter_id,
-            now,
-            water.readings_of_senml(records, now),
-            battery_percent=water.battery_of_senml(records),
-        )
+        facts = water.facts_of(senml.decode(bytes(request.payload), int(content_format)), now)
+        report = facts.report(registration.meter_id, now)
         async with self._sessions.begin() as session:
             await take_report(session, report, now)
-            await registrations.keep_awake(session, registration.meter_id)
+            await registrations.sent(session, registration.meter_id, address(request.remote))
         self._contacts.heard(registration.meter_id)
         return aiocoap.Message(code=aiocoap.CHANGED)
 
@@ -197,9 +196,15 @@ def make_site(
     """The whole server side."""
     site = Site()
     # aiocoap keeps exact paths and paths with a remainder apart, so /rd and /rd/{location} are two resources.
-    site.add_resource(["rd"], Registrations(room, sessions, keys, identity, contacts))
+    registering, pushing = (
+        Registrations(room, sessions, keys, identity, contacts),
+        DataPush(room, sessions, identity, contacts, clock),
+    )
+    # Some clients end a path with a slash, which in CoAP is one more, empty segment.
+    for end in ([], [""]):
+        site.add_resource(["rd", *end], registering)
+        site.add_resource(["dp", *end], pushing)
     site.add_resource(["rd"], Located(room, sessions, identity, contacts))
-    site.add_resource(["dp"], DataPush(room, sessions, identity, contacts, clock))
     return site
 
 
@@ -209,7 +214,8 @@ def _refusal(code: Any) -> aiocoap.Message:
     return aiocoap.Message(code=code, transport_tuning=Unreliable())
 
 
-def _query(request: aiocoap.Message) -> dict[str, str]:
+def query_of(request: aiocoap.Message) -> dict[str, str]:
+    """The parameters of a request's query; one without a value has an empty one."""
     pairs = [item.partition("=") for item in request.opt.uri_query]
     return {name: value for name, _, value in pairs}
 

@@ -95,11 +95,15 @@ def _number(value: object) -> Decimal:
     # Before it becomes a Decimal: the time that this takes grows with the square of a bignum's length.
     if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
         raise ParsingError("a number out of all proportion")
-    # repr gives the shortest decimal that means this float: 12.345 stays 12.345.
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    number = exact(value) if isinstance(value, float) else Decimal(value)
     if not number.is_finite() or abs(number.adjusted()) > 30:  # noqa: PLR2004 - far beyond any meter's reach.
         raise ParsingError("a number out of all proportion")
     return number
+
+
+def exact(value: float) -> Decimal:
+    """The shortest decimal that means this float: 12.345 stays 12.345."""
+    return Decimal(repr(value))
 
 
 def _text(value: object) -> str:

@@ -53,6 +53,30 @@ def number(value: bytes) -> float:
     return float(struct.unpack(_FLOAT_SIZES[len(value)], value)[0])
 
 
+def resource(identifier: int, value: bytes) -> bytes:
+    """One resource with its value, as it goes out."""
+    head, body = RESOURCE << 6, b""
+    if identifier > 0xFF:  # noqa: PLR2004 - a byte.
+        head, body = head | 0b0010_0000, identifier.to_bytes(2, "big")
+    else:
+        body = bytes((identifier,))
+    if len(value) < 8:  # noqa: PLR2004 - what three bits hold.
+        return bytes((head | len(value),)) + body + value
+    size = 1 if len(value) <= 0xFF else 2 if len(value) <= 0xFFFF else 3  # noqa: PLR2004 - what so many bytes hold.
+    return bytes((head | size << 3,)) + body + len(value).to_bytes(size, "big") + value
+
+
+def of_integer(value: int) -> bytes:
+    """A signed integer in as few bytes as the format has for it."""
+    size = next(size for size in _INTEGER_SIZES if -(1 << 8 * size - 1) <= value < 1 << 8 * size - 1)
+    return value.to_bytes(size, "big", signed=True)
+
+
+def of_boolean(*, value: bool) -> bytes:
+    """A boolean."""
+    return b"\x01" if value else b"\x00"
+
+
 def _entry(payload: bytes, offset: int, depth: int) -> tuple[Entry, int]:
     head = payload[offset]
     id_bytes = 2 if head & 0b0010_0000 else 1

@@ -20,6 +20,10 @@ class KeyRing:
         """The key as it is stored."""
         return self._fernet.encrypt(key).decode("ascii")
 
+    def reseal(self, sealed: str) -> str:
+        """The same key under the newest secret. Raises SettingsError where none of the operator's secrets opens it."""
+        return self.seal(self.open(sealed))
+
     def open(self, sealed: str) -> bytes:
         """The key itself. Raises SettingsError where none of the operator's secrets opens it."""
         try:

@@ -135,6 +135,9 @@ class MeterRegistration(Base):
     queue_mode: Mapped[bool]
     lifetime_s: Mapped[int]
     objects: Mapped[str]
+    lwm2m: Mapped[str] = mapped_column(server_default="1.0")
+    sends: Mapped[bool] = mapped_column(server_default="false")
+    updates: Mapped[int] = mapped_column(server_default="0")
     expires_at: Mapped[datetime]
     awake_until: Mapped[datetime]
 

@@ -29,10 +29,22 @@ class Registration:
     lifetime_s: int
     objects: str
     awake: bool
+    lwm2m: str
+    """The client's version, e.g. ``1.1``; 1.0 knows no Send."""
+    sends: bool
+    """It has used Send since it registered."""
+    updates: int
 
 
 async def register(
-    session: AsyncSession, *, meter_id: str, remote: str, lifetime_s: int, queue_mode: bool, objects: str
+    session: AsyncSession,
+    *,
+    meter_id: str,
+    remote: str,
+    lifetime_s: int,
+    queue_mode: bool,
+    objects: str,
+    lwm2m: str = "1.0",
 ) -> Registration:
     """A new registration in place of the meter's earlier one. Its location is unguessable."""
     await session.execute(
@@ -44,6 +56,9 @@ async def register(
         "lifetime_s": lifetime_s,
         "queue_mode": queue_mode,
         "objects": objects,
+        "lwm2m": lwm2m,
+        "sends": False,
+        "updates": 0,
         "expires_at": func.now() + timedelta(seconds=lifetime_s),
         "awake_until": func.now() + timedelta(seconds=MAX_TRANSMIT_WAIT_S),
     }
@@ -71,6 +86,7 @@ async def update_registration(
             remote=remote,
             lifetime_s=lifetime_s,
             objects=objects or known.objects,
+            updates=MeterRegistration.updates + 1,
             expires_at=func.now() + timedelta(seconds=lifetime_s),
             awake_until=func.now() + timedelta(seconds=MAX_TRANSMIT_WAIT_S),
         )
@@ -81,6 +97,11 @@ async def update_registration(
 async def deregister(session: AsyncSession, location: str) -> None:
     """Forget a registration; unknown ones are forgotten already."""
     await session.execute(delete(MeterRegistration).where(MeterRegistration.location == location))
+
+
+async def deregister_meter(session: AsyncSession, meter_id: str) -> None:
+    """The same by the meter: its key was taken away."""
+    await session.execute(delete(MeterRegistration).where(MeterRegistration.meter_id == meter_id))
 
 
 async def by_remote(session: AsyncSession, remote: str) -> Registration:
@@ -104,6 +125,15 @@ async def keep_awake(session: AsyncSession, meter_id: str) -> None:
         update(MeterRegistration)
         .where(MeterRegistration.meter_id == meter_id)
         .values(awake_until=func.now() + timedelta(seconds=MAX_TRANSMIT_WAIT_S))
+    )
+
+
+async def sent(session: AsyncSession, meter_id: str, remote: str) -> None:
+    """The meter used Send, over ``remote``: it listens there, and needs no asking for its readings."""
+    await session.execute(
+        update(MeterRegistration)
+        .where(MeterRegistration.meter_id == meter_id)
+        .values(remote=remote, sends=True, awake_until=func.now() + timedelta(seconds=MAX_TRANSMIT_WAIT_S))
     )
 
 
@@ -135,4 +165,7 @@ async def _read(session: AsyncSession, condition: ColumnElement[bool]) -> Regist
         lifetime_s=found.lifetime_s,
         objects=found.objects,
         awake=bool(awake) or not found.queue_mode,
+        lwm2m=found.lwm2m,
+        sends=found.sends,
+        updates=found.updates,
     )

@@ -38,6 +38,44 @@ class CommandResult(StrEnum):
     TOTAL_TOO_LOW = "TOTAL_TOO_LOW"
 
 
+class ConditionKind(StrEnum):
+    """What a meter can complain of."""
+
+    LEAK_SUSPECTED = "LEAK_SUSPECTED"
+    LEAK = "LEAK"
+    REVERSE_FLOW = "REVERSE_FLOW"
+    BLOCKED = "BLOCKED"
+    TAMPER = "TAMPER"
+    EMPTY_PIPE = "EMPTY_PIPE"
+    LOW_BATTERY = "LOW_BATTERY"
+
+
+class MeasureKind(StrEnum):
+    """What a meter measures beside its register, units last."""
+
+    MAX_FLOW_ML_PER_H = "MAX_FLOW_ML_PER_H"
+    VALVE_PERCENT = "VALVE_PERCENT"
+    SIGNAL_DBM = "SIGNAL_DBM"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A complaint as it stood at an instant."""
+
+    kind: ConditionKind
+    at: datetime
+    is_raised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A value at an instant, in the unit that its kind names."""
+
+    kind: MeasureKind
+    at: datetime
+    value: int
+
+
 @dataclass(frozen=True, slots=True)
 class RegisterReading:
     """The volume register at an instant; the register only ever rises unless the meter is swapped or tampered with.
@@ -81,3 +119,5 @@ class MeterReport:
     battery_percent: int | None = None
     empty_pipe: bool = False
     """The meter felt air at the time of its statement."""
+    conditions: tuple[Condition, ...] = ()
+    measures: tuple[Measure, ...] = ()

@@ -8,6 +8,7 @@ units, such as 150.00.
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
 from standpipe.office.dlms import dlms
+from standpipe.office.keys import meter_key
 from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
 from standpipe.office.people import agent, operator, voucher
@@ -32,4 +33,5 @@ GROUPS = {
     "supply": supply,
     "lorawan": lorawan,
     "dlms": dlms,
+    "meter-key": meter_key,
 }

@@ -23,6 +23,9 @@ from aiocoap.resource import Resource, Site
 
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
+from standpipe.simulator.meter_bootstrap import bootstrap
+from standpipe.simulator.meter_dtls import DtlsRadio
+from standpipe.simulator.meter_frames import open_key
 from standpipe.simulator.meter_model import (
     MeterConfig,
     MeterState,
@@ -76,9 +79,11 @@ class SimulatedMeter:
         clock: Clock,
         awake_s: float = 3.0,
         ack_timeout_s: float = 1.0,
+        bootstrap_server: tuple[str, int] | None = None,
     ) -> None:
         self.config, self._store_dir, self._clock = config, store_dir, clock
         self._gateway = f"coap://{gateway[0]}:{gateway[1]}"
+        self._gateway_at, self._bootstrap_server = gateway, bootstrap_server
         self._object_id, self._awake_s = object_id, awake_s
         self._chance = random.Random(config.serial)
         self._lose_of: dict[str, int] = {}
@@ -86,9 +91,11 @@ class SimulatedMeter:
         self._heard_at = 0.0
         self._tuning = TransportTuning()
         self._tuning.ACK_TIMEOUT = ack_timeout_s
+        self._impatient = TransportTuning()
+        self._impatient.ACK_TIMEOUT, self._impatient.MAX_RETRANSMIT = ack_timeout_s, 1
         self.state: MeterState = meter_store.load(store_dir, config)
         self._context: Any = None
-        self._radio = Radio(self._chance, config.lose_datagram_rate)
+        self._radio = self._make_radio()
         self._wakes = asyncio.Lock()
 
     async def wake(self) -> bool:
@@ -98,9 +105,11 @@ class SimulatedMeter:
         """
         async with self._wakes:
             self._advance()
+            if not await self._is_provisioned():
+                return False
             self._context = await self._radio.switch_on(self._site())
             try:
-                reached = await self._announce() and await self._push()
+                reached = await self._radio.reach() and await self._announce() and await self._push()
                 await self._listen()
             finally:
                 self._context = None
@@ -146,6 +155,7 @@ class SimulatedMeter:
         """Lose power: what was not stored is gone."""
         self.state = meter_store.load(self._store_dir, self.config)
         self.state.location = ""
+        self._radio.forget_session()
 
     def save(self) -> None:
         """Store the state durably."""
@@ -164,6 +174,33 @@ class SimulatedMeter:
             return True
         return self._chance.random() < self.config.lose_answer_rate
 
+    def _make_radio(self) -> Radio:
+        if not self.config.dtls_key_hex and not self.config.bootstrap_key_hex:
+            return Radio(self._chance, self.config.lose_datagram_rate)
+        return DtlsRadio(self._chance, self.config.lose_datagram_rate, self._where, self._credential)
+
+    def _where(self) -> tuple[str, int]:
+        if not self.state.gateway:
+            return self._gateway_at
+        host, _, port = self.state.gateway.rpartition(":")
+        return host, int(port)
+
+    async def _is_provisioned(self) -> bool:
+        """Whether it knows whom to speak with, and under which key; it asks the bootstrap server otherwise."""
+        if not self.config.bootstrap_key_hex or self.state.dtls_key_hex or self._bootstrap_server is None:
+            return True
+        key = bytes.fromhex(self.config.bootstrap_key_hex)
+        account = await bootstrap(self._bootstrap_server, self.config.endpoint, key, self._chance, self._tuning)
+        if account is None:
+            return False
+        self.state.dtls_key_hex = account.security[5].hex()
+        self.state.gateway = f"{account.gateway[0]}:{account.gateway[1]}"
+        self.save()
+        return True
+
+    def _credential(self) -> tuple[str, bytes]:
+        return self.config.endpoint, bytes.fromhex(self.state.dtls_key_hex or self.config.dtls_key_hex)
+
     def _advance(self) -> None:
         advance(self.config, self.state, self._clock.now())
 
@@ -176,7 +213,13 @@ class SimulatedMeter:
 
     async def _announce(self) -> bool:
         if self.state.location:
-            response = await self._request(aiocoap.POST, self.state.location)
+            kept = self._radio.is_connected
+            response = await self._request(aiocoap.POST, self.state.location, patient=not kept)
+            if response is None and kept:
+                # A session from before this waking, of which the gateway may know nothing any more.
+                if not await self._radio.reach(anew=True):
+                    return False
+                response = await self._request(aiocoap.POST, self.state.location)
             if response is not None and response.code.is_successful():
                 return True
             if response is None:
@@ -214,8 +257,9 @@ class SimulatedMeter:
             self.save()
         return True
 
-    async def _request(self, code: Any, path: str, **options: Any) -> Any:
-        message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=self._tuning, **options)
+    async def _request(self, code: Any, path: str, *, patient: bool = True, **options: Any) -> Any:
+        tuning = self._tuning if patient else self._impatient
+        message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=tuning, **options)
         try:
             return await self._context.request(message).response
         except (CoapError, OSError) as error:
@@ -225,6 +269,7 @@ class SimulatedMeter:
     def _site(self) -> Site:
         site = Site()
         site.add_resource(["3424", "0"], _Path(self, self._volume))
+        site.add_resource(["3", "0", "9"], _Path(self, lambda _: _text("87")))
         prepaid = [str(self._object_id), "0"]
         site.add_resource([*prepaid, "0"], _Path(self, self._command))
         site.add_resource([*prepaid, "1"], _Path(self, self._status))
@@ -232,6 +277,7 @@ class SimulatedMeter:
         site.add_resource([*prepaid, "3"], _Path(self, lambda _: _text(self.config.currency)))
         site.add_resource([*prepaid, "4"], _Path(self, lambda _: _text(str(self.state.valve))))
         site.add_resource([*prepaid, "5"], _Path(self, lambda _: _text(str(self.state.threshold_minor))))
+        site.add_resource([*prepaid, "6"], _Path(self, self._new_key))
         return site
 
     def _volume(self, request: Any) -> aiocoap.Message:
@@ -255,6 +301,16 @@ class SimulatedMeter:
         take_command(self.config, self.state, bytes(request.payload))
         return aiocoap.Message(code=aiocoap.CHANGED)
 
+    def _new_key(self, request: Any) -> aiocoap.Message:
+        opened = open_key(bytes(request.payload), bytes.fromhex(self.config.prepaid_key_hex), self.config.serial)
+        if request.code != aiocoap.PUT or opened is None or not self._radio.is_connected:
+            return aiocoap.Message(code=aiocoap.BAD_REQUEST)
+        generation, key = opened
+        if generation < self.state.dtls_generation:
+            return aiocoap.Message(code=aiocoap.FORBIDDEN)
+        self.state.dtls_generation, self.state.dtls_key_hex = generation, key.hex()
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
     def _status(self, _request: Any) -> aiocoap.Message:
         self._advance()
         return _content(status_frame(self.config, self.state), OCTET_STREAM)
@@ -269,11 +325,23 @@ def _text(text: str) -> aiocoap.Message:
 
 
 async def run_meters(
-    configs: list[MeterConfig], *, store_dir: Path, gateway: tuple[str, int], object_id: int, clock: Clock
+    configs: list[MeterConfig],
+    *,
+    store_dir: Path,
+    gateway: tuple[str, int],
+    plain_gateway: tuple[str, int],
+    object_id: int,
+    clock: Clock,
 ) -> None:
     """Run these meters until cancelled."""
     meters = [
-        SimulatedMeter(config, store_dir=store_dir, gateway=gateway, object_id=object_id, clock=clock)
+        SimulatedMeter(
+            config,
+            store_dir=store_dir,
+            gateway=gateway if config.dtls_key_hex else plain_gateway,
+            object_id=object_id,
+            clock=clock,
+        )
         for config in configs
     ]
     running: list[Awaitable[None]] = [_keep_running(meter) for meter in meters]

@@ -15,6 +15,15 @@ def open_command(frame: bytes, key: bytes, serial: str) -> tuple[int, int, int, 
     return frame[1], sequence, value, frame[14:17].decode("ascii", "replace")
 
 
+def open_key(frame: bytes, key: bytes, serial: str) -> tuple[int, bytes] | None:
+    """(generation, DTLS key), or None for a frame that is not for this meter."""
+    if len(frame) != 38 or frame[:2] != b"\x01\x10":  # noqa: PLR2004 - the page's own numbers.
+        return None
+    if not hmac.compare_digest(frame[22:], mac(b"standpipe/prepaid/key", frame[:22], key, serial)):
+        return None
+    return int.from_bytes(frame[2:6], "big"), frame[6:22]
+
+
 def make_status(fields: tuple[int, int, int, int, int, int, int, int, int], key: bytes, serial: str) -> bytes:
     """counter, last sequence, result, valve, reason, accepted, remaining, register_ml, time_s → the signed frame."""
     counter, sequence, result, valve, reason, accepted, remaining, register_ml, time_s = fields

@@ -61,6 +61,10 @@ class MeterConfig:
     device_class: str = "A"
     dlms: dict[str, str] | None = None
     """Set for a meter that speaks DLMS: see ``simulator/dlms_meter.py``."""
+    dtls_key_hex: str = ""
+    """The key that it left the factory with; empty: it speaks plain UDP."""
+    bootstrap_key_hex: str = ""
+    """In its place: the key under which it asks a bootstrap server for one."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "MeterConfig":
@@ -95,6 +99,11 @@ class MeterState:
     threshold_minor: int = 0
     at_zero: int = DISCONNECT
     location: str = ""
+    dtls_key_hex: str = ""
+    """A key that came later, in place of the factory's."""
+    dtls_generation: int = 0
+    gateway: str = ""
+    """Where a bootstrap server sent it, ``host:port``."""
     unsent: list[tuple[int, int]] = field(default_factory=list)
     pipe_empty: list[tuple[int, bool]] = field(default_factory=list)
     """Since when (Unix seconds) the pipe has been empty, or full again."""

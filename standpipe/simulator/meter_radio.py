@@ -25,16 +25,18 @@ class Radio:
             _close_all(self._deaf)
             port = self._port or _free_port()
             try:
-                self._context = await aiocoap.Context.create_server_context(
-                    site, bind=("127.0.0.1", port), transports=["udp6"]
-                )
+                self._context = await self._open(site, port)
             except OSError:
                 self._port = 0
                 continue
             self._port = port
-            self._make_lossy()
             return self._context
         raise OSError("no free UDP port for a simulated meter")
+
+    async def reach(self, *, anew: bool = False) -> bool:
+        """Be ready to ask the gateway, which without DTLS one always is."""
+        del anew
+        return True
 
     async def switch_off(self) -> None:
         """Sleep. Somebody holds the port and reads nothing: a closed one would answer by ICMP, and PSM is silent."""
@@ -48,16 +50,26 @@ class Radio:
         else:
             self._deaf.append(deaf)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a session that may turn out to be none any more."""
+        return False
+
+    def forget_session(self) -> None:
+        """Without DTLS there is none."""
+
     def forget_port(self) -> None:
         """Wake at another port the next time."""
         _close_all(self._deaf)
         self._port = 0
 
-    def _make_lossy(self) -> None:
-        for tokens in self._context.request_interfaces:
+    async def _open(self, site: Site, port: int) -> aiocoap.Context:
+        context = await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port), transports=["udp6"])
+        for tokens in context.request_interfaces:
             udp = tokens.token_interface.message_interface
             udp.send = self._lossy(udp.send)
             udp.datagram_msg_received = self._lossy(udp.datagram_msg_received)
+        return context
 
     def _lossy(self, carry: Any) -> Any:
         def carry_or_lose(*datagram: Any) -> None:

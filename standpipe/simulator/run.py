@@ -33,6 +33,8 @@ class World:
     gateway: tuple[str, int]
     dlms_gateway: tuple[str, int] | None
     """None: the town's DLMS meters stay silent."""
+    plain_gateway: tuple[str, int]
+    """Without DTLS, for meters that have no key."""
     object_id: int
     clock: Clock
     sandbox_port: int
@@ -110,6 +112,7 @@ async def run_world(world: World) -> None:
                 [config for config in manifest if not config.dev_eui and config.dlms is None],
                 store_dir=world.data_dir / "meters",
                 gateway=world.gateway,
+                plain_gateway=world.plain_gateway,
                 object_id=world.object_id,
                 clock=world.clock,
             )

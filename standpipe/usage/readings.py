@@ -21,6 +21,7 @@ from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
 from standpipe.meters import statements
 from standpipe.meters.commands import lock_meter
+from standpipe.meters.conditions import note_conditions, note_measures
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
@@ -73,6 +74,8 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     state = await statements.touch(
         session, meter.id, seen_at=report.received_at, battery_percent=report.battery_percent
     )
+    await note_conditions(session, meter.id, report.conditions, now)
+    await note_measures(session, meter.id, report.measures, now)
     readings = list(report.readings)
     # Kept hours come before the statement that could tell of a wrong clock: what it told last time holds until then.
     clock_wrong = abs(timedelta(seconds=state.clock_error_s or 0)) > MAX_CLOCK_ERROR

@@ -12,12 +12,16 @@ from typing import Any
 import cbor2
 import pytest
 
-from standpipe.meter_gateway import prepaid, senml, tlv, water
+from standpipe.meter_gateway import objects, prepaid, senml, tlv, water
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import RegisterReading
 
 KEY, SERIAL = bytes(range(32)), "KW1001"
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def of_tlv(payload: bytes) -> tuple[RegisterReading, ...]:
+    return water.facts_of(objects.decode(payload, tlv.CONTENT_FORMAT, water.METER_PATH), NOW).readings
 
 
 @pytest.mark.parametrize(
@@ -34,20 +38,20 @@ def test_senml_names_times_and_bases_however_a_client_splits_them(pack: list[Any
         RegisterReading(datetime.fromtimestamp(1_777_000_000, UTC), 12_345_000),
         RegisterReading(datetime.fromtimestamp(1_777_003_600, UTC), 12_500_000),
     )
-    assert water.readings_of_senml(senml.decode(cbor2.dumps(pack), senml.CBOR_FORMAT), NOW) == expected
+    assert water.facts_of(senml.decode(cbor2.dumps(pack), senml.CBOR_FORMAT), NOW).readings == expected
     names = {-2: "bn", -3: "bt", -5: "bv", 0: "n", 2: "v", 6: "t"}
     text = json.dumps([{names[key]: value for key, value in record.items()} for record in pack]).encode()
-    assert water.readings_of_senml(senml.decode(text, senml.JSON_FORMAT), NOW) == expected
+    assert water.facts_of(senml.decode(text, senml.JSON_FORMAT), NOW).readings == expected
 
 
 def test_senml_relative_time_counts_from_arrival() -> None:
     pack = cbor2.dumps([{0: "/3424/0/1", 6: -60, 2: 1}, {0: "/3424/0/1", 2: 2}, {0: "/3/0/9", 2: 77}])
     records = senml.decode(pack, senml.CBOR_FORMAT)
-    assert water.readings_of_senml(records, NOW) == (
+    assert water.facts_of(records, NOW).readings == (
         RegisterReading(NOW - timedelta(minutes=1), 1_000_000),
         RegisterReading(NOW, 2_000_000),
     )
-    assert water.battery_of_senml(records) == 77
+    assert water.facts_of(records, NOW).battery_percent == 77
 
 
 @pytest.mark.parametrize(
@@ -58,16 +62,16 @@ def test_senml_relative_time_counts_from_arrival() -> None:
 )  # fmt: skip
 def test_senml_that_is_no_register_is_one_typed_error(item: Any) -> None:
     with pytest.raises(ParsingError):
-        water.readings_of_senml(senml.decode(cbor2.dumps(item), senml.CBOR_FORMAT), NOW)
+        water.facts_of(senml.decode(cbor2.dumps(item), senml.CBOR_FORMAT), NOW)
 
 
 def test_tlv_wrapped_and_bare() -> None:
     value = bytes((0b1100_1000, 1, 8)) + struct.pack(">d", 12.345)
     wrapped = bytes((0b0000_1000, 0, len(value))) + value
     for payload in (value, wrapped):
-        assert water.reading_of_tlv(payload, NOW) == (RegisterReading(NOW, 12_345_000),)
+        assert of_tlv(payload) == (RegisterReading(NOW, 12_345_000),)
     short = bytes((0b1100_0100, 1)) + struct.pack(">f", 2.5)
-    assert water.reading_of_tlv(short, NOW) == (RegisterReading(NOW, 2_500_000),)
+    assert of_tlv(short) == (RegisterReading(NOW, 2_500_000),)
 
 
 def test_tlv_integers() -> None:
@@ -78,9 +82,9 @@ def test_tlv_integers() -> None:
 
 DECODERS: list[Callable[[bytes], object]] = [
     tlv.decode,
-    lambda data: water.reading_of_tlv(data, NOW),
-    lambda data: water.readings_of_senml(senml.decode(data, senml.CBOR_FORMAT), NOW),
-    lambda data: water.readings_of_senml(senml.decode(data, senml.JSON_FORMAT), NOW),
+    of_tlv,
+    lambda data: water.facts_of(senml.decode(data, senml.CBOR_FORMAT), NOW).readings,
+    lambda data: water.facts_of(senml.decode(data, senml.JSON_FORMAT), NOW).readings,
     lambda data: prepaid.StatusFrame.from_bytes(data, KEY, SERIAL),
     lambda data: prepaid.CommandFrame.from_bytes(data, KEY, SERIAL),
 ]

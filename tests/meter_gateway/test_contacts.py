@@ -37,8 +37,9 @@ class Script:
     contacts: int = 0
     frames: list[CommandFrame] = field(default_factory=list)
     owed: Any = None
+    session: Any = None
 
-    async def read_volume(self) -> tuple[bytes, int]:
+    async def read_object(self, path: str) -> tuple[bytes, int]:
         self.contacts += 1
         self.on_volume()
         return cbor2.dumps([{0: "/3424/0/1", 2: 0.0}]), senml.CBOR_FORMAT

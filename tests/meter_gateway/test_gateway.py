@@ -22,7 +22,6 @@ from standpipe.meters.reports import CommandResult, MeterReport, MeterStatement,
 from standpipe.simulator.meter_device import SimulatedMeter
 from standpipe.usage.models import Reading
 from standpipe.usage.readings import take_report
-from tests.support.database import free_port
 from tests.support.radio import OBJECT_ID, Field, exchange, make_field, make_meter
 from tests.support.town import make_settings, until
 
@@ -97,27 +96,27 @@ async def test_m3_a_meter_that_restarts_keeps_its_credit_and_its_numbers(field: 
 
 
 async def test_m4_an_unknown_endpoint_is_refused_and_a_statement_of_another_key_is_not_believed(
-    field: Field, tmp_path: Path
+    plain: Field, tmp_path: Path
 ) -> None:
     stranger = SimulatedMeter(
-        replace(field.meter.config, endpoint="NOBODY"),
+        replace(plain.meter.config, endpoint="NOBODY"),
         store_dir=tmp_path / "other",
-        gateway=("127.0.0.1", field.settings.coap_port),
+        gateway=("127.0.0.1", plain.settings.coap_port),
         object_id=OBJECT_ID,
         clock=Clock(),
         awake_s=0.1,
     )
     assert not await stranger.wake()
-    await field.grant(5_000)
+    await plain.grant(5_000)
     # On plain UDP anybody may register in the meter's name; what they cannot do is confirm its credit.
-    impostor = make_meter(field.settings, field.home, tmp_path / "impostor", prepaid_key_hex=bytes(31).hex())
+    impostor = make_meter(plain.settings, plain.home, tmp_path / "impostor", prepaid_key_hex=bytes(31).hex())
     await impostor.wake()
-    assert await field.statuses() == [("CREDIT", "ACKNOWLEDGED")]
-    state = await field.state()
+    assert await plain.statuses() == [("CREDIT", "ACKNOWLEDGED")]
+    state = await plain.state()
     assert state is not None
     assert state.stated_at is None
-    await field.meter.wake()
-    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+    await plain.meter.wake()
+    assert await plain.statuses() == [("CREDIT", "CONFIRMED")]
 
 
 async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
@@ -147,11 +146,11 @@ async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
     assert after.credit_accepted_minor == state.credit_accepted_minor
 
 
-async def test_m7_garbage_datagrams_while_a_healthy_meter_is_served(field: Field) -> None:
-    await field.grant(5_000)
+async def test_m7_garbage_datagrams_while_a_healthy_meter_is_served(plain: Field) -> None:
+    await plain.grant(5_000)
     chance = random.Random(7)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
-        target = ("127.0.0.1", field.settings.coap_port)
+        target = ("127.0.0.1", plain.settings.coap_port)
 
         async def bombard() -> None:
             for number in range(3_000):
@@ -159,19 +158,19 @@ async def test_m7_garbage_datagrams_while_a_healthy_meter_is_served(field: Field
                 if number % 100 == 0:
                     await asyncio.sleep(0)
 
-        served, _ = await asyncio.gather(field.meter.wake(), bombard())
-    assert served or await field.meter.wake()
-    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+        served, _ = await asyncio.gather(plain.meter.wake(), bombard())
+    assert served or await plain.meter.wake()
+    assert await plain.statuses() == [("CREDIT", "CONFIRMED")]
 
 
-async def test_m8_an_unauthenticated_request_gets_no_more_than_three_times_its_size(field: Field) -> None:
+async def test_m8_an_unauthenticated_request_gets_no_more_than_three_times_its_size(plain: Field) -> None:
     empty = bytes.fromhex("40010001")
     core = bytes.fromhex("4001000b") + b"\xbb.well-known\x04core"
     bare = bytes.fromhex("4002000c") + b"\xb2rd"
     unknown = bytes.fromhex("4002000d") + b"\xb2rd\x4bep=nobody12"
     push = bytes.fromhex("4002000e") + b"\xb2dp\x11\x70\xff\x80"
     for request in (empty, core, bare, unknown, push):
-        reply = await exchange(field.settings.coap_port, request)
+        reply = await exchange(plain.settings.coap_port, request)
         assert len(reply) <= 3 * len(request), request
 
 
@@ -241,19 +240,19 @@ async def test_m17_another_port_is_served_after_the_next_update(field: Field) ->
     assert await field.statuses() == [("CREDIT", "CONFIRMED")]
 
 
-async def test_registration_queries_as_clients_write_them(field: Field) -> None:
+async def test_registration_queries_as_clients_write_them(plain: Field) -> None:
     context = await aiocoap.Context.create_client_context(transports=["udp6"])
-    base = f"coap://127.0.0.1:{field.settings.coap_port}/rd"
+    base = f"coap://127.0.0.1:{plain.settings.coap_port}/rd"
     try:
         for query, queue_mode in (("b=U", False), ("b=UQ", True), ("b=U&Q", True), ("Q", True)):
-            request = aiocoap.Message(code=aiocoap.POST, uri=f"{base}?ep={field.home.serial}&lt=300&{query}")
+            request = aiocoap.Message(code=aiocoap.POST, uri=f"{base}?ep={plain.home.serial}&lt=300&{query}")
             response = await context.request(request).response
             assert response.code == aiocoap.CREATED
-            async with field.sessions() as session:
+            async with plain.sessions() as session:
                 registration = (await session.scalars(select(MeterRegistration))).one()
             assert registration.queue_mode is queue_mode
             assert response.opt.location_path == ("rd", registration.location)
-        for query in ("", "ep=", f"ep={field.home.serial}&lt=-1", f"ep={field.home.serial}&lt=x"):
+        for query in ("", "ep=", f"ep={plain.home.serial}&lt=-1", f"ep={plain.home.serial}&lt=x"):
             response = await context.request(aiocoap.Message(code=aiocoap.POST, uri=f"{base}?{query}")).response
             assert not response.code.is_successful()
         location = f"{base}/{registration.location}"
@@ -269,8 +268,9 @@ async def test_without_a_transport_or_a_free_port_the_gateway_says_so(
 ) -> None:
     listener = Listener(database_url, COMMANDS)
     for settings, words in (
-        (make_settings(coap_port=free_port()), "STANDPIPE_COAP_PLAIN_UDP"),
-        (field.settings, "STANDPIPE_COAP_PORT"),
+        (make_settings(coap_dtls=False), "STANDPIPE_COAP_DTLS and STANDPIPE_COAP_PLAIN_UDP"),
+        (field.settings, "STANDPIPE_COAP_DTLS_PORT"),
+        (field.settings.model_copy(update={"coap_dtls": False}), "STANDPIPE_COAP_PORT"),
     ):
         with pytest.raises(SettingsError, match=words):
             await run_gateway(settings, sessions, listener)

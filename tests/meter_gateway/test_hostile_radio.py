@@ -29,7 +29,7 @@ from standpipe.meters.models import MeterRegistration
 from standpipe.meters.registrations import Registration
 from standpipe.usage.models import Reading
 from tests.support.database import free_port
-from tests.support.radio import Field, exchange, make_field, make_meter
+from tests.support.radio import Field, exchange, give_key, make_field, make_meter
 from tests.support.town import METER_SECRET, make_home, make_settings, make_utility, until
 
 REGISTER = bytes.fromhex("4002000c") + b"\xb2rd\x4bep=nobody12"
@@ -38,22 +38,22 @@ PUSH = bytes.fromhex("4002000e") + b"\xb2dp\x11\x70\xff\x80"
 WITH_HOST = bytes.fromhex("40010001") + b"\x34host\x82rd"
 
 
-async def test_m7_bent_requests_leave_the_loop_the_database_and_other_meters_alone(field: Field) -> None:
+async def test_m7_bent_requests_leave_the_loop_the_database_and_other_meters_alone(plain: Field) -> None:
     errors: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: errors.append(context))
     try:
-        await field.meter.wake()
+        await plain.meter.wake()
         chance = random.Random(5)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
-            noise.connect(("127.0.0.1", field.settings.coap_port))
+            noise.connect(("127.0.0.1", plain.settings.coap_port))
             for number in range(3_000):
                 noise.send(bent(chance, number))
                 if number % 20 == 0:
                     await asyncio.sleep(0.002)
-        await field.grant(5_000)
-        await field.meter.wake()
-        assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+        await plain.grant(5_000)
+        await plain.meter.wake()
+        assert await plain.statuses() == [("CREDIT", "CONFIRMED")]
     finally:
         loop.set_exception_handler(None)
     assert errors == []
@@ -77,11 +77,11 @@ def bent(chance: random.Random, number: int) -> bytes:
     return bytes(data)
 
 
-async def test_m7_a_token_used_again_costs_no_database_connection(field: Field, sessions: Sessions) -> None:
+async def test_m7_a_token_used_again_costs_no_database_connection(plain: Field, sessions: Sessions) -> None:
     async with sessions() as holder:
         await holder.execute(text("LOCK TABLE meter_credentials IN ACCESS EXCLUSIVE MODE"))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-            peer.connect(("127.0.0.1", field.settings.coap_port))
+            peer.connect(("127.0.0.1", plain.settings.coap_port))
             for number in range(3):
                 peer.send(REGISTER[:2] + number.to_bytes(2, "big") + REGISTER[4:])
             waiting = await until(lambda: _waiting(sessions, 3))
@@ -91,11 +91,11 @@ async def test_m7_a_token_used_again_costs_no_database_connection(field: Field, 
     assert waiting <= alive
 
 
-async def test_m8_a_late_refusal_is_not_retransmitted_to_whoever_was_named(field: Field, sessions: Sessions) -> None:
+async def test_m8_a_late_refusal_is_not_retransmitted_to_whoever_was_named(plain: Field, sessions: Sessions) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.setblocking(False)
-        peer.connect(("127.0.0.1", field.settings.coap_port))
+        peer.connect(("127.0.0.1", plain.settings.coap_port))
         async with sessions() as holder:
             await holder.execute(text("LOCK TABLE meter_credentials IN ACCESS EXCLUSIVE MODE"))
             await loop.sock_sendall(peer, REGISTER)
@@ -120,18 +120,18 @@ async def test_m8_a_late_refusal_is_not_retransmitted_to_whoever_was_named(field
         ("40010009" + b"\xb1a".hex(), 0x84),
     ],
 )
-async def test_m8_refusals_have_their_code_and_no_more(field: Field, request_hex: str, code: int) -> None:
+async def test_m8_refusals_have_their_code_and_no_more(plain: Field, request_hex: str, code: int) -> None:
     request = bytes.fromhex(request_hex)
-    reply = await exchange(field.settings.coap_port, request)
+    reply = await exchange(plain.settings.coap_port, request)
     assert reply[1] == code
     assert len(reply) <= max(4, len(request))
 
 
-async def test_m7_blocks_without_end_are_refused_in_time(field: Field) -> None:
+async def test_m7_blocks_without_end_are_refused_in_time(plain: Field) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.setblocking(False)
-        udp.connect(("127.0.0.1", field.settings.coap_port))
+        udp.connect(("127.0.0.1", plain.settings.coap_port))
         # /dp in blocks of 1024 bytes, each with "more": block n's option is n << 4 | more | 6.
         for number in range(80):
             block = (number << 4 | 0b1000 | 6).to_bytes(2, "big")
@@ -143,9 +143,9 @@ async def test_m7_blocks_without_end_are_refused_in_time(field: Field) -> None:
     assert (number, reply[1]) == (64, 0x8D)
 
 
-async def test_a_registered_meter_s_push_is_refused_by_what_is_wrong_with_it(field: Field) -> None:
-    async with client(field) as ask:
-        assert (await ask(aiocoap.POST, f"/rd?ep={field.home.serial}&b=U&Q")).code == aiocoap.CREATED
+async def test_a_registered_meter_s_push_is_refused_by_what_is_wrong_with_it(plain: Field) -> None:
+    async with client(plain) as ask:
+        assert (await ask(aiocoap.POST, f"/rd?ep={plain.home.serial}&b=U&Q")).code == aiocoap.CREATED
         for payload, content_format, code in (
             (b"\xff\xfe", 112, "4.00"),
             (b"{", 110, "4.00"),
@@ -160,9 +160,9 @@ async def test_a_registered_meter_s_push_is_refused_by_what_is_wrong_with_it(fie
 
 
 @pytest.mark.parametrize("lifetime", ["0", "-1", "x", "1e3", "4294967296", "000000000001999999999", "٣", "9" * 400])
-async def test_a_nonsense_lifetime_is_a_bad_request(field: Field, lifetime: str) -> None:
-    async with client(field) as ask:
-        assert (await ask(aiocoap.POST, f"/rd?ep={field.home.serial}&lt={lifetime}")).code == aiocoap.BAD_REQUEST
+async def test_a_nonsense_lifetime_is_a_bad_request(plain: Field, lifetime: str) -> None:
+    async with client(plain) as ask:
+        assert (await ask(aiocoap.POST, f"/rd?ep={plain.home.serial}&lt={lifetime}")).code == aiocoap.BAD_REQUEST
 
 
 async def test_a_backlog_of_weeks_arrives_in_blocks_and_packs(
@@ -228,9 +228,9 @@ async def test_m7_a_meter_s_answer_in_blocks_is_put_together_and_has_an_end(tota
         peer = MeterPeer(own, f"udp://127.0.0.1:{port}", tuning(1.0, 2))
         if total is None:
             with pytest.raises(ParsingError):
-                await peer.read_volume()
+                await peer.read_object("/3424/0")
         else:
-            payload, _ = await peer.read_volume()
+            payload, _ = await peer.read_object("/3424/0")
             assert payload == b"".join(bytes([number]) * 64 for number in range(total))
         assert talker.asked == asked
     finally:
@@ -239,7 +239,7 @@ async def test_m7_a_meter_s_answer_in_blocks_is_put_together_and_has_an_end(tota
 
 
 class SessionIdentity:
-    """What a DTLS transport will be to the resources: each peer has the identity that its session proved."""
+    """What any transport with credentials is to the resources: each peer has the identity that it proved."""
 
     def __init__(self) -> None:
         self.proved: dict[int, tuple[str, str]] = {}
@@ -254,6 +254,9 @@ class SessionIdentity:
     def may_use(self, remote: Any, registration: Registration) -> bool:
         return self.proved[remote.sockaddr[1]][1] == registration.meter_id
 
+    def meter_of(self, remote: Any) -> str:
+        return self.proved[remote.sockaddr[1]][1]
+
 
 async def test_m4_one_meter_s_session_cannot_register_update_push_or_leave_as_another(sessions: Sessions) -> None:
     settings, identity = make_settings(), SessionIdentity()
@@ -262,6 +265,8 @@ async def test_m4_one_meter_s_session_cannot_register_update_push_or_leave_as_an
     homes = [
         await make_home(sessions, settings, utility_id, tariff_id, installed_at=since, zone="UTC") for _ in range(2)
     ]
+    for home in homes:
+        await give_key(sessions, home)
     port = free_port()
     server = await aiocoap.Context.create_server_context(None, bind=("127.0.0.1", port), transports=["udp6"])
     keys = KeyRing([METER_SECRET])

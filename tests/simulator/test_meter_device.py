@@ -208,7 +208,12 @@ async def test_an_offline_meter_uses_water_and_says_nothing(head: Head, tmp_path
     clock = Clock(20.0, datetime.now(UTC).timestamp(), datetime.now(UTC))
     running = asyncio.create_task(
         run_meters(
-            read_manifest(manifest), store_dir=tmp_path, gateway=("127.0.0.1", head.port), object_id=42769, clock=clock
+            read_manifest(manifest),
+            store_dir=tmp_path,
+            gateway=("127.0.0.1", free_port()),
+            plain_gateway=("127.0.0.1", head.port),
+            object_id=42769,
+            clock=clock,
         )
     )
     await until(lambda: _told(head))

@@ -15,13 +15,14 @@ from sqlalchemy import select
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import COMMANDS, Listener
 from standpipe.meter_gateway.server import run_gateway
-from standpipe.meters import commands, credit
+from standpipe.meters import commands, credit, dtls_keys
+from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
 from standpipe.settings import Settings
 from standpipe.simulator.meter_device import SimulatedMeter
 from standpipe.simulator.meter_model import MeterConfig
 from tests.support.database import free_port
-from tests.support.town import BLOCKS, PREPAID_KEY, Home, make_home, make_settings, make_utility
+from tests.support.town import BLOCKS, DTLS_KEY, METER_SECRET, PREPAID_KEY, Home, make_home, make_settings, make_utility
 
 OBJECT_ID = 42769
 
@@ -106,22 +107,41 @@ def config_of(home: Home, **more: Any) -> MeterConfig:
 
 @asynccontextmanager
 async def make_field(
-    database_url: str, sessions: Sessions, folder: Path, *, now: datetime | None = None, **more: Any
+    database_url: str,
+    sessions: Sessions,
+    folder: Path,
+    *,
+    dtls: bool = False,
+    settings: dict[str, Any] | None = None,
+    now: datetime | None = None,
+    **more: Any,
 ) -> AsyncIterator[Field]:
-    settings = make_settings(coap_port=free_port(), coap_plain_udp=True, coap_ack_timeout_s=0.15, coap_max_retransmit=1)
+    """``dtls``: the meter has a key and speaks DTLS; else plain UDP. The gateway serves both."""
+    chosen: dict[str, Any] = {
+        "coap_port": free_port(),
+        "coap_dtls_port": free_port(),
+        "coap_plain_udp": True,
+        "coap_ack_timeout_s": 0.15,
+        "coap_max_retransmit": 1,
+    }
+    made_settings = make_settings(**(chosen | (settings or {})))
     if now is not None:
-        settings = settings.model_copy(update={"clock_anchor_real_s": time.time(), "clock_anchor_at": now})
+        made_settings = made_settings.model_copy(update={"clock_anchor_real_s": time.time(), "clock_anchor_at": now})
         more = {"started_at": (now - timedelta(hours=1)).isoformat()} | more
     utility_id, tariff_id = await make_utility(sessions)
     home = await make_home(
         sessions,
-        settings,
+        made_settings,
         utility_id,
         tariff_id,
-        installed_at=settings.clock.now() - timedelta(days=2),
+        installed_at=made_settings.clock.now() - timedelta(days=2),
         zone="Africa/Nairobi",
     )
-    field = Field(sessions, settings, database_url, home, make_meter(settings, home, folder, **more), folder)
+    if dtls:
+        await give_key(sessions, home)
+        more.setdefault("dtls_key_hex", DTLS_KEY.hex())
+    meter = make_meter(made_settings, home, folder, **more)
+    field = Field(sessions, made_settings, database_url, home, meter, folder)
     await field.start()
     try:
         yield field
@@ -129,11 +149,16 @@ async def make_field(
         await field.stop()
 
 
+async def give_key(sessions: Sessions, home: Home, key: bytes = DTLS_KEY, *, bootstrap: bool = False) -> None:
+    async with sessions.begin() as session:
+        await dtls_keys.provision(session, KeyRing([METER_SECRET]), home.serial, key=key, bootstrap=bootstrap)
+
+
 def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> SimulatedMeter:
     return SimulatedMeter(
         config_of(home, **more),
         store_dir=folder / "meters",
-        gateway=("127.0.0.1", settings.coap_port),
+        gateway=("127.0.0.1", settings.coap_dtls_port if more.get("dtls_key_hex") else settings.coap_port),
         object_id=OBJECT_ID,
         clock=settings.clock,
         awake_s=0.5,

@@ -46,6 +46,7 @@ MOMO_SECRET = "secret_part_of_the_momo_callback_url"
 FLUTTERWAVE_HASH = "static_token_of_the_town"
 MPESA_SECRET = "secret_part_of_the_callback_address"
 METER_SECRET = Fernet.generate_key().decode()
+DTLS_KEY = bytes.fromhex("0102030405060708090a0b0c0d0e0f10")
 PREPAID_KEY = b"the prepaid key of a test's meter"
 BLOCKS: list[dict[str, Any]] = [
     {"up_to_ml": 10_000_000, "price_minor_per_kl": "5000"},

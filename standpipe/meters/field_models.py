@@ -1,0 +1,53 @@
+"""What the radio of a meter needs to be trusted with, and what meters complain of."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from standpipe.db.base import Base
+
+
+class MeterDtlsKeys(Base):
+    """A meter's pre-shared keys, sealed; see ``standpipe.meters.dtls_keys``. Instants are real time.
+
+    ``next_generation`` numbers the keys that were written to the meter, so that it refuses an older one;
+    ``next_written_at``: when the meter acknowledged the next key; ``used_at``: when the present one last opened a
+    session.
+    """
+
+    __tablename__ = "meter_dtls_keys"
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meter_credentials.meter_id"), primary_key=True)
+    sealed_key: Mapped[str | None]
+    sealed_next_key: Mapped[str | None]
+    next_generation: Mapped[int] = mapped_column(server_default="0")
+    next_written_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+    sealed_bootstrap_key: Mapped[str | None]
+    bootstrapped_at: Mapped[datetime | None]
+
+
+class MeterCondition(Base):
+    """A complaint of a meter's (leak, tamper…), with the last instants at which it was raised and cleared."""
+
+    __tablename__ = "meter_conditions"
+    __table_args__ = (Index("ix_meter_conditions_raised", "kind", "raised_at", postgresql_where=text("is_raised")),)
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    is_raised: Mapped[bool]
+    told_at: Mapped[datetime]
+    raised_at: Mapped[datetime | None]
+    cleared_at: Mapped[datetime | None]
+
+
+class MeterMeasure(Base):
+    """The newest value of what a meter measures beside its register; ``kind`` names the unit."""
+
+    __tablename__ = "meter_measures"
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+    told_at: Mapped[datetime]

@@ -1,0 +1,134 @@
+"""Keys of meters: given out, replaced, taken away, sealed anew. A key is shown once, here, and nowhere else."""
+
+import asyncio
+import csv
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.errors import InvalidInputError
+from standpipe.meters import dtls_keys
+from standpipe.meters.dtls_keys import IssuedKey
+from standpipe.meters.keys import KeyRing
+from standpipe.office.desk import AsJson, group, show
+from standpipe.settings import load, require
+from standpipe.wiring import configure_logging, migrated_database
+
+meter_key = group("DTLS keys of meters.")
+Bootstrap = Annotated[bool, typer.Option("--bootstrap", help="The key for the bootstrap server instead.")]
+
+
+@meter_key.command("provision")
+def provision(
+    serial: Annotated[str | None, typer.Argument(help="One meter.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--from", exists=True, dir_okay=False, help="Many: CSV with the columns serial and, if any, key."),
+    ] = None,
+    bootstrap: Bootstrap = False,
+) -> None:
+    """Give meters their first key; prints serial, identity and key (hex) as CSV, once."""
+    if (serial is None) is (table is None):
+        raise InvalidInputError("Name one meter, or a table of many with --from.")
+    wanted = [(serial, None)] if serial is not None else list(_rows(table or Path()))
+
+    async def work(session: AsyncSession, ring: KeyRing) -> list[IssuedKey]:
+        # One transaction: of a table with a mistake in it, nothing is taken in.
+        return [
+            await dtls_keys.provision(session, ring, name, key=key, bootstrap=bootstrap) for name, key in wanted if name
+        ]
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    for issued in _run(work):
+        writer.writerow((issued.serial, issued.identity, issued.key.hex()))
+
+
+@meter_key.command("rotate")
+def rotate(serial: str) -> None:
+    """Make a new key; the gateway writes it to the meter in its next contact, and both are good until it is used."""
+    generation = _run(lambda session, ring: dtls_keys.rotate(session, ring, serial))
+    typer.echo(f"{serial}: key {generation} waits for the meter; `meter-key show {serial}` tells how it goes.")
+
+
+@meter_key.command("revoke")
+def revoke(serial: str) -> None:
+    """Take all keys away; the meter is heard no more, by DTLS, until it is provisioned again."""
+    _run(lambda session, _ring: dtls_keys.revoke(session, serial))
+    typer.echo(f"{serial}: no key opens a session any more.")
+
+
+@meter_key.command("show")
+def show_keys(serial: str, as_json: AsJson = False) -> None:
+    """Which keys a meter has, and when they were used; never the keys."""
+    row = _run(lambda session, _ring: dtls_keys.describe(session, serial))
+    cells = ["no", "", "no", "", "no", ""]
+    if row is not None:
+        waits = f"key {row.next_generation}" if row.sealed_next_key else "no"
+        cells = [
+            *(_yes(row.sealed_key), str(row.used_at or "")),
+            *(waits, str(row.next_written_at or "")),
+            *(_yes(row.sealed_bootstrap_key), str(row.bootstrapped_at or "")),
+        ]
+    columns = ("key", "used_at", "next", "written_at", "bootstrap_key", "bootstrapped_at")
+    show(f"Keys of {serial}", columns, [cells], as_json=as_json)
+
+
+@meter_key.command("reseal")
+def reseal() -> None:
+    """Seal every stored key under the newest of STANDPIPE_METER_KEY_SECRETS; then the older ones may go."""
+    typer.echo(f"{asyncio.run(_reseal())} meters' keys are sealed under the newest secret.")
+
+
+def _rows(table: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Serial and key of each line. Raises InvalidInputError naming the line at fault, and never what stood in it."""
+    with table.open(newline="") as lines:
+        reader = csv.DictReader(lines)
+        if "serial" not in (reader.fieldnames or ()):
+            raise InvalidInputError("The first line must name the columns: serial, or serial and key.")
+        for number, row in enumerate(reader, start=2):
+            text = (row.get("key") or "").strip()
+            try:
+                key = bytes.fromhex(text) if text else None
+            except ValueError:
+                raise InvalidInputError(f"Line {number}: the key is not hexadecimal.") from None
+            if not (serial := (row["serial"] or "").strip()):
+                raise InvalidInputError(f"Line {number}: no serial.")
+            yield serial, key
+
+
+def _run(work: Callable[[AsyncSession, KeyRing], Awaitable[Any]]) -> Any:
+    """One transaction with the operator's key ring."""
+
+    async def run() -> Any:
+        settings = load()
+        configure_logging(settings)
+        require(settings, "meter_key_secrets")
+        ring = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
+        async with migrated_database(settings) as database, database.sessions.begin() as session:
+            return await work(session, ring)
+
+    return asyncio.run(run())
+
+
+async def _reseal() -> int:
+    settings = load()
+    configure_logging(settings)
+    require(settings, "meter_key_secrets")
+    ring = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
+    done, last = 0, ""
+    async with migrated_database(settings) as database:
+        while True:
+            # Batch by batch: a town's worth of rows is not held locked at once.
+            async with database.sessions.begin() as session:
+                ids = await dtls_keys.reseal(session, ring, last)
+            if not ids:
+                return done
+            done, last = done + len(ids), ids[-1]
+
+
+def _yes(sealed: str | None) -> str:
+    return "no" if sealed is None else "yes"

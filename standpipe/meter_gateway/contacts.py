@@ -178,7 +178,8 @@ class Contacts:
         listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
         self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
-        await self._report(peer, identity, await survey(peer, registration, self._clock.now()))
+        if not await self._report(peer, identity, await survey(peer, registration, self._clock.now())):
+            return
         await self._send_waiting(peer, identity)
         if wants_observing(registration):
             await self._observations.watch(peer, registration)
@@ -192,15 +193,20 @@ class Contacts:
                 command = await commands.next_to_send(session, identity.meter_id, now)
             if command is None or not await self._send(peer, identity, command):
                 return
-            await self._report(peer, identity, Facts())
+            if not await self._report(peer, identity, Facts()):
+                return
 
     async def _report(
         self,
         peer: MeterPeer,
         identity: MeterIdentity,
         facts: Facts,
-    ) -> None:
-        """Read the meter's statement and take it in. One that is no statement of this meter's is left aside."""
+    ) -> bool:
+        """Read the meter's statement and take it in. One that is no statement of this meter's is left aside.
+
+        Returns whether the contact may go on: a meter that states less than it has stated before has been replayed or
+        has lost its memory, and a total sent to it would be credit a second time.
+        """
         statement = None
         try:
             frame = await peer.read_status(self._object_id)
@@ -221,7 +227,9 @@ class Contacts:
                 await take_report(session, report, now)
                 await registrations.keep_awake(session, identity.meter_id)
         except InvalidInputError as error:
-            _log.warning("report refused", meter_id=identity.meter_id, reason=str(error))
+            _log.error("report refused, nothing is sent", meter_id=identity.meter_id, reason=str(error))
+            return False
+        return True
 
     async def _send(self, peer: MeterPeer, identity: MeterIdentity, command: OutgoingCommand) -> bool:
         """Send one command; returns whether the contact may go on."""

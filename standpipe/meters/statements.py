@@ -40,14 +40,18 @@ async def apply(
 ) -> bool:
     """Apply a statement to a locked meter; False for one heard before.
 
-    Raises InvalidInputError for a report counter below the last one: replayed or rolled back (M5).
+    Raises InvalidInputError for a report counter below the last one (replayed or rolled back, M5), and for less credit
+    accepted than the meter has stated before: it has lost its memory, and a person must look, for the total that it
+    is told next would be credit a second time.
     """
     if statement.report_counter < state.report_counter:
         raise InvalidInputError(f"status frame {statement.report_counter} is older than {state.report_counter}")
+    accepted, stood = accepted_by(meter, statement), int(getattr(state, measure_of(meter).accepted.key))
+    if accepted < stood:
+        raise InvalidInputError(f"the meter has accepted {accepted}, and had accepted {stood}: its memory is gone")
     if statement.report_counter == state.report_counter:
         return False
     _store(meter, state, statement, now)
-    accepted = accepted_by(meter, statement)
     if accepted > measure_of(meter).granted_to(meter):
         _log.error("meter holds more credit than granted", meter_id=meter.id)
     await _confirm_grants(session, meter, accepted, now)

@@ -119,6 +119,27 @@ async def test_m4_an_unknown_endpoint_is_refused_and_a_statement_of_another_key_
     assert await plain.statuses() == [("CREDIT", "CONFIRMED")]
 
 
+async def test_m3_a_meter_that_lost_its_memory_is_not_given_all_its_credit_again(field: Field, tmp_path: Path) -> None:
+    await field.grant(5_000)
+    await field.meter.wake()
+    assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+    await field.grant(1_000, "k2")
+    wiped = make_meter(
+        field.settings, field.home, tmp_path / "wiped", dtls_key_hex=field.meter.config.dtls_key_hex,
+        credit_accepted_minor=0, credit_remaining_minor=0, last_sequence=0, report_counter=0,
+    )  # fmt: skip
+    for _ in range(8):  # Its count of statements passes the old one's on the way.
+        await wiped.wake()
+    assert wiped.state.credit_accepted_minor == 0
+    assert (await field.statuses())[-1] == ("CREDIT", "QUEUED")
+    state = await field.state()
+    assert state is not None
+    assert state.credit_accepted_minor == 5_000
+    # The old memory back, all is as it was.
+    await field.meter.wake()
+    assert field.meter.state.credit_accepted_minor == 6_000
+
+
 async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
     await field.meter.wake()
     state = await field.state()

@@ -126,5 +126,7 @@ class Masked(MaskErrors):
 
 def _unexpected(error: GraphQLError) -> bool:
     cause = error.original_error
-    # No cause: graphql-core's own words about the query. A ValueError of ours about a scalar arrives as GraphQLError.
-    return cause is not None and not isinstance(cause, GraphQLError)
+    # No cause: graphql-core's own words about the query. A scalar's ValueError arrives as GraphQLError where it was a
+    # variable, and as it is, without a path, where it was written into the query.
+    written = isinstance(cause, ValueError) and error.path is None
+    return cause is not None and not isinstance(cause, GraphQLError) and not written

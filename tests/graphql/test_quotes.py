@@ -265,6 +265,8 @@ async def test_p25_what_cannot_be_quoted_is_refused_with_its_field(town: Town) -
     for wanted in ({}, {"money": {"amount": "5", "currency": "KES"}, "litres": "5"}, {"litres": "NaN"}):
         answer = await town.gql(QUOTE, i=town.home.meter_id, by=wanted)
         assert "errors" in answer, wanted
+    written = await town.gql('{ viewer { meters { nodes { quote(by: {litres: "NaN"}) { quote { id } } } } } }')
+    assert [error.get("extensions") for error in written["errors"]] == [None], "told as the mistake that it is"
     dollars = await town.gql(QUOTE, i=town.home.meter_id, by={"money": {"amount": "5", "currency": "USD"}})
     assert dollars["data"]["node"]["quote"]["userErrors"][0]["field"] == ["by", "money", "currency"]
     nowhere = await Till(town, "barter").ask(money="5")

@@ -2,6 +2,8 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,6 +11,7 @@ from sqlalchemy import func, select
 
 from standpipe.clock import Clock
 from standpipe.meters.models import Meter
+from standpipe.simulator.meter_device import SimulatedMeter
 from standpipe.units import service_day
 from standpipe.usage.models import DailyUsage, Reading
 from tests.support.radio import Field, make_meter
@@ -41,10 +44,15 @@ async def wake(field: Field) -> None:
     await until(stated, timeout_s=60)
 
 
+def another(field: Field, folder: Path, **more: Any) -> SimulatedMeter:
+    """A meter in the place of the field's, with the same key."""
+    return make_meter(field.settings, field.home, folder, dtls_key_hex=field.meter.config.dtls_key_hex, **more)
+
+
 @pytest.fixture
 def running(field: Field) -> Field:
     """The meter has credit, so that water runs."""
-    field.meter = make_meter(field.settings, field.home, field.folder, credit_remaining_minor=10**6)
+    field.meter = another(field, field.folder, credit_remaining_minor=10**6)
     return field
 
 
@@ -72,7 +80,7 @@ async def test_t8_an_empty_pipe_with_flow_is_held_and_billed_to_nobody(running: 
 
 async def test_t8_an_empty_pipe_without_flow_is_an_alarm_and_no_more(running: Field) -> None:
     field = running
-    field.meter = make_meter(field.settings, field.home, field.folder, credit_remaining_minor=0)
+    field.meter = another(field, field.folder, credit_remaining_minor=0)
     field.meter.run_dry(0, ago=2 * HOUR)
     await wake(field)
     assert {row.quality for row in await readings(field)} == {"MEASURED"}
@@ -146,6 +154,6 @@ async def told(field: Field, kept: list[tuple[int, int]]) -> list[tuple[datetime
 
 def clockwork(field: Field, shows: datetime, **more: object):  # type: ignore[no-untyped-def]
     """A meter whose clock shows something else than the time."""
-    meter = make_meter(field.settings, field.home, field.folder / str(shows), **more)
+    meter = another(field, field.folder / str(shows), **more)
     meter._clock = Clock(1.0, time.time(), shows)
     return meter

@@ -1,5 +1,6 @@
 """Meters as the app sees them: the three balances apart, the valve, the tariff, history and quotes."""
 
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
@@ -223,7 +224,10 @@ class Meter(Node):
             tariff.next = tariff_of(view, view.contract.segment_on(follows), language)
         return tariff
 
-    @strawberry.field(description="At most 1000 buckets; from is inclusive, to is exclusive.")
+    @strawberry.field(
+        description="At most 1000 buckets; from is inclusive, to is exclusive. Those before the household moved in are "
+        "left out."
+    )
     async def usage(
         self, info: Ctx, from_: Annotated[date, strawberry.argument(name="from")], to: date, interval: UsageInterval
     ) -> UsageSeries:
@@ -235,7 +239,10 @@ class Meter(Node):
             check(request)
         except InvalidInputError as error:
             raise GraphQLError(str(error), extensions={"code": "INVALID"}) from None
-        found = await info.context.usage.load(request)
+        since = max(from_, view.history_start)
+        if since >= to:
+            return UsageSeries(found=[], currency=view.currency, interval=interval)
+        found = await info.context.usage.load(replace(request, from_day=since))
         return UsageSeries(found=found, currency=self.view.currency, interval=interval)
 
     @strawberry.field(description="A month's statement (any day of it): as it was closed, or as it stands so far.")

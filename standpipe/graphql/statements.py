@@ -5,12 +5,13 @@ from datetime import date, datetime
 
 import strawberry
 
-from standpipe.errors import NotFoundError, StandpipeError
+from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import Money, Url, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.quotes import Charge
 from standpipe.payments.receipt_links import sign_link
+from standpipe.units import period_of
 from standpipe.usage.comparison import Comparison as ComparisonFacts
 from standpipe.usage.comparison import compare
 from standpipe.usage.overview import MeterView
@@ -93,6 +94,8 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
     """A month's statement for its reader."""
     tools = context.tools
     try:
+        if period_of(month)[1] <= view.history_start:
+            raise InvalidInputError("The meter was not yours yet.", ("month",))
         async with tools.sessions() as session:
             found = await statement_by_month(session, view.id, month, tools.clock.now())
         if found is None:

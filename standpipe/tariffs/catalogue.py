@@ -33,6 +33,17 @@ class Contract:
         """The segment that a day falls into. Raises NotFoundError as above."""
         return next(item for item in self.segments(period_of(day)[0]) if item.start <= day < item.end)
 
+    def tenancy_start(self, day: date) -> date | None:
+        """The first day of those who are supplied on ``day``; None where the meter has never changed hands.
+
+        What was before it is somebody else's.
+        """
+        due = [supply for supply in self.supplies if supply.from_day <= day] or list(self.supplies[:1])
+        others = [supply.from_day for supply in due if supply.household_id != due[-1].household_id]
+        return (
+            min((supply.from_day for supply in due if supply.from_day > max(others)), default=None) if others else None
+        )
+
     def next_version(self, day: date) -> TariffInForce | None:
         """The version that is announced to follow the one of this day."""
         supply = supply_on(self.supplies, day)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.tariffs.periods import supply_on
 from standpipe.units import period_of
-from standpipe.usage.models import DailyUsage, MonthlyUsage
+from standpipe.usage.models import DailyUsage
 from standpipe.usage.overview import MeterView
 
 MIN_GROUP = 11
@@ -56,15 +56,13 @@ async def compare(session: AsyncSession, view: MeterView) -> Comparison:
     last = period_of(view.period_start - timedelta(days=1))[0]
     until = min(last + timedelta(days=days), view.period_start)
     size, median_ml = await _similar(session, view, last)
-    own_ml = await session.scalar(
-        select(MonthlyUsage.volume_ml).where(MonthlyUsage.meter_id == view.id, MonthlyUsage.month == last)
-    )
+    own_ml = await _sum_ml(session, view.id, max(last, view.history_start), view.period_start)
     return Comparison(
         days=days,
         so_far_ml=await _sum_ml(session, view.id, view.period_start, view.today),
-        before_ml=await _sum_ml(session, view.id, last, until),
+        before_ml=await _sum_ml(session, view.id, max(last, view.history_start), until),
         month=last,
-        own_month_ml=own_ml or 0,
+        own_month_ml=own_ml,
         similar_ml=median_ml,
         group_size=size,
     )

@@ -90,6 +90,11 @@ class MeterView:
     today: date
 
     @property
+    def history_start(self) -> date:
+        """The first day that may be shown to the household: what was before belongs to those who left."""
+        return self.contract.tenancy_start(self.today) or date.min
+
+    @property
     def volume_left_ml(self) -> int | None:
         """What a VOLUME meter holds and will yet get; None for a MONEY meter, and until the meter has spoken."""
         if self.wallet_kind is not WalletKind.VOLUME or self.on_meter_ml is None:

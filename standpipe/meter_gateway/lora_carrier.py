@@ -156,7 +156,8 @@ class LoraCarrier:
             register_ml=status.register_ml,
             meter_time_s=status.meter_time_s,
         )
-        report = MeterReport(meter_id, now, (), statement_of(frame), status.battery_percent, status.alarms.empty_pipe)
+        statement = statement_of(frame, device.meter.wallet_kind)
+        report = MeterReport(meter_id, now, (), statement, status.battery_percent, status.alarms.empty_pipe)
         return report, status
 
     async def command_waits(self, meter_id: str) -> None:

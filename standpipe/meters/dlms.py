@@ -14,7 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import CommandKind, CommandStatus, DlmsMeter, Meter, MeterCommand, MeterState
+from standpipe.meters.models import (
+    CommandKind,
+    CommandStatus,
+    DlmsMeter,
+    Meter,
+    MeterCommand,
+    MeterState,
+    WalletKind,
+)
 
 MAX_COUNTER = 0xFFFF_FFFF
 _KEY_BYTES, _TITLE_BYTES = 16, 8
@@ -87,9 +95,11 @@ async def enrol(
     """Let a meter dial in, or give it new keys.
 
     With a new key the meter's counter may start anew. Ours goes on rising, for an old key may come back, and starts
-    anew only where half of its range is used up. Raises InvalidInputError for a title or key of the wrong length, and
-    for a title or name that another meter has.
+    anew only where half of its range is used up. Raises InvalidInputError for a title or key of the wrong length, for a
+    title or name that another meter has, and for a meter that holds volume.
     """
+    if await session.scalar(select(Meter.wallet_kind).where(Meter.id == meter_id)) == WalletKind.VOLUME:
+        raise InvalidInputError("Meters on DLMS hold money; this one holds volume.", ("meter_id",))
     if len(system_title) != _TITLE_BYTES:
         raise InvalidInputError("A system title has 8 bytes.", ("system_title",))
     if {len(keys.encryption), len(keys.authentication)} not in ({_KEY_BYTES}, {0}):

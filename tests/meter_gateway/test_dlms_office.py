@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from standpipe.customers.models import OperatorAction
 from standpipe.customers.operators import add_operator
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError
 from standpipe.meters import dlms
+from standpipe.meters.models import Meter
+from standpipe.tariffs.models import Tariff
 from tests.support.dlms import HLS, dlms_field, enrol, identity_of
 from tests.support.town import METER_SECRET, make_home, make_utility
 
@@ -71,6 +73,11 @@ async def test_a_title_or_name_belongs_to_one_meter(database_url: str, sessions:
             stolen = identity_of(other) | {name: vars(field.meter.identity)[name]}
             with pytest.raises(InvalidInputError, match="Another meter"):
                 await enrol(sessions, other, stolen)
+        async with sessions.begin() as session:
+            await session.execute(update(Tariff).where(Tariff.id == tariff_id).values(basis="PURCHASE"))
+            await session.execute(update(Meter).where(Meter.id == other.meter_id).values(wallet_kind="VOLUME"))
+        with pytest.raises(InvalidInputError, match="holds volume"):
+            await enrol(sessions, other, identity_of(other))
 
 
 async def test_a_file_with_a_key_of_the_wrong_length_is_refused(

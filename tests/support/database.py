@@ -64,15 +64,18 @@ def public_folder() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-_ports = itertools.cycle(range(10_000, 30_000))
-_FIRST_PORT = os.getpid() * 97 % 20_000
-"""Processes of the suite that run side by side begin far apart, below the ports that the system hands out itself."""
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_EACH = 20_000 // _WORKERS
+_ports = itertools.cycle(range(_EACH))
+_FIRST = os.getpid() * 97
+"""Processes of the suite side by side have ports of their own, below those that the system hands out itself."""
 
 
 def free_port() -> int:
     """A port of the loopback, TCP and UDP, that nobody listens on at the moment and that we did not give out lately."""
     while True:
-        port = 10_000 + (_FIRST_PORT + next(_ports)) % 20_000
+        port = 10_000 + _WORKER * _EACH + (_FIRST + next(_ports)) % _EACH
         with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
             try:
                 stream.bind(("127.0.0.1", port))

@@ -263,7 +263,8 @@ async def make_utility(sessions: Sessions, zone: str = "Africa/Nairobi") -> tupl
 
 def make_settings(**more: Any) -> Settings:
     """Settings that read nothing from the environment of whoever runs the suite."""
-    values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET} | more
+    values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET}
+    values |= {"coap_dtls_port": free_port()} | more
     return Settings.model_validate(values)
 
 

@@ -94,7 +94,7 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
     """A month's statement for its reader."""
     tools = context.tools
     try:
-        if period_of(month)[1] <= view.history_start:
+        if month < view.history_start and period_of(month)[1] <= view.history_start:
             raise InvalidInputError("The meter was not yours yet.", ("month",))
         async with tools.sessions() as session:
             found = await statement_by_month(session, view.id, month, tools.clock.now())

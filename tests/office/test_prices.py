@@ -74,7 +74,7 @@ async def test_check_names_every_mistake_with_its_line_and_needs_no_database(now
     lines = [line.removeprefix(f"{tmp_path}/") for line in said.splitlines()]
     for start in (
         "good.yaml: good", "bad.yaml:1: tariff", "bad.yaml:2: name", "bad.yaml:4: effective-from",
-        "bad.yaml:5: colour", "bad.yaml:7: blocks.0.price", "empty.yaml:1:", "yaml.yaml:1:",
+        "bad.yaml:5: colour", "bad.yaml:7: blocks.1.price", "empty.yaml:1:", "yaml.yaml:1:",
         "blocks.yaml:7: blocks must rise", "latin.yaml:1: cannot be read: it is not UTF-8",
         "none.yaml:1: cannot be read: No such file",
     ):  # fmt: skip

@@ -26,6 +26,9 @@ def parse_decimal(value: object) -> Decimal:
         raise ValueError("This is not a decimal number.") from None
     if not number.is_finite():
         raise ValueError("This is not a finite number.")
+    if abs(number.adjusted()) > _MAX_DIGITS:
+        # "1E+999990" is short to write, and a million digits to reckon with.
+        raise ValueError("This number has too many digits.")
     return number
 
 

@@ -555,3 +555,11 @@ async def test_without_a_quote_things_are_split_as_they_stand(town: Town) -> Non
     await owe(town, 400_000)
     await till.pay(top_up_id)
     assert (await dues(town)).debt_minor == 400_000 - (50_000 - 775) // 4
+
+
+@pytest.mark.parametrize("litres", ["1E+999990", "1E+9999999", "-1E+999990", "1E-9999999"])
+async def test_a_number_that_is_short_to_write_and_long_to_reckon_is_refused_at_once(town: Town, litres: str) -> None:
+    begun_s = time.monotonic()
+    answer = await town.gql(QUOTE, i=town.home.meter_id, by={"litres": litres}, w=None)
+    assert "too many digits" in answer["errors"][0]["message"]
+    assert time.monotonic() - begun_s < 2

@@ -11,7 +11,6 @@ from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.quotes import Charge
 from standpipe.payments.receipt_links import sign_link
-from standpipe.units import period_of
 from standpipe.usage.comparison import Comparison as ComparisonFacts
 from standpipe.usage.comparison import compare
 from standpipe.usage.overview import MeterView
@@ -94,7 +93,8 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
     """A month's statement for its reader."""
     tools = context.tools
     try:
-        if month < view.history_start and period_of(month)[1] <= view.history_start:
+        # Without reckoning from it: the last month of the calendar has no next one.
+        if month.replace(day=1) < view.history_start.replace(day=1):
             raise InvalidInputError("The meter was not yours yet.", ("month",))
         async with tools.sessions() as session:
             found = await statement_by_month(session, view.id, month, tools.clock.now())

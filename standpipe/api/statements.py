@@ -1,4 +1,7 @@
-"""``GET /statements/{meter_id}/{month}.pdf``: a month's statement, for whoever holds a signed link to it."""
+"""``GET /statements/{meter_id}/{month}.pdf``: a month's statement, for whoever holds a signed link to it.
+
+Behind the month and a dot may stand the day since when the link's owner has lived there: what was before is left out.
+"""
 
 import asyncio
 import re
@@ -11,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from standpipe.errors import InvalidInputError
 from standpipe.payments.receipt_links import link_holds
+from standpipe.usage.statement_body import of_household
 from standpipe.usage.statement_pdf import render
 from standpipe.usage.statements import number_text, statement_by_month
 
@@ -24,6 +28,7 @@ async def statement_pdf(request: Request) -> Response:
         *(state.receipt_secret, name, asked.get("expires", ""), asked.get("sig", ""), time.time()), kind="statement"
     ):
         return _not_found()
+    month, _, since = month.partition(".")
     try:
         async with state.sessions() as session:
             found = await statement_by_month(session, meter_id, date.fromisoformat(f"{month}-01"), state.clock.now())
@@ -32,6 +37,8 @@ async def statement_pdf(request: Request) -> Response:
     if found is None:
         return _not_found()
     body, number = found
+    if since:
+        body = of_household(body, date.fromisoformat(since))
     language = request.headers.get("accept-language", "en").split(",")[0].split(";")[0].strip() or "en"
     page = await asyncio.to_thread(render, body, number_text(number), language)
     serial = re.sub(r"[^A-Za-z0-9-]", "", body.serial)

@@ -1,8 +1,8 @@
 """What a request carries: who asks, and the tools that resolvers call with. Loaders live as long as the request."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -44,6 +44,7 @@ class TopUpsRequest:
     meter_id: str
     first: int
     after: str | None
+    since: datetime | None = None
 
 
 @dataclass
@@ -122,10 +123,14 @@ class Context:
     async def _load_top_up_pages(self, requests: list[TopUpsRequest]) -> list[list[str]]:
         pages: dict[TopUpsRequest, list[str]] = {}
         async with self.tools.sessions() as session:
-            for first, after in {(request.first, request.after) for request in requests}:
-                alike = [request for request in requests if (request.first, request.after) == (first, after)]
+            for kind in {replace(request, meter_id="") for request in requests}:
+                alike = [request for request in requests if replace(request, meter_id="") == kind]
                 ids = await top_up_ids_of_meters(
-                    session, [request.meter_id for request in alike], first=first, after=after
+                    session,
+                    [request.meter_id for request in alike],
+                    first=kind.first,
+                    after=kind.after,
+                    since=kind.since,
                 )
                 pages |= {request: ids[request.meter_id] for request in alike}
         return [pages[request] for request in requests]

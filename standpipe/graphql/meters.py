@@ -272,9 +272,9 @@ class Meter(Node):
             for _, method in methods_in(info.context.tools.providers, currency)
         ]
 
-    @strawberry.field(description="Newest first.")
+    @strawberry.field(description="Newest first; none from before the household moved in.")
     async def top_ups(self, info: Ctx, first: int = 20, after: str | None = None) -> TopUpConnection:
-        request = TopUpsRequest(self.view.id, check_first(first), check_cursor(after, "top"))
+        request = TopUpsRequest(self.view.id, check_first(first), check_cursor(after, "top"), self.view.history_since)
         ids = await info.context.top_up_pages.load(request)
         views = await info.context.top_ups.load_many(ids[:first])
         edges = [TopUpEdge(cursor=view.id, node=top_up_of(view)) for view in views]

@@ -76,8 +76,11 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
     customer_id = context.require_customer()
     try:
         async with context.tools.sessions() as session:
-            await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
+            found = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
     except NotFoundError:
+        return None
+    view = await context.meters.load(found.meter_id)
+    if view is None or (view.history_since is not None and found.created_at < view.history_since):
         return None
     await refresh(context.tools.sessions, context.tools.providers, context.tools.clock, top_up_id)
     return top_up_of(await context.top_ups.load(top_up_id))

@@ -14,7 +14,7 @@ from standpipe.payments.receipt_links import sign_link
 from standpipe.usage.comparison import Comparison as ComparisonFacts
 from standpipe.usage.comparison import compare
 from standpipe.usage.overview import MeterView
-from standpipe.usage.statement_body import Adjustment, Bill, StatementBody
+from standpipe.usage.statement_body import Adjustment, Bill, StatementBody, of_household
 from standpipe.usage.statement_text import line_text, movement_text
 from standpipe.usage.statements import number_text, statement_by_month
 
@@ -103,6 +103,8 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
     except StandpipeError as error:
         return StatementPayload(statement=None, user_errors=[user_error(error, context.language)])
     body, number = found
+    if view.history_since is not None:
+        body = of_household(body, view.history_start)
     return StatementPayload(statement=_statement(context, view, body, number), user_errors=[])
 
 
@@ -126,8 +128,10 @@ def _statement(context: Context, view: MeterView, body: StatementBody, number: i
     language, currency, tools = context.language, body.currency, context.tools
     wallet = body.accounts["WALLET"]
     name = f"{view.id}/{body.period_start:%Y-%m}"
+    if view.history_since is not None:
+        name = f"{name}.{view.history_start}"
     return Statement(
-        month=body.period_start,
+        month=body.period_start.replace(day=1),
         number=number_text(number),
         opening=money(wallet.opening_minor, currency, language),
         closing=money(wallet.closing_minor, currency, language),

@@ -96,5 +96,7 @@ async def _top_up(context: Context, top_up_id: str) -> TopUpView:
     view = found.get(top_up_id)
     if view is None:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
-    await _meter(context, view.meter_id)
+    since = (await _meter(context, view.meter_id)).history_since
+    if since is not None and view.created_at < since:
+        raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
     return view

@@ -127,10 +127,15 @@ async def top_ups_by_id(session: AsyncSession, ids: Sequence[str]) -> dict[str, 
 
 
 async def top_up_ids_of_meters(
-    session: AsyncSession, meter_ids: Sequence[str], *, first: int, after: str | None
+    session: AsyncSession, meter_ids: Sequence[str], *, first: int, after: str | None, since: datetime | None = None
 ) -> dict[str, list[str]]:
-    """For each meter the newest ``first`` + 1 top-ups below the cursor, newest first: one more tells of a next page."""
+    """For each meter the newest ``first`` + 1 top-ups below the cursor, newest first: one more tells of a next page.
+
+    ``since``: those begun before it are left out.
+    """
     below = TopUp.id < after if after else TopUp.id.is_not(None)
+    if since is not None:
+        below = and_(below, TopUp.created_at >= since)
     ranked = (
         select(
             TopUp.id,

@@ -59,7 +59,7 @@ async def compare(session: AsyncSession, view: MeterView) -> Comparison:
     own_ml = await _sum_ml(session, view.id, max(last, view.history_start), view.period_start)
     return Comparison(
         days=days,
-        so_far_ml=await _sum_ml(session, view.id, view.period_start, view.today),
+        so_far_ml=await _sum_ml(session, view.id, max(view.period_start, view.history_start), view.today),
         before_ml=await _sum_ml(session, view.id, max(last, view.history_start), until),
         month=last,
         own_month_ml=own_ml,

@@ -21,7 +21,7 @@ from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, TariffInForce
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import place_after
-from standpipe.units import period_of
+from standpipe.units import local_midnight, period_of
 from standpipe.usage.forecast import Forecast, forecast, forecast_volume
 from standpipe.usage.models import DailyUsage
 
@@ -93,6 +93,12 @@ class MeterView:
     def history_start(self) -> date:
         """The first day that may be shown to the household: what was before belongs to those who left."""
         return self.contract.tenancy_start(self.today) or date.min
+
+    @property
+    def history_since(self) -> datetime | None:
+        """The instant at which that day begins; None where all of the meter's history is theirs."""
+        start = self.contract.tenancy_start(self.today)
+        return None if start is None else local_midnight(start, ZoneInfo(self.time_zone))
 
     @property
     def volume_left_ml(self) -> int | None:
@@ -226,7 +232,8 @@ def _view(
     segment, place = place_after(contract.segments(start), bought if of_volume else use, today)
     ledger_minor = balance_minor or 0
     spoken = state is not None and state.stated_at is not None
-    recent = [daily[day] for day in sorted(daily) if day < today][-FORECAST_DAYS:]
+    mine = contract.tenancy_start(today) or date.min
+    recent = [daily[day] for day in sorted(daily) if mine <= day < today][-FORECAST_DAYS:]
     view = MeterView(
         id=meter.id,
         serial=meter.serial,
@@ -264,7 +271,7 @@ def _view(
         place=place,
         tariff=segment.version,
         next_tariff=contract.next_version(today),
-        used_this_period_ml=sum(use.values()),
+        used_this_period_ml=sum(volume_ml for day, volume_ml in use.items() if day >= mine),
         period_start=start,
         period_end=end,
         lasts=None if of_volume else forecast(place, credit_minor=ledger_minor, daily_ml=recent, today=today),
@@ -272,7 +279,7 @@ def _view(
         on_meter_ml=state.volume_remaining_ml if state else None,
         in_flight_ml=max(meter.volume_granted_ml - (state.volume_accepted_ml if spoken and state else 0), 0),
         granted_ml=meter.volume_granted_ml,
-        bought_this_period_ml=sum(bought.values()),
+        bought_this_period_ml=sum(volume_ml for day, volume_ml in bought.items() if day >= mine),
         today=today,
     )
     if not of_volume:

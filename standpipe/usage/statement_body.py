@@ -1,11 +1,14 @@
 """What stands in a monthly statement. Pure data, kept as JSON when the statement is made."""
 
+from collections.abc import Iterable
 from datetime import date, datetime
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
 from standpipe.tariffs.periods import BillLine, Priced
+from standpipe.units import local_midnight
 
 
 class _Part(BaseModel):
@@ -103,6 +106,61 @@ def is_balanced(body: StatementBody) -> bool:
             return False
     bills = (body.use, body.standing)
     return all(sum(line.amount_minor for line in bill.lines) == bill.total_minor for bill in bills)
+
+
+def of_household(body: StatementBody, since: date) -> StatementBody:
+    """What of a month those may see who have lived there since a day; it still adds up to the same closing.
+
+    The month begins for them with that day. An adjustment of before it is what it comes to, and nothing is told of it.
+    """
+    adjustments = tuple(item if item.period_start >= since else _untold(item) for item in body.adjustments)
+    if since <= body.period_start:
+        return body.model_copy(update={"adjustments": adjustments})
+    at = local_midnight(since, ZoneInfo(body.time_zone))
+    movements = tuple(item for item in body.movements if item.at >= at)
+    daily_ml = {day: volume_ml for day, volume_ml in body.daily_ml.items() if day >= since}
+    use, standing = _since(body.use, since, sum(daily_ml.values())), _since(body.standing, since, 0)
+    accounts: dict[str, AccountSpan] = {}
+    for kind, span in body.accounts.items():
+        change = sum(item.amounts.get(kind, 0) for item in movements)
+        change -= sum(item.difference_minor for item in adjustments if item.account == kind)
+        change -= {"WALLET": use.total_minor, "STANDING_DUE": standing.total_minor}.get(kind, 0)
+        accounts[kind] = AccountSpan(opening_minor=span.closing_minor - change, closing_minor=span.closing_minor)
+    update = {
+        "period_start": since,
+        "accounts": accounts,
+        "movements": movements,
+        "use": use,
+        "standing": standing,
+        "adjustments": adjustments,
+        "daily_ml": daily_ml,
+    }
+    return body.model_copy(update=update)
+
+
+def _since(bill: Bill, since: date, volume_ml: int) -> Bill:
+    """The lines from a day on: a move cuts every line."""
+    return _bill(volume_ml, (line for line in bill.lines if line.since >= since))
+
+
+def _bill(volume_ml: int, lines: Iterable[StatementLine]) -> Bill:
+    kept = tuple(lines)
+    return Bill(volume_ml=volume_ml, total_minor=sum(line.amount_minor for line in kept), lines=kept)
+
+
+def _untold(item: Adjustment) -> Adjustment:
+    line = StatementLine(
+        kind="ELSEWHERE",
+        code="elsewhere",
+        name="",
+        since=item.period_start,
+        until=item.period_start,
+        tier=None,
+        quantity=0,
+        rate=None,
+        amount_minor=item.difference_minor,
+    )
+    return item.model_copy(update={"was": EMPTY, "now": _bill(0, (line,))})
 
 
 def _line(item: BillLine) -> StatementLine:

@@ -15,6 +15,7 @@ from babel.numbers import is_currency
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from standpipe.tariffs.file_text import Path, TariffFileError, line_of, load, words
+from standpipe.tariffs.periods import UTILITY
 from standpipe.tariffs.pricing import WATER, Block, Part, PriceTable
 from standpipe.tariffs.terms import (
     Allowance,
@@ -308,7 +309,8 @@ def _code_mistakes(file: TariffFile) -> list[tuple[Path, str]]:
                 for code in levy.of
                 if code not in known
             )
-            if levy.code in known:
+            # The utility's own account goes by that code: a levy of that name would be booked as its revenue.
+            if levy.code in {*known, UTILITY}:
                 wrong.append(((group, number, "code"), "this code is taken"))
             known.add(levy.code)
             if any(not 1 <= block <= count for block in levy.blocks):

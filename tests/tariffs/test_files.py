@@ -48,6 +48,7 @@ def test_a_good_file() -> None:
         (changed("tariff: domestic", "tariff: Domestic"), 1, "a code is small letters"),
         (changed("code: rent", "code: water"), 11, "this code is taken"),
         (changed("code: vat", "code: rent"), 13, "this code is taken"),
+        (changed("code: vat", "code: utility"), 13, "this code is taken"),
         (changed("of: [rent]", "of: [rents]"), 16, "rents: no such code before this line"),
         (changed("of: [rent]", "blocks: [4]"), 16, "blocks are numbered from 1 to 3"),
         (changed("of: [rent]", "of: rent"), 16, "a list is needed here"),

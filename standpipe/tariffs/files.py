@@ -33,6 +33,7 @@ from standpipe.units import ML_PER_KILOLITRE, ML_PER_LITRE, currency_exponent
 __all__ = ["TariffFile", "TariffFileError", "read_tariff", "terms_of", "to_terms"]
 
 _MAX_GROUPS = 8
+_NO_YEAR = "2200"
 _MAX_DECIMALS = 24
 """Of a price with all its levies, in minor units: what pricing.PRECISION leaves beside the largest volume and price."""
 _MAX_PRICE = Decimal(10**15)
@@ -55,6 +56,9 @@ def _day(value: Any) -> Any:
     # Without this, pydantic takes a bare number for seconds since 1970.
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         raise ValueError("a day is written as year-month-day, such as 2027-01-31")
+    # The calendar's last month has no next one, and every meter's prices are reckoned over whole months.
+    if isinstance(value, str) and value[:4] >= _NO_YEAR:
+        raise ValueError(f"a day lies before the year {_NO_YEAR}")
     return value
 
 

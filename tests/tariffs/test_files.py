@@ -49,6 +49,7 @@ def test_a_good_file() -> None:
         (changed("code: rent", "code: water"), 11, "this code is taken"),
         (changed("code: vat", "code: rent"), 13, "this code is taken"),
         (changed("code: vat", "code: utility"), 13, "this code is taken"),
+        (changed("2027-01-01", "9999-12-31"), 4, "effective-from: a day lies before the year 2200"),
         (changed("of: [rent]", "of: [rents]"), 16, "rents: no such code before this line"),
         (changed("of: [rent]", "blocks: [4]"), 16, "blocks are numbered from 1 to 3"),
         (changed("of: [rent]", "of: rent"), 16, "a list is needed here"),

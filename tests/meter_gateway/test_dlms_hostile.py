@@ -58,11 +58,11 @@ async def test_m2_a_gateway_killed_between_sending_and_answer_credits_once(
     async with running(environment) as roles:
         await roles.start("gateway")
         field.run_meter()
-        await until(lambda: _is(lambda: meter.objects.calls != []), timeout_s=40)
+        await until(lambda: _is(lambda: meter.objects.calls != []), timeout_s=90)
         assert (await field.last_command()).status == "SENT"
         await roles.kill("gateway")
         await roles.start("gateway")
-        await until(lambda: _confirmed(field), timeout_s=40)
+        await until(lambda: _confirmed(field), timeout_s=90)
     await field.stop()
     assert meter.objects.state.credit_accepted_minor == 5_000
     assert len(meter.objects.calls) == 1

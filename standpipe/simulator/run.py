@@ -96,13 +96,19 @@ async def run_world(world: World) -> None:
                  ((world.mpesa, mpesa), (world.momo, momo), (world.flutterwave, flutterwave))}  # fmt: skip
         for port, app in (served | rails).items():
             group.create_task(serve(app, "127.0.0.1", port))
-        manifest = read_manifest(world.data_dir / "meters.json")
+        group.create_task(_run_meters(world))
+
+
+async def _run_meters(world: World) -> None:
+    """The town's meters, each by its own radio."""
+    manifest, store_dir = read_manifest(world.data_dir / "meters.json"), world.data_dir / "meters"
+    async with asyncio.TaskGroup() as group:
         group.create_task(_run_lorawan(world, [config for config in manifest if config.dev_eui]))
         if world.dlms_gateway is not None:
             group.create_task(
                 run_dlms_meters(
                     [config for config in manifest if config.dlms is not None],
-                    store_dir=world.data_dir / "meters",
+                    store_dir=store_dir,
                     gateway=world.dlms_gateway,
                     clock=world.clock,
                 )
@@ -110,7 +116,7 @@ async def run_world(world: World) -> None:
         group.create_task(
             run_meters(
                 [config for config in manifest if not config.dev_eui and config.dlms is None],
-                store_dir=world.data_dir / "meters",
+                store_dir=store_dir,
                 gateway=world.gateway,
                 plain_gateway=world.plain_gateway,
                 object_id=world.object_id,

@@ -214,6 +214,18 @@ async def _recent_days(session: AsyncSession, meter_ids: Sequence[str], now: dat
     return found
 
 
+def _rules_of(meter: Meter, utility: Utility) -> VendRules:
+    # As ``emergency.activate`` rules.
+    may_have_reserve = meter.closed_at is None and meter.wallet_kind == WalletKind.MONEY
+    return VendRules(
+        debt_share_percent=utility.debt_share_percent,
+        debt_weekly_cap_minor=utility.debt_weekly_cap_minor,
+        guaranteed_minor=meter.guaranteed_minor,
+        emergency_credit_minor=utility.emergency_credit_minor if may_have_reserve else 0,
+        emergency_threshold_minor=utility.emergency_threshold_minor,
+    )
+
+
 def _view(
     row: _Row,
     contract: Contract,
@@ -243,16 +255,7 @@ def _view(
         role=role,
         ledger_minor=ledger_minor,
         dues=dues,
-        rules=VendRules(
-            debt_share_percent=utility.debt_share_percent,
-            debt_weekly_cap_minor=utility.debt_weekly_cap_minor,
-            guaranteed_minor=meter.guaranteed_minor,
-            # As ``emergency.activate`` rules.
-            emergency_credit_minor=utility.emergency_credit_minor
-            if meter.closed_at is None and meter.wallet_kind == WalletKind.MONEY
-            else 0,
-            emergency_threshold_minor=utility.emergency_threshold_minor,
-        ),
+        rules=_rules_of(meter, utility),
         on_meter_minor=state.credit_remaining_minor if state else None,
         on_meter_as_of=state.stated_at if state else None,
         in_flight_minor=max(meter.credit_granted_minor - (state.credit_accepted_minor if spoken and state else 0), 0),

@@ -311,8 +311,8 @@ async def test_one_posting_buys_once_whatever_has_come_into_the_wallet_since(tow
     assert await town.wallet(town.home.meter_id) == 5_260
 
 
-async def test_an_agents_vend_buys_as_every_other_payment_does(town: Town) -> None:
-    town = await volume_town(town)
+async def vend_by_agent(town: Town) -> None:
+    """An agent with float sells 12.00."""
     async with town.sessions.begin() as session:
         load = [Line(AccountRef(AccountKind.FLOAT, "agt", "KES"), 5_000)]
         load.append(Line(AccountRef(AccountKind.OPENING, town.utility_id, "KES"), -5_000))
@@ -330,6 +330,11 @@ async def test_an_agents_vend_buys_as_every_other_payment_does(town: Town) -> No
             request_hash="",
             now=datetime.now(UTC),
         )
+
+
+async def test_an_agents_vend_buys_as_every_other_payment_does(town: Town) -> None:
+    town = await volume_town(town)
+    await vend_by_agent(town)
     assert await volumes(town) == (2 * UNIT_ML, 2 * UNIT_ML)
     assert await town.wallet(town.home.meter_id) == 40
     async with town.sessions() as session:
@@ -499,23 +504,6 @@ async def test_money_that_no_tariff_can_price_waits_in_the_wallet(town: Town) ->
         await session.execute(text("ALTER TABLE meters ENABLE TRIGGER wallet_fits_tariff"))
     refused = await town.start(amount="50.00")
     assert refused["userErrors"][0]["code"] == "METER_BLOCKED"
-    async with town.sessions.begin() as session:
-        await lock_meter(session, town.home.meter_id)
-        load = [Line(AccountRef(AccountKind.FLOAT, "agt", "KES"), 5_000)]
-        load.append(Line(AccountRef(AccountKind.OPENING, town.utility_id, "KES"), -5_000))
-        await post(session, key="load", kind="FLOAT", lines=load, occurred_at=datetime.now(UTC))
-        await vend(
-            session,
-            origin="AGENT",
-            provider_ref="slip-1",
-            funder_id="agt",
-            meter_id=town.home.meter_id,
-            currency="KES",
-            amount_minor=1_200,
-            customer_id=None,
-            key="slip-1",
-            request_hash="",
-            now=datetime.now(UTC),
-        )
+    await vend_by_agent(town)
     assert await town.wallet(town.home.meter_id) == 1_200
     assert await volumes(town) == (0, 0)

@@ -69,6 +69,10 @@ class MeterBlockedError(StandpipeError):
     """This meter does not take money this way at the moment; the message says why."""
 
 
+class QuoteOutdatedError(StandpipeError):
+    """An order by a quote cannot give any more what the quote said; the message says why."""
+
+
 class RateLimitedError(StandpipeError):
     """Too many tries; ``retry_after_s`` says when to come back."""
 

@@ -8,13 +8,14 @@ from decimal import Decimal
 
 import strawberry
 
-from standpipe.errors import InvalidInputError, StandpipeError
+from standpipe.errors import InvalidInputError, QuoteOutdatedError, StandpipeError
 from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, UserErrorCode, user_error
 from standpipe.graphql.tariffs import TierLine, tier_lines
 from standpipe.meters.models import WalletKind
 from standpipe.payments.booking import owing
+from standpipe.payments.promises import place_promised
 from standpipe.payments.provider import Provider
 from standpipe.payments.rails import fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
@@ -140,16 +141,18 @@ def agreed_of(
     fresh = until.isascii() and until.isdecimal() and len(until) < 12 and now.timestamp() <= int(until)  # noqa: PLR2004 - Unix seconds.
     if not fresh or digest != _digest(view, offer, method_id):
         raise QuoteChangedError(_shown(view, offer, method_id, context.language))
-    return {code: amount for code, amount in offer.parts.kept_back().items() if code != "FEE"} | {
-        "FEE": offer.parts.fee_minor
-    }
+    parts = offer.parts.kept_back() | {"FEE": offer.parts.fee_minor}
+    if view.wallet_kind is WalletKind.VOLUME:
+        parts |= place_promised(view.place, left_minor=view.ledger_minor, today=view.today)
+    return parts
 
 
 def quote_error(error: StandpipeError, language: str) -> UserError:
     """``user_error``, and the one error that carries a quote."""
-    if isinstance(error, QuoteChangedError):
+    if isinstance(error, QuoteChangedError | QuoteOutdatedError):
+        quote = error.quote if isinstance(error, QuoteChangedError) else None
         return QuoteChanged(
-            code=UserErrorCode.QUOTE_CHANGED, message=str(error), field=["quoteId"], retryable=True, quote=error.quote
+            code=UserErrorCode.QUOTE_CHANGED, message=str(error), field=["quoteId"], retryable=True, quote=quote
         )
     return user_error(error, language)
 

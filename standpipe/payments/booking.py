@@ -20,6 +20,7 @@ from standpipe.meters.credit import free_to_retract_minor, grant, retract
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import MoneyTakenBack, TopUpPaid, publish
 from standpipe.payments.models import TopUp
+from standpipe.payments.promises import day_promised
 from standpipe.payments.provider import PaymentTruth
 from standpipe.payments.purchases import buy_with_wallet, unbuy, unsent_minor
 from standpipe.payments.split import Owing, Position, Split, TakeBack, as_agreed, split, take_back
@@ -73,7 +74,9 @@ async def book_captured(
         return
     meter = await lock_meter(session, top_up.meter_id)
     owed = await owing_of(session, meter, now)
+    promised_on = None
     if top_up.agreed is not None and difference_minor == captured_minor == top_up.pay_minor:
+        promised_on = day_promised(top_up.agreed)
         parts = as_agreed(captured_minor, top_up.agreed, owed)
     else:
         parts = split(difference_minor, fee_minor=top_up.fee_agreed_minor - top_up.fee_minor, owing=owed)
@@ -89,7 +92,7 @@ async def book_captured(
     key = f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}"
     lines = captured_lines(top_up, parts, source or funding(top_up), meter.utility_id)
     await post(session, key=key, kind="TOP_UP", lines=lines, occurred_at=now)
-    await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now)
+    await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now, promised_on=promised_on)
     top_up.captured_minor = captured_minor
     top_up.fee_minor += parts.fee_minor
     top_up.emergency_minor += parts.emergency_minor

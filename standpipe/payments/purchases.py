@@ -3,7 +3,7 @@
 All of it runs in the caller's transaction, under the meter's lock. The wallet keeps only what makes no whole unit.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -40,23 +40,31 @@ def purchase_key(posting_key: str) -> str:
 
 async def fits_tariff(session: AsyncSession, meter: Meter, now: datetime) -> bool:
     """Whether a meter's tariff prices what its wallet holds: what is bought for volume, what is used for money."""
-    segment, _ = await _where(session, meter, now)
+    segment, _ = await place_of_purchases(session, meter, _today(meter, now))
     return (segment.version.basis == Basis.PURCHASE) is (meter.wallet_kind == WalletKind.VOLUME)
 
 
 async def buy_with_wallet(
-    session: AsyncSession, meter: Meter, *, source_id: str, posting_key: str, now: datetime
+    session: AsyncSession,
+    meter: Meter,
+    *,
+    source_id: str,
+    posting_key: str,
+    now: datetime,
+    promised_on: date | None = None,
 ) -> None:
     """Spend a locked VOLUME meter's wallet on whole units, and grant them. Nothing happens for a MONEY meter.
 
     ``posting_key`` is the posting that put money into the wallet; a second call for it changes nothing. Where the
     tariff cannot price it the money stays in the wallet, and a person must look: it was paid, so it is never refused.
+    ``promised_on``: the meter's day whose prices and blocks were promised; otherwise it is today.
     """
     key = purchase_key(posting_key)
     if meter.wallet_kind != WalletKind.VOLUME or await purchase_by_key(session, key) is not None:
         return
+    day = promised_on or _today(meter, now)
     try:
-        segment, place = await _where(session, meter, now)
+        segment, place = await place_of_purchases(session, meter, day)
     except NotFoundError as error:
         _log.error("a purchase has no prices", meter_id=meter.id, error=str(error))
         return
@@ -74,7 +82,7 @@ async def buy_with_wallet(
         key=key,
         meter_id=meter.id,
         source_id=source_id,
-        day=now.astimezone(ZoneInfo(meter.time_zone)).date(),
+        day=day,
         version_id=segment.version.version_id,
         volume_ml=bought.volume_ml,
         priced=bought.priced,
@@ -138,12 +146,14 @@ async def _reverse(session: AsyncSession, meter: Meter, purchase: VolumePurchase
     await retract_volume(session, meter, source_id=purchase.source_id, volume_ml=purchase.volume_ml)
 
 
-async def _where(session: AsyncSession, meter: Meter, now: datetime) -> tuple[Segment, Place]:
-    """Today's terms and the place of this period's purchases in them. Raises NotFoundError."""
-    zone = ZoneInfo(meter.time_zone)
-    day = now.astimezone(zone).date()
-    contract = await contract_of(session, meter.id, meter.tariff_id, meter.installed_at.astimezone(zone).date())
+async def place_of_purchases(session: AsyncSession, meter: Meter, day: date) -> tuple[Segment, Place]:
+    """A day's terms and the place of its period's purchases in them. Raises NotFoundError."""
+    contract = await contract_of(session, meter.id, meter.tariff_id, _today(meter, meter.installed_at))
     return place_after(contract.segments(day), await bought_in_period(session, meter.id, day), day)
+
+
+def _today(meter: Meter, now: datetime) -> date:
+    return now.astimezone(ZoneInfo(meter.time_zone)).date()
 
 
 def _wallet(meter: Meter) -> AccountRef:

@@ -80,10 +80,21 @@ async def ensure_customer(sessions: Sessions, provider: str, vault: CardVault, c
 
 async def keep_customer(session: AsyncSession, *, customer_id: str, provider: str, provider_ref: str) -> None:
     """Note who a customer is at a provider; a later one, after a deletion there, takes its place."""
+    # Two requests at once bring the same pair. An insert that settles conflicts on one key only may still break the
+    # other one, so a conflict on either is passed over, and the row is then brought up to date.
     await session.execute(
         insert(PaymentCustomer)
         .values(customer_id=customer_id, provider=provider, provider_ref=provider_ref)
-        .on_conflict_do_update(index_elements=["customer_id", "provider"], set_={"provider_ref": provider_ref})
+        .on_conflict_do_nothing()
+    )
+    await session.execute(
+        update(PaymentCustomer)
+        .where(
+            PaymentCustomer.customer_id == customer_id,
+            PaymentCustomer.provider == provider,
+            PaymentCustomer.provider_ref != provider_ref,
+        )
+        .values(provider_ref=provider_ref)
     )
 
 

@@ -25,6 +25,7 @@ from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.promises import require_promise
 from standpipe.payments.provider import (
     PaymentStatus,
     PaymentTruth,
@@ -84,8 +85,8 @@ async def start(
     Our row is committed before the provider is called, so nothing that the provider says can find us without it. A
     provider that does not answer leaves the top-up CREATED; the janitor finds out what became of it. ``agree`` gives
     the parts of the quote that was ordered by; it is not asked for an order that was begun before.
-    Raises what ``agree`` does, NotFoundError, InvalidInputError, AmountOutOfRangeError, MeterBlockedError,
-    IdempotencyMismatchError.
+    Raises what ``agree`` does, QuoteOutdatedError, NotFoundError, InvalidInputError, AmountOutOfRangeError,
+    MeterBlockedError, IdempotencyMismatchError.
     """
     request_hash = _hash(order)
     async with sessions() as session:
@@ -216,7 +217,9 @@ async def _store(
         now=now,
     )
     top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
-    top_up.agreed = None if agreed is None else dict(agreed)
+    if agreed is not None:
+        await require_promise(session, meter, agreed, now)
+        top_up.agreed = dict(agreed)
     if top_up.phone is None and _rings(providers, order):
         top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
     top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)

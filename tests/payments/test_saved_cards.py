@@ -5,15 +5,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select, text
 
 from standpipe.notifications.models import Alert
 from standpipe.payments.auto_top_up import PAUSE, Signal, consider
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentRequest, PaymentStatus, RefundRequest, RefundStatus
 from standpipe.payments.providers.stripe import StripeProvider
+from standpipe.payments.saved_methods import keep_customer
 from standpipe.payments.settle import settle
-from standpipe.payments.vend_models import AutoTopUp, SavedMethod
+from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
 from standpipe.simulator.fake_stripe import event
 from tests.support.town import Town, make_home
 
@@ -99,6 +100,21 @@ async def test_a_card_is_kept_once_and_only_its_owner_sees_it(town: Town) -> Non
     assert stolen["userErrors"][0]["code"] == "NOT_FOUND"
     assert (await town.gql(forget, c=card))["data"]["cardForget"] == {"cards": [], "userErrors": []}
     assert len(town.stripe.customers) == 1
+
+
+async def test_a_customer_met_by_many_requests_at_once_is_one_at_the_provider(town: Town) -> None:
+    """Two unique keys are touched by one insert: settling a conflict on one of them must not trip over the other."""
+
+    async def meet(ref: str) -> None:
+        async with town.sessions.begin() as session:
+            await keep_customer(session, customer_id=town.home.customer_id, provider="stripe", provider_ref=ref)
+
+    for number in range(40):
+        await asyncio.gather(*(meet(f"cus_{number}") for _ in range(8)))
+        async with town.sessions.begin() as session:
+            kept = await session.scalars(select(PaymentCustomer.provider_ref))
+            assert kept.all() == [f"cus_{number}"]
+            await session.execute(delete(PaymentCustomer))
 
 
 async def test_a_card_that_is_detached_or_whose_customer_is_gone_is_no_more(town: Town) -> None:

@@ -56,9 +56,26 @@ def _day(value: Any) -> Any:
     # Without this, pydantic takes a bare number for seconds since 1970.
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         raise ValueError("a day is written as year-month-day, such as 2027-01-31")
+    if isinstance(value, str) and not _is_day(value):
+        raise ValueError("the calendar has no such day")
     # The calendar's last month has no next one, and every meter's prices are reckoned over whole months.
     if isinstance(value, str) and value[:4] >= _NO_YEAR:
         raise ValueError(f"a day lies before the year {_NO_YEAR}")
+    return value
+
+
+def _is_day(value: str) -> bool:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _printable(value: str) -> str:
+    # A name stands on bills; marks that turn the direction of writing would make other lines of it read backwards.
+    if not value.isprintable():
+        raise ValueError("a name is one line of visible letters")
     return value
 
 
@@ -71,11 +88,13 @@ def _currency(value: str) -> str:
 def _month_and_day(value: str) -> str:
     if not re.fullmatch(r"[0-9]{2}-[0-9]{2}", value):
         raise ValueError("a season begins on a day of the year, written as month-day, such as 06-01")
-    date.fromisoformat(f"2027-{value}")  # A year without a 29th of February: a season begins every year.
+    if not _is_day(f"2027-{value}"):  # A year without a 29th of February: a season begins every year.
+        raise ValueError("a season begins on a day that every year has")
     return value
 
 
 _Code = Annotated[str, AfterValidator(_code)]
+_Name = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_printable)]
 _Number = Annotated[Decimal, BeforeValidator(_number)]
 _Groups = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=40)], ...], Field(max_length=20)]
 
@@ -94,7 +113,7 @@ class BlockEntry(_Part):
 class SeasonEntry(_Part):
     """Blocks from a day of the year on (``MM-DD``)."""
 
-    name: str = Field(min_length=1, max_length=80)
+    name: _Name
     from_: Annotated[str, AfterValidator(_month_and_day)] = Field(alias="from")
     blocks: tuple[BlockEntry, ...] = Field(max_length=50)
 
@@ -111,7 +130,7 @@ class StandingEntry(_Part):
     """A fixed charge per day or month."""
 
     code: _Code
-    name: str = Field(min_length=1, max_length=80)
+    name: _Name
     amount: _Number = Field(gt=0, le=10**12)
     per: Literal["day", "month"]
     per_household: bool = False
@@ -122,7 +141,7 @@ class LevyEntry(_Part):
     """A tax or levy (or discount): ``percent`` of codes, or an amount ``per-kl``; ``blocks`` count from 1."""
 
     code: _Code
-    name: str = Field(min_length=1, max_length=80)
+    name: _Name
     percent: _Number | None = Field(None, gt=0, le=1000)
     per_kl: _Number | None = Field(None, gt=0, le=10**12)
     of: Annotated[tuple[str, ...], Field(max_length=60)] = (WATER,)
@@ -140,7 +159,7 @@ class TariffFile(_Part):
     """A tariff version as its file has it. Prices are in major units of the currency, per kilolitre."""
 
     tariff: _Code
-    name: str = Field(min_length=1, max_length=120)
+    name: Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_printable)]
     customer_class: _Code = Field("domestic", alias="class")
     currency: Annotated[str, AfterValidator(_currency)]
     basis: Literal["consumption", "purchase"] = "consumption"

@@ -5,6 +5,7 @@ Nobody may be told on: a group counts only from MIN_GROUP meters on, and only it
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+from time import monotonic
 
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,6 +19,10 @@ MIN_GROUP = 11
 """Ten others at least: whoever knows their own figure cannot reckon another's."""
 ROUNDED_TO_ML = 100_000
 _WHOLE_MONTH_DAYS = 25
+REMEMBER_S = 600.0
+"""A group's median is reckoned over every meter of the utility, and the month that it is about has ended."""
+_MOST_GROUPS = 10_000
+_known: dict[tuple[str, str, int, date], tuple[float, int, int | None]] = {}
 
 # Similar: same utility, same tariff, as many households behind the meter, a whole month of readings.
 _SIMILAR = text("""
@@ -70,20 +75,33 @@ async def compare(session: AsyncSession, view: MeterView) -> Comparison:
 
 async def _similar(session: AsyncSession, view: MeterView, month: date) -> tuple[int, int | None]:
     supply = supply_on(view.contract.supplies, month)
+    group = (view.utility_id, supply.tariff_id, supply.households, month)
+    until_s, size, median_ml = _known.get(group, (0.0, 0, None))
+    if until_s <= monotonic():
+        size, median_ml = await _median(session, *group)
+        if len(_known) >= _MOST_GROUPS:
+            _known.clear()
+        _known[group] = (monotonic() + REMEMBER_S, size, median_ml)
+    if size < MIN_GROUP or median_ml is None:
+        return 0, None
+    return size, (median_ml + ROUNDED_TO_ML // 2) // ROUNDED_TO_ML * ROUNDED_TO_ML
+
+
+async def _median(
+    session: AsyncSession, utility_id: str, tariff_id: str, households: int, month: date
+) -> tuple[int, int | None]:
     row = await session.execute(
         _SIMILAR,
         {
-            "utility_id": view.utility_id,
-            "tariff_id": supply.tariff_id,
-            "households": supply.households,
+            "utility_id": utility_id,
+            "tariff_id": tariff_id,
+            "households": households,
             "month": month,
             "least_days": _WHOLE_MONTH_DAYS,
         },
     )
     size, median_ml = row.one()
-    if size < MIN_GROUP:
-        return 0, None
-    return size, (median_ml + ROUNDED_TO_ML // 2) // ROUNDED_TO_ML * ROUNDED_TO_ML
+    return int(size), median_ml
 
 
 async def _sum_ml(session: AsyncSession, meter_id: str, start: date, end: date) -> int:

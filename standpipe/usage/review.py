@@ -116,8 +116,11 @@ async def reject(
     One that was held for air stays where it is: the air is never billed, and the register goes on from it.
     Raises NotFoundError, and InvalidInputError for one that is rejected already, or that later decisions stand upon.
     """
-    meter = await _locked(session, meter_id, read_at)
+    meter = await lock_meter(session, meter_id)
     reading = await _reading(session, meter, read_at)
+    # One that was held as it came is part of nothing: it can be put away also where its neighbours are gone.
+    if reading.quality != ReadingQuality.HELD or reading.counted_ml is not None:
+        await _locked(session, meter_id, read_at)
     if reading.quality == ReadingQuality.REJECTED:
         raise InvalidInputError("This reading is rejected already.")
     was = _said(reading)
@@ -237,10 +240,14 @@ def _candidate(row: Reading) -> Candidate:
 
 async def _locked(session: AsyncSession, meter_id: str, at: datetime) -> Meter:
     meter = await lock_meter(session, meter_id)
-    horizon = await session.scalar(select(StorageHorizon.before).where(StorageHorizon.what == READINGS))
-    if at < meter.installed_at or (horizon is not None and at < horizon):
+    if at < meter.installed_at or await _is_past_keeping(session, at):
         raise InvalidInputError("At that time there are no readings any more, or were none yet: it stays as it is.")
     return meter
+
+
+async def _is_past_keeping(session: AsyncSession, at: datetime) -> bool:
+    horizon = await session.scalar(select(StorageHorizon.before).where(StorageHorizon.what == READINGS))
+    return horizon is not None and at < horizon
 
 
 async def _reading(session: AsyncSession, meter: Meter, read_at: datetime) -> Reading:
@@ -298,9 +305,10 @@ async def _finish(
         raise InvalidInputError("Say why; it is kept.", ("note",))
     before_minor = await wallet_balance_minor(session, meter.id, meter.currency)
     await session.flush()
-    days = {service_day(reading.read_at, ZoneInfo(meter.time_zone))}
-    days |= await _settle_after(session, meter, reading.read_at)
-    await _apply(session, meter, days, now)
+    if not await _is_past_keeping(session, reading.read_at):
+        days = {service_day(reading.read_at, ZoneInfo(meter.time_zone))}
+        days |= await _settle_after(session, meter, reading.read_at)
+        await _apply(session, meter, days, now)
     outcome = await _outcome(session, meter, before_minor, int(reading.quality in COUNTED))
     detail: dict[str, Any] = {"serial": meter.serial, "read_at": reading.read_at.isoformat(), "note": note, "was": was}
     detail |= {"is": _said(reading), "charged_minor": outcome.charged_minor}

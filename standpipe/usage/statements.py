@@ -6,10 +6,11 @@ as it stands. Once made it never changes: what comes later for its month stands 
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, DateTime, ScalarSelect, and_, cast, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -188,6 +189,7 @@ async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], lim
                 Meter.id.not_in(resting),
                 Meter.installed_at < local_midnight(period_of(last)[1], ZoneInfo(zone)),
                 func.coalesce(newest, date.min) < last,
+                or_(Meter.closed_at.is_(None), _moved_since(newest, last, zone)),
             )
             .order_by(Meter.id)
             .limit(limit - len(found))
@@ -196,6 +198,19 @@ async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], lim
         if len(found) >= limit:
             break
     return found
+
+
+def _moved_since(newest: ScalarSelect[Any], last: date, zone: str) -> ColumnElement[bool]:
+    """Whether a meter out of service has yet to state something: its last month, and what was booked after it."""
+    due = func.coalesce(newest + text("interval '1 month'"), last)
+    since = func.timezone(zone, cast(due, DateTime))
+    booked = (
+        select(Entry.id)
+        .join(Account, Account.id == Entry.account_id)
+        .join(LedgerTransaction, LedgerTransaction.id == Entry.transaction_id)
+        .where(Account.owner_id == Meter.id, Account.kind.in_(ACCOUNTS), LedgerTransaction.occurred_at >= since)
+    )
+    return or_(Meter.closed_at >= since, booked.exists())
 
 
 def _next_month(made: date | None, last: date) -> date:

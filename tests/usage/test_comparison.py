@@ -3,13 +3,21 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import update
 
 from standpipe.meters.models import Meter
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.units import local_midnight
+from standpipe.usage import comparison
 from tests.support.june import APRIL, JUNE, MAY, NOW, STATEMENT, ZONE, add_home, read
 from tests.support.town import Home, Town, make_utility
+
+
+@pytest.fixture(autouse=True)
+def unremembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "REMEMBER_S", 0.0)
+
 
 COMPARISON = (
     "query($i: ID!) { node(id: $i) { ... on Meter { comparison { days thisPeriod { litres } "
@@ -65,6 +73,19 @@ async def test_only_the_median_is_told_and_rounded(june: Town) -> None:
     found = await compared(june)
     # The sixth of eleven is 9,050 litres: rounded half up to whole hundreds.
     assert (found["similar"]["litres"], found["ownMonth"]["litres"]) == ("9100", "4050")
+
+
+async def test_the_groups_median_is_reckoned_once_in_ten_minutes(june: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "REMEMBER_S", 600.0)
+    homes = [june.home, *[await add_home(june) for _ in range(10)]]
+    for home in homes:
+        await may_of(june, 5_000_000, home)
+    told = await compared(june)
+    for home in homes[1:]:
+        await read(june, (NOW, 900_000_000), home=home)
+        async with june.sessions.begin() as session:
+            await session.execute(update(Meter).where(Meter.id == home.meter_id).values(closed_at=NOW))
+    assert (await compared(june))["similarHouseholds"] == told["similarHouseholds"] == 11
 
 
 async def test_who_is_not_alike_does_not_count(june: Town) -> None:

@@ -208,6 +208,28 @@ async def test_the_worker_closes_what_is_due_and_numbers_it_without_gaps(june: T
     assert [item.number for item in made] == list(range(1, len(made) + 1))
 
 
+async def test_a_meter_out_of_service_has_statements_until_all_is_told(june: Town) -> None:
+    gone, paid_back = await add_home(june), await add_home(june)
+    async with june.sessions.begin() as session:
+        for home in (gone, paid_back):
+            (await session.get_one(Meter, home.meter_id)).closed_at = datetime(2026, 4, 10, tzinfo=UTC)
+        await add_arrears(
+            session, operator="op", meter_id=paid_back.meter_id, amount_minor=500, reference="late",
+            now=datetime(2026, 5, 9, tzinfo=UTC),
+        )  # fmt: skip
+    for home in (gone, paid_back):
+        assert await close(june, APRIL, home) is not None
+    for _ in range(4):
+        await issue_due(june.sessions, june.settings.clock)
+    async with june.sessions() as session:
+        rows = (await session.execute(select(Statement.meter_id, Statement.period_start))).all()
+    months = {
+        home.meter_id: {month for meter_id, month in rows if meter_id == home.meter_id}
+        for home in (gone, paid_back, june.home)
+    }
+    assert months == {gone.meter_id: {APRIL}, paid_back.meter_id: {APRIL, MAY}, june.home.meter_id: {MAY}}
+
+
 async def test_late_readings_are_waited_for_as_long_as_the_utility_says(june: Town) -> None:
     async with june.sessions.begin() as session:
         await session.execute(update(Utility).values(statement_after_days=20))

@@ -22,6 +22,7 @@ from standpipe.units import period_of, service_day
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, ReadingQuality
 from standpipe.usage.readings import apply_days, take_report
 from standpipe.usage.retention import horizon, let_go, sweep
+from standpipe.usage.review import reject, release
 from standpipe.usage.statements import issue
 from standpipe.usage.storage import (
     add_partitions,
@@ -180,6 +181,30 @@ async def test_what_comes_from_before_the_horizon_is_held(sessions: Sessions) ->
     await forget(sessions)
     async with sessions() as session:
         assert await session.scalar(select(func.count()).select_from(Reading).where(Reading.quality == "HELD")) == 1
+
+
+async def test_what_was_held_from_before_the_horizon_can_be_put_away_and_nothing_else(sessions: Sessions) -> None:
+    home = await lived(sessions, "Africa/Nairobi", silent=False)
+    await forget(sessions)
+    at = HORIZON - timedelta(days=15)
+    await take(sessions, home, [(at, (at - START) // HOUR * 9_500)])
+    before = await books(sessions, home)
+    who = {
+        "operator": "op",
+        "meter_id": home.meter_id,
+        "read_at": at,
+        "note": "too late to matter",
+        "now": HORIZON + timedelta(days=60),
+    }
+    async with sessions.begin() as session:
+        with pytest.raises(InvalidInputError, match="no readings any more"):
+            await release(session, **who)
+    async with sessions.begin() as session:
+        assert (await reject(session, **who)).charged_minor == 0
+    assert await books(sessions, home) == before
+    async with sessions.begin() as session:
+        with pytest.raises(InvalidInputError, match="no readings any more"):
+            await reject(session, **who)
 
 
 async def test_retention_goes_on_from_retention(sessions: Sessions) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 import standpipe.customers.models
 import standpipe.ledger.models
 import standpipe.meters.field_models
+import standpipe.meters.keypad_models
 import standpipe.meters.lora_models
 import standpipe.meters.models
 import standpipe.notifications.models
@@ -19,7 +20,8 @@ import standpipe.payments.book_models
 import standpipe.payments.models
 import standpipe.payments.vend_models
 import standpipe.tariffs.models
-import standpipe.usage.models  # noqa: F401 - imported for their tables.
+import standpipe.usage.models
+import standpipe.vending.models  # noqa: F401 - imported for their tables.
 from standpipe.db.base import Base
 from standpipe.db.engine import async_url
 

@@ -34,6 +34,7 @@ from standpipe.wiring import (
     close_providers,
     configure_logging,
     database_url,
+    make_issuer,
     make_providers,
     make_sender,
     migrated_database,
@@ -182,19 +183,24 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _worker(settings: Settings) -> None:
-    sender = make_sender(settings)
+    sender, issuer = make_sender(settings), make_issuer(settings)
     async with migrated_database(settings) as database:
         providers = make_providers(settings, database.sessions)
         listener = Listener(database.url, WORK)
         await listener.start()
         try:
             offline_after = timedelta(hours=settings.offline_after_h)
-            await run_worker(database.sessions, listener, providers, sender, settings.clock, offline_after)
+            await run_worker(
+                *(database.sessions, listener, providers, sender, settings.clock, offline_after),
+                issuer=issuer,
+                token_after=timedelta(minutes=settings.keypad_token_after_min),
+            )
         finally:
             await listener.stop()
             await close_providers(providers)
-            if sender is not None:
-                await sender.close()
+            for outside in (sender, issuer):
+                if outside is not None:
+                    await outside.close()
 
 
 async def _gateway(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from standpipe.outbox.facts import (
     MoneyInSuspense,
     MoneyTakenBack,
     SecondPayment,
+    TokenIssued,
     TopUpFailed,
     TopUpPaid,
     UsageRecorded,
@@ -32,6 +33,7 @@ from standpipe.payments.refunds import meter_stated
 from standpipe.tariffs.periods import BillLine
 from standpipe.usage.overview import MeterView, meter_view
 from standpipe.usage.quotes import quote_credit
+from standpipe.vending.views import grouped, token_by_id
 
 _log = structlog.get_logger(__name__)
 
@@ -73,12 +75,19 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
         case AutoTopUpEnded(auto_id, meter_id, top_up_id, outcome):
             key = f"auto:{auto_id}:{top_up_id}:{outcome}"
             await _tell(session, meter_id, key, f"AUTO_{outcome}", now, offline_after)
-        case MoneyInSuspense(top_up_id, reason):
-            _log.error("money in suspense: a person must look", top_up_id=top_up_id, reason=reason)
-        case SecondPayment(top_up_id, sibling_id):
-            _log.error("one intention paid twice: both are credited", top_up_id=top_up_id, sibling_id=sibling_id)
+        case TokenIssued(token_id, meter_id):
+            await _tell_token(session, meter_id, token_id, now, offline_after)
+        case MoneyInSuspense() | SecondPayment():
+            _call_a_person(fact)
         case MeterStated():
             pass
+
+
+def _call_a_person(fact: MoneyInSuspense | SecondPayment) -> None:
+    if isinstance(fact, MoneyInSuspense):
+        _log.error("money in suspense: a person must look", top_up_id=fact.top_up_id, reason=fact.reason)
+    else:
+        _log.error("one intention paid twice: both are credited", top_up_id=fact.top_up_id, sibling_id=fact.sibling_id)
 
 
 async def _check_balance(session: AsyncSession, meter_id: str, now: datetime, offline_after: timedelta) -> None:
@@ -97,6 +106,20 @@ async def _tell(
         return
     params = _params(view) | ({"variant": variant} if variant else {})
     await raise_once(session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=key, params=params, now=now)
+
+
+async def _tell_token(
+    session: AsyncSession, meter_id: str, token_id: str, now: datetime, offline_after: timedelta
+) -> None:
+    """The token's digits, to every device of the household; they open nothing but this meter, and once."""
+    view = await meter_view(session, meter_id, now, offline_after=offline_after)
+    token = await token_by_id(session, token_id)
+    if view is None or token is None or not token.digits:
+        return
+    params = _params(view) | {"variant": "TOKEN_ISSUED", "token": grouped(token.digits[0])}
+    await raise_once(
+        session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=f"token:{token_id}", params=params, now=now
+    )
 
 
 async def _issue_receipt(

@@ -96,6 +96,19 @@ class Settings(BaseSettings):
     dlms_idle_timeout_s: float = Field(
         7200.0, gt=0, description="Silence after which a DLMS meter's connection is closed, in seconds."
     )
+    keypad_token_after_min: int = Field(
+        120, ge=1, description="Minutes on its way after which credit is offered as a keypad token (STS), town time."
+    )
+    keypad_issuer_url: str | None = Field(
+        None, description="Who makes keypad tokens: an HSM or vending service (docs/meters/keypad-tokens.md)."
+    )
+    keypad_issuer_key: SecretStr | None = Field(None, description="Our bearer key at that issuer.")
+    keypad_issuer_timeout_s: float = Field(10.0, gt=0, le=60, description="Time-out of one request to it in seconds.")
+    keypad_vending_keys: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Instead of it, for development: vending keys in this process, as JSON of 20 bytes in hex by "
+        'supply group and key revision, `{"123457:1": "…40 hex…"}`.',
+    )
     command_deadline_h: int = Field(
         72, ge=1, description="Hours after which an undelivered valve or threshold command expires."
     )

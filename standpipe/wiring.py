@@ -22,6 +22,10 @@ from standpipe.payments.providers.stripe import StripeProvider
 from standpipe.payments.rails import Rails
 from standpipe.payments.split import FeeRule
 from standpipe.settings import Settings
+from standpipe.sts.keys import VENDING_KEY_BYTES
+from standpipe.vending.issuer import TokenIssuer
+from standpipe.vending.remote import RemoteIssuer
+from standpipe.vending.software import SoftwareIssuer
 
 _LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
 
@@ -206,6 +210,39 @@ async def close_providers(providers: Mapping[str, Provider]) -> None:
     """Close what ``make_providers`` opened."""
     for provider in providers.values():
         await provider.close()
+
+
+def make_issuer(settings: Settings) -> TokenIssuer | None:
+    """Who makes keypad tokens; None where nobody does. Raises SettingsError for one that is set up by half."""
+    if settings.keypad_issuer_url is not None:
+        if settings.keypad_vending_keys:
+            raise SettingsError(
+                "STANDPIPE_KEYPAD_VENDING_KEYS: tokens are made by STANDPIPE_KEYPAD_ISSUER_URL; unset one."
+            )
+        _whole("KEYPAD ISSUER", settings, "keypad_issuer_key")
+        return RemoteIssuer(
+            url=settings.keypad_issuer_url,
+            api_key=_reveal(settings.keypad_issuer_key),
+            timeout_s=settings.keypad_issuer_timeout_s,
+        )
+    if not settings.keypad_vending_keys:
+        return None
+    return SoftwareIssuer(vending_keys(settings))
+
+
+def vending_keys(settings: Settings) -> dict[tuple[str, int], bytes]:
+    """The software issuer's keys by supply group and revision. Raises SettingsError for one that is none."""
+    found = {}
+    for name, secret in settings.keypad_vending_keys.items():
+        group, _, revision = name.partition(":")
+        try:
+            key = bytes.fromhex(secret.get_secret_value())
+        except ValueError:
+            key = b""
+        if len(key) != VENDING_KEY_BYTES or not (group.isdecimal() and revision.isdecimal()):
+            raise SettingsError(f"STANDPIPE_KEYPAD_VENDING_KEYS: {name} must be GROUP:REVISION with 20 bytes in hex.")
+        found[group, int(revision)] = key
+    return found
 
 
 def make_sender(settings: Settings) -> PushSender | None:

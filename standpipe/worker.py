@@ -28,6 +28,9 @@ from standpipe.usage.rests import Rests
 from standpipe.usage.standing import accrue_due
 from standpipe.usage.statements import issue_due
 from standpipe.usage.storage import keep_partitions
+from standpipe.vending.issuer import TokenIssuer
+from standpipe.vending.issuing import issue_tokens
+from standpipe.vending.offers import QUEUE, offer_due
 
 LOOK_EVERY_S = 2.0
 """Queues are looked at this often even when nobody calls: retries and leases fall due in silence."""
@@ -47,8 +50,13 @@ async def run_worker(
     sender: PushSender | None,
     clock: Clock,
     offline_after: timedelta,
+    issuer: TokenIssuer | None = None,
+    token_after: timedelta = timedelta(hours=2),
 ) -> None:
-    """Work all queues until cancelled. Any number of workers may run; rows are claimed, never shared."""
+    """Work all queues until cancelled. Any number of workers may run; rows are claimed, never shared.
+
+    Without an ``issuer`` no keypad token is offered; with one, what is on its way for longer than ``token_after``.
+    """
     queues: dict[str, Callable[[], Awaitable[int]]] = {
         "inbox": lambda: work_inbox(sessions, providers, clock),
         "janitor": lambda: poll_due(sessions, providers, clock),
@@ -61,6 +69,9 @@ async def run_worker(
         "standing": partial(accrue_due, sessions, clock, Rests("standing")),
         "monthly_statements": partial(issue_due, sessions, clock, Rests("monthly_statements")),
     }
+    if issuer is not None:
+        queues["keypad_offers"] = partial(offer_due, sessions, clock, token_after)
+        queues[QUEUE] = partial(issue_tokens, sessions, issuer, clock)
     seldom = {"standing", "monthly_statements"}
     async with asyncio.TaskGroup() as group:
         for name, work in queues.items():

@@ -19,6 +19,7 @@ from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
 from standpipe.usage.overview import MeterView, meters_by_id
 from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
+from standpipe.vending.views import TokenView, tokens_by_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,11 @@ class Context:
         return self._loader("receipts", self._load_receipts)
 
     @property
+    def tokens(self) -> DataLoader[str, list[TokenView]]:
+        """Keypad tokens by top-up, not checked for whose they are: only for top-ups out of an owned meter."""
+        return self._loader("tokens", self._load_tokens)
+
+    @property
     def top_up_pages(self) -> DataLoader[TopUpsRequest, list[str]]:
         """Pages of top-up ids."""
         return self._loader("top_up_pages", self._load_top_up_pages)
@@ -118,6 +124,11 @@ class Context:
     async def _load_receipts(self, ids: list[str]) -> list[list[ReceiptView]]:
         async with self.tools.sessions() as session:
             found = await receipts_of(session, ids)
+        return [found[top_up_id] for top_up_id in ids]
+
+    async def _load_tokens(self, ids: list[str]) -> list[list[TokenView]]:
+        async with self.tools.sessions() as session:
+            found = await tokens_by_source(session, ids)
         return [found[top_up_id] for top_up_id in ids]
 
     async def _load_top_up_pages(self, requests: list[TopUpsRequest]) -> list[list[str]]:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import strawberry
 
-from standpipe.graphql.base import Money, Node, PageInfo, Url, money
+from standpipe.graphql.base import Money, Node, PageInfo, Url, Volume, money, volume
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.receipts import Receipt, receipt_of
 from standpipe.payments.provider import MethodKind, PaymentMethod
 from standpipe.payments.receipts import SALE
 from standpipe.payments.views import TopUpStatus, TopUpView
+from standpipe.vending.views import TokenView, grouped
 
 if TYPE_CHECKING:
     from standpipe.graphql.meters import Meter
@@ -116,6 +117,29 @@ class TopUpFailure:
     retryable: bool
 
 
+@strawberry.type(description="20 digits for the keypad of one meter; they work there once.")
+class KeypadToken:
+    """By IEC 62055-41."""
+
+    digits: str = strawberry.field(description="Without spaces.")
+    display: str = strawberry.field(description="In groups of four.")
+    volume: Volume
+    issued_at: datetime
+    entered_at: datetime | None = strawberry.field(
+        description="When the meter said that it was typed; null too where its credit came by radio."
+    )
+
+
+def _token(view: TokenView, language: str) -> KeypadToken:
+    return KeypadToken(
+        digits=view.digits,
+        display=grouped(view.digits),
+        volume=volume(view.volume_ml, language),
+        issued_at=view.issued_at,
+        entered_at=view.entered_at,
+    )
+
+
 @strawberry.type(description="A vend that the customer pays for.")
 class TopUp(Node):
     """Payment and delivery in one status."""
@@ -180,6 +204,19 @@ class TopUp(Node):
     @strawberry.field(description="All receipts, money given back included, in the order of their numbers.")
     async def receipts(self, info: Ctx) -> list[Receipt]:
         return [receipt_of(info.context, view) for view in await info.context.receipts.load(self.view.id)]
+
+    @strawberry.field(
+        description="Set when the meter could not be reached in time: type these digits on its keypad. The credit is "
+        "the same one, and counts once, whether it is typed or still comes by radio."
+    )
+    async def keypad_token(self, info: Ctx) -> KeypadToken | None:
+        tokens = await info.context.tokens.load(self.view.id)
+        waiting = [token for token in tokens if not token.delivered] or tokens
+        return _token(waiting[0], info.context.language) if waiting else None
+
+    @strawberry.field(description="All its tokens, in the order in which they are to be typed; nearly always one.")
+    async def keypad_tokens(self, info: Ctx) -> list[KeypadToken]:
+        return [_token(token, info.context.language) for token in await info.context.tokens.load(self.view.id)]
 
     @strawberry.field(description="What has been given back to the payer, by refunds and disputes.")
     def given_back(self, info: Ctx) -> Money:

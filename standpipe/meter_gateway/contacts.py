@@ -59,6 +59,12 @@ _RESULTS = tuple(CommandResult)
 _log = structlog.get_logger(__name__)
 
 
+def frame_of(command: OutgoingCommand) -> prepaid.CommandFrame:
+    """A command as the prepaid object takes it."""
+    kind = _KINDS[command.kind] if command.tid_mark is None else prepaid.KIND_CREDIT_MARKED
+    return prepaid.CommandFrame(kind, command.sequence, command.value, command.currency, command.tid_mark)
+
+
 def statement_of(frame: prepaid.StatusFrame, wallet_kind: WalletKind = WalletKind.MONEY) -> MeterStatement:
     """A status frame in our own words; codes that we do not know become UNKNOWN or the strictest refusal."""
     accepted, remaining = frame.credit_accepted_minor, frame.credit_remaining_minor
@@ -76,6 +82,7 @@ def statement_of(frame: prepaid.StatusFrame, wallet_kind: WalletKind = WalletKin
         stated_at=datetime.fromtimestamp(frame.meter_time_s, UTC),
         volume_accepted_ml=0 if in_money else accepted,
         volume_remaining_ml=0 if in_money else remaining,
+        volume_typed_ml=0 if in_money else frame.typed_ml or 0,
     )
 
 
@@ -233,7 +240,7 @@ class Contacts:
 
     async def _send(self, peer: MeterPeer, identity: MeterIdentity, command: OutgoingCommand) -> bool:
         """Send one command; returns whether the contact may go on."""
-        frame = prepaid.CommandFrame(_KINDS[command.kind], command.sequence, command.value, command.currency)
+        frame = frame_of(command)
         try:
             await peer.write_command(self._object_id, frame.to_bytes(identity.prepaid_key, identity.serial))
         except MeterAsleepError as error:

@@ -11,7 +11,7 @@ from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.meter_gateway import dlms_totals, dlms_values, prepaid
 from standpipe.meter_gateway.axdr import Data, Tag, octets
-from standpipe.meter_gateway.contacts import statement_of
+from standpipe.meter_gateway.contacts import frame_of, statement_of
 from standpipe.meter_gateway.cosem_time import CosemTime
 from standpipe.meter_gateway.delivery import CommandRefusedError, Heard, Note
 from standpipe.meter_gateway.dlms_apdu import Attribute, by_range
@@ -37,12 +37,6 @@ from standpipe.meters.reports import (
 STEADY_TRIES = 5
 SETTLE_TRIES = 4
 _DISCONNECT, _RECONNECT = 1, 2
-_FRAME_KINDS = {
-    CommandKind.CREDIT: prepaid.KIND_CREDIT,
-    CommandKind.VALVE: prepaid.KIND_VALVE,
-    CommandKind.THRESHOLD: prepaid.KIND_THRESHOLD,
-    CommandKind.AT_ZERO: prepaid.KIND_AT_ZERO,
-}
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
@@ -150,9 +144,7 @@ class DlmsCarrier:
         """Class 115: the token is our own numbered frame; what the meter made of it stands in its statement."""
         if self.frames is None:
             raise CommandRefusedError("this meter has no key for frames")
-        frame = prepaid.CommandFrame(
-            _FRAME_KINDS[command.kind], command.sequence, command.value, command.currency
-        ).to_bytes(self.frames.prepaid_key, self.frames.serial)
+        frame = frame_of(command).to_bytes(self.frames.prepaid_key, self.frames.serial)
         await self.client.act(Attribute(115, self.profile.credit.obis, 1), octets(frame))
 
     async def _set_amount(self, command: OutgoingCommand) -> None:

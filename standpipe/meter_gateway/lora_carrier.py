@@ -29,6 +29,7 @@ from standpipe.meter_gateway.lora_events import (
 from standpipe.meter_gateway.lora_frames import (
     KIND_AT_ZERO,
     KIND_CREDIT,
+    KIND_CREDIT_MARKED,
     KIND_THRESHOLD,
     KIND_VALVE,
     PORT_COMMAND,
@@ -155,6 +156,7 @@ class LoraCarrier:
             credit_remaining_minor=status.credit_remaining_minor,
             register_ml=status.register_ml,
             meter_time_s=status.meter_time_s,
+            typed_ml=status.typed_ml,
         )
         statement = statement_of(frame, device.meter.wallet_kind)
         report = MeterReport(meter_id, now, (), statement, status.battery_percent, status.alarms.empty_pipe)
@@ -231,7 +233,8 @@ class LoraCarrier:
         async with self._sessions() as session:
             device = await lora_devices.by_meter_id(session, self._keys, task.meter_id)
         if task.state == DownlinkState.SENDING:
-            command = LoraCommand(_KINDS[task.kind], task.sequence, task.value, task.currency)
+            kind = _KINDS[task.kind] if task.tid_mark is None else KIND_CREDIT_MARKED
+            command = LoraCommand(kind, task.sequence, task.value, task.currency, task.tid_mark)
             frame = command.to_bytes(frame_key(device))
             return await self._network.replace_queue(device.dev_eui, PORT_COMMAND, frame, task.expires_at)
         if task.state == DownlinkState.QUEUED:

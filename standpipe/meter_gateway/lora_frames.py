@@ -22,6 +22,8 @@ PORT_STATUS = 10
 PORT_HISTORY = 11
 PORT_COMMAND = 20
 KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO = 1, 2, 3, 4
+KIND_CREDIT_MARKED = 5
+"""Credit to a meter with a keypad: after the total, up to which TID its tokens are in it."""
 KIND_STATUS, KIND_HISTORY = 8, 9
 MAX_TOTAL = 2**63 - 1
 MAX_REMAINING, MIN_REMAINING = 2**62 - 1, -(2**62)
@@ -30,7 +32,7 @@ MAX_TIME_S = 2**32 - 1
 HOUR_S = 3600
 UNKNOWN_BATTERY = 255
 
-_COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO})
+_COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO, KIND_CREDIT_MARKED})
 _VARINT_BYTES = 9
 _STATUS = struct.Struct(">IIBBBI")
 
@@ -77,6 +79,8 @@ class LoraStatus:
     """The meter's statement, 27 to 51 bytes. Minor units, millilitres, Unix seconds; battery in per cent or None.
 
     Every value that our database can hold fits. A meter whose remaining credit lies beyond ±2^62 states that bound.
+    A meter with a keypad adds ``typed_ml``, of its accepted volume what was typed and is in no total taken since: 1 to
+    9 bytes more, which fit as long as its register and totals are below 2^49 ml.
     """
 
     LABEL: ClassVar[bytes] = b"standpipe/lora/status"
@@ -92,6 +96,7 @@ class LoraStatus:
     credit_remaining_minor: int
     register_ml: int
     meter_time_s: int
+    typed_ml: int | None = None
 
     def to_bytes(self, key: FrameKey) -> bytes:
         """The frame as this meter states it. Raises ValueError for a value that no meter has."""
@@ -110,7 +115,11 @@ class LoraStatus:
             self.meter_time_s,
         )
         body += _varint(self.credit_accepted_minor) + _varint(_zigzag(self.credit_remaining_minor))
-        return _closed(body + _varint(self.register_ml), key, self.LABEL)
+        body += _varint(self.register_ml)
+        if self.typed_ml is not None:
+            _require(self.typed_ml, 0, self.credit_accepted_minor)
+            body += _varint(self.typed_ml)
+        return _closed(body, key, self.LABEL)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: FrameKey) -> "LoraStatus":
@@ -120,7 +129,10 @@ class LoraStatus:
         if result_valve & 3 or (battery > 100 and battery != UNKNOWN_BATTERY):  # noqa: PLR2004 - bits and per cent.
             raise ParsingError("not a status frame that we know")
         accepted, remaining, register_ml = reader.varint(), reader.varint(), reader.varint()
+        typed_ml = reader.varint() if reader.left else None
         reader.end()
+        if (typed_ml or 0) > accepted:
+            raise ParsingError("more was typed than accepted")
         return cls(
             report_counter=counter,
             last_sequence=sequence,
@@ -133,6 +145,7 @@ class LoraStatus:
             credit_remaining_minor=remaining >> 1 if remaining % 2 == 0 else -(remaining >> 1) - 1,
             register_ml=register_ml,
             meter_time_s=time_s,
+            typed_ml=typed_ml,
         )
 
 
@@ -195,7 +208,7 @@ class LoraHistory:
 
 @dataclass(frozen=True, slots=True)
 class LoraCommand:
-    """A command to the meter, 17 to 25 bytes; ``value`` as in the prepaid object's command frame."""
+    """A command to the meter, 17 to 29 bytes; ``value`` and ``tid_mark`` as in the prepaid object's command frame."""
 
     LABEL: ClassVar[bytes] = b"standpipe/lora/command"
 
@@ -203,21 +216,25 @@ class LoraCommand:
     sequence: int
     value: int
     currency: str
+    tid_mark: int | None = None
 
     def to_bytes(self, key: FrameKey) -> bytes:
         """The frame for this meter. Raises ValueError for a value that no command has."""
         _require(self.value, 0, MAX_TOTAL)
         body = bytes((VERSION << 4 | self.kind,)) + self.sequence.to_bytes(4, "big")
-        return _closed(body + self.currency.encode("ascii") + _varint(self.value), key, self.LABEL)
+        body += self.currency.encode("ascii") + _varint(self.value)
+        return _closed(body + (b"" if self.tid_mark is None else _varint(self.tid_mark)), key, self.LABEL)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: FrameKey) -> "LoraCommand":
         """Raises ParsingError unless the frame is whole, known and meant for this meter."""
         body = _opened(frame, key, cls.LABEL, _COMMANDS)
         reader = _Reader(body)
-        sequence, currency, value = int.from_bytes(reader.take(4), "big"), reader.take(3), reader.varint()
+        kind, sequence = frame[0] & 15, int.from_bytes(reader.take(4), "big")
+        currency, value = reader.take(3), reader.varint()
+        mark = reader.varint() if kind == KIND_CREDIT_MARKED else None
         reader.end()
-        return cls(frame[0] & 15, sequence, value, currency.decode("ascii", "replace"))
+        return cls(kind, sequence, value, currency.decode("ascii", "replace"), mark)
 
 
 class _Reader:

@@ -13,15 +13,21 @@ KIND_CREDIT = 0x01
 KIND_VALVE = 0x02
 KIND_THRESHOLD = 0x03
 KIND_AT_ZERO = 0x04
+KIND_CREDIT_MARKED = 0x05
+"""Credit to a meter with a keypad: the total, and up to which TID its tokens are in it."""
 KIND_KEY = 0x10
 KIND_STATUS = 0x81
+KIND_STATUS_TYPED = 0x82
+"""The same statement of a meter with a keypad: it says how much of what it accepted was typed."""
 MAC_BYTES = 16
 MAX_TOTAL = 2**63 - 1
 """What our database holds; a frame's unsigned totals could be twice that."""
 
 _COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO})
 _COMMAND = struct.Struct(">BBIQ3s")
+_MARKED = struct.Struct(">BBIQ3sI")
 _STATUS = struct.Struct(">BBIIBBBQqQI")
+_TYPED = struct.Struct(">BBIIBBBQqQIQ")
 _KEY = struct.Struct(">BBI16s")
 _COMMAND_LABEL = b"standpipe/prepaid/command"
 _STATUS_LABEL = b"standpipe/prepaid/status"
@@ -38,19 +44,25 @@ class CommandFrame:
     sequence: int
     value: int
     currency: str
+    tid_mark: int | None = None
 
     def to_bytes(self, key: bytes, serial: str) -> bytes:
-        """The frame for this meter, 33 bytes."""
-        body = _COMMAND.pack(VERSION, self.kind, self.sequence, self.value, self.currency.encode("ascii"))
+        """The frame for this meter, 33 bytes, or 37 with a mark."""
+        fields = (self.kind, self.sequence, self.value, self.currency.encode("ascii"))
+        if self.tid_mark is None:
+            body = _COMMAND.pack(VERSION, *fields)
+        else:
+            body = _MARKED.pack(VERSION, *fields, self.tid_mark)
         return body + _mac(key, _COMMAND_LABEL, serial, body)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "CommandFrame":
         """Raises ParsingError unless the frame is whole, known and meant for this meter."""
-        version, kind, sequence, value, currency = _opened(frame, _COMMAND, key, _COMMAND_LABEL, serial)
-        if version != VERSION or kind not in _COMMANDS:
+        layout = _MARKED if len(frame) == _MARKED.size + MAC_BYTES else _COMMAND
+        version, kind, sequence, value, currency, *mark = _opened(frame, layout, key, _COMMAND_LABEL, serial)
+        if version != VERSION or (kind != KIND_CREDIT_MARKED if mark else kind not in _COMMANDS):
             raise ParsingError("not a command frame that we know")
-        return cls(kind, sequence, value, currency.decode("ascii", "replace"))
+        return cls(kind, sequence, value, currency.decode("ascii", "replace"), *mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,7 @@ class StatusFrame:
     """The meter's statement. Money in minor units, the register in millilitres, time in Unix seconds.
 
     A VOLUME meter states its two credit totals in millilitres: the frame does not say which, the meter's kind does.
+    ``typed_ml``, of a meter with a keypad: what of its accepted volume was typed and is in no total taken since.
     """
 
     report_counter: int
@@ -69,12 +82,14 @@ class StatusFrame:
     credit_remaining_minor: int
     register_ml: int
     meter_time_s: int
+    typed_ml: int | None = None
 
     def to_bytes(self, key: bytes, serial: str) -> bytes:
-        """The frame as this meter states it, 57 bytes."""
-        body = _STATUS.pack(
+        """The frame as this meter states it, 57 bytes, or 65 with a keypad."""
+        typed = () if self.typed_ml is None else (self.typed_ml,)
+        body = (_TYPED if typed else _STATUS).pack(
             VERSION,
-            KIND_STATUS,
+            KIND_STATUS_TYPED if typed else KIND_STATUS,
             self.report_counter,
             self.last_sequence,
             self.result,
@@ -84,16 +99,20 @@ class StatusFrame:
             self.credit_remaining_minor,
             self.register_ml,
             self.meter_time_s,
+            *typed,
         )
         return body + _mac(key, _STATUS_LABEL, serial, body)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "StatusFrame":
         """Raises ParsingError unless the frame is whole, known and this meter's own."""
-        version, kind, *fields = _opened(frame, _STATUS, key, _STATUS_LABEL, serial)
-        if version != VERSION or kind != KIND_STATUS:
+        typed = len(frame) == _TYPED.size + MAC_BYTES
+        version, kind, *fields = _opened(frame, _TYPED if typed else _STATUS, key, _STATUS_LABEL, serial)
+        if version != VERSION or kind != (KIND_STATUS_TYPED if typed else KIND_STATUS):
             raise ParsingError("not a status frame that we know")
         status = cls(*fields)
+        if (status.typed_ml or 0) > status.credit_accepted_minor:
+            raise ParsingError("more was typed than accepted")
         if max(status.credit_accepted_minor, status.register_ml) > MAX_TOTAL:
             raise ParsingError("a total beyond any meter's")
         return status

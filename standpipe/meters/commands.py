@@ -28,6 +28,7 @@ from standpipe.meters.models import (
     MeterCommand,
     WalletKind,
 )
+from standpipe.meters.tids import tid_mark
 
 OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
 
@@ -37,6 +38,7 @@ class OutgoingCommand:
     """A command ready for the air; ``value`` is the credit total, the valve position or the threshold.
 
     ``currency`` is ISO 4217, or VOLUME_UNIT for a VOLUME meter, whose totals and thresholds are in millilitres.
+    ``tid_mark``, of a credit to a meter with a keypad: tokens with a TID up to it are in the total.
     """
 
     id: str
@@ -45,6 +47,7 @@ class OutgoingCommand:
     kind: CommandKind
     value: int
     currency: str
+    tid_mark: int | None = None
 
 
 async def lock_meter(session: AsyncSession, meter_id: str) -> Meter:
@@ -84,6 +87,7 @@ async def enqueue(
         sequence=meter.last_sequence,
         kind=kind,
         value=value,
+        tid_mark=await tid_mark(session, meter) if kind is CommandKind.CREDIT else None,
         status=CommandStatus.QUEUED,
         deadline_at=None if deadline_s is None else func.now() + timedelta(seconds=deadline_s),
         void_at=void_at,
@@ -127,8 +131,15 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
             .values(sent_at=now)
         )
         await notify(session, LIVE, meter_id)
-    unit = VOLUME_UNIT if meter.wallet_kind == WalletKind.VOLUME else meter.currency
-    return OutgoingCommand(command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, unit)
+    unit = unit_of(meter)
+    return OutgoingCommand(
+        command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, unit, command.tid_mark
+    )
+
+
+def unit_of(meter: Meter) -> str:
+    """What a meter's totals count in, as frames name it: its currency, or VOLUME_UNIT."""
+    return VOLUME_UNIT if meter.wallet_kind == WalletKind.VOLUME else meter.currency
 
 
 async def mark_acknowledged(session: AsyncSession, command_id: str) -> None:

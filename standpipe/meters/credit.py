@@ -16,6 +16,7 @@ from standpipe.errors import InvalidInputError
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.measures import MONEY, VOLUME, Measure, measure_of
 from standpipe.meters.models import CommandKind, CreditGrant, Meter, MeterCommand, MeterState
+from standpipe.meters.tids import reserve_tid
 
 
 async def grant(
@@ -76,7 +77,8 @@ async def retract_volume(session: AsyncSession, meter: Meter, *, source_id: str,
 async def is_proven(session: AsyncSession, meter: Meter) -> bool:
     """Whether a locked meter certainly holds no more than its total, and never will by a command already sent."""
     measure = measure_of(meter)
-    return await _highest(session, meter.id, measure) <= measure.granted_to(meter)
+    highest = max(await _accepted(session, meter.id, measure), await _highest(session, meter.id, measure))
+    return highest <= measure.granted_to(meter)
 
 
 async def over_accepted(session: AsyncSession, meter: Meter) -> int:
@@ -109,6 +111,9 @@ async def _grant(
     if fresh is None:
         return False
     measure.add_granted(meter, amount)
+    tid = await reserve_tid(session, meter, now)
+    if tid is not None:
+        await session.execute(update(CreditGrant).where(CreditGrant.credit_key == credit_key).values(tid=tid))
     await enqueue(session, meter, kind=CommandKind.CREDIT, value=total)
     return True
 
@@ -120,7 +125,7 @@ async def _retract(
     left = amount
     for step in reversed(await _steps(session, meter.id, source_id, measure)):
         part = min(left, measure.above(step, floor))
-        if not part:
+        if not part or step.offered_at is not None:
             continue
         total_after = getattr(step, measure.total_after.key)
         setattr(step, measure.revoked.key, getattr(step, measure.revoked.key) + part)
@@ -138,12 +143,18 @@ async def _retract(
 
 async def _free(session: AsyncSession, meter: Meter, source_id: str, measure: Measure) -> int:
     highest = await _highest(session, meter.id, measure)
-    return sum(measure.above(step, highest) for step in await _steps(session, meter.id, source_id, measure))
+    steps = await _steps(session, meter.id, source_id, measure)
+    # What was offered as a keypad token may be typed at any time, whatever the radio does.
+    return sum(measure.above(step, highest) for step in steps if step.offered_at is None)
 
 
 async def _highest(session: AsyncSession, meter_id: str, measure: Measure) -> int:
-    """The highest total that the meter may hold: stated, or on the air."""
-    return max(await _accepted(session, meter_id, measure), await _may_have_reached(session, meter_id))
+    """The highest total that the meter may hold by radio: stated, or on the air."""
+    stated = await _accepted(session, meter_id, measure)
+    if measure is VOLUME:
+        typed_ml = await session.scalar(select(MeterState.volume_typed_ml).where(MeterState.meter_id == meter_id))
+        stated -= typed_ml or 0
+    return max(stated, await _may_have_reached(session, meter_id))
 
 
 async def _accepted(session: AsyncSession, meter_id: str, measure: Measure) -> int:

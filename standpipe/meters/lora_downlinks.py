@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.db.queue import claim, finish, retry
 from standpipe.ids import new_id
 from standpipe.meters import commands
+from standpipe.meters.commands import unit_of
 from standpipe.meters.lora_models import WITH_NETWORK, DeviceClass, DownlinkState, LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand
 
@@ -46,6 +47,7 @@ class NetworkTask:
     sequence: int
     value: int
     currency: str
+    tid_mark: int | None
     expires_at: datetime | None
 
 
@@ -174,7 +176,8 @@ async def claim_tasks(session: AsyncSession, *, limit: int = 20) -> list[Network
                 kind=CommandKind(command.kind),
                 sequence=command.sequence,
                 value=command.value,
-                currency=meter.currency,
+                currency=unit_of(meter),
+                tid_mark=command.tid_mark,
                 expires_at=command.deadline_at,
             )
         )

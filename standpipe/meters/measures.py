@@ -61,3 +61,8 @@ def accepted_by(meter: Meter, statement: MeterStatement) -> int:
     if meter.wallet_kind == WalletKind.VOLUME:
         return statement.volume_accepted_ml
     return statement.credit_accepted_minor
+
+
+def radio_total(meter: Meter, statement: MeterStatement) -> int:
+    """The newest of our totals that a meter states to have taken: without what was typed on its keypad since."""
+    return accepted_by(meter, statement) - statement.volume_typed_ml

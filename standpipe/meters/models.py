@@ -103,6 +103,7 @@ class MeterCredential(Base):
 class MeterState(Base):
     """The meter's last word, one row for each meter from its first contact on; in money or in volume, as it counts.
 
+    ``volume_typed_ml``: what of the accepted volume came by keypad and is in no total that the meter has taken since.
     ``clock_error_s``: how far its clock was ahead of ours (below zero: behind) in its last statement.
     """
 
@@ -122,6 +123,7 @@ class MeterState(Base):
     valve_changed_at: Mapped[datetime | None]
     volume_accepted_ml: Mapped[int] = mapped_column(server_default="0")
     volume_remaining_ml: Mapped[int | None]
+    volume_typed_ml: Mapped[int] = mapped_column(server_default="0")
 
 
 class MeterRegistration(Base):
@@ -175,6 +177,10 @@ class CreditGrant(Base):
 
     ``revoked_minor`` of it was taken back before the meter had it; the totals of later steps fall with it. A VOLUME
     meter's steps are in the ``_ml`` columns, and the others are nought: no row speaks of both.
+
+    ``tid``: what a keypad token for this step will be known by; ``offered_at``: from then on the step may be typed, so
+    it is never taken back; ``token_issued_at``: its digits are there; ``typed_at``: the meter has said that they were
+    typed (decision 21).
     """
 
     __tablename__ = "credit_grants"
@@ -184,6 +190,11 @@ class CreditGrant(Base):
         CheckConstraint("revoked_ml BETWEEN 0 AND volume_ml", name="revoked_ml_within"),
         Index("ix_credit_grants_source_id", "source_id"),
         Index("ix_credit_grants_meter_id", "meter_id", "total_after_minor"),
+        Index(
+            "ix_credit_grants_to_offer",
+            "granted_at",
+            postgresql_where=text("tid IS NOT NULL AND confirmed_at IS NULL AND offered_at IS NULL"),
+        ),
     )
 
     credit_key: Mapped[str] = mapped_column(primary_key=True)
@@ -198,12 +209,17 @@ class CreditGrant(Base):
     volume_ml: Mapped[int] = mapped_column(server_default="0")
     total_after_ml: Mapped[int] = mapped_column(server_default="0")
     revoked_ml: Mapped[int] = mapped_column(server_default="0")
+    tid: Mapped[int | None]
+    offered_at: Mapped[datetime | None]
+    token_issued_at: Mapped[datetime | None]
+    typed_at: Mapped[datetime | None]
 
 
 class MeterCommand(Base):
     """A command to one meter, numbered in the order in which the meter must take them.
 
-    It is not sent from ``deadline_at`` on, in real time, nor from ``void_at`` on, by the town's clock.
+    ``tid_mark`` of a credit: keypad tokens with a TID up to it are in this total. It is not sent from ``deadline_at``
+    on, in real time, nor from ``void_at`` on, by the town's clock.
     """
 
     __tablename__ = "meter_commands"
@@ -222,6 +238,7 @@ class MeterCommand(Base):
     sequence: Mapped[int]
     kind: Mapped[str]
     value: Mapped[int]
+    tid_mark: Mapped[int | None]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default="0")
     reason: Mapped[str | None]

@@ -106,6 +106,8 @@ class MeterStatement:
     stated_at: datetime
     volume_accepted_ml: int = 0
     volume_remaining_ml: int = 0
+    volume_typed_ml: int = 0
+    """Of what it has accepted: typed on its keypad, and in no total that it has taken since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from datetime import datetime
 
 import structlog
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
 from standpipe.meters.commands import enqueue, open_commands
-from standpipe.meters.measures import accepted_by, measure_of
+from standpipe.meters.measures import accepted_by, measure_of, radio_total
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState, WalletKind
 from standpipe.meters.reports import CommandResult, MeterStatement
 from standpipe.outbox.facts import CreditConfirmed, MeterStated, publish
@@ -54,7 +54,7 @@ async def apply(
     _store(meter, state, statement, now)
     if accepted > measure_of(meter).granted_to(meter):
         _log.error("meter holds more credit than granted", meter_id=meter.id)
-    await _confirm_grants(session, meter, accepted, now)
+    await _confirm_grants(session, meter, statement, now)
     await _resolve_commands(session, meter, statement, now)
     await publish(session, MeterStated(meter.id))
     await notify(session, LIVE, meter.id)
@@ -69,6 +69,7 @@ def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: date
     if meter.wallet_kind == WalletKind.VOLUME:
         state.volume_accepted_ml = statement.volume_accepted_ml
         state.volume_remaining_ml = statement.volume_remaining_ml
+        state.volume_typed_ml = statement.volume_typed_ml
     else:
         state.credit_accepted_minor = statement.credit_accepted_minor
         state.credit_remaining_minor = statement.credit_remaining_minor
@@ -77,21 +78,46 @@ def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: date
     state.valve, state.valve_reason = statement.valve, statement.valve_reason
 
 
-async def _confirm_grants(session: AsyncSession, meter: Meter, accepted: int, now: datetime) -> None:
-    measure = measure_of(meter)
+async def _confirm_grants(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
+    """Steps within the total that it took by radio; and those typed, where it can be told which they are."""
+    measure, by_radio = measure_of(meter), radio_total(meter, statement)
+    await _confirm_typed(session, meter, statement, now)
     confirmed = await session.scalars(
         update(CreditGrant)
         .where(
             CreditGrant.meter_id == meter.id,
             measure.amount > 0,
-            measure.total_after <= accepted,
+            measure.total_after <= by_radio,
             CreditGrant.confirmed_at.is_(None),
         )
         .values(confirmed_at=now, sent_at=func.coalesce(CreditGrant.sent_at, now))
         .returning(CreditGrant.credit_key)
     )
     if confirmed.all():
-        await publish(session, CreditConfirmed(meter.id, accepted))
+        await publish(session, CreditConfirmed(meter.id, by_radio))
+
+
+async def _confirm_typed(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
+    """A typed sum does not say which tokens it is made of, unless it is made of all that are not in the total.
+
+    Otherwise the next total, which holds them all, tells; it goes out in this very contact.
+    """
+    if not statement.volume_typed_ml:
+        return
+    rows = await session.scalars(
+        select(CreditGrant).where(
+            CreditGrant.meter_id == meter.id,
+            CreditGrant.token_issued_at.is_not(None),
+            CreditGrant.total_after_ml > radio_total(meter, statement),
+        )
+    )
+    issued = rows.all()
+    if sum(grant.volume_ml - grant.revoked_ml for grant in issued) != statement.volume_typed_ml:
+        return
+    for grant in issued:
+        if grant.confirmed_at is None:
+            grant.confirmed_at = grant.typed_at = now
+            await publish(session, CreditConfirmed(meter.id, grant.total_after_ml))
 
 
 async def _resolve_commands(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
@@ -109,7 +135,7 @@ async def _resolve_passed(
 ) -> None:
     """The meter is at or past this number: it took the command, unless the number was never sent by us."""
     is_credit = command.kind == CommandKind.CREDIT
-    taken = accepted_by(meter, statement) >= command.value if is_credit else command.attempts > 0
+    taken = radio_total(meter, statement) >= command.value if is_credit else command.attempts > 0
     if taken:
         command.status, command.confirmed_at, command.reason = CommandStatus.CONFIRMED, now, None
         return

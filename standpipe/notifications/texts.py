@@ -31,6 +31,10 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
         "AUTO_DECLINED": ("Automatic top-up declined", "{label}: your card was declined. We will try again later."),
         "AUTO_AUTHENTICATE": ("Your bank wants you to confirm", "{label}: open the app to finish the top-up."),
         "AUTO_TURNED_OFF": ("Automatic top-up is off", "{label}: your card did not work. Choose another in the app."),
+        "TOKEN_ISSUED": (
+            "Type a token on your meter",
+            "{label}: it does not answer. Type {token} on its keypad.",
+        ),
         "OTHER": ("Standpipe", "{label}: there is news in the app."),
         "day": ("{count} day", "{count} days"),
         "soon": ("", "less than a day"),
@@ -48,6 +52,10 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
         "AUTO_DECLINED": ("Kadi imekataliwa", "{label}: malipo ya moja kwa moja yamekataliwa. Tutajaribu tena."),
         "AUTO_AUTHENTICATE": ("Benki inataka uthibitishe", "{label}: fungua programu kumaliza malipo."),
         "AUTO_TURNED_OFF": ("Malipo ya moja kwa moja yamezimwa", "{label}: kadi haikufanya kazi. Chagua nyingine."),
+        "TOKEN_ISSUED": (
+            "Andika tokeni kwenye mita",
+            "{label}: mtandao haufiki. Andika {token} kwenye mita.",
+        ),
         "OTHER": ("Standpipe", "{label}: kuna habari mpya kwenye programu."),
         "day": ("siku {count}", "siku {count}"),
         "soon": ("", "chini ya siku moja"),
@@ -65,6 +73,10 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
         "AUTO_DECLINED": ("Recharge automatique refusée", "{label} : carte refusée. Nous réessaierons plus tard."),
         "AUTO_AUTHENTICATE": ("Votre banque demande confirmation", "{label} : ouvrez l'application pour terminer."),
         "AUTO_TURNED_OFF": ("Recharge automatique arrêtée", "{label} : la carte n'a pas fonctionné. Changez-la."),
+        "TOKEN_ISSUED": (
+            "Tapez un code sur le compteur",
+            "{label} : la radio ne passe pas. Tapez {token} au clavier du compteur.",
+        ),
         "OTHER": ("Standpipe", "{label} : il y a du nouveau dans l'application."),
         "day": ("{count} jour", "{count} jours"),
         "soon": ("", "moins d'un jour"),
@@ -85,6 +97,7 @@ def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
         left = volume_text(int(params["left_ml"]), language)
     values = {
         "label": params.get("label", ""),
+        "token": params.get("token", ""),
         "money": left,
         "days": (one if count == 1 else many).format(count=count),
     }

@@ -1,5 +1,5 @@
 """The utility's office on the command line: prices, readings, statements, refunds, suspense, agents, vouchers, the
-audit trail, supply, storage.
+audit trail, supply, storage, keypad tokens.
 
 What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
 units, such as 150.00.
@@ -16,6 +16,7 @@ from standpipe.office.prices import tariff
 from standpipe.office.radios import lorawan
 from standpipe.office.storage import storage
 from standpipe.office.supply import supply
+from standpipe.office.tokens import token
 
 GROUPS = {
     "operator": operator,
@@ -34,4 +35,5 @@ GROUPS = {
     "lorawan": lorawan,
     "dlms": dlms,
     "meter-key": meter_key,
+    "token": token,
 }

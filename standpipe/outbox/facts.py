@@ -87,6 +87,14 @@ class AutoTopUpEnded:
     outcome: str
 
 
+@dataclass(frozen=True, slots=True)
+class TokenIssued:
+    """The radio did not get through in time, and there is a keypad token for the credit."""
+
+    token_id: str
+    meter_id: str
+
+
 Fact = (
     TopUpPaid
     | TopUpFailed
@@ -97,6 +105,7 @@ Fact = (
     | SecondPayment
     | MeterStated
     | AutoTopUpEnded
+    | TokenIssued
 )
 _KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 

@@ -103,6 +103,7 @@ _DELIVERY = (
         func.max(CreditGrant.confirmed_at).label("confirmed_at"),
         func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
         func.max(CreditGrant.granted_at).label("granted_at"),
+        func.max(CreditGrant.token_issued_at).filter(CreditGrant.confirmed_at.is_(None)).label("token_at"),
     )
     .where(or_(CreditGrant.amount_minor > CreditGrant.revoked_minor, CreditGrant.volume_ml > CreditGrant.revoked_ml))
     .group_by(CreditGrant.source_id)
@@ -161,12 +162,15 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
     if row.sent_at is not None:
         timeline.append(TimelineEvent(TopUpStatus.SENDING_TO_METER, row.sent_at))
         status = TopUpStatus.SENDING_TO_METER
+    if row.token_at is not None:
+        timeline.append(TimelineEvent(TopUpStatus.TOKEN_ISSUED, row.token_at))
+        status = TopUpStatus.TOKEN_ISSUED
     if row.confirmed:
         timeline.append(TimelineEvent(TopUpStatus.ON_METER, row.confirmed_at))
         status = TopUpStatus.ON_METER
     if top_up.captured_minor and top_up.taken_back_minor >= top_up.captured_minor:
         status = TopUpStatus.REFUNDED
-    changes = [top_up.updated_at, row.sent_at, row.confirmed_at]
+    changes = [top_up.updated_at, row.sent_at, row.token_at, row.confirmed_at]
     return TopUpView(
         id=top_up.id,
         meter_id=top_up.meter_id,

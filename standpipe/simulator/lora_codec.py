@@ -14,14 +14,16 @@ def sign(label: str, body: bytes, key: bytes, dev_eui: str, serial: str) -> byte
     return hmac.new(key, message, hashlib.sha256).digest()[:8]
 
 
-def status_body(fields: tuple[int, int, int, int, int, int, int, int, int], alarms: int, battery: int) -> bytes:
+def status_body(
+    fields: tuple[int, int, int, int, int, int, int, int, int], alarms: int, battery: int, typed_ml: int | None = None
+) -> bytes:
     """counter, last sequence, result, valve, reason, accepted, remaining, register_ml, time_s → the body."""
     counter, sequence, result, valve, reason, accepted, remaining, register_ml, time_s = fields
     out = bytearray([0x18])
     out += counter.to_bytes(4, "big") + sequence.to_bytes(4, "big")
     out += bytes([result * 16 + valve * 4, reason * 16 + alarms, battery]) + time_s.to_bytes(4, "big")
     zigzag = 2 * remaining if remaining >= 0 else -2 * remaining - 1
-    for number in (accepted, zigzag, register_ml):
+    for number in (accepted, zigzag, register_ml, *(() if typed_ml is None else (typed_ml,))):
         out += leb(number)
     return bytes(out)
 
@@ -39,15 +41,25 @@ def history_body(hours: list[tuple[int, int]], room: int) -> tuple[bytes, int]:
     return out, told
 
 
-def open_command(frame: bytes, key: bytes, dev_eui: str, serial: str) -> tuple[int, int, int, str] | None:
-    """(kind, sequence, value, currency), or None for a frame that is not for this meter."""
+def open_command(frame: bytes, key: bytes, dev_eui: str, serial: str) -> tuple[int, int, int, str, int | None] | None:
+    """(kind, sequence, value, currency, mark of a credit with one), or None for a frame that is not for this meter."""
     body, tag = frame[:-8], frame[-8:]
     if len(body) < 9 or body[0] // 16 != 1:  # noqa: PLR2004 - the page's own numbers.
         return None
     if not hmac.compare_digest(tag, sign("command", body, key, dev_eui, serial)):
         return None
-    value = sum((byte % 128) << (7 * place) for place, byte in enumerate(body[8:]))
-    return body[0] % 16, int.from_bytes(body[1:5], "big"), value, body[5:8].decode("ascii", "replace")
+    numbers, value, place = [], 0, 0
+    for byte in body[8:]:
+        value |= (byte % 128) << (7 * place)
+        place += 1
+        if byte < 128:  # noqa: PLR2004 - the bit that says "more".
+            numbers.append(value)
+            value, place = 0, 0
+    kind = body[0] % 16
+    if place or len(numbers) != (2 if kind == 5 else 1):  # noqa: PLR2004 - the page's own numbers.
+        return None
+    mark = numbers[1] if len(numbers) > 1 else None
+    return kind, int.from_bytes(body[1:5], "big"), numbers[0], body[5:8].decode("ascii", "replace"), mark
 
 
 def leb(number: int) -> bytes:

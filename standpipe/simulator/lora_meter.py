@@ -13,6 +13,7 @@ import structlog
 from standpipe.clock import Clock
 from standpipe.simulator import lora_codec, meter_store
 from standpipe.simulator.fake_chirpstack import DR0_BYTES, Downlink, FakeChirpStack
+from standpipe.simulator.meter_keypad import type_token, typed_ml
 from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, fresh_state, next_statement, take_opened
 
 BATTERY_PERCENT = 88
@@ -81,9 +82,16 @@ class LoraMeter:
         counter, sequence, result, valve, reason, accepted, remaining = rest
         time_s += int(self._clock_error.total_seconds())
         fields = (counter, sequence, result, valve, reason, accepted, remaining, register_ml, time_s)
-        body = lora_codec.status_body(fields, self.alarms, BATTERY_PERCENT)
+        body = lora_codec.status_body(fields, self.alarms, BATTERY_PERCENT, typed_ml(self.config, self.state))
         meter_store.save(self._store_dir, self.config, self.state)
         return body + self._sign("status", body)
+
+    def type_token(self, digits: str) -> str:
+        """What its display shows after somebody has typed a token."""
+        self._advance()
+        shown = type_token(self.config, self.state, digits)
+        meter_store.save(self._store_dir, self.config, self.state)
+        return shown
 
     def hear(self, downlink: Downlink) -> None:
         """Take what came down; stored before it is answered."""

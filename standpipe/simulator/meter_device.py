@@ -26,6 +26,7 @@ from standpipe.simulator import meter_store
 from standpipe.simulator.meter_bootstrap import bootstrap
 from standpipe.simulator.meter_dtls import DtlsRadio
 from standpipe.simulator.meter_frames import open_key
+from standpipe.simulator.meter_keypad import type_token
 from standpipe.simulator.meter_model import (
     MeterConfig,
     MeterState,
@@ -150,6 +151,13 @@ class SimulatedMeter:
         """The water is back."""
         self._advance()
         fill_again(self.state, self._clock.now())
+
+    def type_token(self, digits: str) -> str:
+        """What its display shows after somebody has typed a token."""
+        self._advance()
+        shown = type_token(self.config, self.state, digits)
+        self.save()
+        return shown
 
     def reboot(self) -> None:
         """Lose power: what was not stored is gone."""

@@ -14,13 +14,13 @@ from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from standpipe.simulator.meter_frames import make_status, open_command
+from standpipe.simulator.meter_frames import Opened, make_status, open_command
 from standpipe.simulator.water_use import use_between_ml
 
 DONE, DUPLICATE, BAD_MAC, STALE, WRONG_CURRENCY, UNSUPPORTED, TOTAL_TOO_LOW = range(7)
 OPEN, CLOSED, RESTRICTED = range(3)
 NORMAL, NO_CREDIT = 0, 1
-CREDIT, VALVE, THRESHOLD, AT_ZERO = 1, 2, 3, 4
+CREDIT, VALVE, THRESHOLD, AT_ZERO, MARKED_CREDIT = 1, 2, 3, 4, 5
 DISCONNECT, TRICKLE, NEVER = range(3)
 VOLUME_UNIT = "VOL"
 MAX_BUFFER = 90 * 24
@@ -63,6 +63,8 @@ class MeterConfig:
     """Set for a meter that speaks DLMS: see ``simulator/dlms_meter.py``."""
     dtls_key_hex: str = ""
     """The key that it left the factory with; empty: it speaks plain UDP."""
+    keypad: dict[str, Any] | None = None
+    """Of a VOLUME meter with a keypad: the terms of its token key (``sts.keys.KeyTerms``), and ``key_hex``."""
     bootstrap_key_hex: str = ""
     """In its place: the key under which it asks a bootstrap server for one."""
 
@@ -105,6 +107,17 @@ class MeterState:
     gateway: str = ""
     """Where a bootstrap server sent it, ``host:port``."""
     unsent: list[tuple[int, int]] = field(default_factory=list)
+    typed_ml: int = 0
+    """What of the accepted volume was typed since it last took a total by radio."""
+    tid_mark: int = 0
+    """Tokens with a TID up to this are in that total."""
+    tids: list[int] = field(default_factory=list)
+    """The newest TIDs that were typed."""
+    keypad: dict[str, Any] | None = None
+    """A token key that came later, in place of the factory's."""
+    key_sections: dict[str, int] = field(default_factory=dict)
+    """Parts of a new token key, by subclass."""
+    is_tampered: bool = False
     pipe_empty: list[tuple[int, bool]] = field(default_factory=list)
     """Since when (Unix seconds) the pipe has been empty, or full again."""
 
@@ -163,12 +176,12 @@ def pour(config: MeterConfig, state: MeterState, volume_ml: int) -> None:
     state.register_ml += volume_ml
     if config.holds_volume:
         state.credit_remaining_minor -= volume_ml
-        _set_valve(state)
+        settle_valve(state)
         return
     due = price_minor(config.blocks, state.register_ml - state.period_start_register_ml)
     state.credit_remaining_minor -= due - state.period_charged_minor
     state.period_charged_minor = due
-    _set_valve(state)
+    settle_valve(state)
 
 
 def run_dry(config: MeterConfig, state: MeterState, since: datetime, air_ml: int) -> None:
@@ -189,43 +202,52 @@ def take_command(config: MeterConfig, state: MeterState, frame: bytes) -> None:
     take_opened(config, state, open_command(frame, bytes.fromhex(config.prepaid_key_hex), config.serial))
 
 
-def take_opened(config: MeterConfig, state: MeterState, opened: tuple[int, int, int, str] | None) -> None:
-    """Do what an opened frame says: (kind, sequence, value, currency), or None for one that is not for this meter."""
+def take_opened(config: MeterConfig, state: MeterState, opened: Opened | None) -> None:
+    """Do what an opened frame says, or None for one that is not for this meter."""
     if opened is None:
         state.result = BAD_MAC
         return
-    kind, sequence, value, currency = opened
+    kind, sequence, value, currency, mark = opened
     if sequence == state.last_sequence:
         state.result = DUPLICATE
     elif sequence < state.last_sequence:
         state.result = STALE
     elif currency != config.currency:
         state.result = WRONG_CURRENCY
-    elif kind not in (CREDIT, VALVE, THRESHOLD, AT_ZERO) or (kind in (VALVE, AT_ZERO) and value not in range(3)):
+    elif not _is_known(config, kind, value):
         state.result = UNSUPPORTED
-    elif kind == CREDIT and value < state.credit_accepted_minor:
+    elif kind in (CREDIT, MARKED_CREDIT) and (value < state.credit_accepted_minor or (mark or 0) < state.tid_mark):
         state.result = TOTAL_TOO_LOW
     else:
         state.last_sequence, state.result = sequence, DONE
-        _carry_out(state, kind, value)
+        _carry_out(state, kind, value, mark)
 
 
-def _carry_out(state: MeterState, kind: int, value: int) -> None:
-    if kind == CREDIT:
+def _is_known(config: MeterConfig, kind: int, value: int) -> bool:
+    # Without the mark, a meter with a keypad could not tell which tokens are in a total.
+    credit = MARKED_CREDIT if config.keypad is not None else CREDIT
+    return kind in (credit, THRESHOLD) or (kind in (VALVE, AT_ZERO) and value in range(3))
+
+
+def _carry_out(state: MeterState, kind: int, value: int, mark: int | None) -> None:
+    if kind in (CREDIT, MARKED_CREDIT):
         state.credit_remaining_minor += value - state.credit_accepted_minor
         state.credit_accepted_minor = value
+        if mark is not None:
+            state.typed_ml, state.tid_mark = 0, mark
     elif kind == VALVE:
         state.ordered_valve = value
     elif kind == AT_ZERO:
         state.at_zero = value
     else:
         state.threshold_minor = value
-    _set_valve(state)
+    settle_valve(state)
 
 
 def status_frame(config: MeterConfig, state: MeterState) -> bytes:
     """The meter's statement; each takes the next report number, which the caller stores before it answers."""
-    return make_status(next_statement(state), bytes.fromhex(config.prepaid_key_hex), config.serial)
+    typed_ml = None if config.keypad is None else state.typed_ml
+    return make_status(next_statement(state), bytes.fromhex(config.prepaid_key_hex), config.serial, typed_ml)
 
 
 def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int, int, int]:
@@ -244,7 +266,8 @@ def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int
     )
 
 
-def _set_valve(state: MeterState) -> None:
+def settle_valve(state: MeterState) -> None:
+    """Put the valve where the credit and the orders want it."""
     if state.credit_remaining_minor <= 0 and state.at_zero == DISCONNECT:
         state.valve, state.valve_reason = CLOSED, NO_CREDIT
     elif state.credit_remaining_minor <= 0 and state.at_zero == TRICKLE and state.ordered_valve == OPEN:

@@ -15,6 +15,8 @@ DECODER_KEY_BYTES = 16
 BASE_YEARS = (1993, 2014, 2035)
 """Years from whose beginning TIDs count minutes; each lasts 31.9 years, the first ran out on 2024-11-24."""
 NEVER_EXPIRES = 255
+LAST_TID = (1 << 24) - 1
+_DAY_MIN = 1440
 PAN_DIGITS = 18
 _DKGA, _EA = b"04", b"11"
 
@@ -91,6 +93,17 @@ def tid_at(at: datetime, base_year: int) -> int:
     if not 0 <= minutes < 1 << 24:
         raise InvalidInputError(f"{at:%Y-%m-%d} lies outside the years that TIDs since {base_year} can name.")
     return minutes
+
+
+def tid_now(at: datetime, base_year: int) -> int:
+    """``tid_at``, and the nearest TID that there is outside the base date's years."""
+    minutes = int((at - datetime(base_year, 1, 1, tzinfo=UTC)).total_seconds() // 60)
+    return min(max(minutes, 0), LAST_TID)
+
+
+def is_reserved(tid: int) -> bool:
+    """Whether a TID is the standard's own: 00:01 of each day is kept for tokens of special use (§6.3.5.2)."""
+    return tid % _DAY_MIN == 1
 
 
 def _counted(text: bytes) -> bytes:

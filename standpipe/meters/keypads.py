@@ -1,0 +1,69 @@
+"""Keypads of VOLUME meters: enrolled, and the key that their tokens are made under."""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.operators import record
+from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.meters.commands import lock_meter
+from standpipe.meters.keypad_models import MeterKeypad
+from standpipe.meters.models import Meter, WalletKind
+from standpipe.meters.tids import keypad_of
+from standpipe.sts.keys import KeyTerms
+
+
+def terms_of(keypad: MeterKeypad, *, key_revision: int | None = None) -> KeyTerms:
+    """What a keypad's key is for; ``key_revision``: of another than its present one."""
+    return KeyTerms(
+        pan=keypad.pan,
+        supply_group=keypad.supply_group,
+        tariff_index=keypad.tariff_index,
+        key_revision=keypad.key_revision if key_revision is None else key_revision,
+        key_type=keypad.key_type,
+        base_year=keypad.base_year,
+        key_expiry=keypad.key_expiry,
+    )
+
+
+async def meter_by_serial(session: AsyncSession, serial: str) -> Meter:
+    """A meter, locked. Raises NotFoundError."""
+    meter_id = await session.scalar(select(Meter.id).where(Meter.serial == serial))
+    if meter_id is None:
+        raise NotFoundError(f"There is no meter {serial}.")
+    return await lock_meter(session, meter_id)
+
+
+async def require_keypad(session: AsyncSession, meter: Meter) -> MeterKeypad:
+    """A locked meter's keypad. Raises InvalidInputError where it has none."""
+    keypad = await keypad_of(session, meter)
+    if keypad is None:
+        raise InvalidInputError(f"{meter.serial} has no keypad; `standpipe token enrol` says what it has.")
+    return keypad
+
+
+async def enrol(session: AsyncSession, *, operator: str, serial: str, terms: KeyTerms, now: datetime) -> None:
+    """Say that a meter has a keypad, and under which terms its tokens are made. Credit granted from now on has a TID.
+
+    Raises NotFoundError, and InvalidInputError for a meter that counts in money, for one that has a
+    keypad under other terms, and for a PAN that is another meter's.
+    """
+    meter = await meter_by_serial(session, serial)
+    if meter.wallet_kind != WalletKind.VOLUME:
+        raise InvalidInputError("A token carries water: only a meter whose wallet holds VOLUME takes one.")
+    other = await session.scalar(select(MeterKeypad.meter_id).where(MeterKeypad.pan == terms.pan))
+    if other not in (None, meter.id):
+        raise InvalidInputError(f"Meter PAN {terms.pan} is another meter's.")
+    known = await keypad_of(session, meter)
+    if known is not None:
+        if terms_of(known) != terms:
+            raise InvalidInputError(
+                f"{serial} has a keypad under other terms; a new key is `standpipe token key-change`."
+            )
+        return
+    fields = {name: getattr(terms, name) for name in terms.__dataclass_fields__}
+    session.add(MeterKeypad(meter_id=meter.id, enrolled_at=now, **fields))
+    await record(
+        session, operator=operator, action="token.enrol", subject_id=meter.id, detail={"serial": serial} | fields
+    )

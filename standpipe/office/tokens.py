@@ -1,0 +1,115 @@
+"""Keypad tokens: which meters have a keypad, tokens that an operator asks for, and all there are, to read again."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.meters import keypads
+from standpipe.office.desk import AsJson, by_operator, group, out, read, show
+from standpipe.payments.rails import Rails
+from standpipe.sts.keys import KeyTerms
+from standpipe.units import volume_text
+from standpipe.vending.management import key_changed, request_management, tokens_of
+from standpipe.vending.models import KeypadToken, Purpose
+from standpipe.vending.views import grouped
+
+token = group("Keypad tokens (STS).")
+
+
+@token.command("enrol")
+def token_enrol(
+    serial: str,
+    pan: Annotated[str, typer.Option(help="The meter's primary account number, 18 digits, from its plate.")],
+    supply_group: Annotated[str, typer.Option(help="Supply group code, 6 digits.")],
+    tariff_index: Annotated[str, typer.Option(help="Two digits.")] = "01",
+    key_revision: Annotated[int, typer.Option(help="Revision of the vending key that its key comes from.")] = 1,
+    base_year: Annotated[int, typer.Option(help="TIDs count minutes from its beginning.")] = 2014,
+    key_expiry: Annotated[int, typer.Option(help="Key expiry number; 255: never.")] = 255,
+) -> None:
+    """Say that a meter has a keypad. Credit from now on can be typed where the radio does not get through."""
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> None:
+        terms = KeyTerms(
+            pan=pan,
+            supply_group=supply_group,
+            tariff_index=tariff_index,
+            key_revision=key_revision,
+            base_year=base_year,
+            key_expiry=key_expiry,
+        )
+        await keypads.enrol(session, operator=by, serial=serial, terms=terms, now=now)
+
+    by_operator(work)
+    out.print(f"{serial} has a keypad, and tokens under revision {key_revision} of supply group {supply_group}.")
+
+
+@token.command("clear-tamper")
+def token_clear_tamper(serial: str) -> None:
+    """Ask for a token that ends the meter's tamper alarm."""
+    _request(serial, Purpose.CLEAR_TAMPER)
+
+
+@token.command("clear-credit")
+def token_clear_credit(
+    serial: str, sure: Annotated[bool, typer.Option("--sure", help="The customer's water will be gone.")] = False
+) -> None:
+    """Ask for a token that sets the meter's credit to zero; what was bought is not given back by it."""
+    if not sure:
+        out.print("This takes the customer's water away. Say --sure.")
+        raise typer.Exit(2)
+    _request(serial, Purpose.CLEAR_CREDIT)
+
+
+@token.command("key-change")
+def token_key_change(serial: str, revision: Annotated[int, typer.Option(help="Revision of the new key.")]) -> None:
+    """Ask for the four tokens that give the meter its next key; say `key-changed` when it has taken them."""
+    _request(serial, Purpose.KEY_CHANGE, revision)
+
+
+@token.command("key-changed")
+def token_key_changed(serial: str) -> None:
+    """The meter has taken its next key: tokens are made under it from now on."""
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> int:
+        return await key_changed(session, operator=by, serial=serial)
+
+    out.print(f"{serial}: tokens are made under revision {by_operator(work)} from now on.")
+
+
+@token.command("list")
+def token_list(serial: str, as_json: AsJson = False) -> None:
+    """All tokens of a meter, newest first, to be read out again."""
+
+    async def work(session: AsyncSession) -> list[KeypadToken]:
+        return list(await tokens_of(session, serial))
+
+    columns = ["id", "purpose", "volume", "requested", "state", "digits"]
+    show(f"Tokens of {serial}", columns, [_row(item) for item in read(work)], as_json=as_json)
+
+
+def _request(serial: str, purpose: Purpose, key_revision: int | None = None) -> None:
+    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str:
+        return await request_management(
+            session, operator=by, serial=serial, purpose=purpose, now=now, key_revision=key_revision
+        )
+
+    out.print(f"Asked for: {by_operator(work)}. `standpipe token list {serial}` shows its digits once it is made.")
+
+
+def _row(item: KeypadToken) -> list[str]:
+    if item.dead_at is not None:
+        state = f"FAILED: {item.last_error}"
+    elif item.digits:
+        state = "ISSUED"
+    else:
+        state = "WAITING" if item.due_at is not None else "NOT NEEDED"
+    return [
+        item.id,
+        item.purpose,
+        volume_text(item.volume_ml, "en") if item.volume_ml else "",
+        item.requested_at.isoformat(timespec="minutes"),
+        state,
+        " / ".join(grouped(text) for text in item.digits or []),
+    ]

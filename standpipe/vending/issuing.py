@@ -1,0 +1,75 @@
+"""The queue of tokens asked for: the issuer is called outside transactions, and its digits are kept."""
+
+from datetime import datetime
+
+import structlog
+from sqlalchemy import update
+
+from standpipe.clock import Clock
+from standpipe.db.engine import Sessions
+from standpipe.db.notify import LIVE, notify
+from standpipe.db.queue import claim, finish, retry
+from standpipe.meters.models import CreditGrant
+from standpipe.outbox.facts import TokenIssued, publish
+from standpipe.sts.amounts import ML_PER_UNIT
+from standpipe.sts.keys import KeyTerms
+from standpipe.vending.issuer import TokenIssuer, TokenRequest
+from standpipe.vending.models import KeypadToken, Purpose
+
+LEASE_S = 60.0
+MAX_ATTEMPTS = 12
+_log = structlog.get_logger(__name__)
+
+
+async def issue_tokens(sessions: Sessions, issuer: TokenIssuer, clock: Clock, *, limit: int = 20) -> int:
+    """Have what waits issued; returns how many were claimed. A token that cannot be had is tried again, then waits
+    for a person; its credit goes on by radio all the while.
+    """
+    async with sessions.begin() as session:
+        due = [row.id for row in await claim(session, KeypadToken, limit=limit, lease_s=LEASE_S)]
+    for token_id in due:
+        error = None
+        try:
+            await _issue(sessions, issuer, token_id, clock)
+        except Exception as caught:
+            error = f"{type(caught).__name__}: {caught}"
+            _log.warning("token not issued", token_id=token_id, error=error)
+        if error is not None:
+            async with sessions.begin() as session:
+                row = await session.get_one(KeypadToken, token_id, with_for_update=True, populate_existing=True)
+                await retry(session, row, error, max_attempts=MAX_ATTEMPTS)
+    return len(due)
+
+
+async def _issue(sessions: Sessions, issuer: TokenIssuer, token_id: str, clock: Clock) -> None:
+    async with sessions() as session:
+        row = await session.get_one(KeypadToken, token_id)
+        grant = None if row.credit_key is None else await session.get_one(CreditGrant, row.credit_key)
+    needed = grant is None or grant.confirmed_at is None
+    digits = await issuer.issue(request_of(row)) if needed else None
+    async with sessions.begin() as session:
+        row = await session.get_one(KeypadToken, token_id, with_for_update=True, populate_existing=True)
+        finish(row)
+        if digits is None or row.digits is not None:
+            return
+        now: datetime = clock.now()
+        row.digits, row.issued_at = list(digits), now
+        if row.credit_key is None:
+            return
+        await session.execute(
+            update(CreditGrant).where(CreditGrant.credit_key == row.credit_key).values(token_issued_at=now)
+        )
+        await publish(session, TokenIssued(row.id, row.meter_id))
+        await notify(session, LIVE, row.meter_id)
+
+
+def request_of(row: KeypadToken) -> TokenRequest:
+    """What the issuer is asked for a row: a function of the row alone."""
+    return TokenRequest(
+        id=row.id,
+        purpose=Purpose(row.purpose),
+        terms=KeyTerms(**row.terms),
+        tid=row.tid,
+        units=row.volume_ml // ML_PER_UNIT,
+        new_terms=None if row.new_terms is None else KeyTerms(**row.new_terms),
+    )

@@ -35,7 +35,7 @@ from tests.support.tokens import give_keypad, issuer, keypad_config
 from tests.support.town import PREPAID_KEY, make_home, make_settings, make_utility
 from tests.support.volume import PURCHASE_TARIFF
 
-HISTORIES, STEPS = int(os.environ.get("CHAOS_TOKENS", "20")), 40
+HISTORIES, STEPS = int(os.environ.get("CHAOS_TOKENS", "20")), 50
 UNIT_ML = 100_000
 START = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -172,7 +172,7 @@ async def test_m14_typed_and_sent_in_any_order_is_one_credit(database_url: str, 
         life = Life(sessions, home.meter_id, config, chance)
         acts = (
             *(life.grant, life.grant, life.offer, life.offer, life.type_one, life.type_one, life.type_one),
-            *(life.send, life.send, life.arrive, life.arrive, life.state_it, life.wait, life.retract),
+            *(life.send, life.send, life.arrive, life.arrive, life.state_it, life.state_it, life.wait, life.retract),
         )
         try:
             for _ in range(STEPS):

@@ -1,4 +1,4 @@
-"""keypads of meters, and the tokens issued for them
+"""keypads of meters, and the tokens issued for them; guarantees to be reckoned anew
 
 Revision: 0008, after: 0006
 
@@ -65,4 +65,6 @@ def upgrade() -> None:
     op.add_column('credit_grants', sa.Column('typed_at', sa.DateTime(timezone=True), nullable=True))
     op.create_index('ix_credit_grants_to_offer', 'credit_grants', ['granted_at'], unique=False, postgresql_where=sa.text('tid IS NOT NULL AND confirmed_at IS NULL AND offered_at IS NULL'))
     op.add_column('meter_commands', sa.Column('tid_mark', sa.BigInteger(), nullable=True))
+    op.add_column('meters', sa.Column('guarantee_is_stale', sa.Boolean(), server_default='false', nullable=False))
+    op.create_index('ix_meters_guarantee_is_stale', 'meters', ['utility_id'], unique=False, postgresql_where=sa.text('guarantee_is_stale'))
     op.add_column('meter_states', sa.Column('volume_typed_ml', sa.BigInteger(), server_default='0', nullable=False))

@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 
 from standpipe.errors import InvalidInputError
 from standpipe.payments.receipt_links import link_holds
-from standpipe.usage.statement_body import of_household
 from standpipe.usage.statement_pdf import render
 from standpipe.usage.statements import number_text, statement_by_month
 
@@ -31,14 +30,14 @@ async def statement_pdf(request: Request) -> Response:
     month, _, since = month.partition(".")
     try:
         async with state.sessions() as session:
-            found = await statement_by_month(session, meter_id, date.fromisoformat(f"{month}-01"), state.clock.now())
+            first = date.fromisoformat(f"{month}-01")
+            lived_since = date.fromisoformat(since) if since else None
+            found = await statement_by_month(session, meter_id, first, state.clock.now(), since=lived_since)
     except (InvalidInputError, ValueError):
         found = None
     if found is None:
         return _not_found()
     body, number = found
-    if since:
-        body = of_household(body, date.fromisoformat(since))
     language = request.headers.get("accept-language", "en").split(",")[0].split(";")[0].strip() or "en"
     page = await asyncio.to_thread(render, body, number_text(number), language)
     serial = re.sub(r"[^A-Za-z0-9-]", "", body.serial)

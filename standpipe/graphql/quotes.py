@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import strawberry
 
-from standpipe.errors import InvalidInputError, QuoteOutdatedError, StandpipeError
+from standpipe.errors import AmountOutOfRangeError, InvalidInputError, QuoteOutdatedError, StandpipeError
 from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, UserErrorCode, user_error
@@ -17,7 +17,7 @@ from standpipe.meters.models import WalletKind
 from standpipe.payments.booking import owing
 from standpipe.payments.promises import place_promised
 from standpipe.payments.provider import Provider
-from standpipe.payments.rails import fee_rule, find_method
+from standpipe.payments.rails import check_amount, fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
 from standpipe.tariffs.periods import LineKind
 from standpipe.units import MAX_MINOR, ML_PER_LITRE, to_minor
@@ -135,6 +135,8 @@ def agreed_of(
     now = context.tools.clock.now()
     try:
         offer = _by_money(context.tools.providers, view, pay_minor, method_id, now)
+    except AmountOutOfRangeError:
+        raise
     except StandpipeError:
         raise QuoteChangedError(None) from None
     until, _, digest = quote_id.removeprefix("qt_").partition("_")
@@ -183,6 +185,9 @@ def make_offer(
     if step_minor > 1 or of_volume:
         # Whole units only: what is paid beyond the volume that was asked for buys more of it.
         return _by_money(providers, view, pay_minor, method_id, now)
+    found = None if method_id is None else find_method(providers, view.currency, method_id)
+    if found is not None:
+        check_amount(found[1], pay_minor, view.currency, ("by", "litres"))
     return Offer(_split(view, rule, pay_minor), quoted)
 
 
@@ -206,6 +211,9 @@ def _by_money(
     providers: Mapping[str, Provider], view: MeterView, pay_minor: int, method_id: str | None, now: datetime
 ) -> Offer:
     parts = _split(view, _rule(providers, view, method_id), pay_minor)
+    found = None if method_id is None else find_method(providers, view.currency, method_id)
+    if found is not None:
+        check_amount(found[1], pay_minor, view.currency, ("by", "money", "amount"))
     return Offer(parts, quote_credit(view, parts.credit_minor, now))
 
 

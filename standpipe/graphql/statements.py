@@ -14,7 +14,7 @@ from standpipe.payments.receipt_links import sign_link
 from standpipe.usage.comparison import Comparison as ComparisonFacts
 from standpipe.usage.comparison import compare
 from standpipe.usage.overview import MeterView
-from standpipe.usage.statement_body import Adjustment, Bill, StatementBody, of_household
+from standpipe.usage.statement_body import Adjustment, Bill, StatementBody
 from standpipe.usage.statement_text import line_text, movement_text
 from standpipe.usage.statements import number_text, statement_by_month
 
@@ -97,14 +97,13 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
         if month.replace(day=1) < view.history_start.replace(day=1):
             raise InvalidInputError("The meter was not yours yet.", ("month",))
         async with tools.sessions() as session:
-            found = await statement_by_month(session, view.id, month, tools.clock.now())
+            since = None if view.history_since is None else view.history_start
+            found = await statement_by_month(session, view.id, month, tools.clock.now(), since=since)
         if found is None:
             raise NotFoundError("No such meter.")
     except StandpipeError as error:
         return StatementPayload(statement=None, user_errors=[user_error(error, context.language)])
     body, number = found
-    if view.history_since is not None:
-        body = of_household(body, view.history_start)
     return StatementPayload(statement=_statement(context, view, body, number), user_errors=[])
 
 

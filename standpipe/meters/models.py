@@ -54,7 +54,8 @@ class Meter(Base):
     at nought again (None: it never does). ``at_zero``: what it was last told to do when its credit ends (None: not
     known); ``cut_off_due_at``: when to look at that again, on the town's clock (None: it does not change by itself).
     ``accrued_through``: the last day whose standing charges are booked; the day's queue goes by it.
-    ``guaranteed_minor``: what the water that its utility guarantees for a top-up costs at the present use.
+    ``guaranteed_minor``: what the water that its utility guarantees for a top-up costs at the present use;
+    ``guarantee_is_stale``: since then it bought water, or the utility changed its rule, and the day's queue sees to it.
     """
 
     __tablename__ = "meters"
@@ -64,6 +65,7 @@ class Meter(Base):
         Index("ix_meters_account_number", "account_number"),
         Index("ix_meters_accrued_through", "accrued_through"),
         Index("ix_meters_cut_off_due_at", "cut_off_due_at"),
+        Index("ix_meters_guarantee_is_stale", "utility_id", postgresql_where=text("guarantee_is_stale")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -87,6 +89,7 @@ class Meter(Base):
     cut_off_due_at: Mapped[datetime | None] = mapped_column(server_default=text("'epoch'"))
     accrued_through: Mapped[date | None]
     guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
+    guarantee_is_stale: Mapped[bool] = mapped_column(server_default="false")
     volume_granted_ml: Mapped[int] = mapped_column(server_default="0")
 
 

@@ -76,7 +76,7 @@ async def book_captured(
     owed = await owing_of(session, meter, now)
     promised_on = None
     if top_up.agreed is not None and difference_minor == captured_minor == top_up.pay_minor:
-        promised_on = day_promised(top_up.agreed)
+        promised_on = day_promised(top_up, now)
         parts = as_agreed(captured_minor, top_up.agreed, owed)
     else:
         parts = split(difference_minor, fee_minor=top_up.fee_agreed_minor - top_up.fee_minor, owing=owed)
@@ -195,7 +195,9 @@ async def _revoke(session: AsyncSession, meter: Meter, top_up_id: str, amount_mi
 async def _buy_again(session: AsyncSession, meter: Meter, top_up: TopUp, key: str, now: datetime) -> None:
     """What is left of reversed purchases, or was given back, buys again. Nothing is left: nothing is given."""
     if await wallet_balance_minor(session, meter.id, top_up.currency) > 0:
-        await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now)
+        await buy_with_wallet(
+            session, meter, source_id=top_up.id, posting_key=key, now=now, promised_on=day_promised(top_up, now)
+        )
 
 
 async def _grant_again(

@@ -19,8 +19,10 @@ from standpipe.payments.purchases import place_of_purchases
 from standpipe.tariffs.pricing import Place
 
 DAY, USED_ML, LEFT_MINOR = "DAY", "USED_ML", "LEFT_MINOR"
-UNDER_WAY_FOR = timedelta(days=1)
+UNDER_WAY_FOR = timedelta(hours=1)
 """An order that nobody has paid for this long stands in no other one's way."""
+PROMISED_FOR = timedelta(days=7)
+"""An order that is paid later than this buys as if it had been made that day."""
 
 
 def place_promised(place: Place, *, left_minor: int, today: date) -> dict[str, int]:
@@ -28,9 +30,15 @@ def place_promised(place: Place, *, left_minor: int, today: date) -> dict[str, i
     return {DAY: today.toordinal(), USED_ML: place.used_ml, LEFT_MINOR: left_minor}
 
 
-def day_promised(agreed: Mapping[str, int] | None) -> date | None:
-    """The day whose prices and blocks an order by a quote buys at, whenever it is paid; None: the day it is paid."""
-    return None if agreed is None or DAY not in agreed else date.fromordinal(agreed[DAY])
+def day_promised(top_up: TopUp, now: datetime) -> date | None:
+    """The day whose prices and blocks an order by a quote buys at; None: today's."""
+    if top_up.agreed is None or now > top_up.created_at + PROMISED_FOR:
+        return None
+    return _day(top_up.agreed)
+
+
+def _day(agreed: Mapping[str, int]) -> date | None:
+    return date.fromordinal(agreed[DAY]) if DAY in agreed else None
 
 
 async def require_promise(session: AsyncSession, meter: Meter, agreed: Mapping[str, int], now: datetime) -> None:
@@ -39,7 +47,7 @@ async def require_promise(session: AsyncSession, meter: Meter, agreed: Mapping[s
     Raises QuoteOutdatedError where another order is under way, which would buy at the same place in the blocks, or
     where something was bought since the quote was given.
     """
-    day = day_promised(agreed)
+    day = _day(agreed)
     if meter.wallet_kind != WalletKind.VOLUME or day is None:
         return
     meter = await lock_meter(session, meter.id)

@@ -88,6 +88,7 @@ async def buy_with_wallet(
         priced=bought.priced,
         now=now,
     )
+    meter.guarantee_is_stale = True
     await grant_volume(session, meter, credit_key=key, source_id=source_id, volume_ml=bought.volume_ml, now=now)
 
 
@@ -143,6 +144,7 @@ async def _reverse(session: AsyncSession, meter: Meter, purchase: VolumePurchase
         now=now,
         reverses_key=purchase.key,
     )
+    meter.guarantee_is_stale = True
     await retract_volume(session, meter, source_id=purchase.source_id, volume_ml=purchase.volume_ml)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from standpipe.errors import AmountOutOfRangeError, InvalidInputError
 from standpipe.payments.provider import PaymentMethod, Provider, ProviderUnavailableError
 from standpipe.payments.split import NO_FEE, FeeRule
 
@@ -32,6 +33,14 @@ def find_method(
     """The method with this id in this currency, with its provider."""
     found = (pair for pair in methods_in(providers, currency) if pair[1].id == method_id)
     return next(found, None)
+
+
+def check_amount(method: PaymentMethod, amount_minor: int, currency: str, field: tuple[str, ...]) -> None:
+    """Raises AmountOutOfRangeError, InvalidInputError for an amount that a method cannot take."""
+    if not method.minimum_minor <= amount_minor <= method.maximum_minor:
+        raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, currency)
+    if amount_minor % method.step_minor:
+        raise InvalidInputError(f"{method.label} takes whole amounts only.", field)
 
 
 def provider_of(providers: Mapping[str, Provider], name: str) -> Provider:

@@ -89,6 +89,8 @@ def as_agreed(paid_minor: int, agreed: Mapping[str, int], owing: Owing) -> Split
     emergency_minor = min(agreed.get("EMERGENCY", 0), owing.emergency_minor)
     standing_minor = min(agreed.get("STANDING", 0), owing.standing_minor)
     debt_minor = min(agreed.get("DEBT", 0), owing.debt_minor)
+    if owing.weekly_left_minor is not None:
+        debt_minor = min(debt_minor, max(owing.weekly_left_minor, 0))
     credit_minor = paid_minor - fee_minor - emergency_minor - standing_minor - debt_minor
     return Split(paid_minor, fee_minor, emergency_minor, standing_minor, debt_minor, credit_minor)
 

@@ -14,7 +14,6 @@ from standpipe.customers.models import Customer
 from standpipe.db.engine import Sessions
 from standpipe.db.queue import claim, retry
 from standpipe.errors import (
-    AmountOutOfRangeError,
     InvalidInputError,
     MeterBlockedError,
     NotFoundError,
@@ -34,7 +33,7 @@ from standpipe.payments.provider import (
     ProviderUnavailableError,
 )
 from standpipe.payments.purchases import fits_tariff
-from standpipe.payments.rails import fee_rule, find_method, provider_of
+from standpipe.payments.rails import check_amount, fee_rule, find_method, provider_of
 from standpipe.payments.request_keys import hash_of, recall, remember
 from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
@@ -217,9 +216,7 @@ async def _store(
         now=now,
     )
     top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
-    if agreed is not None:
-        await require_promise(session, meter, agreed, now)
-        top_up.agreed = dict(agreed)
+    top_up.agreed = None if agreed is None else dict(agreed)
     if top_up.phone is None and _rings(providers, order):
         top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
     top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
@@ -239,6 +236,9 @@ async def _store(
     )
     if first is not None:
         raise _ReplayedError(str(first["top_up_id"]))
+    # After the key: an order that is asked for twice at once must not stand in its own way.
+    if agreed is not None:
+        await require_promise(session, meter, agreed, now)
     session.add(top_up)
     await session.flush()
     session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
@@ -295,10 +295,7 @@ async def _check(
     if found is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
     provider, method = found
-    if not method.minimum_minor <= order.pay_minor <= method.maximum_minor:
-        raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, order.currency)
-    if order.pay_minor % method.step_minor:
-        raise InvalidInputError(f"{method.label} takes whole amounts only.", ("pay", "amount"))
+    check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
     if await is_disputed(session, meter.id, provider.name):
         raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
     return provider

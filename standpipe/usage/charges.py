@@ -65,9 +65,11 @@ async def accrue_standing(session: AsyncSession, meter: Meter, now: datetime) ->
     """
     zone = ZoneInfo(meter.time_zone)
     today = min(now, meter.closed_at or now).astimezone(zone).date()
-    if meter.accrued_through is not None and meter.accrued_through >= today:
-        return
     contract = await contract_for(session, meter)
+    if meter.accrued_through is not None and meter.accrued_through >= today:
+        if meter.guarantee_is_stale:
+            await _guarantee(session, meter, contract, now)
+        return
     start = period_of(meter.accrued_through or today)[0]
     while start <= today:
         await _charge_standing(session, meter, contract, start, today, now)
@@ -97,6 +99,7 @@ async def recharge(session: AsyncSession, meter: Meter, since: date, now: dateti
 
 async def _guarantee(session: AsyncSession, meter: Meter, contract: Contract, now: datetime) -> None:
     """Note on the meter what its utility's guaranteed water costs at the present use; top-ups go by that."""
+    meter.guarantee_is_stale = False
     guaranteed_ml = await session.scalar(select(Utility.guaranteed_ml).where(Utility.id == meter.utility_id)) or 0
     if not guaranteed_ml:
         meter.guaranteed_minor = 0

@@ -4,12 +4,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import record
 from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.meters.models import Meter
 from standpipe.tariffs.models import CustomerClass
 from standpipe.units import MAX_MINOR
 from standpipe.usage.cut_off import look_again
@@ -59,6 +61,9 @@ async def set_rules(
     for name, value in wanted.items():
         setattr(utility, name, value)
     await session.flush()
+    if "guaranteed_ml" in wanted:
+        stale = update(Meter).where(Meter.utility_id == utility.id, Meter.closed_at.is_(None))
+        await session.execute(stale.values(guarantee_is_stale=True))
     if {"cut_off", "friendly"} & wanted.keys():
         await look_again(session, utility.id, now)
     detail = {"before": before, "after": wanted}

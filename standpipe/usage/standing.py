@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Date, cast, func, or_, select
+from sqlalchemy import Date, and_, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
@@ -39,6 +39,7 @@ async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], lim
     """Meters in service whose charges are not booked up to today, and closed ones that are not up to their last day."""
     found: list[str] = []
     for utility_id, zone in (await session.execute(select(Utility.id, Utility.time_zone))).all():
+        today = now.astimezone(ZoneInfo(zone)).date()
         closed_on = cast(func.timezone(zone, Meter.closed_at), Date)
         rows = await session.scalars(
             select(Meter.id)
@@ -46,8 +47,13 @@ async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], lim
                 Meter.utility_id == utility_id,
                 Meter.time_zone == zone,
                 Meter.installed_at <= now,
-                or_(Meter.accrued_through.is_(None), Meter.accrued_through < now.astimezone(ZoneInfo(zone)).date()),
-                or_(Meter.closed_at.is_(None), Meter.accrued_through < closed_on),
+                or_(
+                    Meter.guarantee_is_stale,
+                    and_(
+                        or_(Meter.accrued_through.is_(None), Meter.accrued_through < today),
+                        or_(Meter.closed_at.is_(None), Meter.accrued_through < closed_on),
+                    ),
+                ),
                 Meter.id.not_in(resting),
             )
             .order_by(Meter.accrued_through.nulls_first(), Meter.id)

@@ -56,6 +56,11 @@ class Bill(_Part):
     total_minor: int
     lines: tuple[StatementLine, ...]
 
+    def from_day(self, day: date) -> "Bill":
+        """The same, with no line told to begin before a day."""
+        lines = tuple(line.model_copy(update={"since": max(line.since, day)}) for line in self.lines)
+        return self.model_copy(update={"lines": lines})
+
 
 class Adjustment(_Part):
     """An earlier period that came to cost something else, because readings came late or were corrected."""

@@ -39,6 +39,7 @@ from standpipe.usage.statement_body import (
     StatementLine,
     bill_of,
     is_balanced,
+    of_household,
 )
 
 ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
@@ -54,11 +55,12 @@ _log = structlog.get_logger(__name__)
 
 
 async def statement_by_month(
-    session: AsyncSession, meter_id: str, month: date, now: datetime
+    session: AsyncSession, meter_id: str, month: date, now: datetime, *, since: date | None = None
 ) -> tuple[StatementBody, int | None] | None:
     """A month's statement and its number: as it was made, else as it stands now, with none. None: no such meter.
 
-    Raises InvalidInputError for a month to come, and for one before the meter's first.
+    ``since``: for a household that moved in that day, which sees nothing of before. Raises InvalidInputError for a
+    month to come, for one before the meter's first, and for the month of a move that was noted after its statement.
     """
     meter = await session.get(Meter, meter_id)
     if meter is None:
@@ -69,8 +71,20 @@ async def statement_by_month(
         raise InvalidInputError("This month has not begun.", ("month",))
     start = period_of(month)[0]
     _check_supplied(meter, start)
-    made = await _made(session, meter.id, start)
-    return made or (await build(session, meter, start), None)
+    body, number = await _made(session, meter.id, start) or (await build(session, meter, start), None)
+    if since is None:
+        return body, number
+    use = body.use
+    if meter.wallet_kind == WalletKind.VOLUME and since > start:
+        # What they bought; a purchase may stand at the blocks of a day before they came.
+        bought = await bill_between(
+            session, meter.id, local_midnight(since, zone), local_midnight(body.period_end, zone)
+        )
+        use = bill_of(bought, body.use.volume_ml)
+        body = body.model_copy(update={"use": use.from_day(since)})
+    elif any(line.since < since < line.until for line in (*body.use.lines, *body.standing.lines)):
+        raise InvalidInputError("This month's statement was made before your move was noted.", ("month",))
+    return of_household(body, since), number
 
 
 def _check_supplied(meter: Meter, start: date) -> None:
@@ -183,7 +197,7 @@ async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], lim
         day = now.astimezone(ZoneInfo(zone)).date() - timedelta(days=after_days)
         last = period_of(period_of(day)[0] - timedelta(days=1))[0]
         rows = await session.execute(
-            select(Meter.id, newest)
+            select(Meter.id, newest, Meter.closed_at)
             .where(
                 Meter.utility_id == utility_id,
                 Meter.id.not_in(resting),
@@ -194,14 +208,17 @@ async def _due(session: AsyncSession, now: datetime, resting: Sequence[str], lim
             .order_by(Meter.id)
             .limit(limit - len(found))
         )
-        found.extend((meter_id, _next_month(made, last)) for meter_id, made in rows)
+        found.extend((meter_id, _next_month(made, last, closed_at, zone)) for meter_id, made, closed_at in rows)
         if len(found) >= limit:
             break
     return found
 
 
 def _moved_since(newest: ScalarSelect[Any], last: date, zone: str) -> ColumnElement[bool]:
-    """Whether a meter out of service has yet to state something: its last month, and what was booked after it."""
+    """Whether a meter out of service has yet to state something: its last month, and what was booked after it.
+
+    One that never had a statement gets that of its last month, however long ago that was.
+    """
     due = func.coalesce(newest + text("interval '1 month'"), last)
     since = func.timezone(zone, cast(due, DateTime))
     booked = (
@@ -210,11 +227,15 @@ def _moved_since(newest: ScalarSelect[Any], last: date, zone: str) -> ColumnElem
         .join(LedgerTransaction, LedgerTransaction.id == Entry.transaction_id)
         .where(Account.owner_id == Meter.id, Account.kind.in_(ACCOUNTS), LedgerTransaction.occurred_at >= since)
     )
-    return or_(Meter.closed_at >= since, booked.exists())
+    return or_(newest.is_(None), Meter.closed_at >= since, booked.exists())
 
 
-def _next_month(made: date | None, last: date) -> date:
-    return last if made is None else period_of(made)[1]
+def _next_month(made: date | None, last: date, closed_at: datetime | None, zone: str) -> date:
+    if made is not None:
+        return period_of(made)[1]
+    if closed_at is None:
+        return last
+    return min(last, period_of(closed_at.astimezone(ZoneInfo(zone)).date())[0])
 
 
 async def _made(session: AsyncSession, meter_id: str, start: date) -> tuple[StatementBody, int] | None:

@@ -290,6 +290,18 @@ async def test_arrears_take_their_share_and_no_more_than_the_week_allows(town: T
     assert codes(await till.quote(money="1000.00")) == {"DEBT": 3_000 - paid}
 
 
+async def test_one_quote_ordered_by_many_times_repays_no_more_than_the_week_allows(town: Town) -> None:
+    await owe(town, 400_000)
+    await rules(town, debt_weekly_cap_minor=1_000)
+    till = Till(town, "stripe")
+    quote = await till.quote(money="500.00")
+    assert codes(quote)["DEBT"] == 1_000
+    orders = [await till.order("500.00", quote["id"]) for _ in range(3)]
+    for order in orders:
+        await till.pay(order["topUp"]["id"])
+    assert 400_000 - (await dues(town)).debt_minor == 1_000
+
+
 async def test_guaranteed_water_comes_before_standing_charges_and_debt(town: Town) -> None:
     await rich(town)
     await rules(town, guaranteed_ml=2_000_000)

@@ -4,11 +4,20 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import pytest
 from sqlalchemy import select
 
-from standpipe.tariffs.models import VolumePurchase
+from standpipe.customers.models import Household
+from standpipe.ids import new_id
+from standpipe.meters.models import Meter
+from standpipe.payments import promises
+from standpipe.tariffs.models import SupplyTerms, VolumePurchase
 from standpipe.units import period_of
+from standpipe.usage.house_rules import UtilityRules, set_rules
+from standpipe.usage.rests import Rests
+from standpipe.usage.standing import accrue_due
 from tests.support.town import Town
 from tests.support.volume import meter_of, volume_town
 
@@ -99,7 +108,11 @@ async def test_an_order_that_was_cancelled_stands_in_nobodys_way(town: Town) -> 
     assert await bought_ml(town, second) == promised_ml
 
 
-async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(town: Town) -> None:
+async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The month may have weeks to go on the day of this test.
+    monkeypatch.setattr(promises, "PROMISED_FOR", timedelta(days=60))
     town = await volume_town(town)
     opening = await order(town, "opening", None, "58.00")
     await settle(town, opening)
@@ -128,3 +141,71 @@ async def test_t2_what_is_bought_beside_a_quoted_order_comes_to_the_same_in_all(
     assert (await meter_of(town)).volume_granted_ml == 3_000_000
     (error,) = (await order(town, "c", quote_id))["userErrors"]
     assert error["code"] == "QUOTE_CHANGED"
+
+
+async def test_p28_one_order_by_a_quote_asked_for_many_times_at_once_is_one(town: Town) -> None:
+    town = await volume_town(town)
+    quote_id, _ = await ask(town)
+    payloads = await asyncio.gather(*(order(town, "same", quote_id) for _ in range(5)))
+    assert [payload["userErrors"] for payload in payloads] == [[]] * 5
+    assert len({payload["topUp"]["id"] for payload in payloads}) == 1
+    assert sorted(payload["replayed"] for payload in payloads) == [False] + [True] * 4
+
+
+async def test_a_promise_ends_after_a_week(town: Town) -> None:
+    town = await volume_town(town)
+    quote_id, promised_ml = await ask(town)
+    ordered = await order(town, "a", quote_id)
+    await settle(town, await order(town, "b", None))
+    anchor = town.settings.clock.anchor_at + timedelta(days=40)
+    later = replace(town, settings=town.settings.model_copy(update={"clock_anchor_at": anchor}))
+    await settle(later, ordered)
+    # Promised behind the other order; a month later it begins the blocks anew.
+    assert await bought_ml(town, ordered) == promised_ml == 2_000_000
+    assert (await meter_of(town)).volume_granted_ml == 4_000_000
+
+
+async def test_what_a_utility_guarantees_follows_what_was_bought_and_what_it_says(town: Town) -> None:
+    town = await volume_town(town)
+    rests = Rests("standing")
+    async with town.sessions.begin() as session:
+        await set_rules(
+            session, operator="amina", utility_id=town.utility_id, change=UtilityRules(guaranteed_ml=1_000_000),
+            now=town.settings.clock.now(),
+        )  # fmt: skip
+    await accrue_due(town.sessions, town.settings.clock, rests)
+    assert (await meter_of(town)).guaranteed_minor == 5_800
+    await settle(town, await order(town, "a", None))
+    await accrue_due(town.sessions, town.settings.clock, rests)
+    assert (await meter_of(town)).guaranteed_minor == 11_600
+
+
+async def test_a_household_that_moved_in_sees_what_it_bought_explained(town: Town) -> None:
+    town = await volume_town(town)
+    await settle(town, await order(town, "a", None))
+    today = town.settings.clock.now().astimezone(ZoneInfo("Africa/Nairobi")).date()
+    moved = max(today - timedelta(days=5), today.replace(day=2)) if today.day > 2 else today
+    async with town.sessions.begin() as session:
+        meter = await session.get_one(Meter, town.home.meter_id)
+        other = Household(id=new_id("hh"), utility_id=town.utility_id, name="Before")
+        session.add(other)
+        await session.flush()
+        rows = {meter.installed_at.date(): other.id, moved: town.home.household_id}
+        for day, household_id in rows.items():
+            session.add(
+                SupplyTerms(
+                    meter_id=meter.id, from_day=day, tariff_id=meter.tariff_id, household_id=household_id, groups=[]
+                )
+            )
+    told = (await town.gql(STATEMENT, m=town.home.meter_id, d=str(today.replace(day=1))))["data"]["node"]["statement"]
+    assert told["userErrors"] == []
+    body = told["statement"]
+    assert (body["opening"]["amount"], body["closing"]["amount"]) == ("0.00", "0.00")
+    assert body["chargesTotal"]["amount"] == "116.00"
+    assert body["charges"] != []
+
+
+STATEMENT = (
+    "query($m: ID!, $d: Date!) { node(id: $m) { ... on Meter { statement(month: $d) { userErrors { message } statement "
+    "{ opening { amount } closing { amount } chargesTotal { amount } charges { code } } } } } }"
+)

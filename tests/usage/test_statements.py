@@ -217,6 +217,9 @@ async def test_a_meter_out_of_service_has_statements_until_all_is_told(june: Tow
             session, operator="op", meter_id=paid_back.meter_id, amount_minor=500, reference="late",
             now=datetime(2026, 5, 9, tzinfo=UTC),
         )  # fmt: skip
+    never = await add_home(june)
+    async with june.sessions.begin() as session:
+        (await session.get_one(Meter, never.meter_id)).closed_at = datetime(2026, 4, 10, tzinfo=UTC)
     for home in (gone, paid_back):
         assert await close(june, APRIL, home) is not None
     for _ in range(4):
@@ -225,8 +228,9 @@ async def test_a_meter_out_of_service_has_statements_until_all_is_told(june: Tow
         rows = (await session.execute(select(Statement.meter_id, Statement.period_start))).all()
     months = {
         home.meter_id: {month for meter_id, month in rows if meter_id == home.meter_id}
-        for home in (gone, paid_back, june.home)
+        for home in (gone, paid_back, never, june.home)
     }
+    assert months.pop(never.meter_id) == {APRIL}
     assert months == {gone.meter_id: {APRIL}, paid_back.meter_id: {APRIL, MAY}, june.home.meter_id: {MAY}}
 
 

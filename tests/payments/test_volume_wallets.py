@@ -22,7 +22,7 @@ from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import ProviderEvent, Refund
 from standpipe.payments.purchases import buy_with_wallet
 from standpipe.payments.reconcile import make_report
-from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
+from standpipe.payments.refunds import work_refunds
 from standpipe.payments.split import Owing, split
 from standpipe.payments.vends import vend
 from standpipe.simulator.meter_model import CLOSED, NO_CREDIT, OPEN, pour
@@ -33,7 +33,7 @@ from standpipe.tariffs.purchases import buy
 from tests.support.radio import Field
 from tests.support.tariffs import segments
 from tests.support.town import Town, until
-from tests.support.volume import PURCHASE_TARIFF, UNIT_ML, meter_of, on_the_air, volume_town
+from tests.support.volume import PURCHASE_TARIFF, UNIT_ML, meter_of, on_the_air, refunded, volume_town
 
 BALANCE = (
     "query($m: ID!) { node(id: $m) { ... on Meter { walletKind balance { ledger { amount } onMeter { amount } "
@@ -340,23 +340,6 @@ async def test_an_agents_vend_buys_as_every_other_payment_does(town: Town) -> No
     async with town.sessions() as session:
         vat = AccountRef(AccountKind.LEVIES, f"{town.utility_id}/vat", "KES")
         assert await account_sum_minor(session, vat) == 160
-
-
-async def refunded(town: Town, top_up_id: str, amount_minor: int) -> str:
-    """Asked for by one operator, approved by another; the refund's state."""
-    async with town.sessions.begin() as session:
-        refund_id = await request_refund(
-            session,
-            town.providers,
-            operator="ann",
-            top_up_id=top_up_id,
-            amount_minor=amount_minor,
-            reason="mistake",
-            request_key=f"r{amount_minor}",
-            now=datetime.now(UTC),
-        )
-    async with town.sessions.begin() as session:
-        return str(await approve_refund(session, operator="bob", refund_id=refund_id, now=datetime.now(UTC)))
 
 
 async def test_a_refund_takes_what_makes_no_unit_and_water_that_never_left_us(town: Town) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from standpipe.meters.models import Meter
+from standpipe.payments.refunds import approve_refund, request_refund
 from standpipe.settings import Settings
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
@@ -63,6 +64,23 @@ async def volume_town(town: Town, text: str = PURCHASE_TARIFF) -> Town:
 async def meter_of(town: Town) -> Meter:
     async with town.sessions() as session:
         return await session.get_one(Meter, town.home.meter_id)
+
+
+async def refunded(town: Town, top_up_id: str, amount_minor: int) -> str:
+    """Asked for by one operator, approved by another; the refund's state."""
+    async with town.sessions.begin() as session:
+        refund_id = await request_refund(
+            session,
+            town.providers,
+            operator="ann",
+            top_up_id=top_up_id,
+            amount_minor=amount_minor,
+            reason="mistake",
+            request_key=f"r{amount_minor}",
+            now=datetime.now(UTC),
+        )
+    async with town.sessions.begin() as session:
+        return str(await approve_refund(session, operator="bob", refund_id=refund_id, now=datetime.now(UTC)))
 
 
 @asynccontextmanager

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import secrets
-import shlex
 import socket
 import sys
 import time
@@ -16,7 +13,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
-from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from rich.console import Console
 
@@ -25,27 +21,26 @@ from standpipe.app import make_signer
 from standpipe.clock import Clock
 from standpipe.db.migrate import upgrade
 from standpipe.demo_banner import print_banner
+from standpipe.demo_environment import (
+    DEMO_DLMS_PORT,
+    TOKEN_TTL_S,
+    demo_environment,
+    demo_secrets,
+    write_environment,
+    write_json,
+)
 from standpipe.errors import SettingsError
 from standpipe.meters.keys import KeyRing
 from standpipe.payments.receipt_links import sign_link
+from standpipe.seed_keypad import SUPPLY_GROUP, vending_key_of
 from standpipe.settings import Settings
 from standpipe.simulator.fake_phone import write_service_account
 from standpipe.simulator.run import World
 from standpipe.usage.series import last_reading_at
 from standpipe.wiring import Database, open_database
 
-DEMO_FACTOR = 240.0
-DEMO_DLMS_PORT = 4059
-TOKEN_TTL_S = 7 * 86_400
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 15
-_SECRETS = (
-    *("token_secret", "sandbox_api_key", "sandbox_webhook_secrets", "stripe_webhook_secrets"),
-    *("mpesa_consumer_key", "mpesa_consumer_secret", "mpesa_passkey", "mpesa_callback_secrets"),
-    *("momo_subscription_key", "momo_api_key", "momo_callback_secrets"),
-    *("flutterwave_secret_key", "flutterwave_webhook_hashes"),
-    *("lorawan_api_token", "lorawan_event_secrets"),
-)
 ROLES = ("serve", "worker", "gateway", "simulate")
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -55,7 +50,7 @@ async def run_demo(settings: Settings) -> None:
     require_free_ports(settings)
     data_dir = settings.data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
-    kept = _secrets(data_dir)
+    kept = demo_secrets(data_dir)
     credentials = data_dir / "firebase.json"
     if not credentials.exists():
         write_service_account(credentials, f"http://127.0.0.1:{settings.phone_port}/token")
@@ -81,12 +76,13 @@ async def _with_database(
                 database.sessions,
                 keys,
                 datetime.now(UTC),
+                vending_key=bytes.fromhex(kept["keypad_vending_key"]),
                 progress=status.update,
                 keep=lambda manifest: write_json(data_dir / "meters.json", manifest),
             )
     async with database.sessions() as session:
         last = max(filter(None, (await last_reading_at(session), _kept_clock(data_dir))), default=None)
-    environment = _environment(settings, database.url, data_dir, kept, credentials, last)
+    environment = demo_environment(settings, database.url, data_dir, kept, credentials, last)
     async with _children(environment) as children:
         with _console.status("Waiting for every part to answer…"):
             await _wait_until_ready(settings, children)
@@ -111,6 +107,7 @@ def require_free_ports(settings: Settings) -> None:
         (settings.fake_flutterwave_port, "STANDPIPE_FAKE_FLUTTERWAVE_PORT"),
         (settings.fake_chirpstack_port, "STANDPIPE_FAKE_CHIRPSTACK_PORT"),
         (settings.lorawan_http_port, "STANDPIPE_LORAWAN_HTTP_PORT"),
+        (settings.fake_keypad_port, "STANDPIPE_FAKE_KEYPAD_PORT"),
         (settings.dlms_port or DEMO_DLMS_PORT, "STANDPIPE_DLMS_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
@@ -176,7 +173,17 @@ def world_of(settings: Settings) -> World:
             "events_url": f"http://127.0.0.1:{settings.lorawan_http_port}/lorawan/events",
             "event_secret": next((_plain(secret) for secret in settings.lorawan_event_secrets), ""),
         },
+        keypad={
+            "port": str(settings.fake_keypad_port),
+            "api_key": _plain(settings.keypad_issuer_key),
+            "vending_keys": json.dumps(_vending_keys(data_dir)),
+        },
     )
+
+
+def _vending_keys(data_dir: Path) -> dict[str, str]:
+    key = vending_key_of(data_dir)
+    return {} if key is None else {f"{SUPPLY_GROUP}:1": key.hex()}
 
 
 def _plain(secret: SecretStr | None) -> str:
@@ -198,104 +205,11 @@ def _kept_clock(data_dir: Path) -> datetime | None:
     return datetime.fromisoformat(json.loads(path.read_text())["stood_at"]) if path.exists() else None
 
 
-def _has_meters_without_key(data_dir: Path) -> bool:
-    """Whether the town is of an earlier release, whose meters speak plain UDP."""
-    return any(not meter.get("dtls_key_hex") for meter in json.loads((data_dir / "meters.json").read_text()))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write for scripts to read; only the owner may, since tokens and keys are in it."""
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _write_environment(path: Path, environment: dict[str, str]) -> None:
-    """The demo's settings for a shell, so that the office's commands find its database and providers."""
-    path.touch(mode=0o600)
-    ours = {name: value for name, value in environment.items() if name.startswith("STANDPIPE_")}
-    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(ours.items())))
-
-
 def _bind(probe: socket.socket, host: str, port: int, setting: str) -> None:
     try:
         probe.bind((host, port))
     except OSError as error:
         raise SettingsError(f"Port {port} cannot be used ({error.strerror}): set {setting} to a free one.") from None
-
-
-def _secrets(data_dir: Path) -> dict[str, str]:
-    path = data_dir / "secrets.json"
-    if not path.exists():
-        fresh = {"meter_key_secrets": Fernet.generate_key().decode(), "stripe_api_key": "sk_test_demo"}
-        write_json(path, fresh)
-    kept: dict[str, str] = json.loads(path.read_text())
-    missing = [name for name in _SECRETS if name not in kept]
-    if missing:
-        # A town of an earlier release has not got them all.
-        kept |= {name: secrets.token_urlsafe(32) for name in missing}
-        write_json(path, kept)
-    return kept
-
-
-def _environment(
-    settings: Settings, url: str, data_dir: Path, kept: dict[str, str], credentials: Path, last: datetime | None
-) -> dict[str, str]:
-    phone = f"http://127.0.0.1:{settings.phone_port}"
-    factor = settings.clock_factor if "clock_factor" in settings.model_fields_set else DEMO_FACTOR
-    # The town's clock goes on from where it stood: it must not fall behind what meters have already told.
-    anchor_at = max(datetime.now(UTC), last) if last is not None else datetime.now(UTC)
-    graphiql = settings.graphiql_dir or Path(__file__).resolve().parents[1] / ".cache" / "graphiql"
-    chosen = {
-        "DATA_DIR": data_dir,
-        "DATABASE_URL": url,
-        "HTTP_HOST": settings.http_host,
-        "HTTP_PORT": settings.http_port,
-        "COAP_HOST": settings.coap_host,
-        "COAP_PORT": settings.coap_port,
-        "COAP_DTLS_PORT": settings.coap_dtls_port,
-        "COAP_PLAIN_UDP": int(settings.coap_plain_udp or _has_meters_without_key(data_dir)),
-        "COAP_ACK_TIMEOUT_S": "0.5",
-        "COAP_MAX_RETRANSMIT": "2",
-        "DLMS_HOST": settings.dlms_host,
-        "DLMS_PORT": settings.dlms_port or DEMO_DLMS_PORT,
-        "DLMS_ALLOW_LLS": "1",
-        "SANDBOX_PORT": settings.sandbox_port,
-        "PHONE_PORT": settings.phone_port,
-        "FAKE_STRIPE_PORT": settings.fake_stripe_port,
-        "SANDBOX_URL": f"http://127.0.0.1:{settings.sandbox_port}",
-        "STRIPE_API_BASE": f"http://127.0.0.1:{settings.fake_stripe_port}",
-        "STRIPE_PUBLISHABLE_KEY": "pk_test_demo",
-        "PUBLIC_URL": f"http://{settings.http_host}:{settings.http_port}",
-        "FAKE_MPESA_PORT": settings.fake_mpesa_port,
-        "FAKE_MOMO_PORT": settings.fake_momo_port,
-        "FAKE_FLUTTERWAVE_PORT": settings.fake_flutterwave_port,
-        "FAKE_CHIRPSTACK_PORT": settings.fake_chirpstack_port,
-        "LORAWAN_API_URL": f"http://127.0.0.1:{settings.fake_chirpstack_port}",
-        "LORAWAN_HTTP_PORT": settings.lorawan_http_port,
-        "MPESA_URL": f"http://127.0.0.1:{settings.fake_mpesa_port}",
-        "MPESA_SHORTCODE": "600999",
-        "MPESA_INITIATOR": "standpipe",
-        "MPESA_SECURITY_CREDENTIAL": "sealed",
-        "MPESA_NETWORKS": "127.0.0.1/32,::1/128",
-        "MOMO_URL": f"http://127.0.0.1:{settings.fake_momo_port}",
-        "MOMO_API_USER": "standpipe",
-        "MOMO_CURRENCY": seed.CURRENCY,
-        "MOMO_DISBURSEMENT_USER": "standpipe",
-        "FLUTTERWAVE_URL": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
-        "MOMO_DISBURSEMENT_KEY": kept["momo_subscription_key"],
-        "MOMO_DISBURSEMENT_API_KEY": kept["momo_api_key"],
-        "FIREBASE_CREDENTIALS": credentials,
-        "FCM_BASE_URL": phone,
-        "SMS_URL": f"{phone}/sms",
-        "GRAPHIQL_DIR": graphiql,
-        "TOKEN_TTL_S": TOKEN_TTL_S,
-        "CLOCK_FACTOR": factor,
-        "CLOCK_ANCHOR_REAL_S": time.time(),
-        "CLOCK_ANCHOR_AT": anchor_at.isoformat(),
-        "LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else "ERROR",
-        **{name.upper(): value for name, value in kept.items()},
-    }
-    return dict(os.environ) | {f"STANDPIPE_{name}": str(value) for name, value in chosen.items()}
 
 
 @asynccontextmanager
@@ -380,6 +294,7 @@ async def _announce(settings: Settings, database: Database, environment: dict[st
         "sandbox_url": sandbox,
         "fake_stripe_url": f"http://127.0.0.1:{settings.fake_stripe_port}",
         "fake_mpesa_url": f"http://127.0.0.1:{settings.fake_mpesa_port}",
+        "keypads_url": f"http://127.0.0.1:{settings.fake_keypad_port}",
         "fake_momo_url": f"http://127.0.0.1:{settings.fake_momo_port}",
         "fake_flutterwave_url": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
         "phone_number": seed.DEMO_PHONE,
@@ -387,7 +302,7 @@ async def _announce(settings: Settings, database: Database, environment: dict[st
         "database_url": database.url,
     }
     write_json(data_dir / "demo.json", described)
-    _write_environment(data_dir / "demo.env", environment)
+    write_environment(data_dir / "demo.env", environment)
     print_banner(described, environment["STANDPIPE_GRAPHIQL_DIR"])
 
 

@@ -38,6 +38,7 @@ from standpipe.meters.reports import (
 from standpipe.notifications.devices import DeviceOrder, register
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.past import book_past
+from standpipe.seed_keypad import keypad_house
 from standpipe.simulator.fake_chirpstack import APPLICATION_ID
 from standpipe.simulator.meter_model import MeterConfig
 from standpipe.simulator.water_use import hour_ml
@@ -114,6 +115,7 @@ async def seed(
     keys: KeyRing,
     now: datetime,
     *,
+    vending_key: bytes,
     progress: Callable[[str], None],
     keep: Callable[[list[dict[str, Any]]], None],
 ) -> None:
@@ -153,6 +155,18 @@ async def seed(
             elif not plan.lora_class:
                 config = replace(config, dtls_key_hex=(await provision(session, keys, meter.serial)).key.hex())
             manifest.append(asdict(config))
+        household_id, customer_id = households[0]
+        manifest.append(
+            await keypad_house(
+                *(session, keys, vending_key),
+                utility_id=utility_id,
+                household_id=household_id,
+                customer_id=customer_id,
+                currency=CURRENCY,
+                zone=ZONE,
+                now=_hour(now),
+            )
+        )
         # What happened in the past is no news: nobody is to be pushed about it today.
         await session.execute(update(OutboxFact).values(due_at=None))
         keep(manifest)

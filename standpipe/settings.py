@@ -225,6 +225,10 @@ class Settings(BaseSettings):
     fake_flutterwave_port: int = Field(8060, ge=1, le=65535, description="Demo: port of the Flutterwave stand-in.")
     fake_chirpstack_port: int = Field(8090, ge=1, le=65535, description="Demo: port of the ChirpStack stand-in.")
 
+    fake_keypad_port: int = Field(
+        8100, ge=1, le=65535, description="Demo: port of the keypads' page and of the stand-in that makes tokens."
+    )
+
     clock_factor: float = Field(
         1.0, ge=1, le=100_000, description="How many times faster than real the town's clock runs."
     )

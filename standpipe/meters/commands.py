@@ -127,6 +127,8 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
                 measure.amount > 0,
                 measure.total_after <= command.value,
                 CreditGrant.sent_at.is_(None),
+                # What was typed is there already.
+                CreditGrant.confirmed_at.is_(None),
             )
             .values(sent_at=now)
         )

@@ -103,7 +103,7 @@ _DELIVERY = (
         func.max(CreditGrant.confirmed_at).label("confirmed_at"),
         func.bool_and(CreditGrant.confirmed_at.is_not(None)).label("confirmed"),
         func.max(CreditGrant.granted_at).label("granted_at"),
-        func.max(CreditGrant.token_issued_at).filter(CreditGrant.confirmed_at.is_(None)).label("token_at"),
+        func.max(CreditGrant.token_issued_at).label("token_at"),
     )
     .where(or_(CreditGrant.amount_minor > CreditGrant.revoked_minor, CreditGrant.volume_ml > CreditGrant.revoked_ml))
     .group_by(CreditGrant.source_id)
@@ -159,12 +159,11 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
     top_up: TopUp = row[0]
     status = _OF_PAYMENT[top_up.status]
     timeline = list(events)
-    if row.sent_at is not None:
-        timeline.append(TimelineEvent(TopUpStatus.SENDING_TO_METER, row.sent_at))
-        status = TopUpStatus.SENDING_TO_METER
-    if row.token_at is not None:
-        timeline.append(TimelineEvent(TopUpStatus.TOKEN_ISSUED, row.token_at))
-        status = TopUpStatus.TOKEN_ISSUED
+    steps = [(TopUpStatus.SENDING_TO_METER, row.sent_at), (TopUpStatus.TOKEN_ISSUED, row.token_at)]
+    delivery = [TimelineEvent(step, at) for step, at in steps if at is not None]
+    if delivery:
+        status = delivery[-1].status
+        timeline += sorted(delivery, key=lambda event: event.at)
     if row.confirmed:
         timeline.append(TimelineEvent(TopUpStatus.ON_METER, row.confirmed_at))
         status = TopUpStatus.ON_METER

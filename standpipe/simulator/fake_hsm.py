@@ -7,6 +7,7 @@ lost after the token was made.
 import hmac
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -34,8 +35,8 @@ class HsmState:
     withhold: int = 0
 
 
-def make_app(state: HsmState, *, api_key: str) -> Starlette:
-    """The stand-in as an ASGI app."""
+def make_app(state: HsmState, *, api_key: str, also: Sequence[Route] = ()) -> Starlette:
+    """The stand-in as an ASGI app, with other routes beside it."""
 
     async def issue(request: Request) -> Response:
         told = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -54,7 +55,7 @@ def make_app(state: HsmState, *, api_key: str) -> Starlette:
             return JSONResponse({"error": "lost"}, HTTPStatus.BAD_GATEWAY)
         return JSONResponse({"id": order["id"], "tokens": made})
 
-    return Starlette(routes=[Route("/v1/tokens", issue, methods=["POST"])])
+    return Starlette(routes=[Route("/v1/tokens", issue, methods=["POST"]), *also])
 
 
 def _answer(state: HsmState, order: dict[str, Any], body: str) -> list[str]:

@@ -23,6 +23,7 @@ from aiocoap.resource import Resource, Site
 
 from standpipe.clock import Clock
 from standpipe.simulator import meter_store
+from standpipe.simulator.keypad_page import KeypadMeter
 from standpipe.simulator.meter_bootstrap import bootstrap
 from standpipe.simulator.meter_dtls import DtlsRadio
 from standpipe.simulator.meter_frames import open_key
@@ -340,8 +341,9 @@ async def run_meters(
     plain_gateway: tuple[str, int],
     object_id: int,
     clock: Clock,
+    keypads: dict[str, KeypadMeter] | None = None,
 ) -> None:
-    """Run these meters until cancelled."""
+    """Run these meters until cancelled; those with a keypad are put into ``keypads``, by serial."""
     meters = [
         SimulatedMeter(
             config,
@@ -352,6 +354,8 @@ async def run_meters(
         )
         for config in configs
     ]
+    if keypads is not None:
+        keypads |= {meter.config.serial: meter for meter in meters if meter.config.keypad is not None}
     running: list[Awaitable[None]] = [_keep_running(meter) for meter in meters]
     await asyncio.gather(*running)
 

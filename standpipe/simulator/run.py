@@ -1,6 +1,7 @@
 """The whole outside world in one process: meters, payment providers' stand-ins, and the phone."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from standpipe.clock import Clock
 from standpipe.serving import serve
 from standpipe.simulator import (
     fake_flutterwave,
+    fake_hsm,
     fake_momo,
     fake_mpesa,
     fake_phone,
@@ -17,6 +19,8 @@ from standpipe.simulator import (
 )
 from standpipe.simulator.dlms_meter import run_dlms_meters
 from standpipe.simulator.fake_chirpstack import FakeChirpStack
+from standpipe.simulator.fake_hsm import HsmState
+from standpipe.simulator.keypad_page import KeypadMeter, keypad_routes
 from standpipe.simulator.lora_meter import run_lora_meters
 from standpipe.simulator.meter_device import read_manifest, run_meters
 from standpipe.simulator.meter_model import MeterConfig
@@ -50,6 +54,8 @@ class World:
     momo: dict[str, str]
     flutterwave: dict[str, str]
     chirpstack: dict[str, str]
+    keypad: dict[str, str]
+    """Of the stand-in for who makes tokens, and the page with the meters' keypads; ``vending_keys`` as JSON."""
 
 
 async def run_world(world: World) -> None:
@@ -96,11 +102,15 @@ async def run_world(world: World) -> None:
                  ((world.mpesa, mpesa), (world.momo, momo), (world.flutterwave, flutterwave))}  # fmt: skip
         for port, app in (served | rails).items():
             group.create_task(serve(app, "127.0.0.1", port))
-        group.create_task(_run_meters(world))
+        keypads: dict[str, KeypadMeter] = {}
+        hsm = HsmState({name: bytes.fromhex(key) for name, key in json.loads(world.keypad["vending_keys"]).items()})
+        app = fake_hsm.make_app(hsm, api_key=world.keypad["api_key"], also=keypad_routes(keypads))
+        group.create_task(serve(app, "127.0.0.1", int(world.keypad["port"])))
+        group.create_task(_run_meters(world, keypads))
 
 
-async def _run_meters(world: World) -> None:
-    """The town's meters, each by its own radio."""
+async def _run_meters(world: World, keypads: dict[str, KeypadMeter]) -> None:
+    """The town's meters, each by its own radio; those with a keypad are put into ``keypads``."""
     manifest, store_dir = read_manifest(world.data_dir / "meters.json"), world.data_dir / "meters"
     async with asyncio.TaskGroup() as group:
         group.create_task(_run_lorawan(world, [config for config in manifest if config.dev_eui]))
@@ -121,6 +131,7 @@ async def _run_meters(world: World) -> None:
                 plain_gateway=world.plain_gateway,
                 object_id=world.object_id,
                 clock=world.clock,
+                keypads=keypads,
             )
         )
 

@@ -78,7 +78,8 @@ async def test_m14_out_of_reach_the_token_is_offered_and_typed_and_the_radio_add
         told = await seen(town, top_up_id)
         assert (told["status"], told["terminal"]) == ("ON_METER", True)
         assert told["keypadToken"]["enteredAt"] is not None
-        assert [step["status"] for step in told["timeline"]][-1] == "ON_METER"
+        steps = ["PAID", "TOKEN_ISSUED", "ON_METER"]
+        assert [step["status"] for step in told["timeline"]][-3:] == steps
         # The total that waited came too, and held the same water.
         assert (meter.state.credit_accepted_minor, meter.state.typed_ml) == (800_000, 0)
         assert meter.type_token(token["digits"]) == "USED"

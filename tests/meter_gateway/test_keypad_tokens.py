@@ -12,6 +12,7 @@ from standpipe.notifications.models import Alert
 from standpipe.simulator.meter_model import CLOSED, OPEN
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.offers import offer_due
+from tests.support.lora import LoraField, add_device, dev_eui_of, make_lora_network
 from tests.support.radio import Field
 from tests.support.tokens import give_keypad, issuer, keypad_config
 from tests.support.town import Town, until
@@ -122,3 +123,29 @@ async def test_water_that_was_offered_as_a_token_is_not_given_back(town: Town) -
     with pytest.raises(InvalidInputError, match="may hold this water"):
         await refunded(town, first, 5_800)
     assert (await meter_of(town)).volume_granted_ml == 1_000_000
+
+
+async def test_m14_over_lorawan_typed_first_and_the_total_holds_it(
+    town: Town, database_url: str, tmp_path: Path
+) -> None:
+    town = await volume_town(town)
+    await give_keypad(town.sessions, town.home.serial)
+    await add_device(town.sessions, town.home.meter_id, dev_eui_of(0))
+    first = await pay(town)
+    await past_the_deadline(town)
+    digits = (await seen(town, first))["keypadToken"]["digits"]
+    second = await pay(town, "11.60")
+    more = {"currency": "VOL", "blocks": (), "daily_litres": 0, "keypad": keypad_config()}
+    async with make_lora_network(database_url, town.sessions, tmp_path, [town.home], **more) as field:
+        assert field.meter.type_token(digits) == "ACCEPTED"
+        await until(lambda: heard(town, field, second), timeout_s=60)
+        assert (await seen(town, first))["status"] == "ON_METER"
+        # 8 units were typed, 2 more came by radio, and 3.60 of the first payment helped to pay for the third.
+        total_ml = (await meter_of(town)).volume_granted_ml
+        assert field.meter.state.credit_accepted_minor == field.meter.state.credit_remaining_minor == total_ml
+        assert field.meter.state.typed_ml == 0
+
+
+async def heard(town: Town, field: LoraField, top_up_id: str) -> bool:
+    await field.meter.wake()
+    return bool((await seen(town, top_up_id))["status"] == "ON_METER")

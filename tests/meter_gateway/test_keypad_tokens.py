@@ -140,7 +140,7 @@ async def test_m14_over_lorawan_typed_first_and_the_total_holds_it(
         assert field.meter.type_token(digits) == "ACCEPTED"
         await until(lambda: heard(town, field, second), timeout_s=60)
         assert (await seen(town, first))["status"] == "ON_METER"
-        # 8 units were typed, 2 more came by radio, and 3.60 of the first payment helped to pay for the third.
+        # 8 units were typed, and 2 more came by radio.
         total_ml = (await meter_of(town)).volume_granted_ml
         assert field.meter.state.credit_accepted_minor == field.meter.state.credit_remaining_minor == total_ml
         assert field.meter.state.typed_ml == 0

@@ -9,8 +9,8 @@ import socket
 import sys
 import time
 from multiprocessing import Process
-from pathlib import Path
 
+from bench.support import rss_kb
 from standpipe.meter_gateway.dtls import DtlsServer, Limits
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters.dtls_keys import DtlsCredential
@@ -44,11 +44,6 @@ def serve(port: int) -> None:
     asyncio.run(run())
 
 
-def resident_kb(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
-
-
 async def measure(port: int, pid: int, wanted: int) -> None:
     context = PskClientContext(lambda: (name, KEY))
     clients: list[DtlsClient] = []
@@ -58,17 +53,17 @@ async def measure(port: int, pid: int, wanted: int) -> None:
         client = DtlsClient(port, name, KEY, context=context)
         assert await client.handshake()
         clients.append(client)
-    before_kb, began_s = resident_kb(pid), time.monotonic()
+    before_kb, began_s = rss_kb(pid), time.monotonic()
     for number in range(wanted):
         name = f"meter-{number}"
         client = DtlsClient(port, name, KEY, context=context)
         assert await client.handshake()
         clients.append(client)
     took_s = time.monotonic() - began_s
-    idle_kb = resident_kb(pid)
+    idle_kb = rss_kb(pid)
     for client in clients:
         assert await client.echoes(b"x" * 100)
-    used_kb = resident_kb(pid)
+    used_kb = rss_kb(pid)
     print(f"{wanted} sessions: {(idle_kb - before_kb) / wanted:.1f} kB each after the handshake,")
     print(f"  {(used_kb - before_kb) / wanted:.1f} kB each after an exchange; {wanted / took_s:.0f} handshakes/s")
     noise = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -81,7 +76,7 @@ async def measure(port: int, pid: int, wanted: int) -> None:
         if number % 50 == 0:
             await asyncio.sleep(0.001)
     assert await clients[-1].echoes(b"alive")
-    print(f"{GARBAGE} bent datagrams later: {resident_kb(pid) - used_kb:+d} kB in all")
+    print(f"{GARBAGE} bent datagrams later: {rss_kb(pid) - used_kb:+d} kB in all")
 
 
 def main() -> None:

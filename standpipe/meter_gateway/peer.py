@@ -17,6 +17,8 @@ from standpipe.meter_gateway.parsing import ParsingError
 OCTET_STREAM = 42
 MAX_ANSWER_BYTES = 16 * 1024
 MAX_BLOCKS = 256
+_NOT_IN_THIS_FORMAT = {"4.02", "4.06", "4.15"}
+"""4.02 is what a stack says to whom Accept, or the format's number in it, is new (RFC 7252 §5.4.1)."""
 BLOCK_EXPONENT = 5
 """Blocks of 512 bytes: with its heads such a datagram passes NB-IoT whole."""
 
@@ -68,14 +70,20 @@ class MeterPeer:
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
 
-    async def read_object(self, path: str) -> tuple[bytes, int]:
-        """An object's instance as (payload, content format); TLV where the meter knows no SenML-CBOR."""
+    async def read_object(self, path: str, *, tlv_first: bool = False) -> tuple[bytes, int]:
+        """An object's instance as (payload, content format): in SenML-CBOR, or in TLV where the meter knows no such.
+
+        ``tlv_first`` for those of LwM2M 1.0, which came before SenML: the other way round.
+        """
+        first, second = senml.CBOR_FORMAT, tlv.CONTENT_FORMAT
+        if tlv_first:
+            first, second = second, first
         try:
-            return await self._read(path, senml.CBOR_FORMAT)
+            return await self._read(path, first)
         except MeterRefusedError as refusal:
-            if refusal.code not in {"4.06", "4.15"}:
+            if refusal.code not in _NOT_IN_THIS_FORMAT:
                 raise
-            return await self._read(path, tlv.CONTENT_FORMAT)
+            return await self._read(path, second)
 
     async def observe(self, path: str) -> Any:
         """An observation of a resource (an aiocoap request with its first answer), in the meter's own format.

@@ -109,6 +109,23 @@ async def test_a_1_0_client_is_observed_and_its_notifications_count_once(
         await until(lambda: _counted(sessions, Reading, 3))
 
 
+@pytest.mark.parametrize("refusal", [aiocoap.BAD_OPTION, aiocoap.NOT_ACCEPTABLE])
+@pytest.mark.parametrize(("lwm2m", "formats"), [("1.0", (11542, 112)), ("1.1", (112, 11542))])
+async def test_an_object_is_asked_for_in_what_the_clients_version_knows_and_then_in_the_other(
+    patient: Field, sessions: Sessions, lwm2m: str, formats: tuple[int, int], refusal: Any
+) -> None:
+    async with meter_of(patient) as meter:
+        await meter.registers(query=f"lt=300&lwm2m={lwm2m}&b=U")
+        asked = await meter.request("/3424/0")
+        await meter.answers(asked, refusal)
+        again = await meter.request("/3424/0")
+        assert (asked.opt.accept, again.opt.accept) == formats
+        payload = b"\xc8\x01\x08" + struct.pack(">d", 7.25)
+        await meter.answers(again, aiocoap.CONTENT, payload=payload, content_format=11542)
+        await meter.answers(await meter.request("/42769/0/1"), aiocoap.NOT_FOUND)
+        await until(lambda: _counted(sessions, Reading, 1))
+
+
 async def test_an_observation_is_made_anew_after_a_restart_and_in_a_new_session(
     patient: Field, sessions: Sessions
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiocoap
 from aiocoap.error import Error as CoapError
+from aiocoap.error import NetworkError
 from aiocoap.numbers.constants import TransportTuning
 
 from standpipe.errors import StandpipeError
@@ -143,12 +144,17 @@ class MeterPeer:
         """Wait no longer for this request's answer, if we still do; its waiter gets MeterAsleepError.
 
         Letting go of the answer alone would not do: RFC 7252 §4.7 allows one exchange at a time (NSTART), so that
-        the next request would queue behind the old one's retransmissions, for up to 93 s.
+        the next request would queue behind the old one's retransmissions, for up to 93 s. Nor may aiocoap be told
+        that the meter is not reached: it would drop our answers to what the meter asks at this very time, and take
+        its repetitions for duplicates.
         """
         if self.owed is not request:
             return
         for tokens in self._context.request_interfaces:
-            tokens.token_interface.dispatch_error(OSError("the meter woke anew"), request.remote)
+            waiting = tokens.outgoing_requests.get((request.token, request.remote))
+            if waiting is not None:
+                waiting.add_exception(NetworkError("the meter woke anew"))
+                _end_exchange(tokens.token_interface, request)
 
     async def _read(self, path: str, accept: int) -> tuple[bytes, int]:
         """A resource's representation, put together from its blocks (RFC 7959); aiocoap itself knows no upper bound."""
@@ -192,3 +198,10 @@ class MeterPeer:
         if not response.code.is_successful():
             raise MeterRefusedError(response.code.dotted)
         return request, response
+
+
+def _end_exchange(messages: Any, request: aiocoap.Message) -> None:
+    """Repeat this request no more; what waits behind it for the same meter is sent."""
+    waiting = messages._backlogs.get(request.remote, [])  # noqa: SLF001 - aiocoap 0.4.17 has no other way.
+    waiting[:] = [item for item in waiting if item[0] is not request]
+    messages._remove_exchange(request)  # noqa: SLF001

@@ -6,7 +6,6 @@ process. Bounded in count, on the loopback. Meters and gateway share the machine
 
 import asyncio
 import os
-import resource
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from bench.support import allow_many_files, cpu_s, rss_kb
 from standpipe.clock import Clock
 from standpipe.db.embedded import embedded
 from standpipe.db.engine import create_engine, create_sessions
@@ -32,8 +32,7 @@ DIALS_AT_ONCE = 100
 
 
 async def main() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
+    allow_many_files()
     memory = Path("/dev/shm")  # noqa: S108 - the meters' flash is not what we measure.
     with public_folder() as folder, tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as flash:
         async with embedded(folder, port=free_port()) as url:
@@ -65,7 +64,7 @@ async def measure(url: str, flash: Path) -> None:
         await until(lambda: _listens(port), timeout_s=60)
         await asyncio.sleep(1)
         gateway = roles._running["gateway"]  # noqa: SLF001 - whose memory we measure.
-        before_kb = _rss_kb(gateway.pid)
+        before_kb = rss_kb(gateway.pid)
         start_s = time.perf_counter()
         lines = []
         for number, meter in enumerate(meters):
@@ -73,12 +72,12 @@ async def measure(url: str, flash: Path) -> None:
             if number % DIALS_AT_ONCE == DIALS_AT_ONCE - 1:
                 await until(lambda: _stated(sessions, len(lines) * 9 // 10), timeout_s=WAIT_S)
         await until(lambda: _stated(sessions, METERS), timeout_s=WAIT_S)
-        dialled_s, dialled_cpu_s = time.perf_counter() - start_s, _cpu_s(gateway.pid)
+        dialled_s, dialled_cpu_s = time.perf_counter() - start_s, cpu_s(gateway.pid)
         await asyncio.sleep(2)
-        idle_kb = (_rss_kb(gateway.pid) - before_kb) / METERS
+        idle_kb = (rss_kb(gateway.pid) - before_kb) / METERS
         print(f"dial-in, HLS-GMAC and first statement   {METERS / dialled_s:8.1f} meters/s,"
               f" {1000 * dialled_cpu_s / METERS:6.1f} ms of the gateway's processor each")  # fmt: skip
-        print(f"memory of one idle, associated meter     {idle_kb:8.1f} kB  (of {_rss_kb(gateway.pid) / 1024:.0f} MB)")
+        print(f"memory of one idle, associated meter     {idle_kb:8.1f} kB  (of {rss_kb(gateway.pid) / 1024:.0f} MB)")
         start_s, counted = time.perf_counter(), await _reports(sessions)
         pushed = [meter for meter in meters if meter.connected]
         for at in range(0, len(pushed), DIALS_AT_ONCE):
@@ -86,9 +85,9 @@ async def measure(url: str, flash: Path) -> None:
             await asyncio.gather(*(meter.push() for meter in batch))
             wanted = counted + (at + len(batch)) * 9 // 10
             await until(lambda wanted=wanted: _reported(sessions, wanted), timeout_s=WAIT_S)
-        pushed_s, cpu_s = time.perf_counter() - start_s, _cpu_s(gateway.pid) - dialled_cpu_s
+        pushed_s, spent_s = time.perf_counter() - start_s, cpu_s(gateway.pid) - dialled_cpu_s
         print(f"push taken in, and a whole contact after {len(pushed) / pushed_s:8.1f} uplinks/s,"
-              f" {1000 * cpu_s / len(pushed):6.1f} ms of the gateway's processor each")  # fmt: skip
+              f" {1000 * spent_s / len(pushed):6.1f} ms of the gateway's processor each")  # fmt: skip
         for line in lines:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
@@ -117,16 +116,6 @@ async def _listens(port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss_kb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.doors import home_screen, webhooks
 from bench.money import settlements
-from bench.support import CONNECTIONS, Row
+from bench.support import CONNECTIONS, Row, print_rows
 from bench.water import HOURS, METERS, history, ingest, pricing
 from standpipe.db.embedded import embedded
 from standpipe.db.engine import create_engine, create_sessions
@@ -54,11 +54,7 @@ async def main(arguments: list[str]) -> None:
 
 def report(rows: list[Row], keep: bool) -> None:
     """Print the table; keep it where asked."""
-    lines = ["| what | ours | baseline | ratio | how |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {name} | {number(ours)} | {number(plain)} | {ours / plain:.2f} | {how} |" for name, ours, plain, how in rows
-    ]
-    print("\n".join(lines))
+    lines = print_rows(rows)
     if keep:
         when = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
         words = DOCUMENT.read_text()
@@ -66,11 +62,6 @@ def report(rows: list[Row], keep: bool) -> None:
             "# Bench\n\nRatios from one run of `make bench` on one machine; the absolute numbers mean little "
             f"elsewhere. Last kept: {when}.\n\n" + "\n".join(lines) + "\n" + words[words.index("\n## ") :]
         )
-
-
-def number(value: float) -> str:
-    """With as many digits as mean something."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What every bench uses: a row of the table, jobs at once, an app on a port."""
+"""What every bench uses: a row of the table, jobs at once, an app on a port, and what a process takes."""
 
 import asyncio
+import os
+import resource
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -61,3 +64,41 @@ async def serving(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
         yield http
     server.should_exit = True
     await task
+
+
+def print_rows(rows: list[Row]) -> list[str]:
+    """The table, printed; its lines."""
+    lines = ["| what | ours | baseline | ratio | how |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {number(ours)} | {number(plain)} | {_ratio(ours / plain)} | {how} |"
+        for name, ours, plain, how in rows
+    ]
+    print("\n".join(lines))
+    return lines
+
+
+def number(value: float) -> str:
+    """With as many digits as mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def allow_many_files() -> None:
+    """As many sockets as the machine lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536), most))
+
+
+def rss_kb(pid: int) -> int:
+    """A process's resident memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has had so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiocoap
 from aiocoap.error import Error as CoapError
+from aiocoap.error import NetworkError
 from aiocoap.numbers.constants import TransportTuning
 
 from standpipe.errors import StandpipeError
@@ -17,6 +18,8 @@ from standpipe.meter_gateway.parsing import ParsingError
 OCTET_STREAM = 42
 MAX_ANSWER_BYTES = 16 * 1024
 MAX_BLOCKS = 256
+_NOT_IN_THIS_FORMAT = {"4.02", "4.06", "4.15"}
+"""4.02 is what a stack says to whom Accept, or the format's number in it, is new (RFC 7252 §5.4.1)."""
 BLOCK_EXPONENT = 5
 """Blocks of 512 bytes: with its heads such a datagram passes NB-IoT whole."""
 
@@ -68,14 +71,20 @@ class MeterPeer:
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
 
-    async def read_object(self, path: str) -> tuple[bytes, int]:
-        """An object's instance as (payload, content format); TLV where the meter knows no SenML-CBOR."""
+    async def read_object(self, path: str, *, tlv_first: bool = False) -> tuple[bytes, int]:
+        """An object's instance as (payload, content format): in SenML-CBOR, or in TLV where the meter knows no such.
+
+        ``tlv_first`` for those of LwM2M 1.0, which came before SenML: the other way round.
+        """
+        first, second = senml.CBOR_FORMAT, tlv.CONTENT_FORMAT
+        if tlv_first:
+            first, second = second, first
         try:
-            return await self._read(path, senml.CBOR_FORMAT)
+            return await self._read(path, first)
         except MeterRefusedError as refusal:
-            if refusal.code not in {"4.06", "4.15"}:
+            if refusal.code not in _NOT_IN_THIS_FORMAT:
                 raise
-            return await self._read(path, tlv.CONTENT_FORMAT)
+            return await self._read(path, second)
 
     async def observe(self, path: str) -> Any:
         """An observation of a resource (an aiocoap request with its first answer), in the meter's own format.
@@ -135,12 +144,17 @@ class MeterPeer:
         """Wait no longer for this request's answer, if we still do; its waiter gets MeterAsleepError.
 
         Letting go of the answer alone would not do: RFC 7252 §4.7 allows one exchange at a time (NSTART), so that
-        the next request would queue behind the old one's retransmissions, for up to 93 s.
+        the next request would queue behind the old one's retransmissions, for up to 93 s. Nor may aiocoap be told
+        that the meter is not reached: it would drop our answers to what the meter asks at this very time, and take
+        its repetitions for duplicates.
         """
         if self.owed is not request:
             return
         for tokens in self._context.request_interfaces:
-            tokens.token_interface.dispatch_error(OSError("the meter woke anew"), request.remote)
+            waiting = tokens.outgoing_requests.get((request.token, request.remote))
+            if waiting is not None:
+                waiting.add_exception(NetworkError("the meter woke anew"))
+                _end_exchange(tokens.token_interface, request)
 
     async def _read(self, path: str, accept: int) -> tuple[bytes, int]:
         """A resource's representation, put together from its blocks (RFC 7959); aiocoap itself knows no upper bound."""
@@ -184,3 +198,10 @@ class MeterPeer:
         if not response.code.is_successful():
             raise MeterRefusedError(response.code.dotted)
         return request, response
+
+
+def _end_exchange(messages: Any, request: aiocoap.Message) -> None:
+    """Repeat this request no more; what waits behind it for the same meter is sent."""
+    waiting = messages._backlogs.get(request.remote, [])  # noqa: SLF001 - aiocoap 0.4.17 has no other way.
+    waiting[:] = [item for item in waiting if item[0] is not request]
+    messages._remove_exchange(request)  # noqa: SLF001

@@ -31,7 +31,7 @@ async def survey(peer: MeterPeer, registration: Registration, now: datetime) -> 
 
 async def _read(peer: MeterPeer, registration: Registration, path: str, now: datetime) -> Facts:
     try:
-        payload, content_format = await peer.read_object(path)
+        payload, content_format = await peer.read_object(path, tlv_first=registration.lwm2m.startswith("1.0"))
         return water.facts_of(objects.decode(payload, content_format, path), now)
     except (ParsingError, MeterRefusedError) as error:
         _log.warning("object not readable", meter_id=registration.meter_id, path=path, reason=str(error))

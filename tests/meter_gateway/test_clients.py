@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 from standpipe.db.engine import Sessions
 from standpipe.meter_gateway.peer import MeterPeer, MeterRefusedError, tuning
 from standpipe.meters.field_models import MeterCondition, MeterMeasure
+from standpipe.meters.models import Meter as MeterRow
 from standpipe.meters.models import MeterRegistration, MeterState
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
@@ -109,6 +110,23 @@ async def test_a_1_0_client_is_observed_and_its_notifications_count_once(
         await until(lambda: _counted(sessions, Reading, 3))
 
 
+@pytest.mark.parametrize("refusal", [aiocoap.BAD_OPTION, aiocoap.NOT_ACCEPTABLE])
+@pytest.mark.parametrize(("lwm2m", "formats"), [("1.0", (11542, 112)), ("1.1", (112, 11542))])
+async def test_an_object_is_asked_for_in_what_the_clients_version_knows_and_then_in_the_other(
+    patient: Field, sessions: Sessions, lwm2m: str, formats: tuple[int, int], refusal: Any
+) -> None:
+    async with meter_of(patient) as meter:
+        await meter.registers(query=f"lt=300&lwm2m={lwm2m}&b=U")
+        asked = await meter.request("/3424/0")
+        await meter.answers(asked, refusal)
+        again = await meter.request("/3424/0")
+        assert (asked.opt.accept, again.opt.accept) == formats
+        payload = b"\xc8\x01\x08" + struct.pack(">d", 7.25)
+        await meter.answers(again, aiocoap.CONTENT, payload=payload, content_format=11542)
+        await meter.answers(await meter.request("/42769/0/1"), aiocoap.NOT_FOUND)
+        await until(lambda: _counted(sessions, Reading, 1))
+
+
 async def test_an_observation_is_made_anew_after_a_restart_and_in_a_new_session(
     patient: Field, sessions: Sessions
 ) -> None:
@@ -183,6 +201,25 @@ async def test_registrations_as_clients_live_them(transport: str, plain: Field, 
         assert (await ask(aiocoap.POST, location)).code == aiocoap.NOT_FOUND
         assert (await ask(aiocoap.POST, "/dp", payload=pack, content_format=112)).code == aiocoap.NOT_FOUND
         assert (await ask(aiocoap.POST, f"/rd?ep={serial}")).code == aiocoap.CREATED
+
+
+async def test_a_waking_gives_up_an_old_question_and_no_answer_that_is_under_way(
+    patient: Field, sessions: Sessions
+) -> None:
+    async with meter_of(patient) as meter:
+        location = await meter.registers()
+        await meter.request("/3424/0")
+        async with sessions.begin() as session:
+            await session.execute(select(MeterRow).where(MeterRow.id == patient.home.meter_id).with_for_update())
+            pack = cbor2.dumps([{0: "/3424/0/1", 2: 1}])
+            token = await meter.says(aiocoap.POST, "/dp", payload=pack, content_format=112)
+            assert (await meter.asks(aiocoap.POST, location)).code == aiocoap.CHANGED
+            # Its next question shows that the old one is given up.
+            await meter.answers(await meter.request("/3424/0"), aiocoap.NOT_FOUND)
+        while (reply := await meter.next()).token != token:
+            assert reply.code.is_request()
+            await meter.answers(reply, aiocoap.NOT_FOUND)
+        assert reply.code == aiocoap.CHANGED
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ class Script:
     owed: Any = None
     session: Any = None
 
-    async def read_object(self, path: str) -> tuple[bytes, int]:
+    async def read_object(self, path: str, *, tlv_first: bool = False) -> tuple[bytes, int]:
         self.contacts += 1
         self.on_volume()
         return cbor2.dumps([{0: "/3424/0/1", 2: 0.0}]), senml.CBOR_FORMAT

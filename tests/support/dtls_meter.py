@@ -23,6 +23,16 @@ class Meter(DtlsClient):
 
     async def asks(self, code: Any, path: str, **options: Any) -> aiocoap.Message:
         """The gateway's reply to a request; what it asks meanwhile is answered with 4.04."""
+        token = await self.says(code, path, **options)
+        while True:
+            reply = await self.next()
+            if reply.token == token and reply.code.is_response():
+                return reply
+            if reply.code.is_request():
+                await self.answers(reply, aiocoap.NOT_FOUND)
+
+    async def says(self, code: Any, path: str, **options: Any) -> bytes:
+        """Send a request; the token of its reply."""
         number = next(self._ids)
         path, _, query = path.partition("?")
         if query:
@@ -36,12 +46,7 @@ class Meter(DtlsClient):
             **options,
         )
         await self.send(message.encode())
-        while True:
-            reply = await self.next()
-            if reply.token == message.token and reply.code.is_response():
-                return reply
-            if reply.code.is_request():
-                await self.answers(reply, aiocoap.NOT_FOUND)
+        return bytes(message.token)
 
     async def next(self) -> aiocoap.Message:
         """The next message; a confirmable answer is acknowledged, or the gateway would hold its next request back."""

@@ -11,6 +11,7 @@ Every function here that changes a meter's rows takes its lock first (lock order
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import func, or_, select, update
@@ -47,6 +48,7 @@ class NetworkTask:
     value: int
     currency: str
     expires_at: datetime | None
+    body: dict[str, Any] | None = None
 
 
 async def prepare(session: AsyncSession, meter_id: str, now: datetime, *, listens: bool) -> bool:
@@ -174,8 +176,9 @@ async def claim_tasks(session: AsyncSession, *, limit: int = 20) -> list[Network
                 kind=CommandKind(command.kind),
                 sequence=command.sequence,
                 value=command.value,
-                currency=meter.currency,
+                currency=commands.unit_of(meter),
                 expires_at=command.deadline_at,
+                body=command.body,
             )
         )
     return tasks

@@ -148,7 +148,10 @@ class SimulatedDlmsMeter:
         """Lose power, and the connection. Without memory, everything is as the factory left it."""
         self.hang_up()
         if with_memory:
+            before = self.objects
             self._load()
+            self.objects.lacks, self.objects.read_only = before.lacks, before.read_only
+            self.objects.extra.resets += 1
             return
         self.objects.state, self.objects.extra = fresh_state(self.config), Extra()
         self.save()

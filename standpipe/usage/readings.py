@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
-from standpipe.meters import statements
+from standpipe.meters import effects, statements
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.conditions import note_conditions, note_measures
 from standpipe.meters.models import Meter
@@ -76,6 +76,7 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     )
     await note_conditions(session, meter.id, report.conditions, now)
     await note_measures(session, meter.id, report.measures, now)
+    await effects.take_answers(session, meter, report, now)
     readings = list(report.readings)
     # Kept hours come before the statement that could tell of a wrong clock: what it told last time holds until then.
     clock_wrong = abs(timedelta(seconds=state.clock_error_s or 0)) > MAX_CLOCK_ERROR

@@ -10,8 +10,8 @@ from typing import Any
 
 from standpipe.errors import InvalidInputError
 
-STEPS_PER_MINOR = 10_000
-"""Prices travel as whole steps of a ten-thousandth of a minor unit per kilolitre."""
+STEPS_PER_MINOR = 1_000_000
+"""Prices travel as whole steps of a millionth of a minor unit per kilolitre."""
 MAX_BLOCKS = 64
 MAX_VALUE = 2**63 - 1
 MAX_TIME_S = 2**32 - 1

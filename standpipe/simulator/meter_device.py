@@ -280,7 +280,6 @@ class SimulatedMeter:
     def _site(self) -> Site:
         site = Site()
         site.add_resource(["3424", "0"], _Path(self, self._volume))
-        site.add_resource(["3", "0", "9"], _Path(self, lambda _: text("87")))
         prepaid = [str(self._object_id), "0"]
         site.add_resource([*prepaid, "0"], _Path(self, self._command))
         site.add_resource([*prepaid, "1"], _Path(self, self._status))

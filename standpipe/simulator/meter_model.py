@@ -171,7 +171,7 @@ def advance_priced(config: MeterConfig, state: MeterState, now: datetime) -> Non
             pour(config, state, used_ml if state.valve == OPEN else used_ml // TRICKLE_DIVISOR)
         local = stop.astimezone(zone)
         if local.minute == local.second == local.microsecond == 0:
-            state.unsent.append((int(stop.timestamp()), state.register_ml))
+            state.unsent.append((int(stop.timestamp() + state.clock_error_s), state.register_ml))
         at = stop
         if local.month != (stop - timedelta(microseconds=1)).astimezone(zone).month:
             state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0

@@ -23,6 +23,7 @@ def add_orders(site: Site, meter: "SimulatedMeter", prepaid: list[str], path: Ca
     orders = _Orders(meter)
     paths: list[tuple[list[str], Answer]] = [
         (["3", "0"], orders.device),
+        (["3", "0", "9"], orders.battery),
         (["3", "0", "13"], orders.clock),
         (["4", "0", "2"], orders.signal),
         ([*prepaid, "7"], orders.table),
@@ -55,6 +56,10 @@ class _Orders:
             {0: "11/0", 2: 0},
         ]
         return content(cbor2.dumps(records), SENML_CBOR)
+
+    def battery(self, _request: Any) -> aiocoap.Message:
+        """Per cent."""
+        return text(str(BATTERY_PERCENT))
 
     def clock(self, request: Any) -> aiocoap.Message:
         """Current Time, written."""

@@ -66,7 +66,8 @@ def read_table(table: bytes) -> tuple[int, list[list[Any]]]:
     if bounds[-1] or not all(bounds[:-1]) or bounds[:-1] != sorted(set(bounds[:-1])):
         raise TableError("blocks that do not rise")
     blocks: list[list[Any]] = [
-        [bound or None, f"{price // 10_000}.{price % 10_000:04}"] for bound, price in zip(bounds, steps, strict=True)
+        [bound or None, f"{price // 1_000_000}.{price % 1_000_000:06}"]
+        for bound, price in zip(bounds, steps, strict=True)
     ]
     return int.from_bytes(table[:4], "big"), blocks
 

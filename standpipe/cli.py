@@ -50,6 +50,8 @@ cli = typer.Typer(
 )
 for name, group in office.GROUPS.items():
     cli.add_typer(group, name=name)
+for name, command in office.COMMANDS.items():
+    cli.command(name)(command)
 Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standard input closes.")]
 _errors = Console(stderr=True)
 

@@ -1,6 +1,6 @@
 """keypads of meters, and the tokens issued for them; guarantees to be reckoned anew
 
-Revision: 0008, after: 0006
+Revision: 0008, after: 0007
 
 Migrations only add, and the code deployed before this one must run on its result. A released migration is never
 edited.
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = '0008'
-down_revision = '0006'
+down_revision = '0007'
 branch_labels = None
 depends_on = None
 

@@ -16,6 +16,7 @@ from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meter_gateway import prepaid
+from standpipe.meter_gateway.lwm2m_orders import carry, read_tables
 from standpipe.meter_gateway.observations import Observations, wants_observing
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.peer import MeterAsleepError, MeterPeer, MeterRefusedError
@@ -27,6 +28,7 @@ from standpipe.meters.commands import OutgoingCommand
 from standpipe.meters.identity import MeterIdentity, by_meter_id
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind, WalletKind
+from standpipe.meters.registrations import Registration
 from standpipe.meters.reports import (
     CommandResult,
     MeterStatement,
@@ -185,22 +187,33 @@ class Contacts:
         listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
         self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
-        if not await self._report(peer, identity, await survey(peer, registration, self._clock.now())):
+        if not await self._report(peer, identity, await self._read_back(peer, registration)):
             return
-        await self._send_waiting(peer, identity)
+        await self._send_waiting(peer, identity, registration)
         if wants_observing(registration):
             await self._observations.watch(peer, registration)
         await rekey(self._sessions, self._keys, peer, identity, self._object_id)
 
-    async def _send_waiting(self, peer: MeterPeer, identity: MeterIdentity) -> None:
+    async def _read_back(self, peer: MeterPeer, registration: Registration) -> Facts:
+        """What a contact begins with, beside the statement."""
+        facts = await survey(peer, registration, self._clock.now())
+        async with self._sessions() as session:
+            identity = await by_meter_id(session, self._keys, registration.meter_id)
+            asked = await commands.in_flight(session, registration.meter_id, CommandKind.TARIFF)
+        if asked is None:
+            return facts
+        return facts.plus(await read_tables(peer, identity, self._object_id))
+
+    async def _send_waiting(self, peer: MeterPeer, identity: MeterIdentity, registration: Registration) -> None:
         """Send what waits, one by one, and hear the meter's statement after each."""
         for _ in range(MAX_COMMANDS):
             now = self._clock.now()
             async with self._sessions.begin() as session:
                 command = await commands.next_to_send(session, identity.meter_id, now)
-            if command is None or not await self._send(peer, identity, command):
+            if command is None:
                 return
-            if not await self._report(peer, identity, Facts()):
+            facts = await self._send(peer, identity, registration, command)
+            if facts is None or not await self._report(peer, identity, facts):
                 return
 
     async def _report(
@@ -238,11 +251,17 @@ class Contacts:
             return False
         return True
 
-    async def _send(self, peer: MeterPeer, identity: MeterIdentity, command: OutgoingCommand) -> bool:
-        """Send one command; returns whether the contact may go on."""
-        frame = frame_of(command)
+    async def _send(
+        self, peer: MeterPeer, identity: MeterIdentity, registration: Registration, command: OutgoingCommand
+    ) -> Facts | None:
+        """Send one command; returns what the meter answered, or None where the contact may not go on."""
+        facts = Facts()
         try:
-            await peer.write_command(self._object_id, frame.to_bytes(identity.prepaid_key, identity.serial))
+            if command.kind in _KINDS:
+                frame = frame_of(command)
+                await peer.write_command(self._object_id, frame.to_bytes(identity.prepaid_key, identity.serial))
+            else:
+                facts = await carry(peer, identity, registration, command, self._object_id, self._clock)
         except MeterAsleepError as error:
             reason = str(error)
             await self._in_transaction(lambda session: commands.mark_unknown(session, command.id, reason))
@@ -252,12 +271,12 @@ class Contacts:
             if not error.is_final:
                 # A meter in trouble (5.xx) may have taken the command all the same: only its statement can tell.
                 await self._in_transaction(lambda session: commands.mark_unknown(session, command.id, reason))
-                return False
+                return None
             await self._in_transaction(lambda session: commands.mark_rejected(session, command.id, reason))
             _log.error("command refused", meter_id=identity.meter_id, command_id=command.id, reason=reason)
-            return True
+            return facts
         await self._in_transaction(lambda session: commands.mark_acknowledged(session, command.id))
-        return True
+        return facts
 
     async def _in_transaction(self, step: Callable[..., Awaitable[None]]) -> None:
         async with self._sessions.begin() as session:

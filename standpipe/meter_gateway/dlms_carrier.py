@@ -9,7 +9,7 @@ import structlog
 
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
-from standpipe.meter_gateway import dlms_totals, dlms_values, prepaid
+from standpipe.meter_gateway import dlms_orders, dlms_totals, dlms_values, prepaid
 from standpipe.meter_gateway.axdr import Data, Tag, octets
 from standpipe.meter_gateway.contacts import frame_of, statement_of
 from standpipe.meter_gateway.cosem_time import CosemTime
@@ -23,10 +23,13 @@ from standpipe.meter_gateway.profiles.profile import Alarm, CreditMethod, MeterP
 from standpipe.meters import dlms
 from standpipe.meters.commands import OutgoingCommand
 from standpipe.meters.dlms import DlmsIdentity, Kept
+from standpipe.meters.effects import BY_EFFECT
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import (
     CommandResult,
+    Diagnostics,
+    HeldTables,
     MeterReport,
     MeterStatement,
     RegisterReading,
@@ -62,12 +65,13 @@ class DlmsCarrier:
     heard_counter: Callable[[], int]
     scales: Scales = field(default_factory=Scales)
     _answered: set[int] = field(default_factory=set)
+    _diagnostics: Diagnostics | None = None
     _first: bool = True
     _base_units: int | None = None
 
     def anew(self) -> "DlmsCarrier":
         """The same meter, for another contact."""
-        return replace(self, _answered=set(), _first=True, _base_units=None)
+        return replace(self, _answered=set(), _diagnostics=None, _first=True, _base_units=None)
 
     async def listen(self) -> Heard:
         """The meter's clock put right, its load profile since the last contact, and its statement."""
@@ -83,6 +87,8 @@ class DlmsCarrier:
         alarms = await self._optional(self._alarms, "alarms") or frozenset()
         battery_percent = await self._optional(self._battery, "battery")
         statement = await self._optional(lambda: self._statement(number, kept, notes), "statement")
+        tables = await self._optional(lambda: self._tables(kept), "price tables")
+        diagnostics, self._diagnostics = self._diagnostics, None
 
         async def note(session: Any) -> None:
             await dlms.keep_counter(session, self.identity.meter_id, self.heard_counter())
@@ -96,6 +102,8 @@ class DlmsCarrier:
             statement,
             battery_percent,
             empty_pipe=Alarm.EMPTY_PIPE in alarms,
+            diagnostics=diagnostics,
+            tables=tables,
         )
         return Heard(report, may_send=statement is not None, note=note)
 
@@ -126,7 +134,9 @@ class DlmsCarrier:
         return MeterReport(self.identity.meter_id, now, (told.reading,) if told.reading is not None else ())
 
     async def _send(self, command: OutgoingCommand) -> None:
-        if self.profile.credit.method is CreditMethod.TOKEN:
+        if command.kind in BY_EFFECT:
+            await self._order(command)
+        elif self.profile.credit.method is CreditMethod.TOKEN:
             await self._enter(command)
         elif command.kind is CommandKind.CREDIT:
             await self._set_amount(command)
@@ -139,6 +149,29 @@ class DlmsCarrier:
             await self.client.set(Attribute(111, self.profile.credit.account, 16), Data(Tag.DOUBLE_LONG, units))
         else:
             raise CommandRefusedError(f"{self.profile.name} has no object for {command.kind}")
+
+    async def _order(self, command: OutgoingCommand) -> None:
+        """What shows in the next words of the meter's, by whichever method it takes its credit."""
+        match command.kind:
+            case CommandKind.CLOCK:
+                await self.client.set(self.profile.clock.time, octets(CosemTime.of(self.clock.now()).to_bytes()))
+            case CommandKind.DIAGNOSTICS:
+                battery_percent = await self._optional(self._battery, "battery")
+                self._diagnostics = await dlms_orders.diagnose(
+                    self.client, self.profile, command.sequence, battery_percent
+                )
+            case CommandKind.TARIFF:
+                await dlms_orders.send_table(self.client, self.profile, self.identity.currency, command.body)
+            case _:
+                # READ_NOW: the registers are read next, as after every command.
+                return
+
+    async def _tables(self, kept: Kept) -> HeldTables | None:
+        """Whether the meter holds the table that went out last, where one did."""
+        waits = [command for command in kept.on_the_air if command.kind is CommandKind.TARIFF]
+        if not waits:
+            return None
+        return await dlms_orders.tables_held(self.client, self.profile, self.identity.currency, waits[-1].body)
 
     async def _enter(self, command: OutgoingCommand) -> None:
         """Class 115: the token is our own numbered frame; what the meter made of it stands in its statement."""

@@ -4,6 +4,7 @@ A unit charge has an index and a price per unit (IEC 62056-6-2 §4.6.4). The ind
 four octets, all ones for the last block; prices are per cubic metre, in the scale of the meter's account.
 """
 
+from contextlib import suppress
 from datetime import datetime
 
 from standpipe.meter_gateway.axdr import Data, Tag, array, octets, structure
@@ -11,6 +12,8 @@ from standpipe.meter_gateway.cosem_time import CosemTime
 from standpipe.meter_gateway.delivery import CommandRefusedError
 from standpipe.meter_gateway.dlms_apdu import Attribute, obis_bytes
 from standpipe.meter_gateway.dlms_client import AccessRefusedError, DlmsClient
+from standpipe.meter_gateway.dlms_values import instant_of
+from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.profiles.profile import MeterProfile
 from standpipe.tariffs.pricing import PriceTable
 from standpipe.units import ML_PER_LITRE, currency_exponent
@@ -18,7 +21,7 @@ from standpipe.units import ML_PER_LITRE, currency_exponent
 MAX_PRICE = 2**15 - 1
 MAX_BOUND_L = 2**32 - 2
 _LAST = 0xFFFF_FFFF
-_PASSIVE, _ACTIVATION = 6, 7
+_ACTIVE, _PASSIVE, _ACTIVATION = 5, 6, 7
 
 
 def unit_charge(table: PriceTable, profile: MeterProfile, currency: str) -> Data:
@@ -58,3 +61,23 @@ async def send_tariff(
         await client.set(activation, octets(CosemTime.of(active_from).to_bytes()))
     except AccessRefusedError as error:
         raise CommandRefusedError(str(error), is_final=not error.in_doubt) from error
+
+
+async def held_by(
+    client: DlmsClient, profile: MeterProfile, currency: str, table: PriceTable, active_from: datetime
+) -> tuple[bool, bool]:
+    """Whether the meter holds this table (in force, waiting for this very instant).
+
+    Raises AccessRefusedError, CommandRefusedError where no meter of the profile could hold it, NoAnswerError.
+    """
+    if profile.credit.charge is None:
+        raise CommandRefusedError(f"{profile.name} holds no prices")
+    wanted = unit_charge(table, profile, currency)
+    active = await client.get(Attribute(113, profile.credit.charge, _ACTIVE))
+    passive = await client.get(Attribute(113, profile.credit.charge, _PASSIVE))
+    due = await client.get(Attribute(113, profile.credit.charge, _ACTIVATION))
+    at = None
+    with suppress(ParsingError):
+        # A meter that waits for nothing may hold a date-time that is none.
+        at = instant_of(due, 0)
+    return active == wanted, passive == wanted and at == active_from

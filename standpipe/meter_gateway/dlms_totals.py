@@ -11,6 +11,7 @@ from math import floor
 
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.dlms import OnTheAir
+from standpipe.meters.effects import BY_EFFECT
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import ValveState
 from standpipe.units import currency_exponent
@@ -99,6 +100,9 @@ def concluded(last_sequence: int, on_the_air: Iterable[OnTheAir], seen: Seen) ->
     later one's effect would speak for it.
     """
     for command in on_the_air:
+        if command.kind in BY_EFFECT:
+            # It shows in other words of the meter's than this number.
+            continue
         if not _shows(command, seen):
             break
         last_sequence = max(last_sequence, command.sequence)

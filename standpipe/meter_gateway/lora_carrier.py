@@ -7,7 +7,7 @@ sent to now, becomes a downlink. The network server is called afterwards, outsid
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -28,8 +28,11 @@ from standpipe.meter_gateway.lora_events import (
 )
 from standpipe.meter_gateway.lora_frames import (
     KIND_AT_ZERO,
+    KIND_CLOCK,
     KIND_CREDIT,
     KIND_CREDIT_MARKED,
+    KIND_DIAGNOSE,
+    KIND_READ_NOW,
     KIND_THRESHOLD,
     KIND_VALVE,
     PORT_COMMAND,
@@ -41,15 +44,24 @@ from standpipe.meter_gateway.lora_frames import (
     LoraStatus,
 )
 from standpipe.meter_gateway.lora_network import NetworkUnavailableError
+from standpipe.meter_gateway.lora_orders import (
+    KIND_DIAGNOSTICS,
+    PORT_ANSWER,
+    LoraDiagnostics,
+    LoraTablesHeld,
+    TablePart,
+)
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.prepaid import StatusFrame
+from standpipe.meter_gateway.prepaid_tables import id_text
 from standpipe.meters import commands, lora_devices, lora_downlinks
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.lora_devices import LoraIdentity
 from standpipe.meters.lora_downlinks import NetworkTask
 from standpipe.meters.lora_models import DeviceClass, DownlinkState
 from standpipe.meters.models import CommandKind
-from standpipe.meters.reports import CommandResult, MeterReport, RegisterReading
+from standpipe.meters.price_tables import MeterTable
+from standpipe.meters.reports import CommandResult, Diagnostics, HeldTables, MeterReport, RegisterReading
 from standpipe.usage.readings import take_report
 
 LOOK_EVERY_S = 2.0
@@ -59,7 +71,12 @@ _KINDS = {
     CommandKind.VALVE: KIND_VALVE,
     CommandKind.THRESHOLD: KIND_THRESHOLD,
     CommandKind.AT_ZERO: KIND_AT_ZERO,
+    CommandKind.READ_NOW: KIND_READ_NOW,
+    CommandKind.CLOCK: KIND_CLOCK,
+    CommandKind.DIAGNOSTICS: KIND_DIAGNOSE,
 }
+CLOCK_KEEPS = timedelta(seconds=10)
+"""How long a time may wait at the network: past a Class A device's windows it would set the clock wrong."""
 _COMPLAINTS = {
     CommandResult.BAD_MAC,
     CommandResult.WRONG_CURRENCY,
@@ -143,6 +160,8 @@ class LoraCarrier:
             hours = LoraHistory.from_bytes(uplink.payload, key).readings
             readings = tuple(RegisterReading(datetime.fromtimestamp(at_s, UTC), ml) for at_s, ml in hours)
             return MeterReport(meter_id, now, readings), None
+        if uplink.f_port == PORT_ANSWER:
+            return _answer(uplink.payload, key, meter_id, now), None
         if uplink.f_port != PORT_STATUS:
             raise ParsingError(f"no frame of ours on port {uplink.f_port}")
         status = LoraStatus.from_bytes(uplink.payload, key)
@@ -222,7 +241,7 @@ class LoraCarrier:
             async with self._sessions.begin() as session:
                 await lora_downlinks.task_failed(session, task, reason)
             return
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, InvalidInputError) as error:
             async with self._sessions.begin() as session:
                 await lora_downlinks.task_refused(session, task, f"{type(error).__name__}: {error}")
             return
@@ -233,14 +252,45 @@ class LoraCarrier:
         async with self._sessions() as session:
             device = await lora_devices.by_meter_id(session, self._keys, task.meter_id)
         if task.state == DownlinkState.SENDING:
-            kind = _KINDS[task.kind] if task.tid_mark is None else KIND_CREDIT_MARKED
-            command = LoraCommand(kind, task.sequence, task.value, task.currency, task.tid_mark)
-            frame = command.to_bytes(frame_key(device))
-            return await self._network.replace_queue(device.dev_eui, PORT_COMMAND, frame, task.expires_at)
+            frame, expires_at = self._frame(task, frame_key(device))
+            return await self._network.replace_queue(device.dev_eui, PORT_COMMAND, frame, expires_at)
         if task.state == DownlinkState.QUEUED:
             return task.queue_item_id if task.queue_item_id in await self._network.queue(device.dev_eui) else None
         await self._network.flush(device.dev_eui)
         return None
+
+    def _frame(self, task: NetworkTask, key: FrameKey) -> tuple[bytes, datetime | None]:
+        """A command's frame, and until when it may wait. Raises KeyError or ValueError where there is none."""
+        if task.kind is CommandKind.TARIFF:
+            table = MeterTable.from_body(task.body)
+            held = int((task.body or {}).get("parts", 0))
+            part = TablePart.next_of(table.to_bytes(), task.sequence, task.currency, held)
+            return part.to_bytes(key), task.expires_at
+        value, expires_at = task.value, task.expires_at
+        if task.kind is CommandKind.CLOCK:
+            # The time of this very handing-over, of which there may have been several.
+            value, expires_at = int(self._clock.now().timestamp()), datetime.now(UTC) + CLOCK_KEEPS
+        kind = _KINDS[task.kind] if task.tid_mark is None else KIND_CREDIT_MARKED
+        return LoraCommand(kind, task.sequence, value, task.currency, task.tid_mark).to_bytes(key), expires_at
+
+
+def _answer(payload: bytes, key: FrameKey, meter_id: str, now: datetime) -> MeterReport:
+    """A frame that answers a command, as a report. Raises ParsingError."""
+    if payload[:1] and payload[0] & 15 == KIND_DIAGNOSTICS:
+        told = LoraDiagnostics.from_bytes(payload, key)
+        diagnostics = Diagnostics(
+            answers=told.sequence,
+            battery_percent=told.battery_percent,
+            signal_dbm=told.signal_dbm,
+            uptime_s=told.uptime_s,
+            resets=told.resets,
+            error_bits=told.error_bits,
+            firmware=told.firmware or None,
+        )
+        return MeterReport(meter_id, now, battery_percent=told.battery_percent, diagnostics=diagnostics)
+    held = LoraTablesHeld.from_bytes(payload, key)
+    tables = HeldTables(id_text(held.in_force), id_text(held.waiting), held.report_counter, held.sequence, held.parts)
+    return MeterReport(meter_id, now, tables=tables)
 
 
 def frame_key(device: LoraIdentity) -> FrameKey:

@@ -24,6 +24,8 @@ PORT_COMMAND = 20
 KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO = 1, 2, 3, 4
 KIND_CREDIT_MARKED = 5
 """Credit to a meter with a keypad: after the total, up to which TID its tokens are in it."""
+KIND_READ_NOW, KIND_CLOCK, KIND_DIAGNOSE = 6, 7, 10
+"""The last one's answer, and price tables, have frames of their own: ``lora_orders``."""
 KIND_STATUS, KIND_HISTORY = 8, 9
 MAX_TOTAL = 2**63 - 1
 MAX_REMAINING, MIN_REMAINING = 2**62 - 1, -(2**62)
@@ -32,7 +34,12 @@ MAX_TIME_S = 2**32 - 1
 HOUR_S = 3600
 UNKNOWN_BATTERY = 255
 
-_COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO, KIND_CREDIT_MARKED})
+_COMMANDS = frozenset(
+    {
+        *(KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO, KIND_CREDIT_MARKED),
+        *(KIND_READ_NOW, KIND_CLOCK, KIND_DIAGNOSE),
+    }
+)
 _VARINT_BYTES = 9
 _STATUS = struct.Struct(">IIBBBI")
 
@@ -124,7 +131,7 @@ class LoraStatus:
     @classmethod
     def from_bytes(cls, frame: bytes, key: FrameKey) -> "LoraStatus":
         """Raises ParsingError unless the frame is whole, known and this meter's own."""
-        reader = _Reader(_opened(frame, key, cls.LABEL, {KIND_STATUS}))
+        reader = Reader(opened(frame, key, cls.LABEL, {KIND_STATUS}))
         counter, sequence, result_valve, reason_alarms, battery, time_s = _STATUS.unpack(reader.take(_STATUS.size))
         if result_valve & 3 or (battery > 100 and battery != UNKNOWN_BATTERY):  # noqa: PLR2004 - bits and per cent.
             raise ParsingError("not a status frame that we know")
@@ -196,7 +203,7 @@ class LoraHistory:
     @classmethod
     def from_bytes(cls, frame: bytes, key: FrameKey) -> "LoraHistory":
         """Raises ParsingError unless the frame is whole, known and this meter's own."""
-        reader = _Reader(_opened(frame, key, cls.LABEL, {KIND_HISTORY}))
+        reader = Reader(opened(frame, key, cls.LABEL, {KIND_HISTORY}))
         first_at_s, first_ml = int.from_bytes(reader.take(4), "big"), reader.varint()
         deltas = []
         while reader.left:
@@ -228,8 +235,8 @@ class LoraCommand:
     @classmethod
     def from_bytes(cls, frame: bytes, key: FrameKey) -> "LoraCommand":
         """Raises ParsingError unless the frame is whole, known and meant for this meter."""
-        body = _opened(frame, key, cls.LABEL, _COMMANDS)
-        reader = _Reader(body)
+        body = opened(frame, key, cls.LABEL, _COMMANDS)
+        reader = Reader(body)
         kind, sequence = frame[0] & 15, int.from_bytes(reader.take(4), "big")
         currency, value = reader.take(3), reader.varint()
         mark = reader.varint() if kind == KIND_CREDIT_MARKED else None
@@ -237,7 +244,7 @@ class LoraCommand:
         return cls(kind, sequence, value, currency.decode("ascii", "replace"), mark)
 
 
-class _Reader:
+class Reader:
     """A body read from its start; whoever reads past its end has no frame."""
 
     def __init__(self, body: bytes) -> None:
@@ -245,15 +252,18 @@ class _Reader:
 
     @property
     def left(self) -> int:
+        """How many bytes are not read yet."""
         return len(self._body) - self._at
 
     def take(self, size: int) -> bytes:
+        """The next bytes. Raises ParsingError."""
         if self.left < size:
             raise ParsingError("the frame ends early")
         self._at += size
         return self._body[self._at - size : self._at]
 
     def varint(self) -> int:
+        """The next varint. Raises ParsingError."""
         value = 0
         for place in range(_VARINT_BYTES):
             byte = self.take(1)[0]
@@ -266,6 +276,7 @@ class _Reader:
         raise ParsingError("a varint beyond 63 bits")
 
     def end(self) -> None:
+        """Raises ParsingError where something is left."""
         if self.left:
             raise ParsingError(f"{self.left} bytes too many")
 
@@ -274,7 +285,7 @@ def _closed(body: bytes, key: FrameKey, label: bytes) -> bytes:
     return body + key.mac(label, body)
 
 
-def _opened(frame: bytes, key: FrameKey, label: bytes, kinds: set[int] | frozenset[int]) -> bytes:
+def opened(frame: bytes, key: FrameKey, label: bytes, kinds: set[int] | frozenset[int]) -> bytes:
     """A frame's body after its first byte. The MAC comes first: nothing is looked at before it holds."""
     if not MAC_BYTES < len(frame) <= MAX_FRAME_BYTES:
         raise ParsingError(f"{len(frame)} bytes are no frame")

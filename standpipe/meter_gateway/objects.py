@@ -13,10 +13,12 @@ from standpipe.meter_gateway.senml import Record
 
 PLAIN_TEXT = 0
 FORMATS = frozenset({PLAIN_TEXT, senml.CBOR_FORMAT, senml.JSON_FORMAT, tlv.CONTENT_FORMAT})
-_FLOAT, _INTEGER, _BOOLEAN = range(3)
+_FLOAT, _INTEGER, _BOOLEAN, _TEXT = range(4)
 _ALARM_STATE = 6013
 _TYPES = {
+    ("3", 3): _TEXT,
     ("3", 9): _INTEGER,
+    ("3", 11): _INTEGER,
     ("4", 2): _INTEGER,
     ("3411", 1): _INTEGER,
     ("3411", 6): _BOOLEAN,
@@ -52,10 +54,19 @@ def _of_tlv(entries: tuple[tlv.Entry, ...], path: list[str]) -> list[Record]:
             kind = _TYPES.get((path[0], entry.id))
             if kind is not None:
                 records.append(Record(f"/{path[0]}/{path[1]}/{entry.id}", None, _value(kind, entry.value)))
+        elif entry.kind == tlv.MULTIPLE_RESOURCE and len(path) >= 2:  # noqa: PLR2004 - an instance's path.
+            kind = _TYPES.get((path[0], entry.id))
+            records += [
+                Record(f"/{path[0]}/{path[1]}/{entry.id}/{child.id}", None, _value(kind, child.value))
+                for child in entry.children
+                if kind is not None
+            ]
     return records
 
 
-def _value(kind: int, raw: bytes) -> Decimal | bool:
+def _value(kind: int, raw: bytes) -> Decimal | bool | str:
+    if kind == _TEXT:
+        return raw.decode("utf-8", "replace")
     if kind == _FLOAT:
         return senml.exact(tlv.number(raw))
     number = tlv.integer(raw)
@@ -65,6 +76,8 @@ def _value(kind: int, raw: bytes) -> Decimal | bool:
 def _of_text(payload: bytes, path: str) -> tuple[Record, ...]:
     match = _RESOURCE.fullmatch(path)
     kind = _TYPES.get((match[1], int(match[3]))) if match else None
+    if kind == _TEXT:
+        return (Record(path, None, payload.decode("utf-8", "replace")),)
     text = payload.strip()
     if kind is None or not _NUMBER.fullmatch(text):
         raise ParsingError("plain text that is no number of a resource we know")

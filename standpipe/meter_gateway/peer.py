@@ -1,6 +1,7 @@
 """One awake meter as a CoAP server that we call: reads and writes, with errors in our own terms."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from standpipe.meter_gateway import senml, tlv
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meter_gateway.parsing import ParsingError
 
-OCTET_STREAM = 42
+TEXT, OCTET_STREAM = 0, 42
 MAX_ANSWER_BYTES = 16 * 1024
 MAX_BLOCKS = 256
 _NOT_IN_THIS_FORMAT = {"4.02", "4.06", "4.15"}
@@ -30,9 +31,10 @@ class MeterAsleepError(StandpipeError):
 
 @dataclass
 class MeterRefusedError(StandpipeError):
-    """The meter answered with an error code, e.g. ``4.06``."""
+    """The meter answered with an error code, e.g. ``4.06``; ``why``: in our words, where nothing was asked of it."""
 
     code: str
+    why: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -40,7 +42,7 @@ class MeterRefusedError(StandpipeError):
         return self.code.startswith("4")
 
     def __str__(self) -> str:
-        return f"the meter answered {self.code}"
+        return self.why or f"the meter answered {self.code}"
 
 
 def tuning(ack_timeout_s: float, max_retransmit: int) -> TransportTuning:
@@ -96,11 +98,22 @@ class MeterPeer:
 
     async def read_status(self, object_id: int) -> bytes:
         """The prepaid object's status frame, taken out of TLV where the meter wraps it."""
-        payload, content_format = await self._read(f"/{object_id}/0/1", OCTET_STREAM)
+        return await self.read_opaque(f"/{object_id}/0/1")
+
+    async def read_opaque(self, path: str) -> bytes:
+        """A resource that is a frame."""
+        payload, content_format = await self._read(path, OCTET_STREAM)
         if content_format == tlv.CONTENT_FORMAT:
             entries = tlv.decode(payload)
             return entries[0].value if entries else b""
         return payload
+
+    async def read_number(self, path: str) -> int:
+        """A resource that is a whole number, as plain text. Raises ParsingError for what is none."""
+        payload, content_format = await self._read(path, TEXT)
+        if content_format != TEXT or not re.fullmatch(rb"-?[0-9]{1,18}", payload.strip()):
+            raise ParsingError("plain text that is no whole number")
+        return int(payload)
 
     async def write_command(self, object_id: int, frame: bytes) -> None:
         """Write a command frame; returning means that the radio delivered it, and no more."""

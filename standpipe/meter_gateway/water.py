@@ -13,6 +13,8 @@ from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import (
     Condition,
     ConditionKind,
+    Diagnostics,
+    HeldTables,
     Measure,
     MeasureKind,
     MeterReport,
@@ -54,6 +56,8 @@ class Facts:
     battery_percent: int | None = None
     conditions: tuple[Condition, ...] = ()
     measures: tuple[Measure, ...] = ()
+    diagnostics: Diagnostics | None = None
+    tables: HeldTables | None = None
 
     def report(self, meter_id: str, arrived_at: datetime) -> MeterReport:
         """As one meter's report."""
@@ -64,6 +68,8 @@ class Facts:
             battery_percent=self.battery_percent,
             conditions=self.conditions,
             measures=self.measures,
+            diagnostics=self.diagnostics,
+            tables=self.tables,
         )
 
     def plus(self, other: "Facts") -> "Facts":
@@ -73,6 +79,8 @@ class Facts:
             other.battery_percent if self.battery_percent is None else self.battery_percent,
             self.conditions + other.conditions,
             self.measures + other.measures,
+            other.diagnostics if self.diagnostics is None else self.diagnostics,
+            other.tables if self.tables is None else self.tables,
         )
 
 

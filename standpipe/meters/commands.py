@@ -11,6 +11,7 @@ Every function here runs under the meter's row lock, which it takes first (lock 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,6 +27,7 @@ from standpipe.meters.models import (
     CreditGrant,
     Meter,
     MeterCommand,
+    MeterState,
     WalletKind,
 )
 from standpipe.meters.tids import tid_mark
@@ -35,7 +37,7 @@ OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, Co
 
 @dataclass(frozen=True, slots=True)
 class OutgoingCommand:
-    """A command ready for the air; ``value`` is the credit total, the valve position or the threshold.
+    """A command ready for the air; ``value`` is the credit total, the valve position, the threshold or the time.
 
     ``currency`` is ISO 4217, or VOLUME_UNIT for a VOLUME meter, whose totals and thresholds are in millilitres.
     ``tid_mark``, of a credit to a meter with a keypad: tokens with a TID up to it are in the total.
@@ -48,6 +50,7 @@ class OutgoingCommand:
     value: int
     currency: str
     tid_mark: int | None = None
+    body: dict[str, Any] | None = None
 
 
 async def lock_meter(session: AsyncSession, meter_id: str) -> Meter:
@@ -66,6 +69,7 @@ async def enqueue(
     value: int,
     deadline_s: float | None = None,
     void_at: datetime | None = None,
+    body: dict[str, Any] | None = None,
 ) -> str:
     """Queue a command for a locked meter and wake the gateway. Returns its id.
 
@@ -91,6 +95,7 @@ async def enqueue(
         status=CommandStatus.QUEUED,
         deadline_at=None if deadline_s is None else func.now() + timedelta(seconds=deadline_s),
         void_at=void_at,
+        body=body,
     )
     session.add(command)
     await session.flush()
@@ -118,6 +123,11 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
     command.status = CommandStatus.SENT
     command.attempts += 1
     command.sent_at = now
+    stated = await session.scalar(select(MeterState.report_counter).where(MeterState.meter_id == meter_id))
+    command.after_report = stated or 0
+    if command.kind == CommandKind.CLOCK:
+        # The time of the sending: what was true when it was queued is wrong by as long as the meter slept.
+        command.value = int(now.timestamp())
     if command.kind == CommandKind.CREDIT:
         measure = measure_of(meter)
         await session.execute(
@@ -135,7 +145,9 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
         await notify(session, LIVE, meter_id)
     unit = unit_of(meter)
     return OutgoingCommand(
-        command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, unit, command.tid_mark
+        *(command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, unit),
+        tid_mark=command.tid_mark,
+        body=command.body,
     )
 
 
@@ -166,6 +178,34 @@ async def open_commands(session: AsyncSession, meter_id: str) -> Sequence[MeterC
         .where(MeterCommand.meter_id == meter_id, MeterCommand.status.in_(OPEN))
         .order_by(MeterCommand.sequence)
         .execution_options(populate_existing=True)
+    )
+    return rows.all()
+
+
+async def in_flight(session: AsyncSession, meter_id: str, kind: CommandKind) -> MeterCommand | None:
+    """The newest command of a kind that went out and whose end is not known."""
+    found: MeterCommand | None = await session.scalar(
+        select(MeterCommand)
+        .where(
+            MeterCommand.meter_id == meter_id,
+            MeterCommand.kind == kind,
+            MeterCommand.status.in_(OPEN),
+            MeterCommand.attempts > 0,
+        )
+        .order_by(MeterCommand.sequence.desc())
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
+    return found
+
+
+async def history(session: AsyncSession, meter_id: str, *, limit: int = 50) -> Sequence[MeterCommand]:
+    """A meter's commands, open and ended, newest first."""
+    rows = await session.scalars(
+        select(MeterCommand)
+        .where(MeterCommand.meter_id == meter_id)
+        .order_by(MeterCommand.sequence.desc())
+        .limit(limit)
     )
     return rows.all()
 

@@ -7,6 +7,7 @@ in blocks, committed before the first of a block is used: a gateway that dies lo
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -70,6 +71,7 @@ class OnTheAir:
     sequence: int
     kind: CommandKind
     value: int
+    body: dict[str, Any] | None = None
 
 
 async def by_title(session: AsyncSession, keys: KeyRing, title: bytes) -> DlmsIdentity:
@@ -226,7 +228,7 @@ async def _on_the_air(session: AsyncSession, meter_id: str) -> tuple[OnTheAir, .
         .order_by(MeterCommand.sequence)
         .execution_options(populate_existing=True)
     )
-    return tuple(OnTheAir(row.sequence, CommandKind(row.kind), row.value) for row in rows)
+    return tuple(OnTheAir(row.sequence, CommandKind(row.kind), row.value, row.body) for row in rows)
 
 
 async def _identity(session: AsyncSession, keys: KeyRing, condition: ColumnElement[bool]) -> DlmsIdentity:

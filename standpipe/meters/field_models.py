@@ -51,3 +51,18 @@ class MeterMeasure(Base):
     kind: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[int]
     told_at: Mapped[datetime]
+
+
+class MeterDiagnostics(Base):
+    """What a meter said of itself when it was asked to (``standpipe.meters.reports.Diagnostics``); None: it cannot."""
+
+    __tablename__ = "meter_diagnostics"
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    told_at: Mapped[datetime] = mapped_column(primary_key=True)
+    battery_percent: Mapped[int | None]
+    signal_dbm: Mapped[int | None]
+    uptime_s: Mapped[int | None]
+    resets: Mapped[int | None]
+    error_bits: Mapped[int | None]
+    firmware: Mapped[str | None]

@@ -11,6 +11,7 @@ Every function here that changes a meter's rows takes its lock first (lock order
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import func, or_, select, update
@@ -19,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.db.queue import claim, finish, retry
 from standpipe.ids import new_id
 from standpipe.meters import commands
-from standpipe.meters.commands import unit_of
 from standpipe.meters.lora_models import WITH_NETWORK, DeviceClass, DownlinkState, LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand
 
@@ -49,6 +49,7 @@ class NetworkTask:
     currency: str
     tid_mark: int | None
     expires_at: datetime | None
+    body: dict[str, Any] | None = None
 
 
 async def prepare(session: AsyncSession, meter_id: str, now: datetime, *, listens: bool) -> bool:
@@ -176,9 +177,10 @@ async def claim_tasks(session: AsyncSession, *, limit: int = 20) -> list[Network
                 kind=CommandKind(command.kind),
                 sequence=command.sequence,
                 value=command.value,
-                currency=unit_of(meter),
+                currency=commands.unit_of(meter),
                 tid_mark=command.tid_mark,
                 expires_at=command.deadline_at,
+                body=command.body,
             )
         )
     return tasks

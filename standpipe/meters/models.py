@@ -2,6 +2,7 @@
 
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -30,6 +31,14 @@ class CommandKind(StrEnum):
     THRESHOLD = "THRESHOLD"
     AT_ZERO = "AT_ZERO"
     """What to do when the credit ends: see ``standpipe.usage.cut_off``."""
+    READ_NOW = "READ_NOW"
+    """Say at once how the register and the credit stand."""
+    CLOCK = "CLOCK"
+    """Set the clock; the value is the time of the sending, Unix seconds."""
+    TARIFF = "TARIFF"
+    """A price table and the instant from which it holds; it is the command's body."""
+    DIAGNOSTICS = "DIAGNOSTICS"
+    """Say how the meter itself does: see ``standpipe.meters.reports.Diagnostics``."""
 
 
 class CommandStatus(StrEnum):
@@ -223,6 +232,8 @@ class MeterCommand(Base):
 
     ``tid_mark`` of a credit: keypad tokens with a TID up to it are in this total. It is not sent from ``deadline_at``
     on, in real time, nor from ``void_at`` on, by the town's clock.
+    ``body``: what does not fit into ``value``, and how far the meter has got with it. ``after_report``: the number of
+    the meter's last statement when this was last sent; only a later one can tell of it.
     """
 
     __tablename__ = "meter_commands"
@@ -251,3 +262,5 @@ class MeterCommand(Base):
     sent_at: Mapped[datetime | None]
     acknowledged_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
+    body: Mapped[dict[str, Any] | None]
+    after_report: Mapped[int | None]

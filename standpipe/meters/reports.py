@@ -77,6 +77,44 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """How a meter itself does, as far as its carrier can tell (None: it cannot).
+
+    ``answers``: the number of the command that asked. ``error_bits``: the maker's own; bit n is error n where the
+    carrier has error codes. ``uptime_s``: since it last started; ``resets``: how often it ever did.
+    """
+
+    answers: int
+    battery_percent: int | None = None
+    signal_dbm: int | None = None
+    uptime_s: int | None = None
+    resets: int | None = None
+    error_bits: int | None = None
+    firmware: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing could be told."""
+        told = (self.battery_percent, self.signal_dbm, self.uptime_s, self.resets, self.error_bits, self.firmware)
+        return all(item is None for item in told)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTables:
+    """Which price tables a meter holds, by their ids (hex, empty: none): in force, and waiting for its instant.
+
+    ``report_counter``: under which number it said so (None: it was read and found the same in this very contact).
+    ``parts``: of the table of command ``sequence``, the parts that have arrived, as bits.
+    """
+
+    in_force: str
+    waiting: str
+    report_counter: int | None = None
+    sequence: int = 0
+    parts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterReading:
     """The volume register at an instant; the register only ever rises unless the meter is swapped or tampered with.
 
@@ -123,3 +161,5 @@ class MeterReport:
     """The meter felt air at the time of its statement."""
     conditions: tuple[Condition, ...] = ()
     measures: tuple[Measure, ...] = ()
+    diagnostics: Diagnostics | None = None
+    tables: HeldTables | None = None

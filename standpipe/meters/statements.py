@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
+from standpipe.meters import effects
 from standpipe.meters.commands import enqueue, open_commands
 from standpipe.meters.measures import accepted_by, measure_of, radio_total
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState, WalletKind
@@ -51,11 +52,13 @@ async def apply(
         raise InvalidInputError(f"the meter has accepted {accepted}, and had accepted {stood}: its memory is gone")
     if statement.report_counter == state.report_counter:
         return False
+    clock_was_s = state.clock_error_s
     _store(meter, state, statement, now)
     if accepted > measure_of(meter).granted_to(meter):
         _log.error("meter holds more credit than granted", meter_id=meter.id)
     await _confirm_grants(session, meter, statement, now)
     await _resolve_commands(session, meter, statement, now)
+    await effects.mind_clock(session, meter, state, clock_was_s)
     await publish(session, MeterStated(meter.id))
     await notify(session, LIVE, meter.id)
     return True
@@ -124,7 +127,9 @@ async def _resolve_commands(session: AsyncSession, meter: Meter, statement: Mete
     # Our numbering may lag behind the meter's (a restored backup, a meter taken over): go on above its number.
     meter.last_sequence = max(meter.last_sequence, statement.last_sequence)
     for command in await open_commands(session, meter.id):
-        if command.sequence <= statement.last_sequence:
+        if command.kind in effects.BY_EFFECT and command.attempts:
+            effects.judge(command, statement, now)
+        elif command.sequence <= statement.last_sequence:
             await _resolve_passed(session, meter, command, statement, now)
         elif command.status != CommandStatus.QUEUED:
             _resolve_not_taken(command, statement)
@@ -140,7 +145,9 @@ async def _resolve_passed(
         command.status, command.confirmed_at, command.reason = CommandStatus.CONFIRMED, now, None
         return
     _log.warning("command renumbered", meter_id=meter.id, command_id=command.id)
-    await enqueue(session, meter, kind=CommandKind(command.kind), value=command.value, void_at=command.void_at)
+    await enqueue(
+        session, meter, kind=CommandKind(command.kind), value=command.value, void_at=command.void_at, body=command.body
+    )
     command.status, command.reason = (
         CommandStatus.SUPERSEDED,
         "renumbered: the meter's sequence had passed it",

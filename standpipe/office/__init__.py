@@ -11,6 +11,7 @@ from standpipe.office.dlms import dlms
 from standpipe.office.keys import meter_key
 from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
+from standpipe.office.orders import meter_command
 from standpipe.office.people import agent, operator, voucher
 from standpipe.office.prices import tariff
 from standpipe.office.radios import lorawan
@@ -37,3 +38,5 @@ GROUPS = {
     "meter-key": meter_key,
     "token": token,
 }
+COMMANDS = {"meter-command": meter_command}
+"""Commands that are no group."""

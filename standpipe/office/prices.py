@@ -18,6 +18,7 @@ from standpipe.customers.operators import record
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import (
     AsJson,
+    at_desk,
     by_operator,
     group,
     harmless,
@@ -28,6 +29,7 @@ from standpipe.office.desk import (
     the_utility,
 )
 from standpipe.payments.rails import Rails
+from standpipe.settings import Settings
 from standpipe.tariffs.catalogue import versions
 from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff, to_terms
 from standpipe.tariffs.models import Tariff
@@ -35,8 +37,10 @@ from standpipe.tariffs.periods import Priced, TariffInForce, version_on
 from standpipe.tariffs.publishing import Published, publish, withdraw
 from standpipe.tariffs.sample import sample_bill
 from standpipe.units import money_text
+from standpipe.usage.price_tables import push_to_all
 from standpipe.usage.statement_body import bill_of
 from standpipe.usage.statement_text import line_text
+from standpipe.wiring import Database
 
 LIBRARY = Path(tariffs.__file__).parent / "library"
 UtilityId = Annotated[str | None, typer.Option(help="Where there are several.")]
@@ -77,6 +81,7 @@ def tariff_publish(file: Path, utility_id: UtilityId = None) -> None:
         return done
 
     done: Published = by_operator(work)
+    _push(done.tariff_id, found.effective_from)
     if done.was_there:
         typer.echo(f"{found.tariff} from {found.effective_from} is published already, just so: nothing to do.")
     else:
@@ -84,20 +89,35 @@ def tariff_publish(file: Path, utility_id: UtilityId = None) -> None:
         typer.echo(f"{done.version_id}: {found.tariff} from {found.effective_from}, {first}")
 
 
+def _push(tariff_id: str, from_day: date | None) -> None:
+    """Send the table to the meters that deduct by it, ahead of its day; what holds already, the installer has set."""
+
+    async def work(settings: Settings, database: Database, _providers: Rails) -> int:
+        return await push_to_all(database.sessions, tariff_id, now=settings.clock.now(), from_day=from_day)
+
+    pushed = at_desk(work)
+    if pushed:
+        typer.echo(f"Its price table is queued for {pushed} meters.")
+
+
 @tariff.command("withdraw")
 def tariff_withdraw(code: str, effective_from: str, utility_id: UtilityId = None) -> None:
     """Take back a version before it counts."""
     day = _day(effective_from)
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str:
+    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> tuple[str, str]:
         utility = await session.get_one(Utility, await _known_utility(session, utility_id))
         today = now.astimezone(ZoneInfo(utility.time_zone)).date()
+        known = await _versions(session, utility.id, code)
         version_id = await withdraw(session, utility_id=utility.id, code=code, effective_from=day, today=today)
         detail = {"code": code, "effective_from": str(day)}
         await record(session, operator=by, action="tariff.withdraw", subject_id=version_id, detail=detail)
-        return version_id
+        return version_id, known[0].tariff_id
 
-    typer.echo(f"{by_operator(work)}: {code} from {day} is withdrawn")
+    version_id, tariff_id = by_operator(work)
+    # What waits in the meters is the withdrawn table: today's takes its place.
+    _push(tariff_id, None)
+    typer.echo(f"{version_id}: {code} from {day} is withdrawn")
 
 
 @tariff.command("list")

@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -46,6 +47,8 @@ class Faults:
     asleep: bool = False
     deaf_after_action: bool = False
     """It answers the next method call or write, and hears nothing more on that connection."""
+    falls_silent: Callable[[bool], bool] | None = None
+    """Asked at each request that it has carried out (True: a call or a write): does it answer no more from here on?"""
 
 
 class SimulatedDlmsMeter:
@@ -148,7 +151,10 @@ class SimulatedDlmsMeter:
         """Lose power, and the connection. Without memory, everything is as the factory left it."""
         self.hang_up()
         if with_memory:
+            before = self.objects
             self._load()
+            self.objects.lacks, self.objects.read_only = before.lacks, before.read_only
+            self.objects.extra.resets += 1
             return
         self.objects.state, self.objects.extra = fresh_state(self.config), Extra()
         self.save()
@@ -190,6 +196,9 @@ class SimulatedDlmsMeter:
         calls = len(self.objects.calls)
         answer = association.answer(client, apdu)
         self.save()
+        if self.faults.falls_silent is not None and self.faults.falls_silent(len(self.objects.calls) > calls):
+            self.faults.falls_silent, self._deaf = None, True
+            return
         if self.faults.lose_answers:
             self.faults.lose_answers -= 1
             return

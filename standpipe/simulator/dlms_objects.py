@@ -36,6 +36,8 @@ CUT_OFF = "0.0.96.3.10.255"
 ALARMS = "0.0.97.98.0.255"
 BATTERY = "0.0.96.6.1.255"
 STATEMENT = "0.0.128.0.0.255"
+FIRMWARE, ERRORS, RESETS, UPTIME = "1.0.0.2.0.255", "0.0.97.97.0.255", "0.0.96.7.21.255", "0.0.96.8.0.255"
+SIGNAL = "0.0.25.6.0.255"
 _INT32 = 2**31
 _EXPONENTS = {"KES": 2, "UGX": 0, "JPY": 0, "KWD": 3}
 
@@ -61,6 +63,7 @@ class Extra:
     passive_blocks: list[list[Any]] | None = None
     activate_at: str | None = None
     alarms: int = 0
+    resets: int = 0
     token_hex: str = ""
     token_status: int = 0
 
@@ -82,6 +85,14 @@ class Objects:
     """What was carried out, in order: what tests count."""
     asked: list[int] = field(default_factory=list)
     """How many load profile entries each reading of it gave."""
+    lacks: set[str] = field(default_factory=set)
+    """OBIS codes that this model does not have."""
+    read_only: set[str] = field(default_factory=set)
+    """Those that it lets nobody write."""
+
+    def __post_init__(self) -> None:
+        """It starts now."""
+        self.started_at = self.now()
 
     def advance(self) -> None:
         """Let water run until now, under the price table in force."""
@@ -120,15 +131,22 @@ class Objects:
             (7, PROFILE, 7): lambda: ("u32", len(self.state.unsent)),
             (1, ALARMS, 2): lambda: ("u32", self.extra.alarms),
             (1, BATTERY, 2): lambda: ("u8", 87),
+            (1, FIRMWARE, 2): lambda: ("octets", b"sim 1.4.2"),
+            (1, ERRORS, 2): lambda: ("u32", self.extra.alarms),
+            (1, RESETS, 2): lambda: ("u32", self.extra.resets),
+            (1, UPTIME, 2): lambda: ("u32", int((self.now() - self.started_at).total_seconds())),
+            (47, SIGNAL, 6): lambda: ("structure", [("u32", 4711), ("u16", 12), ("u8", 18), ("u8", 99)]),
             (1, STATEMENT, 2): lambda: ("octets", status_frame(self.config, self.state)),
         } | self._payment()
         reader = readers.get((class_id, obis, index))
-        if reader is None:
+        if reader is None or obis in self.lacks:
             raise RefusedError(UNDEFINED)
         return reader()
 
     def write(self, class_id: int, obis: str, index: int, value: Value) -> None:
         """Raises RefusedError."""
+        if obis in self.lacks | self.read_only:
+            raise RefusedError(DENIED)
         match (class_id, obis, index), value:
             case (8, "0.0.1.0.0.255", 2), ("octets", raw):
                 self.extra.clock_error_s = (_told(raw) - self.now()).total_seconds()
@@ -191,12 +209,17 @@ class Objects:
             (113, CHARGE, 2): lambda: ("i32", self.paid_minor),
             (113, CHARGE, 5): lambda: _table(self.priced.blocks, self._exponent),
             (113, CHARGE, 6): lambda: _table(self.extra.passive_blocks or [], self._exponent),
+            (113, CHARGE, 7): lambda: ("octets", self._activation()),
             (115, TOKEN, 2): lambda: ("octets", bytes.fromhex(self.extra.token_hex)),
             (115, TOKEN, 6): lambda: _token_status(self.extra.token_status),
             (70, CUT_OFF, 2): lambda: ("bool", connected),
             (70, CUT_OFF, 3): lambda: ("enum", 1 if connected else 0),
             (70, CUT_OFF, 4): lambda: ("enum", 4),
         }
+
+    def _activation(self) -> bytes:
+        due = self.extra.activate_at
+        return bytes(12) if due is None else clock_octets(datetime.fromisoformat(due))
 
     def _credit(self, amount_minor: int) -> None:
         if not -_INT32 <= amount_minor < _INT32:

@@ -3,7 +3,8 @@
 import hashlib
 import hmac
 
-STATUS_PORT, HISTORY_PORT, COMMAND_PORT = 10, 11, 20
+STATUS_PORT, HISTORY_PORT, ANSWER_PORT, COMMAND_PORT = 10, 11, 12, 20
+TABLE_PART = 11
 EMPTY_PIPE, LEAK, REVERSE_FLOW, TAMPER = 1, 2, 4, 8
 _HOUR_S = 3600
 
@@ -60,6 +61,32 @@ def open_command(frame: bytes, key: bytes, dev_eui: str, serial: str) -> tuple[i
         return None
     mark = numbers[1] if len(numbers) > 1 else None
     return kind, int.from_bytes(body[1:5], "big"), numbers[0], body[5:8].decode("ascii", "replace"), mark
+
+
+def open_part(frame: bytes, key: bytes, dev_eui: str, serial: str) -> tuple[int, str, int, bytes] | None:
+    """(sequence, currency, part, chunk) of a part of a price table, or None for a frame that is not for this meter."""
+    body, tag = frame[:-8], frame[-8:]
+    if len(body) < 10 or body[0] != 0x10 + TABLE_PART:  # noqa: PLR2004 - the page's own numbers.
+        return None
+    if not hmac.compare_digest(tag, sign("table", body, key, dev_eui, serial)):
+        return None
+    return int.from_bytes(body[1:5], "big"), body[5:8].decode("ascii", "replace"), body[8], body[9:]
+
+
+def diagnostics_body(
+    sequence: int, battery: int, signal_dbm: int, numbers: tuple[int, int, int], firmware: str
+) -> bytes:
+    """``numbers``: uptime in seconds, resets, error bits."""
+    out = bytearray([0x1C]) + sequence.to_bytes(4, "big") + bytes([battery, -signal_dbm])
+    for number in numbers:
+        out += leb(number)
+    return bytes(out) + firmware.encode()
+
+
+def tables_body(report_counter: int, sequence: int, parts: int, ids: bytes) -> bytes:
+    """``ids``: of the table in force and of the one that waits."""
+    head = b"\x1d" + report_counter.to_bytes(4, "big") + sequence.to_bytes(4, "big")
+    return head + parts.to_bytes(2, "big") + ids
 
 
 def leb(number: int) -> bytes:

@@ -11,12 +11,25 @@ from pathlib import Path
 import structlog
 
 from standpipe.clock import Clock
-from standpipe.simulator import lora_codec, meter_store
+from standpipe.simulator import lora_codec, meter_prices, meter_store
 from standpipe.simulator.fake_chirpstack import DR0_BYTES, Downlink, FakeChirpStack
 from standpipe.simulator.meter_keypad import type_token, typed_ml
-from standpipe.simulator.meter_model import MeterConfig, MeterState, advance, fresh_state, next_statement, take_opened
+from standpipe.simulator.meter_model import (
+    BAD_MAC,
+    DIAGNOSTICS,
+    DONE,
+    DUPLICATE,
+    STALE,
+    MeterConfig,
+    MeterState,
+    advance,
+    fresh_state,
+    next_statement,
+    take_opened,
+    take_table,
+)
 
-BATTERY_PERCENT = 88
+BATTERY_PERCENT, SIGNAL_DBM, FIRMWARE = 88, -112, "sim 1.4.2"
 MAX_ANSWERS = 8
 MAX_HISTORY_FRAMES = 4
 _log = structlog.get_logger(__name__)
@@ -41,7 +54,11 @@ class LoraMeter:
         self.keeps_silent = False
         """It hears, and its radio acknowledges, but it tells of no state."""
         self.heard: list[Downlink] = []
-        self._clock_error, self._key = clock_error, bytes.fromhex(key_hex or config.prepaid_key_hex)
+        self._key, self._started_at = bytes.fromhex(key_hex or config.prepaid_key_hex), clock.now()
+        if clock_error:
+            self.state.clock_error_s = clock_error.total_seconds()
+        self._extra: list[tuple[str, bytes]] = []
+        """Answers that go up before the next statement: (label, body)."""
         self._ack_due = self._answer_due = False
         self._answers: set[asyncio.Task[None]] = set()
         self._wakes = asyncio.Lock()
@@ -74,15 +91,15 @@ class LoraMeter:
         """Lose power and join anew. ``remembers`` False: its memory was wiped as well."""
         self.state = meter_store.load(self._store_dir, self.config) if remembers else fresh_state(self.config)
         self._ack_due = self._answer_due = False
+        self.state.resets += 1
+        self._extra, self._started_at = [], self._clock.now()
         await self._network.join(self.config.dev_eui)
 
     def status_frame(self) -> bytes:
-        """Its statement, under the next report number."""
-        *rest, register_ml, time_s = next_statement(self.state)
-        counter, sequence, result, valve, reason, accepted, remaining = rest
-        time_s += int(self._clock_error.total_seconds())
-        fields = (counter, sequence, result, valve, reason, accepted, remaining, register_ml, time_s)
-        body = lora_codec.status_body(fields, self.alarms, BATTERY_PERCENT, typed_ml(self.config, self.state))
+        """Its statement of how things stand now, under the next report number."""
+        self._advance()
+        typed = typed_ml(self.config, self.state)
+        body = lora_codec.status_body(next_statement(self.state), self.alarms, BATTERY_PERCENT, typed)
         meter_store.save(self._store_dir, self.config, self.state)
         return body + self._sign("status", body)
 
@@ -100,10 +117,44 @@ class LoraMeter:
         if downlink.f_port != lora_codec.COMMAND_PORT:
             return
         self._advance()
-        opened = lora_codec.open_command(downlink.data, self._key, self.config.dev_eui, self.config.serial)
-        take_opened(self.config, self.state, opened)
+        if downlink.data[:1] == bytes([0x10 + lora_codec.TABLE_PART]):
+            self._take_part(downlink.data)
+        else:
+            opened = lora_codec.open_command(downlink.data, self._key, self.config.dev_eui, self.config.serial)
+            take_opened(self.config, self.state, opened)
+            # Asked again under the same number: the answer was lost, and telling it twice does no harm.
+            if opened is not None and opened[0] == DIAGNOSTICS and self.state.result in (DONE, DUPLICATE):
+                self._extra.append(("diagnostics", self._diagnostics(opened[1])))
         meter_store.save(self._store_dir, self.config, self.state)
         self._answer_due = True
+
+    def _take_part(self, frame: bytes) -> None:
+        part = lora_codec.open_part(frame, self._key, self.config.dev_eui, self.config.serial)
+        if part is None:
+            self.state.result = BAD_MAC
+            return
+        sequence, currency, number, chunk = part
+        if sequence < self.state.last_sequence:
+            self.state.result = STALE
+            return
+        whole = meter_prices.take_part(self.state, sequence, number, chunk)
+        self.state.result = DONE
+        if whole is not None:
+            take_table(self.config, self.state, (sequence, currency, whole))
+            self._advance()
+        self.state.report_counter += 1
+        ids = meter_prices.held_ids(self.state)
+        self._extra.append(
+            (
+                "tables-held",
+                lora_codec.tables_body(self.state.report_counter, *meter_prices.parts_held(self.state), ids),
+            )
+        )
+
+    def _diagnostics(self, sequence: int) -> bytes:
+        uptime_s = int((self._clock.now() - self._started_at).total_seconds())
+        numbers = (uptime_s, self.state.resets, self.alarms)
+        return lora_codec.diagnostics_body(sequence, BATTERY_PERCENT, SIGNAL_DBM, numbers, FIRMWARE)
 
     def _deliver(self, downlink: Downlink) -> None:
         """Class C: heard between two uplinks."""
@@ -125,6 +176,9 @@ class LoraMeter:
                 # The radio's own doing: an empty frame on the port of its diagnostics.
                 await self._send_raw(lora_codec.HISTORY_PORT + 100, b"")
             else:
+                extra, self._extra = self._extra, []
+                for label, body in extra:
+                    await self._send(lora_codec.ANSWER_PORT, label, body)
                 await self._send_raw(lora_codec.STATUS_PORT, self.status_frame())
 
     async def _send(self, port: int, label: str, body: bytes) -> None:

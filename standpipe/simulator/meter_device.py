@@ -37,9 +37,9 @@ from standpipe.simulator.meter_model import (
     status_frame,
     take_command,
 )
+from standpipe.simulator.meter_orders import OCTET_STREAM, SENML_CBOR, TLV, add_orders, content, text
 from standpipe.simulator.meter_radio import Radio
 
-OCTET_STREAM, SENML_CBOR, TLV = 42, 112, 11542
 LIFETIME_S = 86_400
 EMPTY_PIPE = "/10274/0/6013"
 MAX_PUSHED = 400
@@ -97,6 +97,9 @@ class SimulatedMeter:
         self._impatient.ACK_TIMEOUT, self._impatient.MAX_RETRANSMIT = ack_timeout_s, 1
         self.state: MeterState = meter_store.load(store_dir, config)
         self._context: Any = None
+        self.started_at = clock.now()
+        self.cannot: set[str] = set()
+        """Resources that this model lacks, by their names in ``meter_orders``."""
         self._radio = self._make_radio()
         self._wakes = asyncio.Lock()
 
@@ -106,7 +109,7 @@ class SimulatedMeter:
         Returns whether the gateway was reached.
         """
         async with self._wakes:
-            self._advance()
+            self.advance()
             if not await self._is_provisioned():
                 return False
             self._context = await self._radio.switch_on(self._site())
@@ -127,7 +130,7 @@ class SimulatedMeter:
             if self.config.online:
                 await self.wake()
             else:
-                self._advance()
+                self.advance()
                 self.save()
             await asyncio.sleep(self._clock.real_s(every))
 
@@ -145,17 +148,17 @@ class SimulatedMeter:
 
     def run_dry(self, air_ml: int, *, ago: timedelta = timedelta(0)) -> None:
         """The pipe ran empty some time ago, and air spun the register by a volume."""
-        self._advance()
+        self.advance()
         run_dry(self.config, self.state, self._clock.now() - ago, air_ml)
 
     def fill_again(self) -> None:
         """The water is back."""
-        self._advance()
+        self.advance()
         fill_again(self.state, self._clock.now())
 
     def type_token(self, digits: str) -> str:
         """What its display shows after somebody has typed a token."""
-        self._advance()
+        self.advance()
         shown = type_token(self.config, self.state, digits)
         self.save()
         return shown
@@ -164,7 +167,14 @@ class SimulatedMeter:
         """Lose power: what was not stored is gone."""
         self.state = meter_store.load(self._store_dir, self.config)
         self.state.location = ""
+        self.state.resets += 1
+        self.started_at = self._clock.now()
         self._radio.forget_session()
+
+    @property
+    def uptime_s(self) -> int:
+        """Since it last started."""
+        return int((self._clock.now() - self.started_at).total_seconds())
 
     def save(self) -> None:
         """Store the state durably."""
@@ -210,7 +220,8 @@ class SimulatedMeter:
     def _credential(self) -> tuple[str, bytes]:
         return self.config.endpoint, bytes.fromhex(self.state.dtls_key_hex or self.config.dtls_key_hex)
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Let water run until now."""
         advance(self.config, self.state, self._clock.now())
 
     async def _listen(self) -> None:
@@ -278,35 +289,35 @@ class SimulatedMeter:
     def _site(self) -> Site:
         site = Site()
         site.add_resource(["3424", "0"], _Path(self, self._volume))
-        site.add_resource(["3", "0", "9"], _Path(self, lambda _: _text("87")))
         prepaid = [str(self._object_id), "0"]
         site.add_resource([*prepaid, "0"], _Path(self, self._command))
         site.add_resource([*prepaid, "1"], _Path(self, self._status))
-        site.add_resource([*prepaid, "2"], _Path(self, lambda _: _text(str(self.state.credit_remaining_minor))))
-        site.add_resource([*prepaid, "3"], _Path(self, lambda _: _text(self.config.currency)))
-        site.add_resource([*prepaid, "4"], _Path(self, lambda _: _text(str(self.state.valve))))
-        site.add_resource([*prepaid, "5"], _Path(self, lambda _: _text(str(self.state.threshold_minor))))
+        site.add_resource([*prepaid, "2"], _Path(self, lambda _: text(str(self.state.credit_remaining_minor))))
+        site.add_resource([*prepaid, "3"], _Path(self, lambda _: text(self.config.currency)))
+        site.add_resource([*prepaid, "4"], _Path(self, lambda _: text(str(self.state.valve))))
+        site.add_resource([*prepaid, "5"], _Path(self, lambda _: text(str(self.state.threshold_minor))))
         site.add_resource([*prepaid, "6"], _Path(self, self._new_key))
+        add_orders(site, self, prepaid, lambda answer: _Path(self, answer))
         return site
 
     def _volume(self, request: Any) -> aiocoap.Message:
-        self._advance()
+        self.advance()
         volume_m3 = self.state.register_ml / 1_000_000
         if self.config.report_format == "tlv":
             if request.opt.accept not in (None, TLV):
                 return aiocoap.Message(code=aiocoap.NOT_ACCEPTABLE)
             # A resource of 8 bytes: type 11, 8-bit id, 8-bit length (TLV, §7.4.3), in its object instance 0.
             value = bytes((0b1100_1000, 1, 8)) + struct.pack(">d", volume_m3)
-            return _content(bytes((0b0000_1000, 0, len(value))) + value, TLV)
+            return content(bytes((0b0000_1000, 0, len(value))) + value, TLV)
         records: list[dict[int, Any]] = [{-2: "/3424/0/", 0: "1", 2: volume_m3}, {-2: "/3/0/", 0: "9", 2: 87}]
         if self.state.pipe_empty:
             records.append({-2: "", 0: EMPTY_PIPE, 4: self.state.pipe_empty[-1][1]})
-        return _content(cbor2.dumps(records), SENML_CBOR)
+        return content(cbor2.dumps(records), SENML_CBOR)
 
     def _command(self, request: Any) -> aiocoap.Message:
         if request.code != aiocoap.PUT:
             return aiocoap.Message(code=aiocoap.METHOD_NOT_ALLOWED)
-        self._advance()
+        self.advance()
         take_command(self.config, self.state, bytes(request.payload))
         return aiocoap.Message(code=aiocoap.CHANGED)
 
@@ -321,16 +332,8 @@ class SimulatedMeter:
         return aiocoap.Message(code=aiocoap.CHANGED)
 
     def _status(self, _request: Any) -> aiocoap.Message:
-        self._advance()
-        return _content(status_frame(self.config, self.state), OCTET_STREAM)
-
-
-def _content(payload: bytes, content_format: int) -> aiocoap.Message:
-    return aiocoap.Message(code=aiocoap.CONTENT, payload=payload, content_format=content_format)
-
-
-def _text(text: str) -> aiocoap.Message:
-    return _content(text.encode(), 0)
+        self.advance()
+        return content(status_frame(self.config, self.state), OCTET_STREAM)
 
 
 async def run_meters(

@@ -162,6 +162,12 @@ class DtlsRadio(Radio):
         """A datagram from the gateway."""
         if self._connection is None or self._chance.random() < self._lose_rate:
             return
+        for _ in range(2 if self.says_twice else 1):
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        if self._connection is None:
+            return
         self._connection.bio_write(data)
         if self._done is not None and not self._step():
             return
@@ -233,4 +239,5 @@ class DtlsRadio(Radio):
         except SSL.WantReadError:
             return
         if self._socket is not None and self._chance.random() >= self._lose_rate:
-            self._socket.sendto(data, self._gateway())
+            for _ in range(2 if self.says_twice else 1):
+                self._socket.sendto(data, self._gateway())

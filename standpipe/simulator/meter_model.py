@@ -14,6 +14,7 @@ from math import floor
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from standpipe.simulator import meter_prices
 from standpipe.simulator.meter_frames import Opened, make_status, open_command
 from standpipe.simulator.water_use import use_between_ml
 
@@ -21,6 +22,7 @@ DONE, DUPLICATE, BAD_MAC, STALE, WRONG_CURRENCY, UNSUPPORTED, TOTAL_TOO_LOW = ra
 OPEN, CLOSED, RESTRICTED = range(3)
 NORMAL, NO_CREDIT = 0, 1
 CREDIT, VALVE, THRESHOLD, AT_ZERO, MARKED_CREDIT = 1, 2, 3, 4, 5
+READ_NOW, CLOCK, DIAGNOSTICS = 6, 7, 10
 DISCONNECT, TRICKLE, NEVER = range(3)
 VOLUME_UNIT = "VOL"
 MAX_BUFFER = 90 * 24
@@ -120,6 +122,14 @@ class MeterState:
     is_tampered: bool = False
     pipe_empty: list[tuple[int, bool]] = field(default_factory=list)
     """Since when (Unix seconds) the pipe has been empty, or full again."""
+    clock_error_s: float = 0.0
+    """How far its own clock is ahead of the true time."""
+    resets: int = 0
+    prices: list[list[Any]] | None = None
+    """Blocks that came by radio, in place of the installer's."""
+    table_id: str = ""
+    waiting_table: dict[str, Any] | None = None
+    table_parts: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -155,6 +165,17 @@ def price_minor(blocks: tuple[tuple[int | None, str], ...], volume_ml: int) -> i
 
 def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
     """Let water run until ``now``, keeping a register reading for each full hour, and deduct as it runs."""
+    due = meter_prices.due_at(state, now)
+    if due is not None:
+        advance_priced(config, state, due)
+        meter_prices.put_in_force(state)
+        used_ml = state.register_ml - state.period_start_register_ml
+        state.period_charged_minor = price_minor(blocks_of(config, state), used_ml)
+    advance_priced(config, state, now)
+
+
+def advance_priced(config: MeterConfig, state: MeterState, now: datetime) -> None:
+    """The same under one price table."""
     zone = ZoneInfo(config.time_zone)
     at = max(datetime.fromisoformat(state.at), now - MAX_STEP)
     for stop in _quarters(at, now):
@@ -163,7 +184,7 @@ def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
             pour(config, state, used_ml if state.valve == OPEN else used_ml // TRICKLE_DIVISOR)
         local = stop.astimezone(zone)
         if local.minute == local.second == local.microsecond == 0:
-            state.unsent.append((int(stop.timestamp()), state.register_ml))
+            state.unsent.append((int(stop.timestamp() + state.clock_error_s), state.register_ml))
         at = stop
         if local.month != (stop - timedelta(microseconds=1)).astimezone(zone).month:
             state.period_start_register_ml, state.period_charged_minor = state.register_ml, 0
@@ -178,10 +199,15 @@ def pour(config: MeterConfig, state: MeterState, volume_ml: int) -> None:
         state.credit_remaining_minor -= volume_ml
         settle_valve(state)
         return
-    due = price_minor(config.blocks, state.register_ml - state.period_start_register_ml)
+    due = price_minor(blocks_of(config, state), state.register_ml - state.period_start_register_ml)
     state.credit_remaining_minor -= due - state.period_charged_minor
     state.period_charged_minor = due
     settle_valve(state)
+
+
+def blocks_of(config: MeterConfig, state: MeterState) -> tuple[tuple[int | None, str], ...]:
+    """The blocks in force."""
+    return config.blocks if state.prices is None else tuple((bound, price) for bound, price in state.prices)
 
 
 def run_dry(config: MeterConfig, state: MeterState, since: datetime, air_ml: int) -> None:
@@ -224,9 +250,11 @@ def take_opened(config: MeterConfig, state: MeterState, opened: Opened | None) -
 
 
 def _is_known(config: MeterConfig, kind: int, value: int) -> bool:
+    if kind in (VALVE, AT_ZERO):
+        return value in range(3)
     # Without the mark, a meter with a keypad could not tell which tokens are in a total.
     credit = MARKED_CREDIT if config.keypad is not None else CREDIT
-    return kind in (credit, THRESHOLD) or (kind in (VALVE, AT_ZERO) and value in range(3))
+    return kind in (credit, THRESHOLD, READ_NOW, CLOCK, DIAGNOSTICS)
 
 
 def _carry_out(state: MeterState, kind: int, value: int, mark: int | None) -> None:
@@ -239,9 +267,37 @@ def _carry_out(state: MeterState, kind: int, value: int, mark: int | None) -> No
         state.ordered_valve = value
     elif kind == AT_ZERO:
         state.at_zero = value
-    else:
+    elif kind == CLOCK:
+        set_clock(state, value)
+    elif kind == THRESHOLD:
         state.threshold_minor = value
     settle_valve(state)
+
+
+def set_clock(state: MeterState, time_s: int) -> None:
+    """Its clock shows ``time_s`` now."""
+    state.clock_error_s = time_s - datetime.fromisoformat(state.at).timestamp()
+
+
+def take_table(config: MeterConfig, state: MeterState, opened: tuple[int, str, bytes] | None) -> None:
+    """A whole price table: (sequence, currency, table), or None for one that is not for this meter."""
+    if opened is None:
+        state.result = BAD_MAC
+        return
+    sequence, currency, table = opened
+    if sequence == state.last_sequence:
+        state.result = DUPLICATE
+    elif sequence < state.last_sequence:
+        state.result = STALE
+    elif currency != config.currency or config.holds_volume:
+        state.result = WRONG_CURRENCY
+    else:
+        try:
+            meter_prices.take_table(state, table)
+        except meter_prices.TableError:
+            state.result = UNSUPPORTED
+            return
+        state.last_sequence, state.result = sequence, DONE
 
 
 def status_frame(config: MeterConfig, state: MeterState) -> bytes:
@@ -262,7 +318,7 @@ def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int
         state.credit_accepted_minor,
         state.credit_remaining_minor,
         state.register_ml,
-        int(datetime.fromisoformat(state.at).timestamp()),
+        int(datetime.fromisoformat(state.at).timestamp() + state.clock_error_s),
     )
 
 

@@ -15,6 +15,8 @@ class Radio:
     def __init__(self, chance: random.Random, lose_datagram_rate: float) -> None:
         self._chance, self._lose_rate = chance, lose_datagram_rate
         self._port = 0
+        self.says_twice = False
+        """Each datagram comes and goes twice."""
         self._context: Any = None
         self._deaf: list[socket.socket] = []
         weakref.finalize(self, _close_all, self._deaf)
@@ -74,7 +76,8 @@ class Radio:
     def _lossy(self, carry: Any) -> Any:
         def carry_or_lose(*datagram: Any) -> None:
             if self._chance.random() >= self._lose_rate:
-                carry(*datagram)
+                for _ in range(2 if self.says_twice else 1):
+                    carry(*datagram)
 
         return carry_or_lose
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
-from standpipe.meters import statements
+from standpipe.meters import effects, statements
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.conditions import note_conditions, note_measures
 from standpipe.meters.models import Meter
@@ -76,16 +76,37 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     )
     await note_conditions(session, meter.id, report.conditions, now)
     await note_measures(session, meter.id, report.measures, now)
+    await effects.take_answers(session, meter, report, now)
     readings = list(report.readings)
     # Kept hours come before the statement that could tell of a wrong clock: what it told last time holds until then.
     clock_wrong = abs(timedelta(seconds=state.clock_error_s or 0)) > MAX_CLOCK_ERROR
     if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):
+        stated = _register_of(report.statement, empty_pipe=report.empty_pipe)
         clock_wrong = abs(report.statement.stated_at - now) > MAX_CLOCK_ERROR
-        readings.append(_register_of(report.statement, empty_pipe=report.empty_pipe))
+        clock_wrong = clock_wrong or await _is_overtaken(session, meter, stated.read_at, now)
+        readings.append(stated)
         await cut_off.refresh(session, meter, now)
     if readings:
         await _store(session, meter, readings, now, clock_wrong=clock_wrong)
     await notify(session, LIVE, meter.id)
+
+
+async def _is_overtaken(session: AsyncSession, meter: Meter, stated_at: datetime, now: datetime) -> bool:
+    """Whether readings were kept by their arrival since: the clock was set between two statements of one contact.
+
+    The later one, told in whole seconds, would stand before what came before it.
+    """
+    found = await session.scalar(
+        select(Reading.read_at)
+        .where(
+            Reading.meter_id == meter.id,
+            Reading.read_at > stated_at,
+            Reading.read_at <= now,
+            Reading.claimed_at.is_not(None),
+        )
+        .limit(1)
+    )
+    return found is not None
 
 
 def _register_of(statement: MeterStatement, *, empty_pipe: bool) -> RegisterReading:

@@ -146,6 +146,18 @@ async def test_t9_told_again_a_wrong_instant_is_the_same_reading(running: Field)
     assert await told(field, kept) == before
 
 
+async def test_t9_a_clock_that_is_set_in_the_contact_that_found_it_wrong_holds_no_reading(running: Field) -> None:
+    field = running
+    field.meter.state.clock_error_s = 86_400.0
+    await wake(field)
+    rows = await readings(field)
+    assert {row.quality for row in rows} == {"MEASURED"}
+    assert rows[0].reason == "CLOCK_WRONG"
+    assert ("CLOCK", "CONFIRMED") in await field.statuses()
+    await wake(field)
+    assert ((await readings(field))[-1].quality, (await readings(field))[-1].reason) == ("MEASURED", None)
+
+
 async def told(field: Field, kept: list[tuple[int, int]]) -> list[tuple[datetime, datetime | None]]:
     """Where these kept hours are stored, and when they were said to be."""
     instants = {datetime.fromtimestamp(time_s, UTC) for time_s, _ in kept}
@@ -153,7 +165,7 @@ async def told(field: Field, kept: list[tuple[int, int]]) -> list[tuple[datetime
 
 
 def clockwork(field: Field, shows: datetime, **more: object):  # type: ignore[no-untyped-def]
-    """A meter whose clock shows something else than the time."""
+    """A meter whose clock shows something else than the time, and that nobody can set."""
     meter = another(field, field.folder / str(shows), **more)
-    meter._clock = Clock(1.0, time.time(), shows)
+    meter._clock, meter.cannot = Clock(1.0, time.time(), shows), {"clock"}
     return meter

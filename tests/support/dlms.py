@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class DlmsField:
         self.server = DlmsServer(
             sessions=self.sessions,
             keys=KeyRing([METER_SECRET]),
-            clock=Clock(),
+            clock=self.settings.clock,
             profiles=load_profiles(),
             title=OUR_TITLE,
             allow_lls=True,
@@ -88,6 +89,14 @@ class DlmsField:
         listener = Listener(self.database_url, COMMANDS)
         await listener.start()
         self.tasks = [asyncio.create_task(self._hear(listener, self.server))]
+
+    async def at(self, now: datetime) -> None:
+        """The town's clock stands at another instant, for the gateway and for the meter; the meter's line is down."""
+        await self.stop()
+        anchor = {"clock_anchor_real_s": time.time(), "clock_anchor_at": now}
+        self.settings = self.settings.model_copy(update=anchor)
+        self.meter._clock = self.settings.clock
+        await self.start()
 
     async def stop(self) -> None:
         for task in self.tasks:

@@ -1,6 +1,7 @@
 """A gateway in this process with LoRaWAN turned on, ChirpStack's stand-in on its port, and meters with radios."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -68,6 +69,15 @@ class LoraField:
         self.task.cancel()
         with suppress(asyncio.CancelledError):
             await self.task
+
+    async def at(self, now: datetime) -> None:
+        """The town's clock stands at another instant, for the gateway and for the meters."""
+        await self.stop()
+        anchor = {"clock_anchor_real_s": time.time(), "clock_anchor_at": now}
+        self.settings = self.settings.model_copy(update=anchor)
+        for meter in self.meters:
+            meter._clock = self.settings.clock
+        await self.start()
 
     async def grant(self, amount_minor: int, key: str = "k1", home: int = 0) -> None:
         async with self.sessions.begin() as session:

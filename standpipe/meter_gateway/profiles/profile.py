@@ -163,6 +163,20 @@ class BatteryObject:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class DiagnosticObjects:
+    """What the meter tells of itself: class 1, attribute 2, but for ``signal``, class 47, attribute 6 (cell_info).
+
+    ``errors``: a number whose bits are the maker's; ``resets``: power failures; ``uptime_s``: seconds since the last.
+    """
+
+    firmware: Obis | None = None
+    errors: Obis | None = None
+    resets: Obis | None = None
+    uptime_s: Obis | None = None
+    signal: Obis | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Push:
     """The fields of a DataNotification's structure."""
 
@@ -183,6 +197,7 @@ class MeterProfile:
     valve: ValveObject | None = None
     alarms: AlarmObject | None = None
     battery: BatteryObject | None = None
+    diagnostics: DiagnosticObjects | None = None
     push: Push | None = None
 
 

@@ -204,7 +204,8 @@ class DlmsCarrier:
     async def _statement(self, number: int, kept: Kept, notes: list[Note]) -> MeterStatement:
         if self.profile.credit.statement is not None and self.frames is not None:
             frame = (await self.client.get(Attribute(1, self.profile.credit.statement, 2))).octets
-            return statement_of(prepaid.StatusFrame.from_bytes(frame, self.frames.prepaid_key, self.frames.serial))
+            status = prepaid.StatusFrame.from_bytes(frame, self.frames.prepaid_key, self.frames.serial)
+            return statement_of(status, self.frames.wallet_kind)
         registers, scale = await self._steady_registers(), await self._money_scale()
         if dlms_totals.went_back(registers, kept.paid_units):
             _log.error("meter's registers went back; a person must look", meter_id=self.identity.meter_id)

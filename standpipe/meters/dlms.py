@@ -93,15 +93,17 @@ async def enrol(
     system_title: bytes,
     device_name: str,
     keys: DlmsKeys,
+    takes_frames: bool = False,
 ) -> None:
-    """Let a meter dial in, or give it new keys.
+    """Let a meter dial in, or give it new keys. ``takes_frames``: its profile carries our own frames, in any unit.
 
     With a new key the meter's counter may start anew. Ours goes on rising, for an old key may come back, and starts
     anew only where half of its range is used up. Raises InvalidInputError for a title or key of the wrong length, for a
-    title or name that another meter has, and for a meter that holds volume.
+    title or name that another meter has, and for a meter that holds volume behind DLMS's own objects.
     """
-    if await session.scalar(select(Meter.wallet_kind).where(Meter.id == meter_id)) == WalletKind.VOLUME:
-        raise InvalidInputError("Meters on DLMS hold money; this one holds volume.", ("meter_id",))
+    wallet_kind = await session.scalar(select(Meter.wallet_kind).where(Meter.id == meter_id))
+    if wallet_kind == WalletKind.VOLUME and not takes_frames:
+        raise InvalidInputError("DLMS's own credit objects hold money; this meter holds volume.", ("meter_id",))
     if len(system_title) != _TITLE_BYTES:
         raise InvalidInputError("A system title has 8 bytes.", ("system_title",))
     if {len(keys.encryption), len(keys.authentication)} not in ({_KEY_BYTES}, {0}):

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
 from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.meter_gateway.profiles.profile import load_profiles
+from standpipe.meter_gateway.profiles.profile import CreditMethod, load_profiles
 from standpipe.meters import dlms as dlms_meters
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter
@@ -39,7 +39,8 @@ def dlms_enrol(
     ],
 ) -> None:
     """Let a meter dial in, or give it new keys. The keys are sealed before they are stored."""
-    if profile not in load_profiles():
+    chosen = load_profiles().get(profile)
+    if chosen is None:
         raise InvalidInputError(f"No profile is called {profile}: see `standpipe dlms profiles`.")
     settings = load()
     require(settings, "meter_key_secrets")
@@ -56,6 +57,7 @@ def dlms_enrol(
             system_title=_hex(fields, "system_title"),
             device_name=str(fields.get("device_name") or ""),
             keys=dlms_meters.DlmsKeys(*(_hex(fields, name) for name in _FIELDS[2:])),
+            takes_frames=chosen.credit.method is CreditMethod.TOKEN,
         )
         detail = {"profile": profile, "system_title": fields.get("system_title")}
         await record(session, operator=by, action="dlms.enrol", subject_id=meter_id, detail=detail)

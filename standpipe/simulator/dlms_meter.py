@@ -21,7 +21,8 @@ from standpipe.simulator import meter_store
 from standpipe.simulator.dlms_association import Association, Identity
 from standpipe.simulator.dlms_frames import FrameError, encode, wrap
 from standpipe.simulator.dlms_objects import Extra, Objects
-from standpipe.simulator.meter_model import MeterConfig, fresh_state
+from standpipe.simulator.meter_keypad import type_token
+from standpipe.simulator.meter_model import MeterConfig, MeterState, fresh_state
 
 REDIAL_S = 1.0
 PUSH_CLIENT = 1
@@ -146,6 +147,18 @@ class SimulatedDlmsMeter:
             raise OSError("not connected")
         self._writer.write(octets)
         await self._writer.drain()
+
+    @property
+    def state(self) -> MeterState:
+        """What the meter keeps."""
+        return self.objects.state
+
+    def type_token(self, digits: str) -> str:
+        """What its display shows after somebody has typed a token."""
+        self.objects.advance()
+        shown = type_token(self.config, self.objects.state, digits)
+        self.save()
+        return shown
 
     def reboot(self, *, with_memory: bool = True) -> None:
         """Lose power, and the connection. Without memory, everything is as the factory left it."""

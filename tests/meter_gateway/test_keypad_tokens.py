@@ -12,10 +12,12 @@ from standpipe.notifications.models import Alert
 from standpipe.simulator.meter_model import CLOSED, OPEN
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.offers import offer_due
+from tests.support.database import free_port
+from tests.support.dlms import TOKEN, DlmsField, enrol, identity_of, make_dlms_meter
 from tests.support.lora import LoraField, add_device, dev_eui_of, make_lora_network
 from tests.support.radio import Field
 from tests.support.tokens import give_keypad, issuer, keypad_config
-from tests.support.town import Town, until
+from tests.support.town import Town, make_settings, until
 from tests.support.volume import meter_of, on_the_air, refunded, volume_town
 
 TOP_UP = (
@@ -148,4 +150,35 @@ async def test_m14_over_lorawan_typed_first_and_the_total_holds_it(
 
 async def heard(town: Town, field: LoraField, top_up_id: str) -> bool:
     await field.meter.wake()
+    return bool((await seen(town, top_up_id))["status"] == "ON_METER")
+
+
+async def test_m14_over_dlms_litres_go_in_frames_and_tokens_beside_them(
+    town: Town, database_url: str, tmp_path: Path
+) -> None:
+    town = await volume_town(town)
+    await give_keypad(town.sessions, town.home.serial)
+    identity = identity_of(town.home, TOKEN)
+    await enrol(town.sessions, town.home, identity)
+    first = await pay(town)
+    await past_the_deadline(town)
+    digits = (await seen(town, first))["keypadToken"]["digits"]
+    port = free_port()
+    more = {"currency": "VOL", "blocks": (), "keypad": keypad_config()}
+    meter = make_dlms_meter(town.home, identity, tmp_path, port, **more)
+    assert meter.type_token(digits) == "ACCEPTED"
+    field = DlmsField(town.sessions, make_settings(), database_url, town.home, meter, tmp_path, port)
+    await field.start()
+    try:
+        field.run_meter()
+        await until(lambda: is_on_meter(town, first), timeout_s=60)
+        second = await pay(town, "11.60")
+        await until(lambda: is_on_meter(town, second), timeout_s=60)
+    finally:
+        await field.stop()
+    assert (meter.state.credit_accepted_minor, meter.state.typed_ml) == (1_000_000, 0)
+    assert (await meter_of(town)).volume_granted_ml == 1_000_000
+
+
+async def is_on_meter(town: Town, top_up_id: str) -> bool:
     return bool((await seen(town, top_up_id))["status"] == "ON_METER")

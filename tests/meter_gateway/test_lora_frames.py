@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from standpipe.meter_gateway.lora_frames import (
     DR0_BYTES,
     KIND_CREDIT,
+    KIND_CREDIT_MARKED,
     MAX_REMAINING,
     MAX_TOTAL,
     MIN_REMAINING,
@@ -76,7 +77,26 @@ def test_every_command_comes_back_and_the_meter_reads_the_same(command: LoraComm
     assert len(frame) <= 25
     assert LoraCommand.from_bytes(frame, KEY) == command
     opened = lora_codec.open_command(frame, KEY.key, KEY.dev_eui.hex(), KEY.serial)
-    assert opened == (command.kind, command.sequence, command.value, command.currency)
+    assert opened == (command.kind, command.sequence, command.value, command.currency, command.tid_mark)
+
+
+@given(u32, totals, st.integers(0, 2**24 - 1))
+def test_a_credit_with_a_mark_comes_back_and_the_meter_reads_the_same(sequence: int, value: int, mark: int) -> None:
+    command = LoraCommand(KIND_CREDIT_MARKED, sequence, value, "VOL", mark)
+    frame = command.to_bytes(KEY)
+    assert len(frame) <= 29
+    assert LoraCommand.from_bytes(frame, KEY) == command
+    opened = lora_codec.open_command(frame, KEY.key, KEY.dev_eui.hex(), KEY.serial)
+    assert opened == (KIND_CREDIT_MARKED, sequence, value, "VOL", mark)
+
+
+@given(statuses, st.integers(0, 2**63 - 1))
+def test_a_keypad_meters_status_says_what_was_typed(status: LoraStatus, typed_ml: int) -> None:
+    told = replace(status, typed_ml=min(typed_ml, status.credit_accepted_minor))
+    frame = told.to_bytes(KEY)
+    assert LoraStatus.from_bytes(frame, KEY) == told
+    if max(status.credit_accepted_minor, abs(status.credit_remaining_minor) * 2, status.register_ml) < 2**49:
+        assert len(frame) <= DR0_BYTES
 
 
 @given(u32.filter(lambda at: at < 2**31), st.integers(0, 10**12), st.lists(st.integers(0, 10**8), max_size=40))
@@ -175,7 +195,8 @@ def test_m7_a_true_mac_under_a_wrong_body_is_refused_too() -> None:
         "spare bits": body[:9] + b"\x05" + body[10:],
         "battery": body[:11] + b"\x65" + body[12:],
         "short": body[:-1],
-        "long": body + b"\x00",
+        "long": body + b"\x00\x00",
+        "more typed than accepted": body + b"\xff\xff\xff\xff\xff\x7f",
         "varint that never ends": body[:16] + b"\xff" * 12,
         "varint with a needless byte": body[:16] + b"\x80\x00" + b"\x00\x00",
         "nothing": b"",

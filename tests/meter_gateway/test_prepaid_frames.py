@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import struct
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,28 @@ def test_a_status_frame_byte_by_byte() -> None:
 def test_the_simulated_meter_reads_what_the_gateway_writes(kind: int, sequence: int, value: int) -> None:
     frame = prepaid.CommandFrame(kind, sequence, value, "KES")
     wire = frame.to_bytes(KEY, SERIAL)
-    assert open_command(wire, KEY, SERIAL) == (kind, sequence, value, "KES")
+    assert open_command(wire, KEY, SERIAL) == (kind, sequence, value, "KES", None)
     assert prepaid.CommandFrame.from_bytes(wire, KEY, SERIAL) == frame
+
+
+def test_a_marked_credit_byte_by_byte() -> None:
+    body = bytes.fromhex("01 05 00000007 00000000000C3500 564F4C 00639FC0")
+    mac = hmac.new(KEY, b"standpipe/prepaid/command" + b"KW1001\x00" + body, hashlib.sha256).digest()[:16]
+    frame = prepaid.CommandFrame(prepaid.KIND_CREDIT_MARKED, 7, 800_000, "VOL", 6_528_960)
+    assert frame.to_bytes(KEY, SERIAL) == body + mac
+    assert prepaid.CommandFrame.from_bytes(body + mac, KEY, SERIAL) == frame
+    assert open_command(body + mac, KEY, SERIAL) == (5, 7, 800_000, "VOL", 6_528_960)
+
+
+@given(statuses, st.integers(0, 2**63 - 1))
+def test_a_keypad_meter_says_what_was_typed(status: prepaid.StatusFrame, typed_ml: int) -> None:
+    told = replace(status, typed_ml=min(typed_ml, status.credit_accepted_minor))
+    wire = told.to_bytes(KEY, SERIAL)
+    assert len(wire) == 65
+    assert prepaid.StatusFrame.from_bytes(wire, KEY, SERIAL) == told
+    beyond = replace(told, typed_ml=status.credit_accepted_minor + 1).to_bytes(KEY, SERIAL)
+    with pytest.raises(ParsingError):
+        prepaid.StatusFrame.from_bytes(beyond, KEY, SERIAL)
 
 
 @given(statuses)
@@ -121,4 +142,4 @@ def test_the_published_object_is_the_one_that_we_speak() -> None:
     rows = [line.split("|")[1:5] for line in (DOCS / "prepaid-frames.md").read_text().splitlines() if "|" in line]
     cells = [tuple(cell.strip() for cell in row) for row in rows]
     assert resources == {row[0]: row[1:] for row in cells if row[-1] in ("Opaque", "Integer", "String")}
-    assert len(resources) == 7
+    assert len(resources) == 11

@@ -56,6 +56,7 @@ async def enrol(sessions: Sessions, home: Home, identity: dict[str, str]) -> Non
             system_title=bytes.fromhex(identity["system_title"]),
             device_name=identity["name"],
             keys=keys,
+            takes_frames=identity["profile"] == TOKEN,
         )
 
 

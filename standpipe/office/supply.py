@@ -19,6 +19,7 @@ from standpipe.tariffs.models import Tariff
 from standpipe.units import ML_PER_LITRE, money_text
 from standpipe.usage import cut_off, house_rules
 from standpipe.usage import supply as terms
+from standpipe.usage.price_tables import push_terms
 from standpipe.wiring import Database
 
 supply = group("How meters are supplied: terms, who lives there, what happens when the credit ends.")
@@ -89,11 +90,14 @@ def supply_set(
         groups=None if groups is None else tuple(groups.split(",")),
         cut_off=None if policy is None else policy.stored,
     )
-    by_operator(
-        lambda session, by, _rails, now: terms.set_terms(
-            session, operator=by, serial=serial, from_day=from_.date(), change=change, now=now
-        )
-    )
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> bool:
+        await terms.set_terms(session, operator=by, serial=serial, from_day=from_.date(), change=change, now=now)
+        priced_anew = (tariff, households, groups) != (None, None, None)
+        return priced_anew and await push_terms(session, await terms.meter_of(session, serial), from_.date(), now)
+
+    if by_operator(work):
+        typer.echo(f"Its price table is queued for {serial}.")
 
 
 @supply.command("move-out")

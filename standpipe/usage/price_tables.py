@@ -40,6 +40,23 @@ async def push_table(session: AsyncSession, meter: Meter, *, now: datetime, from
     return await enqueue(session, meter, kind=CommandKind.TARIFF, value=table.active_from_s, body=table.to_body())
 
 
+async def push_terms(session: AsyncSession, meter: Meter, from_day: date, now: datetime) -> bool:
+    """Terms of a MONEY meter change from a day on: send what it deducts by then, or at once where the day has begun.
+
+    Returns whether a command was queued: prices that no meter can hold must not keep the terms from changing.
+    """
+    if meter.wallet_kind == WalletKind.VOLUME or meter.closed_at is not None:
+        return False
+    locked = await lock_meter(session, meter.id)
+    today = now.astimezone(ZoneInfo(locked.time_zone)).date()
+    try:
+        await push_table(session, locked, now=now, from_day=from_day if from_day > today else None)
+    except (InvalidInputError, NotFoundError) as error:
+        _log.warning("price table not pushed", meter_id=meter.id, reason=str(error))
+        return False
+    return True
+
+
 async def push_to_all(sessions: Sessions, tariff_id: str, *, now: datetime, from_day: date | None) -> int:
     """The same for every MONEY meter in service that this tariff charges then; returns how many got a command.
 

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import select
@@ -93,3 +94,18 @@ async def test_a_published_version_is_on_its_way_to_the_meters_that_deduct_by_it
         await field.meter.wake()
         assert field.meter.state.waiting_table is None
         assert await field.statuses() == [("TARIFF", "CONFIRMED")] * 2
+
+
+async def test_new_terms_of_supply_are_on_their_way_to_the_meter(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    amina = await hire(database_url, tmp_path)
+    day = (datetime.now(UTC) + timedelta(days=3)).date()
+    async with make_field(database_url, sessions, tmp_path, dtls=True) as field:
+        said = await amina.good("supply", "set", field.home.serial, "--from", str(day), "--households", "2")
+        assert f"queued for {field.home.serial}" in said
+        await field.meter.wake()
+        assert ("TARIFF", "CONFIRMED") in await field.statuses()
+        waiting = field.meter.state.waiting_table
+        assert waiting is not None
+        assert datetime.fromtimestamp(waiting["from"], ZoneInfo("Africa/Nairobi")).date() == day

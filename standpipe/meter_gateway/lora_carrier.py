@@ -61,7 +61,15 @@ from standpipe.meters.lora_downlinks import NetworkTask
 from standpipe.meters.lora_models import DeviceClass, DownlinkState
 from standpipe.meters.models import CommandKind
 from standpipe.meters.price_tables import MeterTable
-from standpipe.meters.reports import CommandResult, Diagnostics, HeldTables, MeterReport, RegisterReading
+from standpipe.meters.reports import (
+    CommandResult,
+    Condition,
+    ConditionKind,
+    Diagnostics,
+    HeldTables,
+    MeterReport,
+    RegisterReading,
+)
 from standpipe.usage.readings import take_report
 
 LOOK_EVERY_S = 2.0
@@ -82,6 +90,12 @@ _COMPLAINTS = {
     CommandResult.WRONG_CURRENCY,
     CommandResult.UNSUPPORTED,
     CommandResult.TOTAL_TOO_LOW,
+}
+_CONDITIONS = {
+    "empty_pipe": ConditionKind.EMPTY_PIPE,
+    "leak": ConditionKind.LEAK,
+    "reverse_flow": ConditionKind.REVERSE_FLOW,
+    "tamper": ConditionKind.TAMPER,
 }
 _log = structlog.get_logger(__name__)
 
@@ -178,7 +192,18 @@ class LoraCarrier:
             typed_ml=status.typed_ml,
         )
         statement = statement_of(frame, device.meter.wallet_kind)
-        report = MeterReport(meter_id, now, (), statement, status.battery_percent, status.alarms.empty_pipe)
+        report = MeterReport(
+            meter_id,
+            now,
+            (),
+            statement,
+            status.battery_percent,
+            status.alarms.empty_pipe,
+            # It says how all of them stand, so that one that is not raised has ended.
+            conditions=tuple(
+                Condition(kind, statement.stated_at, getattr(status.alarms, name)) for name, kind in _CONDITIONS.items()
+            ),
+        )
         return report, status
 
     async def command_waits(self, meter_id: str) -> None:

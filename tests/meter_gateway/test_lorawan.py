@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
+from standpipe.meters.field_models import MeterCondition
 from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CreditGrant
 from standpipe.simulator import lora_codec
@@ -45,10 +46,12 @@ async def test_a_waking_tells_hours_and_state_takes_the_credit_and_confirms_it(
             readings = (await session.scalars(select(Reading).order_by(Reading.read_at))).all()
             grant = (await session.scalars(select(CreditGrant))).one()
             device = (await session.scalars(select(LoraDevice))).one()
+            raised = set(await session.scalars(select(MeterCondition.kind).where(MeterCondition.is_raised)))
         assert len([reading for reading in readings if reading.read_at.minute == 0]) >= 5
         assert {reading.quality for reading in readings} == {"MEASURED"}
         assert grant.confirmed_at is not None
         assert device.alarms == ["leak", "tamper"]
+        assert raised == {"LEAK", "TAMPER"}
         assert {status for _, status in field.network.posted} == {204}
 
 

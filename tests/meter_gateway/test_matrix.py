@@ -1,8 +1,9 @@
 """Every carrier, wallet and kind of command against every fault: one credit, and states that tell the truth.
 
-Cells that make no sense are not there: a DLMS meter holds money only (it is refused at its enrolment), and a meter that
-holds volume knows no prices, so that it gets no tariff. A day asleep is a day on the town's clock, for gateway and
-meter alike. On TCP no datagram comes twice: there, every answer does. LoRaWAN's network server posts every event twice.
+Cells that make no sense are not there: a meter that holds volume knows no prices, so that it gets no tariff. On DLMS it
+takes our own frames through its token gateway; one that holds money has DLMS's credit objects. A day asleep is a day on
+the town's clock, for gateway and meter alike. On TCP no datagram comes twice: there, every answer does. LoRaWAN's
+network server posts every event twice.
 
 In each cell the same five things hold. The command is not CONFIRMED before the meter's own word on it has come, with a
 later report number than when it was sent. While the fault lasts, its state is one that is true then. It ends CONFIRMED.
@@ -23,17 +24,18 @@ from sqlalchemy import select
 from standpipe.db.engine import Sessions, create_engine, create_sessions
 from standpipe.meters import commands, credit
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
+from standpipe.simulator.dlms_objects import STATEMENT
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
 from standpipe.usage import price_tables
 from tests.support.database import DatabaseServer, free_port
-from tests.support.dlms import dlms_field
+from tests.support.dlms import TOKEN, DlmsField, dlms_field, enrol, identity_of, make_dlms_meter
 from tests.support.lora import add_device, dev_eui_of, make_lora_network
 from tests.support.radio import Field, give_key, make_meter
 from tests.support.town import DTLS_KEY, make_home, make_settings, make_utility, until
 from tests.support.volume import PURCHASE_TARIFF
 
-WORLDS = ("lwm2m-money", "lwm2m-volume", "dlms-money", "lorawan-money", "lorawan-volume")
+WORLDS = ("lwm2m-money", "lwm2m-volume", "dlms-money", "dlms-volume", "lorawan-money", "lorawan-volume")
 KINDS = ("credit", "valve", "tariff", "read")
 FAULTS = ("answer lost", "said twice", "gateway killed", "meter rebooted", "asleep for a day")
 CELLS = [
@@ -237,6 +239,10 @@ class LoraWorld(World):
         self.field.network.faults.duplicate = 1.0 if on else 0.0
 
 
+_SPEAKS_OF_CREDIT = {(112, "0.0.19.10.0.255"), (1, STATEMENT)}
+"""A credit object, or a token meter's statement."""
+
+
 class DlmsWorld(World):
     """DLMS over TCP; the meter dials in again as long as it is not asleep."""
 
@@ -303,10 +309,10 @@ class DlmsWorld(World):
         meter, silent, readings = self.field.meter, asyncio.Event(), itertools.count(1)
         read = meter.objects.read
 
-        def counted(class_id: int, *more: Any) -> Any:
-            if class_id == 112 and next(readings) == 2 and kind == "read":
+        def counted(class_id: int, obis: str, *more: Any) -> Any:
+            if (class_id, obis) in _SPEAKS_OF_CREDIT and next(readings) == 2 and kind == "read":
                 silent.set()
-            return read(class_id, *more)
+            return read(class_id, obis, *more)
 
         def falls_silent(acted: bool) -> bool:
             if acted and kind != "read":
@@ -354,11 +360,19 @@ async def money_home(sessions: Sessions) -> Any:
 async def open_world(name: str, url: str, sessions: Sessions, folder: Path, stack: AsyncExitStack) -> World:
     carrier, wallet = name.split("-")
     holds_volume = wallet == "volume"
-    if carrier == "dlms":
+    if carrier == "dlms" and not holds_volume:
         return DlmsWorld(await stack.enter_async_context(dlms_field(url, sessions, folder)), holds_volume=False)
     home = await (volume_home if holds_volume else money_home)(sessions)
     more: dict[str, Any] = {"currency": "VOL", "blocks": ()} if holds_volume else {}
     more["daily_litres"] = 0
+    if carrier == "dlms":
+        identity, port = identity_of(home, TOKEN), free_port()
+        await enrol(sessions, home, identity)
+        dialling = make_dlms_meter(home, identity, folder, port, **more)
+        line = DlmsField(sessions, make_settings(), url, home, dialling, folder, port)
+        await line.start()
+        stack.push_async_callback(line.stop)
+        return DlmsWorld(line, holds_volume=True)
     if carrier == "lorawan":
         await add_device(sessions, home.meter_id, dev_eui_of(0))
         return LoraWorld(

@@ -26,7 +26,7 @@ from standpipe.reactions import follow_up, react
 from standpipe.usage import cut_off
 from standpipe.usage.rests import Rests
 from standpipe.usage.standing import accrue_due
-from standpipe.usage.statements import issue_due
+from standpipe.usage.statement_queue import issue_due
 from standpipe.usage.storage import keep_partitions
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.issuing import issue_tokens

@@ -25,7 +25,8 @@ from standpipe.usage.readings import take_report
 from standpipe.usage.statement_body import (
     is_balanced,
 )
-from standpipe.usage.statements import ACCOUNTS, issue, issue_due, statement_by_month
+from standpipe.usage.statement_queue import issue_due
+from standpipe.usage.statements import ACCOUNTS, issue, statement_by_month
 from tests.support.june import (
     APRIL,
     INSTALLED,

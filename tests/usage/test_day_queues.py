@@ -20,7 +20,7 @@ from standpipe.units import local_midnight, period_of
 from standpipe.usage.models import StandingCharged, Statement
 from standpipe.usage.rests import Rests
 from standpipe.usage.standing import accrue_due
-from standpipe.usage.statements import issue_due
+from standpipe.usage.statement_queue import issue_due
 from tests.support.town import Home, make_home, make_settings, make_utility
 
 TARIFF = """

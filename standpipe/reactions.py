@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -75,8 +76,8 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
         case AutoTopUpEnded(auto_id, meter_id, top_up_id, outcome):
             key = f"auto:{auto_id}:{top_up_id}:{outcome}"
             await _tell(session, meter_id, key, f"AUTO_{outcome}", now, offline_after)
-        case TokenIssued(token_id, meter_id):
-            await _tell_token(session, meter_id, token_id, now, offline_after)
+        case TokenIssued():
+            await _tell_token(session, fact, now, offline_after)
         case MoneyInSuspense() | SecondPayment():
             _call_a_person(fact)
         case MeterStated():
@@ -108,17 +109,25 @@ async def _tell(
     await raise_once(session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=key, params=params, now=now)
 
 
-async def _tell_token(
-    session: AsyncSession, meter_id: str, token_id: str, now: datetime, offline_after: timedelta
-) -> None:
-    """The token's digits, to every device of the household; they open nothing but this meter, and once."""
-    view = await meter_view(session, meter_id, now, offline_after=offline_after)
-    token = await token_by_id(session, token_id)
+async def _tell_token(session: AsyncSession, fact: TokenIssued, now: datetime, offline_after: timedelta) -> None:
+    """The token's digits, to every device of the household; they open nothing but this meter, and once.
+
+    A household that has moved in since the water was paid for is not told: it was others' money.
+    """
+    view = await meter_view(session, fact.meter_id, now, offline_after=offline_after)
+    token = await token_by_id(session, fact.token_id)
     if view is None or token is None or not token.digits:
+        return
+    if token.requested_at.astimezone(ZoneInfo(view.time_zone)).date() < view.history_start:
         return
     params = _params(view) | {"variant": "TOKEN_ISSUED", "token": grouped(token.digits[0])}
     await raise_once(
-        session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=f"token:{token_id}", params=params, now=now
+        session,
+        meter_id=fact.meter_id,
+        kind=AlertKind.TOP_UP,
+        business_key=f"token:{fact.token_id}:{fact.key_revision}",
+        params=params,
+        now=now,
     )
 
 

@@ -107,4 +107,5 @@ def _statement(meter: Meter, now: datetime) -> MeterStatement:
         stated_at=now,
         volume_accepted_ml=meter.volume_granted_ml,
         volume_remaining_ml=meter.volume_granted_ml,
+        volume_typed_ml=0,
     )

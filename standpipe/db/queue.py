@@ -61,7 +61,8 @@ async def retry(
 
     Returns whether it will be tried again.
     """
-    row.last_error = error[:500]
+    # What others told us may hold anything; a text column holds no NUL.
+    row.last_error = error[:500].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     now = await database_now(session)
     if row.attempts >= max_attempts:
         row.due_at, row.dead_at = None, now

@@ -84,7 +84,7 @@ def statement_of(frame: prepaid.StatusFrame, wallet_kind: WalletKind = WalletKin
         stated_at=datetime.fromtimestamp(frame.meter_time_s, UTC),
         volume_accepted_ml=0 if in_money else accepted,
         volume_remaining_ml=0 if in_money else remaining,
-        volume_typed_ml=0 if in_money else frame.typed_ml or 0,
+        volume_typed_ml=None if in_money else frame.typed_ml,
     )
 
 

@@ -21,9 +21,8 @@ from standpipe.meter_gateway.dlms_values import VolumeScale
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.profiles.profile import Alarm, CreditMethod, MeterProfile
 from standpipe.meters import dlms
-from standpipe.meters.commands import OutgoingCommand
+from standpipe.meters.commands import BY_EFFECT, OutgoingCommand
 from standpipe.meters.dlms import DlmsIdentity, Kept
-from standpipe.meters.effects import BY_EFFECT
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import (

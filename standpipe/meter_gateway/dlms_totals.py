@@ -10,8 +10,8 @@ from fractions import Fraction
 from math import floor
 
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meters.commands import BY_EFFECT
 from standpipe.meters.dlms import OnTheAir
-from standpipe.meters.effects import BY_EFFECT
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import ValveState
 from standpipe.units import currency_exponent

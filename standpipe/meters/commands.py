@@ -32,6 +32,10 @@ from standpipe.meters.models import (
 )
 from standpipe.meters.tids import tid_mark
 
+BY_EFFECT = frozenset({CommandKind.READ_NOW, CommandKind.CLOCK, CommandKind.TARIFF, CommandKind.DIAGNOSTICS})
+"""Confirmed by what the meter shows (``standpipe.meters.effects``). They wait behind credit and valve: a meter that
+does not answer to one of them must not be kept from its water.
+"""
 OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
 
 
@@ -104,7 +108,9 @@ async def enqueue(
 
 
 async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> OutgoingCommand | None:
-    """The oldest QUEUED command, marked SENT; None where nothing waits. SENT and UNKNOWN ones wait for a statement.
+    """The next QUEUED command, marked SENT; None where nothing waits. SENT and UNKNOWN ones wait for a statement.
+
+    The oldest goes first, and those of BY_EFFECT after all others.
 
     Commands past their deadline expire here: an old order to close a valve must not be carried out days later.
     ``now`` is the town's clock, for the customer's timeline.
@@ -114,12 +120,14 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
     command = await session.scalar(
         select(MeterCommand)
         .where(MeterCommand.meter_id == meter_id, MeterCommand.status == CommandStatus.QUEUED)
-        .order_by(MeterCommand.sequence)
+        .order_by(MeterCommand.kind.in_(BY_EFFECT), MeterCommand.sequence)
         .limit(1)
         .execution_options(populate_existing=True)
     )
     if command is None:
         return None
+    if command.kind in BY_EFFECT:
+        await _renumber(session, meter, command)
     command.status = CommandStatus.SENT
     command.attempts += 1
     command.sent_at = now
@@ -149,6 +157,22 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
         tid_mark=command.tid_mark,
         body=command.body,
     )
+
+
+async def _renumber(session: AsyncSession, meter: Meter, command: MeterCommand) -> None:
+    """A higher number than the command's went out before it: the meter would refuse it as stale."""
+    overtaken = await session.scalar(
+        select(MeterCommand.id)
+        .where(MeterCommand.meter_id == meter.id, MeterCommand.sequence > command.sequence, MeterCommand.attempts > 0)
+        .limit(1)
+    )
+    if overtaken is None:
+        return
+    meter.last_sequence += 1
+    command.sequence = meter.last_sequence
+    # What the meter has of a table belongs to the old number.
+    command.body = None if command.body is None else {name: it for name, it in command.body.items() if name != "parts"}
+    await session.flush()
 
 
 def unit_of(meter: Meter) -> str:

@@ -15,9 +15,10 @@ from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, MeterState
 from standpipe.meters.reports import CommandResult, Diagnostics, HeldTables, MeterReport, MeterStatement
 
-BY_EFFECT = frozenset({CommandKind.READ_NOW, CommandKind.CLOCK, CommandKind.TARIFF, CommandKind.DIAGNOSTICS})
 MAX_TRIES = 3
 """A meter that has heard a command so often and shows no effect will not: a person must look."""
+MAX_SILENT = 6
+"""The same of one that does not even answer to it."""
 CLOCK_TOLERANCE = timedelta(minutes=2)
 SLOW_TOLERANCE = timedelta(minutes=5)
 """The most that a slow radio may add to it."""
@@ -46,10 +47,12 @@ def judge(command: MeterCommand, statement: MeterStatement, now: datetime) -> No
         _confirm(command, now)
         return
     heard = command.status == CommandStatus.ACKNOWLEDGED or statement.last_sequence >= command.sequence
-    if heard and command.attempts - _progress(command) >= MAX_TRIES:
-        refused = statement.result in _REFUSALS
+    tries = command.attempts - _progress(command)
+    if tries >= (MAX_TRIES if heard else MAX_SILENT):
+        refused = heard and statement.result in _REFUSALS
         command.status = CommandStatus.REJECTED
-        command.reason = statement.result if refused else "the meter took it and shows no effect"
+        why = "the meter took it and shows no effect" if heard else f"the meter does not answer to it: {command.reason}"
+        command.reason = statement.result if refused else why
         _log.error("command without effect", command_id=command.id, kind=command.kind, reason=command.reason)
     else:
         command.status = CommandStatus.QUEUED

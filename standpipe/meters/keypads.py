@@ -7,11 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
 from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.meters.commands import lock_meter
+from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.keypad_models import MeterKeypad
-from standpipe.meters.models import Meter, WalletKind
-from standpipe.meters.tids import keypad_of
-from standpipe.sts.keys import KeyTerms
+from standpipe.meters.models import CommandKind, CreditGrant, Meter, WalletKind
+from standpipe.meters.tids import keypad_of, reserve_tid
+from standpipe.sts.keys import LAST_TID, KeyTerms, is_expired, tid_now
 
 
 def terms_of(keypad: MeterKeypad, *, key_revision: int | None = None) -> KeyTerms:
@@ -46,8 +46,9 @@ async def require_keypad(session: AsyncSession, meter: Meter) -> MeterKeypad:
 async def enrol(session: AsyncSession, *, operator: str, serial: str, terms: KeyTerms, now: datetime) -> None:
     """Say that a meter has a keypad, and under which terms its tokens are made. Credit granted from now on has a TID.
 
-    Raises NotFoundError, and InvalidInputError for a meter that counts in money, for one that has a
-    keypad under other terms, and for a PAN that is another meter's.
+    What is on its way is sent anew, as such a meter takes it. Raises NotFoundError, and InvalidInputError for a meter
+    that counts in money, for one that has a keypad under other terms, for a PAN that is another meter's, and for a
+    base date or key that has run out.
     """
     meter = await meter_by_serial(session, serial)
     if meter.wallet_kind != WalletKind.VOLUME:
@@ -62,8 +63,34 @@ async def enrol(session: AsyncSession, *, operator: str, serial: str, terms: Key
                 f"{serial} has a keypad under other terms; a new key is `standpipe token key-change`."
             )
         return
+    _require_usable(terms, now)
     fields = {name: getattr(terms, name) for name in terms.__dataclass_fields__}
     session.add(MeterKeypad(meter_id=meter.id, enrolled_at=now, **fields))
+    await session.flush()
+    await _take_over(session, meter, now)
     await record(
         session, operator=operator, action="token.enrol", subject_id=meter.id, detail={"serial": serial} | fields
     )
+
+
+def _require_usable(terms: KeyTerms, now: datetime) -> None:
+    tid = tid_now(now, terms.base_year)
+    if tid >= LAST_TID:
+        raise InvalidInputError(f"TIDs since {terms.base_year} have run out.")
+    if is_expired(tid, terms.key_expiry):
+        raise InvalidInputError(f"A key with expiry number {terms.key_expiry} has expired.")
+
+
+async def _take_over(session: AsyncSession, meter: Meter, now: datetime) -> None:
+    """Credit granted before, and not confirmed yet, gets its TIDs, and its total goes out with a mark."""
+    waiting = await session.scalars(
+        select(CreditGrant)
+        .where(CreditGrant.meter_id == meter.id, CreditGrant.volume_ml > 0, CreditGrant.confirmed_at.is_(None))
+        .order_by(CreditGrant.total_after_ml)
+        .execution_options(populate_existing=True)
+    )
+    grants = waiting.all()
+    for grant in grants:
+        grant.tid = await reserve_tid(session, meter, now)
+    if grants:
+        await enqueue(session, meter, kind=CommandKind.CREDIT, value=meter.volume_granted_ml)

@@ -65,4 +65,4 @@ def accepted_by(meter: Meter, statement: MeterStatement) -> int:
 
 def radio_total(meter: Meter, statement: MeterStatement) -> int:
     """The newest of our totals that a meter states to have taken: without what was typed on its keypad since."""
-    return accepted_by(meter, statement) - statement.volume_typed_ml
+    return accepted_by(meter, statement) - (statement.volume_typed_ml or 0)

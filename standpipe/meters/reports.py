@@ -144,8 +144,8 @@ class MeterStatement:
     stated_at: datetime
     volume_accepted_ml: int = 0
     volume_remaining_ml: int = 0
-    volume_typed_ml: int = 0
-    """Of what it has accepted: typed on its keypad, and in no total that it has taken since."""
+    volume_typed_ml: int | None = None
+    """Of what it has accepted: typed on its keypad, and in no total that it has taken since. None: it did not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
 from standpipe.meters import effects
-from standpipe.meters.commands import enqueue, open_commands
+from standpipe.meters.commands import BY_EFFECT, enqueue, open_commands
 from standpipe.meters.measures import accepted_by, measure_of, radio_total
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState, WalletKind
 from standpipe.meters.reports import CommandResult, MeterStatement
+from standpipe.meters.tids import keypad_of
 from standpipe.outbox.facts import CreditConfirmed, MeterStated, publish
 
 MAX_BAD_MAC = 3
@@ -48,6 +49,8 @@ async def apply(
     if statement.report_counter < state.report_counter:
         raise InvalidInputError(f"status frame {statement.report_counter} is older than {state.report_counter}")
     accepted, stood = accepted_by(meter, statement), int(getattr(state, measure_of(meter).accepted.key))
+    if statement.volume_typed_ml is None and await keypad_of(session, meter) is not None:
+        raise InvalidInputError("a meter with a keypad must state how much was typed")
     if accepted < stood:
         raise InvalidInputError(f"the meter has accepted {accepted}, and had accepted {stood}: its memory is gone")
     if statement.report_counter == state.report_counter:
@@ -72,7 +75,7 @@ def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: date
     if meter.wallet_kind == WalletKind.VOLUME:
         state.volume_accepted_ml = statement.volume_accepted_ml
         state.volume_remaining_ml = statement.volume_remaining_ml
-        state.volume_typed_ml = statement.volume_typed_ml
+        state.volume_typed_ml = statement.volume_typed_ml or 0
     else:
         state.credit_accepted_minor = statement.credit_accepted_minor
         state.credit_remaining_minor = statement.credit_remaining_minor
@@ -127,7 +130,7 @@ async def _resolve_commands(session: AsyncSession, meter: Meter, statement: Mete
     # Our numbering may lag behind the meter's (a restored backup, a meter taken over): go on above its number.
     meter.last_sequence = max(meter.last_sequence, statement.last_sequence)
     for command in await open_commands(session, meter.id):
-        if command.kind in effects.BY_EFFECT and command.attempts:
+        if command.kind in BY_EFFECT and command.attempts:
             effects.judge(command, statement, now)
         elif command.sequence <= statement.last_sequence:
             await _resolve_passed(session, meter, command, statement, now)

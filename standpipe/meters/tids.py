@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.keypad_models import MeterKeypad
 from standpipe.meters.models import Meter, WalletKind
-from standpipe.sts.keys import LAST_TID, is_reserved, tid_now
+from standpipe.sts.keys import LAST_TID, is_expired, is_reserved, tid_now
 
 _log = structlog.get_logger(__name__)
 
@@ -24,8 +24,8 @@ async def reserve_tid(session: AsyncSession, meter: Meter, now: datetime) -> int
     tid = max(tid_now(now, keypad.base_year), keypad.last_tid + 1)
     if is_reserved(tid):
         tid += 1
-    if tid > LAST_TID:
-        _log.error("the base date of this meter's tokens has run out", meter_id=meter.id)
+    if tid > LAST_TID or is_expired(tid, keypad.key_expiry):
+        _log.error("the base date or the key of this meter's tokens has run out", meter_id=meter.id)
         return None
     keypad.last_tid = tid
     await session.flush()

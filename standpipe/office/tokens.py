@@ -11,7 +11,7 @@ from standpipe.office.desk import AsJson, by_operator, group, out, read, show
 from standpipe.payments.rails import Rails
 from standpipe.sts.keys import KeyTerms
 from standpipe.units import volume_text
-from standpipe.vending.management import key_changed, request_management, tokens_of
+from standpipe.vending.management import key_changed, request_management, tokens_of, try_again, withdraw
 from standpipe.vending.models import KeypadToken, Purpose
 from standpipe.vending.views import grouped
 
@@ -76,6 +76,30 @@ def token_key_changed(serial: str) -> None:
         return await key_changed(session, operator=by, serial=serial)
 
     out.print(f"{serial}: tokens are made under revision {by_operator(work)} from now on.")
+
+
+@token.command("retry")
+def token_retry(token_id: str) -> None:
+    """Ask again for a token that could not be had."""
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
+        await try_again(session, operator=by, token_id=token_id)
+
+    by_operator(work)
+    out.print(f"{token_id}: asked for again.")
+
+
+@token.command("withdraw")
+def token_withdraw(
+    token_id: str, note: Annotated[str, typer.Option(help="How you know that nobody has its digits; it is kept.")]
+) -> None:
+    """Give up a token that could not be had: its credit goes by radio alone, and can be given back."""
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
+        await withdraw(session, operator=by, token_id=token_id, note=note)
+
+    by_operator(work)
+    out.print(f"{token_id}: withdrawn.")
 
 
 @token.command("list")

@@ -93,6 +93,7 @@ class TokenIssued:
 
     token_id: str
     meter_id: str
+    key_revision: int
 
 
 Fact = (

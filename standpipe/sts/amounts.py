@@ -10,6 +10,8 @@ from standpipe.units import ML_PER_KILOLITRE
 ML_PER_UNIT = ML_PER_KILOLITRE // 10
 """0.1 m³, of which a water token's amount is so many."""
 _MANTISSAS = 1 << 14
+MAX_EXACT_UNITS = _MANTISSAS - 1
+"""Beyond it a token may say more than was asked for."""
 _STEPS = (1, 10, 100, 1000)
 _STARTS = (0, _MANTISSAS, 11 * _MANTISSAS, 111 * _MANTISSAS)
 MAX_UNITS = _STARTS[3] + (_MANTISSAS - 1) * _STEPS[3]

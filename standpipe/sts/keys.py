@@ -106,5 +106,10 @@ def is_reserved(tid: int) -> bool:
     return tid % _DAY_MIN == 1
 
 
+def is_expired(tid: int, key_expiry: int) -> bool:
+    """Whether a key's last TID lies before this one (§6.1.10)."""
+    return key_expiry != NEVER_EXPIRES and tid >> 16 > key_expiry
+
+
 def _counted(text: bytes) -> bytes:
     return bytes((len(text),)) + text

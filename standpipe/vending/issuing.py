@@ -37,7 +37,8 @@ async def issue_tokens(sessions: Sessions, issuer: TokenIssuer, clock: Clock, *,
         if error is not None:
             async with sessions.begin() as session:
                 row = await session.get_one(KeypadToken, token_id, with_for_update=True, populate_existing=True)
-                await retry(session, row, error, max_attempts=MAX_ATTEMPTS)
+                if not await retry(session, row, error, max_attempts=MAX_ATTEMPTS):
+                    _log.error("token not issued: a person must look", token_id=token_id, error=error)
     return len(due)
 
 
@@ -46,9 +47,13 @@ async def _issue(sessions: Sessions, issuer: TokenIssuer, token_id: str, clock: 
         row = await session.get_one(KeypadToken, token_id)
         grant = None if row.credit_key is None else await session.get_one(CreditGrant, row.credit_key)
     needed = grant is None or grant.confirmed_at is None
-    digits = await issuer.issue(request_of(row)) if needed else None
+    asked = request_of(row)
+    digits = await issuer.issue(asked) if needed else None
     async with sessions.begin() as session:
         row = await session.get_one(KeypadToken, token_id, with_for_update=True, populate_existing=True)
+        if request_of(row) != asked or row.due_at is None:
+            # The meter has got another key meanwhile, and other digits are due; or it was given up.
+            return
         finish(row)
         if digits is None or row.digits is not None:
             return
@@ -59,16 +64,17 @@ async def _issue(sessions: Sessions, issuer: TokenIssuer, token_id: str, clock: 
         await session.execute(
             update(CreditGrant).where(CreditGrant.credit_key == row.credit_key).values(token_issued_at=now)
         )
-        await publish(session, TokenIssued(row.id, row.meter_id))
+        await publish(session, TokenIssued(row.id, row.meter_id, asked.terms.key_revision))
         await notify(session, LIVE, row.meter_id)
 
 
 def request_of(row: KeypadToken) -> TokenRequest:
-    """What the issuer is asked for a row: a function of the row alone."""
+    """What the issuer is asked for a row: a function of the row alone. Under another key it is another request."""
+    terms = KeyTerms(**row.terms)
     return TokenRequest(
-        id=row.id,
+        id=f"{row.id}:{terms.key_revision}",
         purpose=Purpose(row.purpose),
-        terms=KeyTerms(**row.terms),
+        terms=terms,
         tid=row.tid,
         units=row.volume_ml // ML_PER_UNIT,
         new_terms=None if row.new_terms is None else KeyTerms(**row.new_terms),

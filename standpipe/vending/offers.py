@@ -19,7 +19,7 @@ from standpipe.meters.keypad_models import MeterKeypad
 from standpipe.meters.keypads import terms_of
 from standpipe.meters.models import CreditGrant
 from standpipe.meters.tids import keypad_of
-from standpipe.sts.amounts import ML_PER_UNIT
+from standpipe.sts.amounts import MAX_EXACT_UNITS, ML_PER_UNIT
 from standpipe.vending.models import KeypadToken, Purpose
 
 QUEUE = "keypad_tokens"
@@ -86,6 +86,7 @@ def _to_offer() -> tuple[Any, ...]:
         CreditGrant.confirmed_at.is_(None),
         CreditGrant.offered_at.is_(None),
         left_ml > 0,
-        # A token counts in 0.1 m³; what it cannot say exactly goes by radio alone.
+        # A token counts in 0.1 m³, and rounds up beyond 1,638.3 m³; what it cannot say exactly goes by radio alone.
         func.mod(left_ml, ML_PER_UNIT) == 0,
+        left_ml <= MAX_EXACT_UNITS * ML_PER_UNIT,
     )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiocoap
 import pytest
 from sqlalchemy import select
 
@@ -14,7 +15,7 @@ from standpipe.db.engine import Sessions
 from standpipe.meters import commands
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, Meter, MeterCommand
-from standpipe.simulator import lora_codec
+from standpipe.simulator import lora_codec, meter_orders
 from standpipe.simulator.dlms_objects import CHARGE, CLOCK
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
@@ -326,3 +327,36 @@ def _in_force(meter: Any) -> Any:
         meter.objects.advance()
         return meter.objects.priced.blocks
     return meter.state.prices
+
+
+@pytest.mark.parametrize("how", ["silent", "refuses"])
+async def test_credit_does_not_wait_behind_a_clock_that_cannot_be_set(
+    database_url: str, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """M: money taken and no water. What a meter never answers to goes behind its credit, and is given up."""
+    async with make_field(database_url, sessions, tmp_path) as field:
+        meter = field.meter
+        if how == "silent":
+            monkeypatch.setattr(meter_orders, "set_clock", lambda *_: None)
+            meter.lose_answers_to("clock", 1_000)
+        else:
+
+            def clock(*_: Any) -> aiocoap.Message:
+                return aiocoap.Message(code=aiocoap.INTERNAL_SERVER_ERROR)
+
+            monkeypatch.setattr(meter_orders._Orders, "clock", clock)
+        meter.state.clock_error_s = 7_200.0
+        meter.save()
+        await meter.wake()
+        await meter.wake()
+        assert [kind for kind, _ in await field.statuses()] == ["CLOCK"]
+        await field.grant(5_000)
+        await meter.wake()
+        assert meter.state.credit_accepted_minor == 5_000
+
+        async def given_up() -> bool:
+            await meter.wake()
+            return dict(await field.statuses())["CLOCK"] == "REJECTED"
+
+        await until(given_up, timeout_s=60)
+        assert dict(await field.statuses())["CREDIT"] == "CONFIRMED"

@@ -178,6 +178,34 @@ async def test_m5_a_meter_whose_counter_went_back_is_refused(hls: DlmsField) -> 
     assert await hls.statuses() == [("CREDIT", "QUEUED")]
 
 
+@pytest.mark.parametrize("profile", [HLS, TOKEN])
+async def test_m6_an_answer_from_before_does_not_complete_a_new_command(
+    database_url: str, sessions: Sessions, tmp_path: Path, profile: str
+) -> None:
+    async with dlms_field(database_url, sessions, tmp_path, profile) as field:
+        meter = field.meter
+        await field.grant(5_000)
+        field.run_meter()
+        await field.until_statuses(("CREDIT", "CONFIRMED"))
+        old = [frame for way, frame in meter.traffic if way == "out" and frame[8] in (0xC7, 0xCF)][-1]
+        serve = meter._serve
+
+        async def says_the_old_one(association: Any, client: int, apdu: bytes) -> None:
+            """The request is lost, and in its place comes what was answered to the one before."""
+            if apdu[0] in (0xC3, 0xCB) and meter.faults.lose_actions:
+                await meter.send_raw(old)
+            await serve(association, client, apdu)
+
+        meter._serve = says_the_old_one  # type: ignore[method-assign]
+        meter.faults.lose_actions = 1
+        await field.grant(700, "k2")
+        await field.until_statuses(("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED"))
+        assert meter.faults.lose_actions == 0
+        # It went out again, because the meter's own word did not hold it.
+        assert (await field.last_command()).attempts == 2
+        assert meter.state.credit_accepted_minor == 5_700
+
+
 async def test_m7_garbage_ends_its_own_connection_and_nobody_elses(hls: DlmsField) -> None:
     hls.run_meter()
     await hls.until_stated()

@@ -56,9 +56,13 @@ check: lint types layers migrations schema-check ## All of the above but the tes
 
 chaos: install ## Random histories of payments with crashes, and 100,000 broken frames, for some ten minutes.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
+	CHAOS_TOKENS=300 $(BIN)/pytest -q tests/vending/test_one_credit.py
 	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_lora_frames.py tests/meter_gateway/test_hostile_lorawan.py \
-		tests/meter_gateway/test_axdr.py
+		tests/meter_gateway/test_axdr.py tests/meter_gateway/test_codecs.py tests/meter_gateway/test_order_frames.py \
+		tests/sts/test_fuzz.py
 	CHAOS_DATAGRAMS=100000 $(BIN)/pytest -q tests/meter_gateway/test_dtls_gateway.py -k flood
+	CHAOS_DATAGRAMS=100000 $(BIN)/pytest -q tests/meter_gateway/test_hostile_radio.py -k bent
+	CHAOS_DATAGRAMS=100000 $(BIN)/pytest -q tests/meter_gateway/test_dlms_hostile.py -k garbage_ends
 
 model: install ## Ten thousand random lives of a meter against a slow reference, for an hour or two.
 	MODEL_HISTORIES=10000 $(BIN)/pytest -q tests/usage/test_model.py

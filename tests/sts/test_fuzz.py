@@ -1,0 +1,30 @@
+"""Any digits are a token of this meter or one typed error, and no meter takes what was not made for it."""
+
+import os
+import random
+from collections import Counter
+
+from standpipe.simulator.meter_keypad import type_token
+from standpipe.simulator.meter_model import MeterConfig, fresh_state
+from standpipe.sts.keypad import Typed
+from tests.support.tokens import keypad_config
+
+ROUNDS = int(os.environ.get("CHAOS_FRAMES", "3000"))
+
+
+def test_m7_digits_that_nobody_made_are_rejected_and_credit_nothing() -> None:
+    config = MeterConfig(
+        serial="KW1", endpoint="KW1", prepaid_key_hex="00" * 16, currency="VOL", time_zone="UTC", blocks=(),
+        started_at="2026-06-01T00:00:00+00:00", keypad=keypad_config(),
+    )  # fmt: skip
+    state, chance = fresh_state(config), random.Random(3)
+    shown: Counter[str] = Counter()
+    for _ in range(ROUNDS):
+        length = 20 if chance.random() < 0.9 else chance.randrange(40)
+        digits = "".join(chance.choice("0123456789") for _ in range(length))
+        if chance.random() < 0.05:
+            digits = "".join(chance.choice("0123456789 -٣²x") for _ in range(20))
+        shown[type_token(config, state, digits)] += 1
+    # One in 65,536 numbers holds the CRC by chance, and few of those say something that a water meter knows.
+    assert shown[Typed.REJECTED] >= ROUNDS - 1 - ROUNDS // 10_000
+    assert shown[Typed.ACCEPTED] <= ROUNDS // 50_000

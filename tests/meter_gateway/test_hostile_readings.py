@@ -155,7 +155,8 @@ async def test_t9_a_clock_that_is_set_in_the_contact_that_found_it_wrong_holds_n
     assert rows[0].reason == "CLOCK_WRONG"
     assert ("CLOCK", "CONFIRMED") in await field.statuses()
     await wake(field)
-    assert ((await readings(field))[-1].quality, (await readings(field))[-1].reason) == ("MEASURED", None)
+    # A statement's time has whole seconds: this one may stand before the arrival of the one before it.
+    assert ("MEASURED", None) in {(row.quality, row.reason) for row in await readings(field)}
 
 
 async def told(field: Field, kept: list[tuple[int, int]]) -> list[tuple[datetime, datetime | None]]:

@@ -152,11 +152,15 @@ async def test_t9_a_clock_that_is_set_in_the_contact_that_found_it_wrong_holds_n
     await wake(field)
     rows = await readings(field)
     assert {row.quality for row in rows} == {"MEASURED"}
-    assert rows[0].reason == "CLOCK_WRONG"
+    assert "CLOCK_WRONG" in {row.reason for row in rows}
     assert ("CLOCK", "CONFIRMED") in await field.statuses()
-    await wake(field)
-    # A statement's time has whole seconds: this one may stand before the arrival of the one before it.
-    assert ("MEASURED", None) in {(row.quality, row.reason) for row in await readings(field)}
+
+    async def reads_right() -> bool:
+        await wake(field)
+        return ("MEASURED", None) in {(row.quality, row.reason) for row in await readings(field)}
+
+    await until(reads_right, timeout_s=60)
+    assert {row.quality for row in await readings(field)} == {"MEASURED"}
 
 
 async def told(field: Field, kept: list[tuple[int, int]]) -> list[tuple[datetime, datetime | None]]:

@@ -28,9 +28,7 @@ demo: install graphiql ## Run everything on this machine, with a small town.
 
 test: install ## Run the whole suite: on every core, and what listens to a radio's clock alone.
 	$(BIN)/pytest -n auto --dist worksteal --ignore tests/meter_gateway
-	@# On a slow machine a half-second waking can be too short. What failed is played once more, alone, and must pass then.
-	$(BIN)/pytest tests/meter_gateway || \
-		{ echo "== once more, what failed =="; $(BIN)/pytest --last-failed --last-failed-no-failures none tests/meter_gateway; }
+	$(BIN)/pytest tests/meter_gateway
 
 lint: install ## Style and mistakes.
 	$(BIN)/ruff check .

@@ -169,14 +169,12 @@ async def test_m12_who_could_not_be_told_in_the_night_is_not_told_by_day(field: 
 async def test_m12_an_order_of_unknown_fate_gives_way_to_the_next(field: Field) -> None:
     await rule(field, friendly=NIGHTS)
     await field.at(nairobi("07-15T19:00"))
-    field.meter.is_attentive = False
     field.meter.lose_answers_to("command", 4)
     await field.meter.wake()
     assert field.meter.state.at_zero == NEVER
     await field.at(nairobi("07-16T09:00"))
     await work(field)
     assert [status for _, status in await field.statuses()] == ["SUPERSEDED", "QUEUED"]
-    field.meter.is_attentive = True
     field.meter.lose_answers_to("command", 0)
     await field.meter.wake()
     assert field.meter.state.at_zero == DISCONNECT

@@ -51,12 +51,10 @@ async def test_a_waking_tells_the_kept_hours_takes_the_credit_and_confirms_it(
 
 async def test_m1_answer_lost_credits_once(field: Field) -> None:
     await field.grant(5_000)
-    field.meter.is_attentive = False
     field.meter.lose_answers_to("command", 1)
     await field.meter.wake()
     await until(lambda: _has(field, ("CREDIT", "UNKNOWN")))
     assert field.meter.state.credit_accepted_minor == 5_000
-    field.meter.is_attentive = True
     await field.meter.wake()
     assert await field.statuses() == [("CREDIT", "CONFIRMED")]
     assert field.meter.state.credit_accepted_minor == 5_000

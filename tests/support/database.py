@@ -65,7 +65,7 @@ def public_folder() -> Iterator[Path]:
 
 
 def _memory() -> str | None:
-    """Where files are memory, if there is room: a database is copied for each test, and slow disks stall meters."""
+    """Where files are memory, if there is room: a database is copied for each test."""
     memory = Path("/dev/shm")  # noqa: S108 - a fresh folder in it, by mkdtemp.
     if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _ROOM_BYTES:
         return str(memory)

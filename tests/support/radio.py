@@ -35,7 +35,7 @@ class Field:
     settings: Settings
     database_url: str
     home: Home
-    meter: Any
+    meter: SimulatedMeter
     folder: Path
     task: Any = None
 
@@ -154,26 +154,8 @@ async def give_key(sessions: Sessions, home: Home, key: bytes = DTLS_KEY, *, boo
         await dtls_keys.provision(session, KeyRing([METER_SECRET]), home.serial, key=key, bootstrap=bootstrap)
 
 
-class AttentiveMeter(SimulatedMeter):
-    """It does not fall asleep while this process's gateway is in contact with it, however slow the machine is."""
-
-    meter_id = ""
-    is_attentive = True
-    """False: it sleeps after its time as every meter, and leaves the gateway waiting."""
-
-    async def _listen(self) -> None:
-        await super()._listen()
-        loop = asyncio.get_running_loop()
-        until_s, name = loop.time() + 5, f"contact {self.meter_id}"
-        # A contact ends by itself: with what it came for, or when it has waited in vain.
-        while (
-            self.is_attentive and loop.time() < until_s and any(task.get_name() == name for task in asyncio.all_tasks())
-        ):
-            await asyncio.sleep(0.02)
-
-
 def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> SimulatedMeter:
-    meter = AttentiveMeter(
+    return SimulatedMeter(
         config_of(home, **more),
         store_dir=folder / "meters",
         gateway=("127.0.0.1", settings.coap_dtls_port if more.get("dtls_key_hex") else settings.coap_port),
@@ -182,8 +164,6 @@ def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> Sim
         awake_s=0.5,
         ack_timeout_s=0.3,
     )
-    meter.meter_id = home.meter_id
-    return meter
 
 
 async def exchange(port: int, request: bytes) -> bytes:

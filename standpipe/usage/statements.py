@@ -70,15 +70,16 @@ async def statement_by_month(
     body, number = await _made(session, meter.id, start) or (await build(session, meter, start), None)
     if since is None:
         return body, number
-    use = body.use
+    uncut = body.standing.lines
     if meter.wallet_kind == WalletKind.VOLUME and since > start:
         # What they bought; a purchase may stand at the blocks of a day before they came.
         bought = await bill_between(
             session, meter.id, local_midnight(since, zone), local_midnight(body.period_end, zone)
         )
-        use = bill_of(bought, body.use.volume_ml)
-        body = body.model_copy(update={"use": use.from_day(since)})
-    elif any(line.since < since < line.until for line in (*body.use.lines, *body.standing.lines)):
+        body = body.model_copy(update={"use": bill_of(bought, body.use.volume_ml).from_day(since)})
+    else:
+        uncut += body.use.lines
+    if any(line.since < since < line.until for line in uncut):
         raise InvalidInputError("This month's statement was made before your move was noted.", ("month",))
     return of_household(body, since), number
 

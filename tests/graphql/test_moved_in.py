@@ -3,19 +3,23 @@
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import text, update
+import pytest
+from sqlalchemy import delete, text, update
 
 from standpipe.customers.models import Household
 from standpipe.ids import new_id
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp
+from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
-from standpipe.usage.charges import recharge
-from tests.support.june import NOW, make_june, read
-from tests.support.town import Town
+from standpipe.tariffs.publishing import publish
+from standpipe.usage.charges import accrue_standing, recharge
+from tests.support.june import NOW, ZONE, close, make_june, read
+from tests.support.town import Town, make_home
 
 ASK = """query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) {
     usage(from: $from, to: $to, interval: DAY) { buckets { start } }
@@ -98,3 +102,73 @@ async def test_g7_nor_is_what_those_before_paid_and_used_in_the_month_of_the_mov
         assert page.status_code == 200
         # The same link without the day is another's.
         assert (await town.http.get(told["pdf"].replace(f".{moved}", ""))).status_code == 404
+
+
+WHOLE_MONTHS = """
+tariff: rent
+name: Rent
+currency: KES
+basis: {basis}
+effective-from: 2020-01-01
+proration: none
+unit-litres: 100
+blocks:
+  - {{price: 100}}
+standing-charges:
+  - {{code: meter-rent, name: Meter rent, amount: 150.00, per: month}}
+"""
+
+
+@pytest.mark.parametrize("basis", ["consumption", "purchase"])
+async def test_a_move_noted_after_the_months_statement_is_not_told_by_half(
+    database_url: str, tmp_path: Path, basis: str
+) -> None:
+    async with make_june(database_url, tmp_path) as town:
+        async with town.sessions.begin() as session:
+            file = read_tariff(WHOLE_MONTHS.format(basis=basis))
+            found = await publish(
+                session, utility_id=town.utility_id, utility_currency="KES", file=file, today=NOW.date()
+            )
+        installed = datetime(2026, 3, 20, tzinfo=UTC)
+        town.home = await make_home(
+            *(town.sessions, town.settings, town.utility_id, found.tariff_id), installed_at=installed,
+            zone=str(ZONE), wallet_kind="VOLUME" if basis == "purchase" else "MONEY",
+        )  # fmt: skip
+        meter_id, moved = town.home.meter_id, date(2026, 5, 16)
+        async with town.sessions.begin() as session:
+            meter = await session.get_one(Meter, meter_id)
+            meter.accrued_through = date(2026, 4, 30)
+            await accrue_standing(session, meter, NOW)
+
+        async def may() -> dict[str, Any]:
+            answer = await town.gql(MONEY, m=meter_id, t=meter_id, month="2026-05-01")
+            told: dict[str, Any] = answer["data"]["viewer"]["meter"]["statement"]
+            return told
+
+        await move(town, moved)
+        open_month = (await may())["statement"]
+        assert (open_month["month"], open_month["chargesTotal"]["amount"]) == ("2026-05-01", "0.00")
+        await move(town, None)
+        assert await close(town, date(2026, 5, 1)) is not None
+        await move(town, moved)
+        assert (await may())["statement"] is None
+
+
+async def move(town: Town, day: date | None) -> None:
+    """Others live there until a day; without one, always these."""
+    async with town.sessions.begin() as session:
+        await session.execute(delete(SupplyTerms).where(SupplyTerms.meter_id == town.home.meter_id))
+        meter = await session.get_one(Meter, town.home.meter_id)
+        if day is not None:
+            other = Household(id=new_id("hh"), utility_id=town.utility_id, name="Before")
+            session.add(other)
+            await session.flush()
+            for since, household_id in ((date(2026, 3, 20), other.id), (day, town.home.household_id)):
+                session.add(
+                    SupplyTerms(
+                        meter_id=meter.id, from_day=since, tariff_id=meter.tariff_id, household_id=household_id,
+                        groups=[],
+                    )
+                )  # fmt: skip
+        await session.flush()
+        await recharge(session, meter, date(2026, 3, 20), NOW)

@@ -37,6 +37,7 @@ class AmountOutOfRangeError(StandpipeError):
     minimum_minor: int
     maximum_minor: int
     currency: str
+    field: tuple[str, ...] = ("pay", "amount")
 
     def __str__(self) -> str:
         return "The amount is outside what this payment method takes."

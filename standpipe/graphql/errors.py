@@ -75,7 +75,7 @@ def user_error(error: StandpipeError, language: str) -> UserError:
             return AmountOutOfRange(
                 code=UserErrorCode.AMOUNT_OUT_OF_RANGE,
                 message=message,
-                field=["pay", "amount"],
+                field=list(error.field),
                 retryable=False,
                 minimum=money(error.minimum_minor, error.currency, language),
                 maximum=money(error.maximum_minor, error.currency, language),

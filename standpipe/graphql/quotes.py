@@ -16,7 +16,7 @@ from standpipe.graphql.tariffs import TierLine, tier_lines
 from standpipe.meters.models import WalletKind
 from standpipe.payments.booking import owing
 from standpipe.payments.promises import place_promised
-from standpipe.payments.provider import Provider
+from standpipe.payments.provider import PaymentMethod, Provider
 from standpipe.payments.rails import check_amount, fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
 from standpipe.tariffs.periods import LineKind
@@ -185,9 +185,7 @@ def make_offer(
     if step_minor > 1 or of_volume:
         # Whole units only: what is paid beyond the volume that was asked for buys more of it.
         return _by_money(providers, view, pay_minor, method_id, now)
-    found = None if method_id is None else find_method(providers, view.currency, method_id)
-    if found is not None:
-        check_amount(found[1], pay_minor, view.currency, ("by", "litres"))
+    _check(providers, view, method_id, pay_minor, ("by", "litres"))
     return Offer(_split(view, rule, pay_minor), quoted)
 
 
@@ -211,9 +209,7 @@ def _by_money(
     providers: Mapping[str, Provider], view: MeterView, pay_minor: int, method_id: str | None, now: datetime
 ) -> Offer:
     parts = _split(view, _rule(providers, view, method_id), pay_minor)
-    found = None if method_id is None else find_method(providers, view.currency, method_id)
-    if found is not None:
-        check_amount(found[1], pay_minor, view.currency, ("by", "money", "amount"))
+    _check(providers, view, method_id, pay_minor, ("by", "money", "amount"))
     return Offer(parts, quote_credit(view, parts.credit_minor, now))
 
 
@@ -223,17 +219,31 @@ def _split(view: MeterView, rule: FeeRule, pay_minor: int) -> Split:
     return split(pay_minor, fee_minor=fee_for(rule, pay_minor), owing=owing_by(view))
 
 
+def _method(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> PaymentMethod | None:
+    found = None if method_id is None else find_method(providers, view.currency, method_id)
+    return None if found is None else found[1]
+
+
+def _check(
+    providers: Mapping[str, Provider], view: MeterView, method_id: str | None, pay_minor: int, field: tuple[str, ...]
+) -> None:
+    """Raises AmountOutOfRangeError, InvalidInputError for a payment that the chosen way cannot take."""
+    method = _method(providers, view, method_id)
+    if method is not None:
+        check_amount(method, pay_minor, view.currency, field)
+
+
 def _rule(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> FeeRule:
     if method_id is None:
         return NO_FEE
-    if find_method(providers, view.currency, method_id) is None:
+    if _method(providers, view, method_id) is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
     return fee_rule(providers, method_id)
 
 
 def _step(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> int:
-    found = None if method_id is None else find_method(providers, view.currency, method_id)
-    return 1 if found is None else found[1].step_minor
+    method = _method(providers, view, method_id)
+    return 1 if method is None else method.step_minor
 
 
 def _shown(view: MeterView, offer: Offer, method_id: str | None, language: str) -> Quote:

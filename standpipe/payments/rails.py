@@ -38,7 +38,7 @@ def find_method(
 def check_amount(method: PaymentMethod, amount_minor: int, currency: str, field: tuple[str, ...]) -> None:
     """Raises AmountOutOfRangeError, InvalidInputError for an amount that a method cannot take."""
     if not method.minimum_minor <= amount_minor <= method.maximum_minor:
-        raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, currency)
+        raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, currency, field)
     if amount_minor % method.step_minor:
         raise InvalidInputError(f"{method.label} takes whole amounts only.", field)
 

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Membership
 from standpipe.errors import NotFoundError
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 
 
@@ -38,3 +39,11 @@ async def find_by_account(session: AsyncSession, text: str) -> Meter | None:
         return None
     found = (await session.scalars(select(Meter).where(Meter.account_number == number).limit(2))).all()
     return found[0] if len(found) == 1 else None
+
+
+async def locked_by_serial(session: AsyncSession, serial: str) -> Meter:
+    """The meter that an operator names, locked. Raises NotFoundError."""
+    found = await find_by_account(session, serial)
+    if found is None:
+        raise NotFoundError(f"No meter has the serial {serial}.")
+    return await lock_meter(session, found.id)

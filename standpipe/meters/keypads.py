@@ -6,8 +6,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.meters.commands import enqueue, lock_meter
+from standpipe.errors import InvalidInputError
+from standpipe.meters.access import locked_by_serial
+from standpipe.meters.commands import enqueue
 from standpipe.meters.keypad_models import MeterKeypad
 from standpipe.meters.models import CommandKind, CreditGrant, Meter, WalletKind
 from standpipe.meters.tids import keypad_of, reserve_tid
@@ -27,14 +28,6 @@ def terms_of(keypad: MeterKeypad, *, key_revision: int | None = None) -> KeyTerm
     )
 
 
-async def meter_by_serial(session: AsyncSession, serial: str) -> Meter:
-    """A meter, locked. Raises NotFoundError."""
-    meter_id = await session.scalar(select(Meter.id).where(Meter.serial == serial))
-    if meter_id is None:
-        raise NotFoundError(f"There is no meter {serial}.")
-    return await lock_meter(session, meter_id)
-
-
 async def require_keypad(session: AsyncSession, meter: Meter) -> MeterKeypad:
     """A locked meter's keypad. Raises InvalidInputError where it has none."""
     keypad = await keypad_of(session, meter)
@@ -50,7 +43,7 @@ async def enrol(session: AsyncSession, *, operator: str, serial: str, terms: Key
     that counts in money, for one that has a keypad under other terms, for a PAN that is another meter's, and for a
     base date or key that has run out.
     """
-    meter = await meter_by_serial(session, serial)
+    meter = await locked_by_serial(session, serial)
     if meter.wallet_kind != WalletKind.VOLUME:
         raise InvalidInputError("A token carries water: only a meter whose wallet holds VOLUME takes one.")
     other = await session.scalar(select(MeterKeypad.meter_id).where(MeterKeypad.pan == terms.pan))

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.meters.access import find_by_account
+from standpipe.meters.access import find_by_account, locked_by_serial
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, show, the_utility
 from standpipe.payments.rails import Rails
 from standpipe.settings import Settings
@@ -94,7 +94,7 @@ def supply_set(
     async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> bool:
         await terms.set_terms(session, operator=by, serial=serial, from_day=from_.date(), change=change, now=now)
         priced_anew = (tariff, households, groups) != (None, None, None)
-        return priced_anew and await push_terms(session, await terms.meter_of(session, serial), from_.date(), now)
+        return priced_anew and await push_terms(session, await locked_by_serial(session, serial), from_.date(), now)
 
     if by_operator(work):
         typer.echo(f"Its price table is queued for {serial}.")

@@ -17,8 +17,7 @@ from standpipe.customers.operators import record
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
-from standpipe.meters.access import find_by_account
-from standpipe.meters.commands import lock_meter
+from standpipe.meters.access import locked_by_serial
 from standpipe.meters.models import Meter, MeterState, WalletKind
 from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.terms import Basis
@@ -55,14 +54,6 @@ class Closing:
     emergency_minor: int
 
 
-async def meter_of(session: AsyncSession, serial: str) -> Meter:
-    """The meter that an operator names, locked. Raises NotFoundError."""
-    found = await find_by_account(session, serial)
-    if found is None:
-        raise NotFoundError(f"No meter has the serial {serial}.")
-    return await lock_meter(session, found.id)
-
-
 async def terms_of(session: AsyncSession, meter: Meter) -> list[SupplyTerms]:
     """All terms of a meter, oldest first."""
     rows = await session.scalars(
@@ -78,7 +69,7 @@ async def set_terms(
 
     Raises NotFoundError, and InvalidInputError for a day before the meter's first, or a tariff that does not fit it.
     """
-    meter = await meter_of(session, serial)
+    meter = await locked_by_serial(session, serial)
     if change == Terms():
         raise InvalidInputError("Say what is to change.")
     row = await _row_on(session, meter, from_day)
@@ -104,7 +95,7 @@ async def move_out(session: AsyncSession, *, operator: str, serial: str, day: da
     money moves: the closing account says what a person has to give back or to ask for.
     Raises NotFoundError, and InvalidInputError for a day to come or before they came.
     """
-    meter = await meter_of(session, serial)
+    meter = await locked_by_serial(session, serial)
     leaving = meter.household_id
     if leaving is None:
         raise InvalidInputError("Nobody lives there.")
@@ -131,7 +122,7 @@ async def move_in(
     Raises NotFoundError, and InvalidInputError where somebody lives there, or for a day to come or before the last
     left.
     """
-    meter = await meter_of(session, serial)
+    meter = await locked_by_serial(session, serial)
     household = await session.get(Household, household_id)
     if household is None or household.utility_id != meter.utility_id:
         raise NotFoundError(f"This utility has no household {household_id}.")

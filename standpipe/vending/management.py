@@ -11,8 +11,9 @@ from standpipe.customers.operators import record
 from standpipe.db.notify import WORK, notify
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ids import new_id
+from standpipe.meters.access import locked_by_serial
 from standpipe.meters.commands import lock_meter
-from standpipe.meters.keypads import meter_by_serial, require_keypad
+from standpipe.meters.keypads import require_keypad
 from standpipe.meters.models import CreditGrant
 from standpipe.meters.tids import reserve_tid
 from standpipe.vending.models import KeypadToken, Purpose
@@ -33,7 +34,7 @@ async def request_management(
     Raises NotFoundError, and InvalidInputError for a meter without a keypad, a revision that is none, and a new key
     while another is on its way.
     """
-    meter = await meter_by_serial(session, serial)
+    meter = await locked_by_serial(session, serial)
     keypad = await require_keypad(session, meter)
     new_terms = None
     if purpose is Purpose.KEY_CHANGE:
@@ -67,7 +68,7 @@ async def key_changed(session: AsyncSession, *, operator: str, serial: str) -> i
 
     Raises NotFoundError, and InvalidInputError where none is on its way.
     """
-    meter = await meter_by_serial(session, serial)
+    meter = await locked_by_serial(session, serial)
     keypad = await require_keypad(session, meter)
     if keypad.next_key_revision is None:
         raise InvalidInputError("No new key is on its way to this meter.")
@@ -80,7 +81,7 @@ async def key_changed(session: AsyncSession, *, operator: str, serial: str) -> i
 
 async def tokens_of(session: AsyncSession, serial: str) -> Sequence[KeypadToken]:
     """All tokens of a meter, newest first; to read them again is to reprint them. Raises NotFoundError."""
-    meter = await meter_by_serial(session, serial)
+    meter = await locked_by_serial(session, serial)
     rows = await session.scalars(
         select(KeypadToken).where(KeypadToken.meter_id == meter.id).order_by(KeypadToken.id.desc())
     )

@@ -174,7 +174,7 @@ async def test_an_operator_asks_for_tokens_and_changes_the_key(home: Town, datab
     await issue_tokens(home.sessions, issuer(), home.settings.clock)
     assert type_token(config, meter, listed()[0]["digits"]) == "ACCEPTED"
     assert meter.credit_remaining_minor == 0
-    assert "no meter" in run("list", "nobody", code=1)
+    assert "No meter has the serial" in run("list", "nobody", code=1)
 
 
 async def keypad_meter(home: Town) -> tuple[MeterConfig, MeterState]:

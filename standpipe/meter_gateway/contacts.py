@@ -187,18 +187,17 @@ class Contacts:
         listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
         self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
-        if not await self._report(peer, identity, await self._read_back(peer, registration)):
+        if not await self._report(peer, identity, await self._read_back(peer, identity, registration)):
             return
         await self._send_waiting(peer, identity, registration)
         if wants_observing(registration):
             await self._observations.watch(peer, registration)
         await rekey(self._sessions, self._keys, peer, identity, self._object_id)
 
-    async def _read_back(self, peer: MeterPeer, registration: Registration) -> Facts:
+    async def _read_back(self, peer: MeterPeer, identity: MeterIdentity, registration: Registration) -> Facts:
         """What a contact begins with, beside the statement."""
         facts = await survey(peer, registration, self._clock.now())
         async with self._sessions() as session:
-            identity = await by_meter_id(session, self._keys, registration.meter_id)
             asked = await commands.in_flight(session, registration.meter_id, CommandKind.TARIFF)
         if asked is None:
             return facts

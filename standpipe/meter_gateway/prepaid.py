@@ -53,13 +53,13 @@ class CommandFrame:
             body = _COMMAND.pack(VERSION, *fields)
         else:
             body = _MARKED.pack(VERSION, *fields, self.tid_mark)
-        return body + _mac(key, _COMMAND_LABEL, serial, body)
+        return body + mac_of(key, _COMMAND_LABEL, serial, body)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "CommandFrame":
         """Raises ParsingError unless the frame is whole, known and meant for this meter."""
         layout = _MARKED if len(frame) == _MARKED.size + MAC_BYTES else _COMMAND
-        version, kind, sequence, value, currency, *mark = _opened(frame, layout, key, _COMMAND_LABEL, serial)
+        version, kind, sequence, value, currency, *mark = opened(frame, layout, key, _COMMAND_LABEL, serial)
         if version != VERSION or (kind != KIND_CREDIT_MARKED if mark else kind not in _COMMANDS):
             raise ParsingError("not a command frame that we know")
         return cls(kind, sequence, value, currency.decode("ascii", "replace"), *mark)
@@ -101,13 +101,13 @@ class StatusFrame:
             self.meter_time_s,
             *typed,
         )
-        return body + _mac(key, _STATUS_LABEL, serial, body)
+        return body + mac_of(key, _STATUS_LABEL, serial, body)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "StatusFrame":
         """Raises ParsingError unless the frame is whole, known and this meter's own."""
         typed = len(frame) == _TYPED.size + MAC_BYTES
-        version, kind, *fields = _opened(frame, _TYPED if typed else _STATUS, key, _STATUS_LABEL, serial)
+        version, kind, *fields = opened(frame, _TYPED if typed else _STATUS, key, _STATUS_LABEL, serial)
         if version != VERSION or kind != (KIND_STATUS_TYPED if typed else KIND_STATUS):
             raise ParsingError("not a status frame that we know")
         status = cls(*fields)
@@ -128,26 +128,28 @@ class KeyFrame:
     def to_bytes(self, key: bytes, serial: str) -> bytes:
         """The frame for this meter under its prepaid key, 38 bytes."""
         body = _KEY.pack(VERSION, KIND_KEY, self.generation, self.key)
-        return body + _mac(key, _KEY_LABEL, serial, body)
+        return body + mac_of(key, _KEY_LABEL, serial, body)
 
     @classmethod
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "KeyFrame":
         """Raises ParsingError unless the frame is whole, known and meant for this meter."""
-        version, kind, generation, dtls_key = _opened(frame, _KEY, key, _KEY_LABEL, serial)
+        version, kind, generation, dtls_key = opened(frame, _KEY, key, _KEY_LABEL, serial)
         if version != VERSION or kind != KIND_KEY:
             raise ParsingError("not a key frame that we know")
         return cls(generation, dtls_key)
 
 
-def _opened(frame: bytes, layout: struct.Struct, key: bytes, label: bytes, serial: str) -> tuple[Any, ...]:
+def opened(frame: bytes, layout: struct.Struct, key: bytes, label: bytes, serial: str) -> tuple[Any, ...]:
+    """The fields of a frame of this layout. Raises ParsingError unless it is whole and this meter's own."""
     if len(frame) != layout.size + MAC_BYTES:
         raise ParsingError(f"{len(frame)} bytes, not {layout.size + MAC_BYTES}")
     body, mac = frame[: layout.size], frame[layout.size :]
     # The MAC comes first: nothing in a frame is looked at before it proves to be the meter's.
-    if not hmac.compare_digest(mac, _mac(key, label, serial, body)):
+    if not hmac.compare_digest(mac, mac_of(key, label, serial, body)):
         raise ParsingError("the MAC does not hold")
     return layout.unpack(body)
 
 
-def _mac(key: bytes, label: bytes, serial: str, body: bytes) -> bytes:
+def mac_of(key: bytes, label: bytes, serial: str, body: bytes) -> bytes:
+    """What authenticates a frame of one kind and direction for one meter."""
     return hmac.new(key, label + serial.encode() + b"\0" + body, hashlib.sha256).digest()[:MAC_BYTES]

@@ -1,16 +1,13 @@
 """Frames of the prepaid object about price tables. Pure. Layout: docs/lwm2m/prepaid-frames.md."""
 
-import hashlib
-import hmac
 import struct
 from dataclasses import dataclass
 
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meter_gateway.prepaid import VERSION, mac_of, opened
 
-VERSION = 1
 KIND_TABLE = 0x0B
 KIND_TABLES_HELD = 0x90
-MAC_BYTES = 16
 _TABLE = struct.Struct(">BBI3s")
 _HELD = struct.Struct(">BBI8s8s")
 _TABLE_LABEL = b"standpipe/prepaid/table"
@@ -28,7 +25,7 @@ class TableFrame:
     def to_bytes(self, key: bytes, serial: str) -> bytes:
         """The frame for this meter, 25 bytes and the table."""
         body = _TABLE.pack(VERSION, KIND_TABLE, self.sequence, self.currency.encode("ascii")) + self.table
-        return body + _mac(key, _TABLE_LABEL, serial, body)
+        return body + mac_of(key, _TABLE_LABEL, serial, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +39,8 @@ class TablesHeldFrame:
     @classmethod
     def from_bytes(cls, frame: bytes, key: bytes, serial: str) -> "TablesHeldFrame":
         """Raises ParsingError unless the frame is whole, known and this meter's own."""
-        if len(frame) != _HELD.size + MAC_BYTES:
-            raise ParsingError(f"{len(frame)} bytes, not {_HELD.size + MAC_BYTES}")
-        body, mac = frame[: _HELD.size], frame[_HELD.size :]
-        if not hmac.compare_digest(mac, _mac(key, _HELD_LABEL, serial, body)):
-            raise ParsingError("the MAC does not hold")
-        version, kind, report_counter, in_force, waiting = _HELD.unpack(body)
+        fields = opened(frame, _HELD, key, _HELD_LABEL, serial)
+        version, kind, report_counter, in_force, waiting = fields
         if version != VERSION or kind != KIND_TABLES_HELD:
             raise ParsingError("not a frame about tables that we know")
         return cls(report_counter, in_force, waiting)
@@ -56,7 +49,3 @@ class TablesHeldFrame:
 def id_text(raw: bytes) -> str:
     """An id as we write it; nothing for a table that is not there."""
     return raw.hex() if any(raw) else ""
-
-
-def _mac(key: bytes, label: bytes, serial: str, body: bytes) -> bytes:
-    return hmac.new(key, label + serial.encode() + b"\0" + body, hashlib.sha256).digest()[:MAC_BYTES]

@@ -23,7 +23,7 @@ from aiocoap.numbers.types import ACK, CON
 from sqlalchemy import func, select
 
 from bench.fleet import FLOW_ML, HOURS, Enrolled, PlainStore, bare, enrol_many, gateway, own_database
-from bench.support import Row, allow_many_files, cpu_s, print_rows, rss_kb
+from bench.support import Row, allow_many_files, cpu_s, print_rows, rate, rss_kb
 from standpipe.db.engine import Sessions, create_engine, create_sessions
 from standpipe.meters.models import MeterState
 from standpipe.simulator.meter_frames import make_status
@@ -193,9 +193,11 @@ async def measure(url: str) -> list[Row]:
         radios = await _switched_on(meters[1:], plain_port)
         await radios[0].registers()
         before_kb = rss_kb(pid)
-        plain_rate = await _rate([radio.registers for radio in radios])
+        plain_rate = await rate([radio.registers for radio in radios], at_once=AT_ONCE)
         plain_kb = (rss_kb(pid) - before_kb) / METERS
-        plain_sends = await _rate([lambda radio=radio: radio.sends(first_s) for radio in radios[:SENDS]])
+        plain_sends = await rate(
+            [lambda radio=radio: radio.sends(first_s) for radio in radios[:SENDS]], at_once=AT_ONCE
+        )
         _switch_off(radios)
     environment = {"COAP_PLAIN_UDP": "true", "COAP_DTLS": "false", "COAP_PORT": str(port)}
     async with gateway(url, **environment) as pid:
@@ -204,13 +206,16 @@ async def measure(url: str) -> list[Row]:
         alone = await _healthy(healthy, 10)
         before_kb, before_s = rss_kb(pid), cpu_s(pid)
         meanwhile = asyncio.create_task(_healthy(healthy, None))
-        rate = await _rate([lambda radio=radio: radio.with_contact(radio.registers) for radio in radios])
+        registered = await rate(
+            [lambda radio=radio: radio.with_contact(radio.registers) for radio in radios], at_once=AT_ONCE
+        )
         registered_s = cpu_s(pid)
         await until(lambda: _count(sessions, MeterState, METERS * 99 // 100), timeout_s=WAIT_S)
         kb = (rss_kb(pid) - before_kb) / METERS
-        print(f"registered: {rate:.1f} meters/s, {kb:.1f} kB each", flush=True)
-        sends = await _rate(
-            [lambda radio=radio: radio.with_contact(lambda: radio.sends(first_s)) for radio in radios[:SENDS]]
+        print(f"registered: {registered:.1f} meters/s, {kb:.1f} kB each", flush=True)
+        sends = await rate(
+            [lambda radio=radio: radio.with_contact(lambda: radio.sends(first_s)) for radio in radios[:SENDS]],
+            at_once=AT_ONCE,
         )
         sent_s = cpu_s(pid)
         await until(lambda: _count(sessions, Reading, SENDS * HOURS), timeout_s=WAIT_S)
@@ -234,7 +239,9 @@ async def measure(url: str) -> list[Row]:
     ]
     how = f"{AT_ONCE} others at once, medians"
     return [
-        Row("LwM2M: registered ÷ bare UDP (meters/s)", rate, plain_rate, f"{METERS}, each asked for its statement"),
+        Row(
+            "LwM2M: registered ÷ bare UDP (meters/s)", registered, plain_rate, f"{METERS}, each asked for its statement"
+        ),
         Row("LwM2M: Send taken in ÷ bare UDP with COPY (uplinks/s)", sends, plain_sends, f"{HOURS} hours in each"),
         Row("LwM2M: memory of a registered meter ÷ bare UDP (kB)", kb, max(plain_kb, 0.1), "just after registering"),
         Row("LwM2M: a healthy meter's update answered, meanwhile ÷ alone (ms)", *answered, how),
@@ -255,19 +262,6 @@ async def _switched_on(meters: list[Enrolled], port: int) -> list[Radio]:
 def _switch_off(radios: list[Radio]) -> None:
     for radio in radios:
         radio._transport.close()  # noqa: SLF001 - ours.
-
-
-async def _rate(jobs: list[Callable[[], Awaitable[None]]]) -> float:
-    """Jobs per second, AT_ONCE at once."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def one(job: Callable[[], Awaitable[None]]) -> None:
-        async with room:
-            await job()
-
-    began = time.perf_counter()
-    await asyncio.gather(*(one(job) for job in jobs))
-    return len(jobs) / (time.perf_counter() - began)
 
 
 async def _healthy(radio: Radio, times: int | None) -> tuple[list[float], list[float]]:

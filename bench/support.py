@@ -28,9 +28,9 @@ class Row(NamedTuple):
     how: str
 
 
-async def rate(jobs: list[Callable[[], Awaitable[None]]]) -> float:
-    """Jobs per second, CONNECTIONS at once."""
-    room = asyncio.Semaphore(CONNECTIONS)
+async def rate(jobs: list[Callable[[], Awaitable[None]]], *, at_once: int = CONNECTIONS) -> float:
+    """Jobs per second, so many at once."""
+    room = asyncio.Semaphore(at_once)
 
     async def one(job: Callable[[], Awaitable[None]]) -> None:
         async with room:

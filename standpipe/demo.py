@@ -82,7 +82,7 @@ async def _with_database(
             )
     async with database.sessions() as session:
         last = max(filter(None, (await last_reading_at(session), _kept_clock(data_dir))), default=None)
-    environment = demo_environment(settings, database.url, data_dir, kept, credentials, last)
+    environment = demo_environment(settings, database.url, data_dir, kept, credentials, last, currency=seed.CURRENCY)
     async with _children(environment) as children:
         with _console.status("Waiting for every part to answer…"):
             await _wait_until_ready(settings, children)

@@ -16,6 +16,8 @@ from standpipe.settings import Settings
 DEMO_FACTOR = 240.0
 DEMO_DLMS_PORT = 4059
 TOKEN_TTL_S = 7 * 86_400
+_STAND_INS_ALONE = frozenset({"keypad_vending_key"})
+"""What only a stand-in may hold: it is in no part's environment."""
 _SECRETS = (
     *("token_secret", "sandbox_api_key", "sandbox_webhook_secrets", "stripe_webhook_secrets"),
     *("mpesa_consumer_key", "mpesa_consumer_secret", "mpesa_passkey", "mpesa_callback_secrets"),
@@ -43,9 +45,19 @@ def demo_secrets(data_dir: Path) -> dict[str, str]:
 
 
 def demo_environment(
-    settings: Settings, url: str, data_dir: Path, kept: dict[str, str], credentials: Path, last: datetime | None
+    settings: Settings,
+    url: str,
+    data_dir: Path,
+    kept: dict[str, str],
+    credentials: Path,
+    last: datetime | None,
+    *,
+    currency: str,
 ) -> dict[str, str]:
-    phone = f"http://127.0.0.1:{settings.phone_port}"
+    """The environment of the demo's parts: this process's own, and the settings that tie the parts together.
+
+    ``kept``: ``demo_secrets``; ``last``: the latest that the town's clock has shown; ``currency``: the town's.
+    """
     factor = settings.clock_factor if "clock_factor" in settings.model_fields_set else DEMO_FACTOR
     # The town's clock goes on from where it stood: it must not fall behind what meters have already told.
     anchor_at = max(datetime.now(UTC), last) if last is not None else datetime.now(UTC)
@@ -55,6 +67,24 @@ def demo_environment(
         "DATABASE_URL": url,
         "HTTP_HOST": settings.http_host,
         "HTTP_PORT": settings.http_port,
+        "PUBLIC_URL": f"http://{settings.http_host}:{settings.http_port}",
+        "FIREBASE_CREDENTIALS": credentials,
+        "GRAPHIQL_DIR": graphiql,
+        "TOKEN_TTL_S": TOKEN_TTL_S,
+        "CLOCK_FACTOR": factor,
+        "CLOCK_ANCHOR_REAL_S": time.time(),
+        "CLOCK_ANCHOR_AT": anchor_at.isoformat(),
+        "LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else "ERROR",
+        **_meters(settings, data_dir),
+        **_outside(settings, kept, currency),
+        **{name.upper(): value for name, value in kept.items() if name not in _STAND_INS_ALONE},
+    }
+    return dict(os.environ) | {f"STANDPIPE_{name}": str(value) for name, value in chosen.items()}
+
+
+def _meters(settings: Settings, data_dir: Path) -> dict[str, object]:
+    """Where meters reach the gateway, and the gateway what makes their tokens."""
+    return {
         "COAP_HOST": settings.coap_host,
         "COAP_PORT": settings.coap_port,
         "COAP_DTLS_PORT": settings.coap_dtls_port,
@@ -64,21 +94,27 @@ def demo_environment(
         "DLMS_HOST": settings.dlms_host,
         "DLMS_PORT": settings.dlms_port or DEMO_DLMS_PORT,
         "DLMS_ALLOW_LLS": "1",
+        "FAKE_CHIRPSTACK_PORT": settings.fake_chirpstack_port,
+        "LORAWAN_API_URL": f"http://127.0.0.1:{settings.fake_chirpstack_port}",
+        "LORAWAN_HTTP_PORT": settings.lorawan_http_port,
+        "FAKE_KEYPAD_PORT": settings.fake_keypad_port,
+        "KEYPAD_ISSUER_URL": f"http://127.0.0.1:{settings.fake_keypad_port}",
+    }
+
+
+def _outside(settings: Settings, kept: dict[str, str], currency: str) -> dict[str, object]:
+    """The stand-ins for payment providers and the phone."""
+    phone = f"http://127.0.0.1:{settings.phone_port}"
+    return {
         "SANDBOX_PORT": settings.sandbox_port,
         "PHONE_PORT": settings.phone_port,
         "FAKE_STRIPE_PORT": settings.fake_stripe_port,
         "SANDBOX_URL": f"http://127.0.0.1:{settings.sandbox_port}",
         "STRIPE_API_BASE": f"http://127.0.0.1:{settings.fake_stripe_port}",
         "STRIPE_PUBLISHABLE_KEY": "pk_test_demo",
-        "PUBLIC_URL": f"http://{settings.http_host}:{settings.http_port}",
         "FAKE_MPESA_PORT": settings.fake_mpesa_port,
         "FAKE_MOMO_PORT": settings.fake_momo_port,
         "FAKE_FLUTTERWAVE_PORT": settings.fake_flutterwave_port,
-        "FAKE_CHIRPSTACK_PORT": settings.fake_chirpstack_port,
-        "FAKE_KEYPAD_PORT": settings.fake_keypad_port,
-        "KEYPAD_ISSUER_URL": f"http://127.0.0.1:{settings.fake_keypad_port}",
-        "LORAWAN_API_URL": f"http://127.0.0.1:{settings.fake_chirpstack_port}",
-        "LORAWAN_HTTP_PORT": settings.lorawan_http_port,
         "MPESA_URL": f"http://127.0.0.1:{settings.fake_mpesa_port}",
         "MPESA_SHORTCODE": "600999",
         "MPESA_INITIATOR": "standpipe",
@@ -86,23 +122,14 @@ def demo_environment(
         "MPESA_NETWORKS": "127.0.0.1/32,::1/128",
         "MOMO_URL": f"http://127.0.0.1:{settings.fake_momo_port}",
         "MOMO_API_USER": "standpipe",
-        "MOMO_CURRENCY": "KES",
+        "MOMO_CURRENCY": currency,
         "MOMO_DISBURSEMENT_USER": "standpipe",
-        "FLUTTERWAVE_URL": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
         "MOMO_DISBURSEMENT_KEY": kept["momo_subscription_key"],
         "MOMO_DISBURSEMENT_API_KEY": kept["momo_api_key"],
-        "FIREBASE_CREDENTIALS": credentials,
+        "FLUTTERWAVE_URL": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
         "FCM_BASE_URL": phone,
         "SMS_URL": f"{phone}/sms",
-        "GRAPHIQL_DIR": graphiql,
-        "TOKEN_TTL_S": TOKEN_TTL_S,
-        "CLOCK_FACTOR": factor,
-        "CLOCK_ANCHOR_REAL_S": time.time(),
-        "CLOCK_ANCHOR_AT": anchor_at.isoformat(),
-        "LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else "ERROR",
-        **{name.upper(): value for name, value in kept.items()},
     }
-    return dict(os.environ) | {f"STANDPIPE_{name}": str(value) for name, value in chosen.items()}
 
 
 def _has_meters_without_key(data_dir: Path) -> bool:

@@ -242,10 +242,8 @@ def _view(
     bought = {day: volume for day, volume in bought.items() if start <= day < end}
     of_volume = meter.wallet_kind == WalletKind.VOLUME
     segment, place = place_after(contract.segments(start), bought if of_volume else use, today)
-    ledger_minor = balance_minor or 0
-    spoken = state is not None and state.stated_at is not None
     mine = contract.tenancy_start(today) or date.min
-    recent = [daily[day] for day in sorted(daily) if mine <= day < today][-FORECAST_DAYS:]
+    heard = state if state is not None and state.stated_at is not None else None
     view = MeterView(
         id=meter.id,
         serial=meter.serial,
@@ -253,12 +251,12 @@ def _view(
         time_zone=meter.time_zone,
         currency=meter.currency,
         role=role,
-        ledger_minor=ledger_minor,
+        ledger_minor=balance_minor or 0,
         dues=dues,
         rules=_rules_of(meter, utility),
         on_meter_minor=state.credit_remaining_minor if state else None,
         on_meter_as_of=state.stated_at if state else None,
-        in_flight_minor=max(meter.credit_granted_minor - (state.credit_accepted_minor if spoken and state else 0), 0),
+        in_flight_minor=max(meter.credit_granted_minor - (heard.credit_accepted_minor if heard else 0), 0),
         last_seen_at=state.last_seen_at if state else None,
         online=state is not None and now - state.last_seen_at < offline_after,
         battery_percent=state.battery_percent if state else None,
@@ -277,14 +275,20 @@ def _view(
         used_this_period_ml=sum(volume_ml for day, volume_ml in use.items() if day >= mine),
         period_start=start,
         period_end=end,
-        lasts=None if of_volume else forecast(place, credit_minor=ledger_minor, daily_ml=recent, today=today),
+        lasts=None,
         wallet_kind=WalletKind(meter.wallet_kind),
         on_meter_ml=state.volume_remaining_ml if state else None,
-        in_flight_ml=max(meter.volume_granted_ml - (state.volume_accepted_ml if spoken and state else 0), 0),
+        in_flight_ml=max(meter.volume_granted_ml - (heard.volume_accepted_ml if heard else 0), 0),
         granted_ml=meter.volume_granted_ml,
         bought_this_period_ml=sum(volume_ml for day, volume_ml in bought.items() if day >= mine),
         today=today,
     )
-    if not of_volume:
-        return view
-    return replace(view, lasts=forecast_volume(view.volume_left_ml, daily_ml=recent, today=today))
+    recent = [daily[day] for day in sorted(daily) if mine <= day < today][-FORECAST_DAYS:]
+    return replace(view, lasts=_lasts(view, recent))
+
+
+def _lasts(view: MeterView, recent_ml: list[int]) -> Forecast | None:
+    """How long what there is will last, at the use of the last whole days."""
+    if view.wallet_kind is WalletKind.VOLUME:
+        return forecast_volume(view.volume_left_ml, daily_ml=recent_ml, today=view.today)
+    return forecast(view.place, credit_minor=view.ledger_minor, daily_ml=recent_ml, today=view.today)

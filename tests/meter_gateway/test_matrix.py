@@ -12,6 +12,7 @@ The meter has carried it out. And the meter holds exactly what was granted, what
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -48,7 +49,7 @@ DOUBT = frozenset({"SENT", "ACKNOWLEDGED", "UNKNOWN"})
 """What a command may be called while the meter may have it and its word has not come."""
 
 
-class World:
+class World(ABC):
     """One gateway, one meter, and the faults of its carrier. ``granted``: all credit so far."""
 
     def __init__(self, field: Any, *, holds_volume: bool) -> None:
@@ -61,23 +62,25 @@ class World:
     # What a carrier does in its own way.
     meter_state: Any
 
+    @abstractmethod
     async def come(self) -> None:
         """The meter comes within reach."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def lose_answer(self, kind: str) -> None:
         """The meter takes the command that waits, and what it answers is lost; it is out of reach afterwards."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def kill_gateway(self, kind: str) -> None:
         """The same, and the gateway dies before it knows; a new one begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def reboot(self) -> None:
-        raise NotImplementedError
+        """The meter loses its power, and keeps its memory."""
 
+    @abstractmethod
     def say_twice(self, *, on: bool) -> None:
-        raise NotImplementedError
+        """Whether what is said on this carrier is said twice."""
 
     async def sleep_a_day(self) -> None:
         """The meter hears nothing, and a day goes by."""

@@ -26,9 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install graphiql ## Run everything on this machine, with a small town.
 	@exec $(BIN)/standpipe demo
 
-test: install ## Run the whole suite: on every core, and what listens to a radio's clock alone.
-	$(BIN)/pytest -n auto --dist worksteal --ignore tests/meter_gateway
-	$(BIN)/pytest tests/meter_gateway
+test: install ## Run the whole suite, on every core.
+	$(BIN)/pytest -n auto --dist worksteal
 
 lint: install ## Style and mistakes.
 	$(BIN)/ruff check .

@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import standpipe.customers.models
+import standpipe.documents.models
 import standpipe.ledger.models
+import standpipe.meters.claim_models
 import standpipe.meters.field_models
 import standpipe.meters.keypad_models
 import standpipe.meters.lora_models

@@ -19,6 +19,10 @@ class NotFoundError(StandpipeError):
     """There is no such thing, or it is another household's: the two must look alike."""
 
 
+class ForbiddenError(StandpipeError):
+    """The asker may see this, but their role may not do it; the message says who may."""
+
+
 @dataclass
 class InvalidInputError(StandpipeError):
     """The caller's input breaks a rule. ``field`` is the path of the input at fault."""

@@ -10,6 +10,7 @@ from strawberry.extensions import MaskErrors
 
 from standpipe.errors import (
     AmountOutOfRangeError,
+    ForbiddenError,
     IdempotencyMismatchError,
     InvalidInputError,
     MeterBlockedError,
@@ -67,6 +68,13 @@ class RateLimited(UserError):
     retry_after_s: int
 
 
+_CODES: dict[type[StandpipeError], UserErrorCode] = {
+    NotFoundError: UserErrorCode.NOT_FOUND,
+    ForbiddenError: UserErrorCode.FORBIDDEN,
+    MeterBlockedError: UserErrorCode.METER_BLOCKED,
+}
+
+
 def user_error(error: StandpipeError, language: str) -> UserError:
     """An expected failure as data. Re-raises one that no customer can do anything about."""
     message = str(error)
@@ -81,17 +89,11 @@ def user_error(error: StandpipeError, language: str) -> UserError:
                 maximum=money(error.maximum_minor, error.currency, language),
             )
         case InvalidInputError():
-            return InputError(
-                code=UserErrorCode.INVALID, message=message, field=list(error.field) or None, retryable=False
-            )
-        case NotFoundError():
-            return InputError(code=UserErrorCode.NOT_FOUND, message="Not found.", field=None, retryable=False)
+            return _input_error(UserErrorCode.INVALID, message, *error.field)
         case IdempotencyMismatchError():
-            return InputError(
-                code=UserErrorCode.IDEMPOTENCY_MISMATCH, message=message, field=["idempotencyKey"], retryable=False
-            )
-        case MeterBlockedError():
-            return InputError(code=UserErrorCode.METER_BLOCKED, message=message, field=None, retryable=False)
+            return _input_error(UserErrorCode.IDEMPOTENCY_MISMATCH, message, "idempotencyKey")
+        case NotFoundError() | ForbiddenError() | MeterBlockedError():
+            return _input_error(_CODES[type(error)], "Not found." if isinstance(error, NotFoundError) else message)
         case RateLimitedError():
             return RateLimited(
                 code=UserErrorCode.RATE_LIMITED,
@@ -102,6 +104,10 @@ def user_error(error: StandpipeError, language: str) -> UserError:
             )
         case _:
             raise error
+
+
+def _input_error(code: UserErrorCode, message: str, *field: str) -> InputError:
+    return InputError(code=code, message=message, field=list(field) or None, retryable=False)
 
 
 class Masked(MaskErrors):

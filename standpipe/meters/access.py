@@ -5,21 +5,36 @@ import re
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Membership
-from standpipe.errors import NotFoundError
+from standpipe.customers.models import HouseholdRole, Membership
+from standpipe.errors import ForbiddenError, NotFoundError
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 
+_REFUSED = {
+    HouseholdRole.PAYER: "Your part in this household is to look: its owner or a payer can do this.",
+    HouseholdRole.OWNER: "Only an owner of this household can do this.",
+}
 
-async def require_meter(session: AsyncSession, *, customer_id: str, meter_id: str) -> Meter:
-    """The meter, if this customer's household has it. Raises NotFoundError."""
-    meter = await session.scalar(
-        select(Meter)
-        .join(Membership, Membership.household_id == Meter.household_id)
-        .where(Meter.id == meter_id, Membership.customer_id == customer_id)
-    )
-    if meter is None:
+
+async def require_meter(
+    session: AsyncSession, *, customer_id: str, meter_id: str, role: HouseholdRole = HouseholdRole.VIEWER
+) -> Meter:
+    """The meter, if this customer's household has it and their role reaches ``role``.
+
+    Raises NotFoundError for a meter that is not theirs, ForbiddenError for one of theirs where they may only look.
+    """
+    found = (
+        await session.execute(
+            select(Meter, Membership.role)
+            .join(Membership, Membership.household_id == Meter.household_id)
+            .where(Meter.id == meter_id, Membership.customer_id == customer_id)
+        )
+    ).one_or_none()
+    if found is None:
         raise NotFoundError("No such meter.")
+    if not HouseholdRole(found[1]).may(role):
+        raise ForbiddenError(_REFUSED[role])
+    meter: Meter = found[0]
     return meter
 
 

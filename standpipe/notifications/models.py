@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.db.base import Base, QueueMixin
@@ -45,6 +46,7 @@ class Device(Base):
     app_version: Mapped[str]
     healthy: Mapped[bool] = mapped_column(server_default="true")
     last_seen_at: Mapped[datetime]
+    label: Mapped[str] = mapped_column(server_default="")
 
 
 class AlertState(Base):
@@ -72,6 +74,29 @@ class Alert(Base):
     raised_at: Mapped[datetime]
     cleared_at: Mapped[datetime | None]
     read_at: Mapped[datetime | None]
+
+
+class AlertRead(Base):
+    """That a customer has read an alert: each member of a household reads for themselves."""
+
+    __tablename__ = "alert_reads"
+
+    alert_id: Mapped[str] = mapped_column(ForeignKey("alerts.id"), primary_key=True)
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"), primary_key=True)
+    read_at: Mapped[datetime]
+
+
+class NotificationPreference(Base):
+    """What a customer wants to be told, and when. ``quiet_from`` and ``quiet_to``: "HH:MM" by each meter's clock."""
+
+    __tablename__ = "notification_preferences"
+
+    customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"), primary_key=True)
+    days_left: Mapped[list[int]] = mapped_column(JSONB)
+    channels: Mapped[list[str]]
+    quiet_from: Mapped[str | None]
+    quiet_to: Mapped[str | None]
+    weekly_digest: Mapped[bool] = mapped_column(server_default="false")
 
 
 class Delivery(QueueMixin, Base):

@@ -18,8 +18,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
+from standpipe.customers.models import HouseholdRole
 from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.ids import new_id
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import require_meter
@@ -113,7 +114,7 @@ async def set_order(
 
     Raises NotFoundError (meter or card), InvalidInputError for amounts outside the card's limits.
     """
-    meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id)
+    meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id, role=HouseholdRole.PAYER)
     card = await require_card(session, customer_id=customer_id, saved_method_id=order.saved_method_id)
     _check(provider_of(providers, card.provider), meter, order)
     values = {
@@ -164,9 +165,14 @@ async def set_order_once(
 
 
 async def turn_off(session: AsyncSession, *, customer_id: str, meter_id: str, now: datetime) -> AutoTopUp:
-    """Turn a meter's standing order off; a charge under way still counts. Raises NotFoundError."""
+    """Turn a meter's standing order off; a charge under way still counts.
+
+    Raises NotFoundError, and ForbiddenError for all but the card's owner and the household's.
+    """
     await require_meter(session, customer_id=customer_id, meter_id=meter_id)
     row = await _lock(session, meter_id)
+    if row is None or row.customer_id != customer_id:
+        await require_meter(session, customer_id=customer_id, meter_id=meter_id, role=HouseholdRole.OWNER)
     if row is None:
         raise NotFoundError("There is no automatic top-up for this meter.")
     row.enabled, row.paused_reason, row.updated_at = False, "customer", now
@@ -266,9 +272,11 @@ async def _who_pays(
 ) -> tuple[Meter, SavedMethod, Provider] | None:
     """Meter, card and rail of an order, where all three still stand; an order that never will again is turned off."""
     try:
-        meter = await require_meter(session, customer_id=row.customer_id, meter_id=row.meter_id)
-    except NotFoundError:
-        # They have moved out: their card pays for nobody else's water, and nobody else is told of it.
+        meter = await require_meter(
+            session, customer_id=row.customer_id, meter_id=row.meter_id, role=HouseholdRole.PAYER
+        )
+    except (NotFoundError, ForbiddenError):
+        # They have moved out, or pay no more: their card pays for nobody else's water, and nobody else is told of it.
         row.enabled, row.paused_reason = False, "moved"
         return None
     card = await session.get_one(SavedMethod, row.saved_method_id, populate_existing=True)

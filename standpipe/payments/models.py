@@ -20,8 +20,9 @@ class TopUp(QueueMixin, Base):
     is now owed to us.
 
     ``payer_ref``: the customer as the provider knew them when the payment was first asked for: a retry must say the
-    same words. ``origin``: CUSTOMER, AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING (a second payment for the
-    settlement that changed the row. As a queue entry it is the janitor's: due when it wants asking.
+    same words. ``origin``: CUSTOMER, GUEST (without an account), AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING
+    (a second payment for an order that was paid already, ``intention_id``). ``version`` counts the settlements that
+    changed the row. As a queue entry it is the janitor's: due when it wants asking.
     """
 
     __tablename__ = "top_ups"
@@ -33,6 +34,7 @@ class TopUp(QueueMixin, Base):
         Index("ix_top_ups_meter_id", "meter_id", "id"),
         Index("ix_top_ups_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         Index("ix_top_ups_intention_id", "intention_id", postgresql_where=text("intention_id IS NOT NULL")),
+        Index("uq_top_ups_guest", "idempotency_key", unique=True, postgresql_where=text("origin = 'GUEST'")),
         Index("ix_top_ups_dispute", "meter_id", postgresql_where=text("dispute IS NOT NULL")),
         CheckConstraint("pay_minor > 0", name="pay_positive"),
     )

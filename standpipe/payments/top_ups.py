@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
-from standpipe.customers.models import Customer
+from standpipe.customers.models import Customer, HouseholdRole
 from standpipe.db.engine import Sessions
 from standpipe.db.queue import claim, retry
 from standpipe.errors import (
@@ -112,10 +112,13 @@ async def cancel(
 ) -> None:
     """Stop a top-up that was not paid yet; one that was paid meanwhile is settled instead.
 
-    Raises NotFoundError, and InvalidInputError where the provider cannot be reached to stop it.
+    Raises NotFoundError, ForbiddenError for another's top-up unless the household is theirs, and InvalidInputError
+    where the provider cannot be reached to stop it.
     """
     async with sessions() as session:
         top_up = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
+        needed = HouseholdRole.PAYER if top_up.customer_id == customer_id else HouseholdRole.OWNER
+        await require_meter(session, customer_id=customer_id, meter_id=top_up.meter_id, role=needed)
     if top_up.provider_ref is None:
         raise InvalidInputError("The payment is still being opened. Please try again shortly.", ("topUpId",))
     try:
@@ -202,7 +205,7 @@ async def _store(
     payer_ref: str | None,
     agreed: Mapping[str, int] | None,
 ) -> str:
-    meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id)
+    meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id, role=HouseholdRole.PAYER)
     provider = await _check(session, providers, meter, order, now)
     top_up = new_top_up(
         provider,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
+from standpipe.customers.models import HouseholdRole, Utility
 from standpipe.customers.operators import record
 from standpipe.errors import (
     IdempotencyMismatchError,
@@ -109,7 +109,7 @@ async def redeem(
     known = await recall(session, customer_id=customer_id, key=key, mutation=MUTATION, request_hash=request_hash)
     if known is not None:
         return str(known["top_up_id"]), True
-    meter = await require_meter(session, customer_id=customer_id, meter_id=meter_id)
+    meter = await require_meter(session, customer_id=customer_id, meter_id=meter_id, role=HouseholdRole.PAYER)
     if meter.closed_at is not None:
         raise MeterBlockedError("This meter is out of service and takes no more credit.")
     await _check_tries(session, customer_id)

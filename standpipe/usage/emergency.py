@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
+from standpipe.customers.models import HouseholdRole, Utility
 from standpipe.errors import MeterBlockedError
 from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
@@ -40,7 +40,7 @@ async def activate(session: AsyncSession, *, customer_id: str, meter_id: str, no
 
     Raises NotFoundError, and MeterBlockedError where there is none to have: in use already, or credit enough.
     """
-    await require_meter(session, customer_id=customer_id, meter_id=meter_id)
+    await require_meter(session, customer_id=customer_id, meter_id=meter_id, role=HouseholdRole.PAYER)
     meter = await lock_meter(session, meter_id)
     utility = await session.get_one(Utility, meter.utility_id)
     amount_minor = utility.emergency_credit_minor

@@ -1,6 +1,6 @@
 """What a request carries: who asks, and the tools that resolvers call with. Loaders live as long as the request."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,9 +11,11 @@ from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from standpipe.clock import Clock
+from standpipe.customers.models import OperatorRole
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
+from standpipe.errors import NotAuthenticatedError
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
@@ -39,6 +41,14 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorIdentity:
+    """An operator who has signed in."""
+
+    name: str
+    role: OperatorRole
+
+
+@dataclass(frozen=True, slots=True)
 class TopUpsRequest:
     """A page of one meter's top-ups."""
 
@@ -50,7 +60,11 @@ class TopUpsRequest:
 
 @dataclass
 class Context:
-    """One request, or one WebSocket connection. ``expires_at_s`` is the Unix second at which its token ends."""
+    """One request, or one WebSocket connection. ``expires_at_s`` is the Unix second at which its token ends.
+
+    ``session_id`` is the sign-in that the token came out of; None for a token of another issuer. ``check_revoked`` asks
+    that issuer whether the token still holds, and raises NotAuthenticatedError.
+    """
 
     tools: Tools
     customer_id: str | None
@@ -61,6 +75,9 @@ class Context:
     request: Any = None
     response: Any = None
     connection_params: Any = None
+    session_id: str | None = None
+    operator: OperatorIdentity | None = None
+    check_revoked: Callable[[], Awaitable[None]] | None = None
     _loaders: dict[str, DataLoader[Any, Any]] = field(default_factory=dict)
 
     def require_customer(self) -> str:
@@ -68,6 +85,24 @@ class Context:
         if self.customer_id is None:
             raise GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
         return self.customer_id
+
+    async def require_trusted_customer(self) -> str:
+        """``require_customer`` for what moves money or shares a household: a revoked sign-in is found out here."""
+        customer_id = self.require_customer()
+        if self.check_revoked is not None:
+            try:
+                await self.check_revoked()
+            except NotAuthenticatedError as error:
+                raise GraphQLError(str(error), extensions={"code": "UNAUTHENTICATED"}) from None
+        return customer_id
+
+    def require_operator(self, *roles: OperatorRole) -> str:
+        """The operator's name, for the audit trail. Raises UNAUTHENTICATED, or FORBIDDEN outside these roles."""
+        if self.operator is None:
+            raise GraphQLError("Sign in as an operator first.", extensions={"code": "UNAUTHENTICATED"})
+        if self.operator.role is not OperatorRole.ADMIN and self.operator.role not in roles:
+            raise GraphQLError("Your role may not do this.", extensions={"code": "FORBIDDEN"})
+        return self.operator.name
 
     @property
     def meters(self) -> DataLoader[str, MeterView | None]:

@@ -126,7 +126,7 @@ class MoneyMutation:
         self, info: Ctx, input: EmergencyCreditActivateInput
     ) -> EmergencyCreditPayload | None:
         context = info.context
-        tools, customer_id = context.tools, context.require_customer()
+        tools, customer_id = context.tools, await context.require_trusted_customer()
 
         async def act(session: "AsyncSession") -> dict[str, Any]:
             given = await emergency.activate(session, customer_id=customer_id, meter_id=meter_id, now=tools.clock.now())
@@ -150,7 +150,7 @@ class MoneyMutation:
     @strawberry.mutation(description="Redeems a voucher: its value becomes credit at once.")
     async def voucher_redeem(self, info: Ctx, input: VoucherRedeemInput) -> TopUpPayload | None:
         context = info.context
-        tools, customer_id = context.tools, context.require_customer()
+        tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             meter_id = _known_id(input.meter_id, "mtr", "No such meter.")
             async with tools.sessions.begin() as session:
@@ -172,7 +172,7 @@ class MoneyMutation:
     @strawberry.mutation(description="Begins to keep a card at the payment provider.")
     async def card_save_start(self, info: Ctx, input: CardSaveStartInput) -> CardSavePayload | None:
         context = info.context
-        tools, customer_id = context.tools, context.require_customer()
+        tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             action, replayed = await saved_methods.begin(
                 tools.sessions, tools.providers, tools.clock, customer_id=customer_id, key=str(input.idempotency_key)
@@ -184,7 +184,7 @@ class MoneyMutation:
     @strawberry.mutation(description="Forgets a card.")
     async def card_forget(self, info: Ctx, input: CardForgetInput) -> CardsPayload | None:
         context = info.context
-        tools, customer_id = context.tools, context.require_customer()
+        tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             card_id = _known_id(input.card_id, "pmt", "No such card.")
             await saved_methods.forget(
@@ -197,7 +197,7 @@ class MoneyMutation:
     @strawberry.mutation(description="Sets the standing order of a meter.")
     async def auto_top_up_set(self, info: Ctx, input: AutoTopUpSetInput) -> AutoTopUpPayload | None:
         context = info.context
-        tools, customer_id = context.tools, context.require_customer()
+        tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             order = _standing_order(input)
             replayed = await auto_top_up.set_order_once(
@@ -216,7 +216,7 @@ class MoneyMutation:
     @strawberry.mutation(description="Turns the standing order of a meter off.")
     async def auto_top_up_turn_off(self, info: Ctx, input: AutoTopUpTurnOffInput) -> AutoTopUpPayload | None:
         context = info.context
-        tools, customer_id = context.tools, context.require_customer()
+        tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             meter_id = _known_id(input.meter_id, "mtr", "No such meter.")
             async with tools.sessions.begin() as session:

@@ -167,7 +167,7 @@ class Mutation(MoneyMutation):
     @strawberry.mutation(description="Begins a top-up; follow nextAction to pay.")
     async def top_up_start(self, info: Ctx, input: TopUpStartInput) -> TopUpPayload | None:
         context = info.context
-        customer_id = context.require_customer()
+        customer_id = await context.require_trusted_customer()
         try:
             top_up_id, replayed = await top_ups.start(
                 context.tools.sessions,
@@ -185,7 +185,7 @@ class Mutation(MoneyMutation):
     @strawberry.mutation(description="Stops a top-up that was not paid; one paid meanwhile is settled instead.")
     async def top_up_cancel(self, info: Ctx, input: TopUpCancelInput) -> TopUpPayload | None:
         context = info.context
-        customer_id = context.require_customer()
+        customer_id = await context.require_trusted_customer()
         try:
             if not is_id(input.top_up_id, "top"):
                 raise NotFoundError("No such top-up.")

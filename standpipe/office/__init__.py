@@ -8,6 +8,7 @@ units, such as 150.00.
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
 from standpipe.office.dlms import dlms
+from standpipe.office.documents import documents
 from standpipe.office.keys import meter_key
 from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
@@ -37,6 +38,7 @@ GROUPS = {
     "dlms": dlms,
     "meter-key": meter_key,
     "token": token,
+    "documents": documents,
 }
 COMMANDS = {"meter-command": meter_command}
 """Commands that are no group."""

@@ -119,7 +119,7 @@ class Guard(SchemaExtension):
         """Refuse what is wrong, and take the price of what is right."""
         assert self.prepared is not None  # noqa: S101 - parsing comes first.
         run = self.execution_context
-        refusal = None if self.prepared.errors else self._charge(self.prepared)
+        refusal = None if self.prepared.errors else self._unnamed() or self._charge(self.prepared)
         run.pre_execution_errors = list(self.prepared.errors) if refusal is None else [refusal]
         yield
 
@@ -135,6 +135,13 @@ class Guard(SchemaExtension):
         """What the operation cost, and what is left."""
         price: Price | None = self.told.get("cost")
         return {} if price is None else {"cost": {"points": price.points, "left": price.left}}
+
+    def _unnamed(self) -> GraphQLError | None:
+        # Strawberry runs the first of several operations where no name is given; the specification runs none.
+        several = self.prepared is not None and len(self.prepared.plans) > 1
+        if several and self.execution_context._provided_operation_name is None:  # noqa: SLF001 - told nowhere else.
+            return GraphQLError("Say which of the operations is meant: operationName.")
+        return None
 
     def _charge(self, prepared: Prepared) -> GraphQLError | None:
         run, context = self.execution_context, self.context

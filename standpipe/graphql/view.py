@@ -191,7 +191,9 @@ class GraphQLView(GraphQL[Context, None]):
         if result.extensions:
             body["extensions"] = result.extensions
         exchange: Exchange = request.scope[_EXCHANGE]
-        exchange.ran = not isinstance(result, PreExecutionError)
+        # Variables that do not fit are found only by execution; no field was begun where no error has a path.
+        unfit = result.data is None and bool(result.errors) and all(error.path is None for error in result.errors or ())
+        exchange.ran = not isinstance(result, PreExecutionError) and not unfit
         if not exchange.ran:
             del body["data"]
         return body

@@ -13,6 +13,7 @@ from standpipe.documents.models import TrustedDocument
 from standpipe.documents.store import read_manifest
 from standpipe.errors import InvalidInputError
 from standpipe.graphql.exchange import RESPONSE
+from standpipe.settings import DocumentsMode
 from standpipe.wiring import Database
 from tests.support.office import hire
 from tests.support.sockets import opened
@@ -125,7 +126,7 @@ async def test_modes_run_note_or_refuse_what_nobody_vouched_for(
     trusted: Town, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strange = {"query": "{ viewer { language } }"}
-    for mode, status in (("off", 200), ("log", 200), ("enforce", 400)):
+    for mode, status in ((DocumentsMode.OFF, 200), (DocumentsMode.LOG, 200), (DocumentsMode.ENFORCE, 400)):
         settings = trusted.settings.model_copy(update={"documents_mode": mode})
         app = make_app(settings, Database(database_url, trusted.sessions))
         transport = httpx.ASGITransport(app)
@@ -134,8 +135,8 @@ async def test_modes_run_note_or_refuse_what_nobody_vouched_for(
             headers = {"authorization": f"Bearer {trusted.home.token}", "accept": RESPONSE}
             found = [await http.post("/graphql", json=strange, headers=headers) for _ in range(2)]
             assert {one.status_code for one in found} == {status}
-            assert (capsys.readouterr().out.count("document is not trusted")) == (mode == "log")
-            if mode == "enforce":
+            assert (capsys.readouterr().out.count("document is not trusted")) == (mode is DocumentsMode.LOG)
+            if mode is DocumentsMode.ENFORCE:
                 assert found[0].json()["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
             # What is vouched for runs in every mode, by its id and by its text.
             for body in ({"documentId": f"sha256:{sha(HOME)}"}, {"query": HOME}):

@@ -10,11 +10,14 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from standpipe.api import agents
+from standpipe.api.addresses import caller_address
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
 from standpipe.api.statements import statement_pdf
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
+from standpipe.customers.sessions import Lifetime, Lifetimes
+from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
 from standpipe.graphql.context import Tools
@@ -43,6 +46,9 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         sms_url=settings.sms_url,
         sms_countries=settings.sms_countries,
         public_url=settings.public_url,
+        caller=lambda connection: caller_address(connection, settings.trusted_networks),
+        code_limits=CodeLimits(settings.sign_in_codes_per_address, settings.sms_daily_cap),
+        lifetimes=_lifetimes(settings),
     )
 
     @asynccontextmanager
@@ -67,6 +73,16 @@ def make_signer(settings: Settings) -> TokenSigner:
     require(settings, "token_secret")
     secret = settings.token_secret.get_secret_value() if settings.token_secret else ""
     return TokenSigner(secret, settings.token_ttl_s)
+
+
+def _lifetimes(settings: Settings) -> Lifetimes:
+    def days(idle: int, absolute: int) -> Lifetime:
+        return Lifetime(timedelta(days=idle), timedelta(days=absolute))
+
+    return Lifetimes(
+        app=days(settings.session_idle_days, settings.session_max_days),
+        web=days(settings.web_session_idle_days, settings.web_session_max_days),
+    )
 
 
 def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:

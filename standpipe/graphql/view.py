@@ -4,22 +4,21 @@ import html
 import json
 import uuid
 from datetime import timedelta
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 
-from standpipe.errors import NotAuthenticatedError
 from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
+from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket, refusal
 from standpipe.ids import is_id
 
 INIT_TIMEOUT = timedelta(seconds=5)
@@ -46,29 +45,22 @@ class GraphQLView(GraphQL[Context, None]):
         """Answer a request; a token that does not verify ends it here."""
         try:
             await super().__call__(scope, receive, send)
-        except NotAuthenticatedError as error:
-            body = {"errors": [{"message": str(error), "extensions": {"code": "UNAUTHENTICATED"}}]}
-            headers = {"WWW-Authenticate": "Bearer"}
-            await JSONResponse(body, HTTPStatus.UNAUTHORIZED, headers)(scope, receive, send)
+        except REFUSALS as error:
+            await refusal(error)(scope, receive, send)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
         context = Context(self._tools, None, meter_of, request=request, response=response)
-        header = request.headers.get("authorization")
-        if header is not None:
-            self._sign_in(context, header)
+        if isinstance(request, Request):
+            await find_out(context)
         context.language = _language(request.headers.get("accept-language"))
         return context
 
     async def on_ws_connect(self, context: Context) -> Any:
         """``connection_init`` with ``{"authorization": "Bearer …"}``. Raises ConnectionRejectionError."""
-        params = context.connection_params
-        header = params.get("authorization") or params.get("Authorization") if isinstance(params, dict) else None
         try:
-            if not isinstance(header, str):
-                raise NotAuthenticatedError("Sign in with connection_init.")  # noqa: TRY301 - one way out for both.
-            self._sign_in(context, header)
-        except NotAuthenticatedError as error:
+            await find_out_of_socket(context)
+        except REFUSALS as error:
             raise ConnectionRejectionError({"code": "UNAUTHENTICATED"}) from error
         return await super().on_ws_connect(context)
 
@@ -90,12 +82,6 @@ class GraphQLView(GraphQL[Context, None]):
         if not isinstance(value, dict | list):
             raise json.JSONDecodeError("not an object", "", 0)
         return value
-
-    def _sign_in(self, context: Context, header: str) -> None:
-        scheme, _, token = header.partition(" ")
-        if scheme.lower() != "bearer":
-            raise NotAuthenticatedError("Use the Bearer scheme.")
-        context.customer_id, context.expires_at_s = self._tools.signer.verify_with_expiry(token.strip())
 
 
 def _language(header: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import Enum
+from typing import Annotated
 
 import strawberry
 from starlette.responses import Response
@@ -159,7 +160,9 @@ class SignInMutation:
     """Part of Mutation."""
 
     @strawberry.mutation(description="Sends a one-time code by text.")
-    async def sign_in_start(self, info: Ctx, input: SignInStartInput) -> SignInStartPayload | None:
+    async def sign_in_start(
+        self, info: Ctx, input: Annotated[SignInStartInput, strawberry.argument(description="Whose code.")]
+    ) -> SignInStartPayload | None:
         try:
             await _send_code(info.context, input.phone)
         except StandpipeError as error:
@@ -167,7 +170,9 @@ class SignInMutation:
         return SignInStartPayload(sent=True, user_errors=[])
 
     @strawberry.mutation(description="Exchanges the code for a session; a first sign-in opens the account.")
-    async def sign_in_finish(self, info: Ctx, input: SignInFinishInput) -> SignInFinishPayload | None:
+    async def sign_in_finish(
+        self, info: Ctx, input: Annotated[SignInFinishInput, strawberry.argument(description="Number and code.")]
+    ) -> SignInFinishPayload | None:
         context, payload = info.context, SignInFinishPayload()
         try:
             cookies = own_page_cookies(context) if input.web else None
@@ -184,7 +189,11 @@ class SignInMutation:
         "answer that was lost may be asked for again with the same token."
     )
     async def session_refresh(
-        self, info: Ctx, input: SessionRefreshInput | None = None
+        self,
+        info: Ctx,
+        input: Annotated[
+            SessionRefreshInput | None, strawberry.argument(description="The token; for the web, nothing.")
+        ] = None,
     ) -> SessionRefreshPayload | None:
         context, payload, cookies = info.context, SessionRefreshPayload(), None
         token = input.refresh_token if input else None
@@ -203,7 +212,13 @@ class SignInMutation:
     @strawberry.mutation(
         description="Ends a session, with its tokens and its live connections: the one that asks, or the one named."
     )
-    async def sign_out(self, info: Ctx, input: SignOutInput | None = None) -> SignOutPayload | None:
+    async def sign_out(
+        self,
+        info: Ctx,
+        input: Annotated[
+            SignOutInput | None, strawberry.argument(description="Without it, the session that asks.")
+        ] = None,
+    ) -> SignOutPayload | None:
         context = info.context
         try:
             cookies = own_page_cookies(context) if _refresh_cookie(context) is not None and input is None else None
@@ -296,8 +311,11 @@ def _clear(cookies: tuple[WebCookies, Response] | None) -> None:
 
 
 def _refresh_cookie(context: Context) -> str | None:
-    """The refresh token that the browser brought, whether or not it may be used."""
-    token: str | None = context.request.cookies.get(WebCookies(context.tools.public_url).refresh)
+    """The refresh token that a browser brought, whether or not it may be used. A header goes before cookies."""
+    request = context.request
+    if request.scope["type"] != "http" or "authorization" in request.headers:
+        return None
+    token: str | None = request.cookies.get(WebCookies(context.tools.public_url).refresh)
     return token
 
 

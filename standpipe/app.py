@@ -9,12 +9,15 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from standpipe.addresses import caller_address
 from standpipe.api import agents
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
 from standpipe.api.statements import statement_pdf
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
+from standpipe.customers.sessions import Lifetime, Lifetimes
+from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
 from standpipe.graphql.budget import Budgets
@@ -48,6 +51,9 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         budgets=Budgets(settings.cost_capacity, settings.cost_refill_per_s),
         documents=Documents(settings.documents_mode),
         introspection=settings.introspection if settings.introspection is not None else _has_ide(settings),
+        caller=lambda connection: caller_address(connection, settings.trusted_networks),
+        code_limits=CodeLimits(settings.sign_in_codes_per_address, settings.sms_daily_cap),
+        lifetimes=_lifetimes(settings),
     )
 
     @asynccontextmanager
@@ -76,6 +82,16 @@ def make_signer(settings: Settings) -> TokenSigner:
 
 def _has_ide(settings: Settings) -> bool:
     return settings.graphiql_dir is not None and settings.graphiql_dir.is_dir()
+
+
+def _lifetimes(settings: Settings) -> Lifetimes:
+    def days(idle: int, absolute: int) -> Lifetime:
+        return Lifetime(timedelta(days=idle), timedelta(days=absolute))
+
+    return Lifetimes(
+        app=days(settings.session_idle_days, settings.session_max_days),
+        web=days(settings.web_session_idle_days, settings.web_session_max_days),
+    )
 
 
 def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:

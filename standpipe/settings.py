@@ -138,6 +138,19 @@ class Settings(BaseSettings):
     sms_countries: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="Country codes (ISO 3166) allowed to sign in by phone. Empty: all."
     )
+    sms_daily_cap: int = Field(
+        1_000, ge=1, description="Texts with sign-in codes that go out in 24 hours, in all: what abuse may cost a day."
+    )
+    sign_in_codes_per_address: int = Field(
+        10,
+        ge=1,
+        description="Sign-in codes that one address may ask for in an hour (an IPv6 /64 is one). More where a carrier "
+        "puts many phones behind one address.",
+    )
+    session_idle_days: int = Field(60, ge=1, description="Days unused after which an app's sign-in ends.")
+    session_max_days: int = Field(365, ge=1, description="Days after which an app's sign-in ends in any case.")
+    web_session_idle_days: int = Field(7, ge=1, description="Days unused after which a browser's sign-in ends.")
+    web_session_max_days: int = Field(30, ge=1, description="Days after which a browser's sign-in ends in any case.")
 
     stripe_api_key: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list,

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 
 from standpipe.clock import Clock
+from standpipe.customers.retention import forget_sign_ins
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import WORK, Listener
 from standpipe.db.queue import claim, finish, retry
@@ -40,6 +41,7 @@ MAX_ATTEMPTS = 10
 LEASE_S = 60.0
 AGAIN_S = 300.0
 """How soon what runs daily is tried again after it failed."""
+DAY_S = 86_400.0
 _log = structlog.get_logger(__name__)
 
 
@@ -65,6 +67,7 @@ async def run_worker(
         "refunds": lambda: work_refunds(sessions, providers, clock),
         "deliveries": lambda: deliver_due(sessions, sender),
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
+        "sign_in_retention": daily(lambda: forget_sign_ins(sessions), DAY_S),
         cut_off.QUEUE: partial(cut_off.work_cut_offs, sessions, clock, Rests(cut_off.QUEUE)),
         "standing": partial(accrue_due, sessions, clock, Rests("standing")),
         "monthly_statements": partial(issue_due, sessions, clock, Rests("monthly_statements")),

@@ -105,7 +105,10 @@ class CustomerSession(Base):
 
 
 class RefreshToken(Base):
-    """One token of a session's family, kept as a hash. It works once; a second use ends the session."""
+    """One token of a session's family, kept as a hash. It works once; a second use ends the session.
+
+    ``used_at`` is when its successor first showed itself; until then, presenting it again gives the same successor.
+    """
 
     __tablename__ = "refresh_tokens"
     __table_args__ = (Index("ix_refresh_tokens_session_id", "session_id"),)

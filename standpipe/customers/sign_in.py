@@ -1,27 +1,58 @@
-"""Sign-in by phone: a one-time code goes to the number; whoever has it gets a token.
+"""Sign-in by phone: a one-time code goes to the number; whoever has it signs in.
 
-Codes are kept as a keyed hash, live ten minutes, work once, and stand five tries. Three codes per number in ten
-minutes are the most. The answer never tells whether a number is known.
+Codes are kept as a keyed hash, live ten minutes, work once, and stand five tries. Codes sent and codes tried are
+limited by number and by the asker's address, and the texts of a day in all. The answer never tells whether a number is
+known. Real time.
 """
 
 import hashlib
 import hmac
 import secrets
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
 
 import phonenumbers
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Customer, SignInCode
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, RateLimitedError
+from standpipe.errors import InvalidInputError, RateLimitedError
 from standpipe.ids import new_id
 
 CODE_TTL_S = 600
 MAX_TRIES = 5
-MAX_CODES = 3
 CODE_DIGITS = 6
+HOUR_S, DAY_S = 3_600, 86_400
+CODES_PER_NUMBER = (Limit(3, CODE_TTL_S), Limit(5, HOUR_S))
+TRIES_PER_NUMBER = (Limit(10, CODE_TTL_S), Limit(20, HOUR_S))
+TRIES_PER_CODE_SENT = 6
+"""Times that an address may try for each code that it may have sent: a code's five tries, and a slip."""
+KEEP_CODES = timedelta(days=2)
+IPV6_PREFIX = 64
+"""What one subscriber has of IPv6, and can change addresses in as they like."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeLimits:
+    """Codes that one address may ask for in an hour, and texts with codes that go out in 24 hours, in all."""
+
+    per_address: int = 10
+    per_day: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks: a number, and the address that the request came from (None: it cannot be known, and is shared)."""
+
+    phone: str
+    address: str | None
+
+    def keys(self, secret: str) -> tuple[str, str]:
+        """Number and address as they are kept: hashed."""
+        return private_key(self.phone, secret), private_key(_subscriber(self.address), secret)
 
 
 def normalise_phone(text: str, countries: list[str]) -> str:
@@ -37,42 +68,43 @@ def normalise_phone(text: str, countries: list[str]) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-async def start(session: AsyncSession, *, phone: str, secret: str) -> str:
+async def start(session: AsyncSession, asker: Asker, *, limits: CodeLimits, secret: str) -> str:
     """Make a code for a normalised number; the caller sends it once the transaction has committed.
 
-    Raises RateLimitedError after MAX_CODES within CODE_TTL_S.
+    Raises RateLimitedError at any of the limits; nothing is counted then, if the caller rolls back.
     """
-    # One lock per number: two requests at once must not both count the same two earlier codes.
-    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"sign-in:{phone}", 0))))
-    recent = await session.scalar(
-        select(func.count())
-        .select_from(SignInCode)
-        .where(SignInCode.phone == phone, SignInCode.created_at > func.now() - timedelta(seconds=CODE_TTL_S))
-    )
-    if (recent or 0) >= MAX_CODES:
-        raise RateLimitedError(CODE_TTL_S)
+    number, address = asker.keys(secret)
+    # Locks are taken in this order by everybody: address, number, the day.
+    await count_try(session, kind="sign-in-code-address", key=address, limits=[Limit(limits.per_address, HOUR_S)])
+    await count_try(session, kind="sign-in-code", key=number, limits=CODES_PER_NUMBER)
+    await _count_text(session, limits.per_day)
     code = f"{secrets.randbelow(10**CODE_DIGITS):0{CODE_DIGITS}}"
     session.add(
         SignInCode(
             id=new_id("sic"),
-            phone=phone,
-            code_hash=_hash(phone, code, secret),
+            phone=asker.phone,
+            code_hash=_hash(asker.phone, code, secret),
             expires_at=func.now() + timedelta(seconds=CODE_TTL_S),
+            address=address,
         )
     )
+    await session.flush()
     return code
 
 
-async def finish(session: AsyncSession, *, phone: str, code: str, secret: str) -> str | None:
-    """The customer id for the right code, None for a wrong one; a first sign-in opens the account.
+async def finish(session: AsyncSession, asker: Asker, *, code: str, limits: CodeLimits, secret: str) -> str | None:
+    """The customer id for the right code; a first sign-in opens the account. None for a wrong code, and for none open.
 
-    The caller must commit in both cases: a wrong try has to count.
-    Raises NotAuthenticatedError where no code is open (expired, used, or out of tries).
+    The caller must commit in both cases: a wrong try has to count. Raises RateLimitedError.
     """
+    number, address = asker.keys(secret)
+    per_address = Limit(limits.per_address * TRIES_PER_CODE_SENT, HOUR_S)
+    await count_try(session, kind="sign-in-try-address", key=address, limits=[per_address])
+    await count_try(session, kind="sign-in-try", key=number, limits=TRIES_PER_NUMBER)
     row = await session.scalar(
         select(SignInCode)
         .where(
-            SignInCode.phone == phone,
+            SignInCode.phone == asker.phone,
             SignInCode.used_at.is_(None),
             SignInCode.expires_at > func.now(),
             SignInCode.tries < MAX_TRIES,
@@ -82,17 +114,48 @@ async def finish(session: AsyncSession, *, phone: str, code: str, secret: str) -
         .with_for_update()
     )
     if row is None:
-        raise NotAuthenticatedError("The code is wrong or has expired. Ask for a new one.")
-    row.tries += 1
-    if not code.isascii() or not hmac.compare_digest(row.code_hash, _hash(phone, code, secret)):
         return None
+    row.tries += 1
+    if not code.isascii() or not hmac.compare_digest(row.code_hash, _hash(asker.phone, code, secret)):
+        return None
+    mine = (SignInCode.phone == asker.phone, SignInCode.used_at.is_(None))
+    await session.execute(update(SignInCode).where(*mine).values(used_at=func.now()))
     await session.execute(
-        update(SignInCode).where(SignInCode.phone == phone, SignInCode.used_at.is_(None)).values(used_at=func.now())
+        insert(Customer).values(id=new_id("cus"), phone=asker.phone).on_conflict_do_nothing(index_elements=["phone"])
     )
-    await session.execute(
-        insert(Customer).values(id=new_id("cus"), phone=phone).on_conflict_do_nothing(index_elements=["phone"])
+    return (await session.scalars(select(Customer.id).where(Customer.phone == asker.phone))).one()
+
+
+async def forget_codes(session: AsyncSession) -> None:
+    """Delete the codes that no limit counts any more; the worker does it daily."""
+    await session.execute(delete(SignInCode).where(SignInCode.created_at < func.now() - KEEP_CODES))
+
+
+async def _count_text(session: AsyncSession, per_day: int) -> None:
+    """Raises RateLimitedError where the texts of 24 hours are spent: codes cost money, whoever asks for them."""
+    await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("sign-in-texts", 0))))
+    first: datetime | None = await session.scalar(
+        select(SignInCode.created_at)
+        .where(SignInCode.created_at > func.now() - timedelta(seconds=DAY_S))
+        .order_by(SignInCode.created_at.desc())
+        .offset(per_day - 1)
+        .limit(1)
     )
-    return (await session.scalars(select(Customer.id).where(Customer.phone == phone))).one()
+    if first is not None:
+        left_s = (first + timedelta(seconds=DAY_S) - datetime.now(UTC)).total_seconds()
+        raise RateLimitedError(max(1, int(left_s) + 1))
+
+
+def _subscriber(address: str | None) -> str:
+    """What of an address stands for one asker: all of IPv4, the network part of IPv6."""
+    if address is None:
+        return "unknown"
+    parsed = ip_address(address)
+    if parsed.version == 4:  # noqa: PLR2004 - IPv4.
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((parsed, IPV6_PREFIX), strict=False))
 
 
 def _hash(phone: str, code: str, secret: str) -> str:

@@ -13,24 +13,39 @@ _ALGORITHM = "HS256"
 
 
 @dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What a token says. ``expires_at_s`` is a Unix second: a live connection must end with it.
+
+    ``session_id`` (claim ``sid``) is the sign-in that it came out of, None in tokens of releases before there were any.
+    ``replaces`` (claim ``rpl``) is the hash of the refresh token that was given up for the one handed out beside it.
+    """
+
+    customer_id: str
+    expires_at_s: int
+    session_id: str | None = None
+    replaces: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSigner:
     """Issues and verifies tokens with one secret; ``ttl_s`` is a token's life in seconds."""
 
     secret: str = field(repr=False)
     ttl_s: int
 
-    def issue(self, customer_id: str) -> str:
-        """A token that says "this is customer X" until it expires."""
+    def issue(self, customer_id: str, *, session_id: str | None = None, replaces: str | None = None) -> str:
+        """A token that says "this is customer X" until it expires or its session ends."""
         now_s = int(time.time())
         claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": customer_id, "iat": now_s, "exp": now_s + self.ttl_s}
-        return jwt.encode(claims, self.secret, algorithm=_ALGORITHM)
+        more = {"sid": session_id, "rpl": replaces}
+        return jwt.encode(
+            claims | {name: value for name, value in more.items() if value is not None},
+            self.secret,
+            algorithm=_ALGORITHM,
+        )
 
-    def verify(self, token: str) -> str:
-        """The customer id. Raises NotAuthenticatedError for anything but a live token of ours."""
-        return self.verify_with_expiry(token)[0]
-
-    def verify_with_expiry(self, token: str) -> tuple[str, int]:
-        """The customer id, and the Unix second at which the token ends: a live connection must end with it."""
+    def read(self, token: str) -> AccessToken:
+        """What the token says. Raises NotAuthenticatedError for anything but a live token of ours."""
         try:
             claims = jwt.decode(
                 token,
@@ -42,4 +57,4 @@ class TokenSigner:
             )
         except jwt.InvalidTokenError as error:
             raise NotAuthenticatedError("The access token is not valid or has expired.") from error
-        return str(claims["sub"]), int(claims["exp"])
+        return AccessToken(str(claims["sub"]), int(claims["exp"]), claims.get("sid"), claims.get("rpl"))

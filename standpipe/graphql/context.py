@@ -7,11 +7,14 @@ from typing import Any
 
 import httpx
 from graphql import GraphQLError
+from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from standpipe.clock import Clock
 from standpipe.customers.models import OperatorRole
+from standpipe.customers.sessions import Lifetimes
+from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
@@ -28,7 +31,7 @@ from standpipe.vending.views import TokenView, tokens_by_source
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the process has, the same for every request."""
+    """What the process has, the same for every request. ``caller`` tells the address that a request came from."""
 
     sessions: Sessions
     providers: Mapping[str, Provider]
@@ -40,6 +43,9 @@ class Tools:
     sms_url: str | None
     sms_countries: list[str]
     public_url: str
+    caller: Callable[[HTTPConnection], str | None]
+    code_limits: CodeLimits
+    lifetimes: Lifetimes
     budgets: Budgets = field(default_factory=Budgets)
     streams: Streams = field(default_factory=Streams)
     documents: Documents = field(default_factory=Documents)

@@ -1,6 +1,7 @@
 """Errors at this door, in one place: expected ones become data, unexpected ones are masked and logged with an id."""
 
 import secrets
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import strawberry
@@ -65,7 +66,8 @@ class AmountOutOfRange(UserError):
 class RateLimited(UserError):
     """With the time to wait."""
 
-    retry_after_s: int
+    retry_after_s: int = strawberry.field(description="Seconds to wait: good on a phone whose clock is wrong.")
+    retry_at: datetime = strawberry.field(description="The same as an instant.")
 
 
 _CODES: dict[type[StandpipeError], UserErrorCode] = {
@@ -101,6 +103,7 @@ def user_error(error: StandpipeError, language: str) -> UserError:
                 field=None,
                 retryable=True,
                 retry_after_s=error.retry_after_s,
+                retry_at=datetime.now(UTC) + timedelta(seconds=error.retry_after_s),
             )
         case _:
             raise error

@@ -6,55 +6,23 @@ from enum import StrEnum
 
 import strawberry
 
-from standpipe.customers import sign_in
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, StandpipeError
+from standpipe.customers.sign_in import normalise_phone
+from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
 from standpipe.graphql.context import Context, Ctx
-from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
+from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
 from standpipe.graphql.quotes import agreed_of, quote_error
+from standpipe.graphql.sign_in import SignInMutation
 from standpipe.graphql.top_ups import top_up_of
 from standpipe.ids import is_id
 from standpipe.notifications import devices
 from standpipe.notifications.models import Device as DeviceRow
-from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
 from standpipe.units import is_storable, to_minor
 
 MAX_URL = 2_048
-
-
-@strawberry.input(description="Ask for a one-time code.")
-class SignInStartInput:
-    """Where to send it."""
-
-    phone: PhoneNumber
-
-
-@strawberry.type(description="Whether a code is on its way. The answer is the same for known and unknown numbers.")
-class SignInStartPayload:
-    """Errors as data."""
-
-    sent: bool
-    user_errors: list[UserError]
-
-
-@strawberry.input(description="Exchange a one-time code for a token.")
-class SignInFinishInput:
-    """The number and the code that it received."""
-
-    phone: PhoneNumber
-    code: str
-
-
-@strawberry.type(description="A token for the Authorization header, or why there is none.")
-class SignInFinishPayload:
-    """Errors as data."""
-
-    token: str | None
-    expires_in_s: int | None
-    user_errors: list[UserError]
 
 
 @strawberry.input(
@@ -137,32 +105,8 @@ class DevicePayload:
 
 
 @strawberry.type
-class Mutation(MoneyMutation):
+class Mutation(SignInMutation, MoneyMutation):
     """Where changing starts."""
-
-    @strawberry.mutation(description="Development sign-in: sends a one-time code by text.")
-    async def sign_in_start(self, info: Ctx, input: SignInStartInput) -> SignInStartPayload | None:
-        try:
-            await _send_code(info, input.phone)
-        except StandpipeError as error:
-            return SignInStartPayload(sent=False, user_errors=[user_error(error, info.context.language)])
-        return SignInStartPayload(sent=True, user_errors=[])
-
-    @strawberry.mutation(description="Exchanges the code for a short-lived token.")
-    async def sign_in_finish(self, info: Ctx, input: SignInFinishInput) -> SignInFinishPayload | None:
-        tools = info.context.tools
-        try:
-            phone = sign_in.normalise_phone(input.phone, tools.sms_countries)
-            async with tools.sessions.begin() as session:
-                customer_id = await sign_in.finish(session, phone=phone, code=input.code, secret=tools.signer.secret)
-        except (InvalidInputError, NotAuthenticatedError):
-            customer_id = None
-        if customer_id is None:
-            message = "The code is wrong or has expired. Ask for a new one."
-            wrong = InputError(code=UserErrorCode.INVALID, message=message, field=["code"], retryable=True)
-            return SignInFinishPayload(token=None, expires_in_s=None, user_errors=[wrong])
-        token = tools.signer.issue(customer_id)
-        return SignInFinishPayload(token=token, expires_in_s=tools.signer.ttl_s, user_errors=[])
 
     @strawberry.mutation(description="Begins a top-up; follow nextAction to pay.")
     async def top_up_start(self, info: Ctx, input: TopUpStartInput) -> TopUpPayload | None:
@@ -234,19 +178,6 @@ class Mutation(MoneyMutation):
         return DevicePayload(device=_device(row), user_errors=[])
 
 
-async def _send_code(info: Ctx, phone_text: str) -> None:
-    tools = info.context.tools
-    if tools.sms_url is None:
-        raise InvalidInputError("Sign-in by phone is not set up on this server.", ("phone",))
-    phone = sign_in.normalise_phone(phone_text, tools.sms_countries)
-    async with tools.sessions.begin() as session:
-        code = await sign_in.start(session, phone=phone, secret=tools.signer.secret)
-    try:
-        await send_sms(tools.http, tools.sms_url, phone=phone, text=f"Your Standpipe code is {code}.")
-    except SmsNotSentError as error:
-        raise InvalidInputError("The text could not be sent. Please try again shortly.", ("phone",)) from error
-
-
 def _order(wanted: TopUpStartInput) -> TopUpOrder:
     if wanted.return_url is not None and not _web_address(wanted.return_url):
         raise InvalidInputError("The return address must be an http(s) or app address.", ("returnUrl",))
@@ -258,7 +189,7 @@ def _order(wanted: TopUpStartInput) -> TopUpOrder:
         currency=wanted.pay.currency,
         method_id=str(wanted.method_id),
         return_url=wanted.return_url,
-        phone=None if wanted.phone is None else sign_in.normalise_phone(wanted.phone, []),
+        phone=None if wanted.phone is None else normalise_phone(wanted.phone, []),
         quote_id=None if wanted.quote_id is None else str(wanted.quote_id),
     )
 

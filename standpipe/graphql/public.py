@@ -20,7 +20,7 @@ from graphql import (
     VariableNode,
 )
 
-PUBLIC = frozenset({"__typename", "signInStart", "signInFinish"})
+PUBLIC = frozenset({"__typename", "signInStart", "signInFinish", "sessionRefresh", "signOut"})
 EMPTY = frozenset({"viewer", "node"})
 
 

@@ -10,6 +10,7 @@ from standpipe.graphql.context import Ctx
 from standpipe.graphql.guard import pay_for_more
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
 from standpipe.graphql.saving import SavedCard, load_cards
+from standpipe.graphql.sign_in import Session, load_sessions
 from standpipe.graphql.top_ups import TopUp, top_up_of
 from standpipe.ids import is_id
 from standpipe.payments.top_ups import refresh, require_top_up
@@ -52,6 +53,10 @@ class Viewer(Node):
             edges=edges,
             page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
         )
+
+    @strawberry.field(description="Where the viewer is signed in, the last used first.")
+    async def sessions(self, info: Ctx) -> list[Session]:
+        return await load_sessions(info)
 
     @strawberry.field(description="Cards kept at the payment provider.")
     async def saved_cards(self, info: Ctx) -> list[SavedCard]:

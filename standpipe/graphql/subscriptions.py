@@ -2,7 +2,7 @@
 
 The first event is the current state, so reconnecting never loses anything; each later one is the state read anew, so
 a burst of changes costs a slow client one event. Each read checks again that the meter is the customer's, and a
-subscription ends with the token that opened it.
+subscription ends with the token that opened it, and with its session.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from standpipe.db.notify import LIVE
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.meters import Meter, meter_of
 from standpipe.graphql.top_ups import TopUp, top_up_of
+from standpipe.graphql.who import live_keys, still_signed_in
 from standpipe.ids import is_id
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.usage.overview import MeterView, meters_by_id
@@ -33,7 +34,7 @@ class Subscription:
     async def meter_updated(self, info: Ctx, meter_id: strawberry.ID) -> AsyncGenerator[Meter, None]:
         context = info.context
         last: MeterView | None = None
-        async with context.tools.listener.subscribe(LIVE, str(meter_id)) as flag:
+        async with context.tools.listener.subscribe(LIVE, *live_keys(context, str(meter_id))) as flag:
             while True:
                 view = await _meter(context, str(meter_id))
                 if view != last:
@@ -49,7 +50,7 @@ class Subscription:
         view = await _top_up(context, str(top_up_id))
         last: TopUpView | None = None
         # Payment changes the top-up, delivery its meter: both are listened to.
-        async with context.tools.listener.subscribe(LIVE, view.id, view.meter_id) as flag:
+        async with context.tools.listener.subscribe(LIVE, *live_keys(context, view.id, view.meter_id)) as flag:
             while True:
                 view = await _top_up(context, str(top_up_id))
                 if view != last:
@@ -60,7 +61,7 @@ class Subscription:
 
 
 async def _wait(context: Context, flag: asyncio.Event) -> bool:
-    """Until something changed; False when the token has ended."""
+    """Until something changed; False when the token or its session has ended."""
     left_s = LOOK_ANYWAY_S if context.expires_at_s is None else context.expires_at_s - time.time()
     if left_s <= 0:
         return False
@@ -68,9 +69,10 @@ async def _wait(context: Context, flag: asyncio.Event) -> bool:
         async with asyncio.timeout(min(left_s, LOOK_ANYWAY_S)):
             await flag.wait()
     except TimeoutError:
-        return left_s > LOOK_ANYWAY_S or context.expires_at_s is None
+        if left_s <= LOOK_ANYWAY_S and context.expires_at_s is not None:
+            return False
     flag.clear()
-    return True
+    return await still_signed_in(context)
 
 
 async def _meter(context: Context, meter_id: str) -> MeterView:

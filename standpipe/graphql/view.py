@@ -5,7 +5,6 @@ import html
 import json
 import uuid
 from datetime import timedelta
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,20 @@ from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http import GraphQLRequestData
-from strawberry.schema.exceptions import InvalidOperationTypeError
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
-from standpipe.addresses import caller_address
-from standpipe.errors import NotAuthenticatedError
 from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.documents import DocumentError
 from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate, refusal
 from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
 from standpipe.graphql.sockets import Socket
+from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
+from standpipe.graphql.who import refusal as unanswered
 from standpipe.ids import is_id
 
 INIT_TIMEOUT = timedelta(seconds=5)
@@ -95,9 +94,8 @@ class GraphQLView(GraphQL[Context, None]):
         request.scope[_EXCHANGE] = exchange
         try:
             return await self.run(request)
-        except NotAuthenticatedError as error:
-            headers = {"WWW-Authenticate": "Bearer"}
-            return refusal(HTTPStatus.UNAUTHORIZED, str(error), "UNAUTHENTICATED", headers)
+        except REFUSALS as error:
+            return unanswered(error)
         except DocumentError as error:
             if error.code == "BAD_REQUEST":
                 return refusal(HTTPStatus.BAD_REQUEST, str(error))
@@ -109,10 +107,9 @@ class GraphQLView(GraphQL[Context, None]):
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
         context = Context(self.tools, None, meter_of, request=request, response=response)
-        context.address = caller_address(request, request.app.state.trusted_proxies)
-        header = request.headers.get("authorization")
-        if header is not None:
-            self._sign_in(context, header)
+        context.address = self.tools.caller(request)
+        if isinstance(request, Request):
+            await find_out(context)
         context.language = _language(request.headers.get("accept-language"))
         if (exchange := request.scope.get(_EXCHANGE)) is not None:
             exchange.signed_in = not context.stranger
@@ -120,13 +117,9 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def on_ws_connect(self, context: Context) -> Any:
         """``connection_init`` with ``{"authorization": "Bearer …"}``. Raises ConnectionRejectionError."""
-        params = context.connection_params
-        header = params.get("authorization") or params.get("Authorization") if isinstance(params, dict) else None
         try:
-            if not isinstance(header, str):
-                raise NotAuthenticatedError("Sign in with connection_init.")  # noqa: TRY301 - one way out for both.
-            self._sign_in(context, header)
-        except NotAuthenticatedError as error:
+            await find_out_of_socket(context)
+        except REFUSALS as error:
             raise ConnectionRejectionError({"code": "UNAUTHENTICATED"}) from error
         return await super().on_ws_connect(context)
 
@@ -168,20 +161,27 @@ class GraphQLView(GraphQL[Context, None]):
         request_data: GraphQLRequestData,
     ) -> ExecutionResult:
         """Run a query or a mutation, for so long at most. Raises HTTPException where the method does not fit."""
+        allowed = {OperationType.QUERY} | ({OperationType.MUTATION} if request_adapter.method == "POST" else set())
         try:
             async with asyncio.timeout(EXECUTION_TIMEOUT_S):
-                return await super().execute_single(
-                    request, request_adapter, sub_response, context, root_value, request_data
+                return await self.schema.execute(
+                    request_data.query,
+                    variable_values=request_data.variables,
+                    context_value=context,
+                    operation_name=request_data.operation_name,
+                    allowed_operation_types=allowed,
                 )
         except TimeoutError:
             # Whatever was under way is as after a crash: nothing is lost, and asking again is safe.
             error = GraphQLError("This took too long. Please try again.", extensions={"code": "TIMEOUT"})
             return PreExecutionError(data=None, errors=[error])
-        except HTTPException as error:
-            cause = error.__cause__
-            if isinstance(cause, InvalidOperationTypeError) and cause.operation_type is OperationType.MUTATION:
+        except CannotGetOperationTypeError as error:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, error.as_http_error_reason()) from error
+        except InvalidOperationTypeError as error:
+            if error.operation_type is OperationType.MUTATION:
                 raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, "Send mutations by POST.") from error
-            raise
+            message = "Subscribe over a WebSocket, or with `Accept: text/event-stream`."
+            raise HTTPException(HTTPStatus.BAD_REQUEST, message) from error
 
     async def process_result(self, request: Request, result: ExecutionResult) -> Any:
         """The body of an answer; one whose operation never ran has no ``data``."""
@@ -233,12 +233,6 @@ class GraphQLView(GraphQL[Context, None]):
         if not isinstance(value, dict | list):
             raise json.JSONDecodeError("not an object", "", 0)
         return value
-
-    def _sign_in(self, context: Context, header: str) -> None:
-        scheme, _, token = header.partition(" ")
-        if scheme.lower() != "bearer":
-            raise NotAuthenticatedError("Use the Bearer scheme.")
-        context.customer_id, context.expires_at_s = self.tools.signer.verify_with_expiry(token.strip())
 
 
 def _impatient(send: Send) -> Send:

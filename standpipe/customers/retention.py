@@ -1,0 +1,13 @@
+"""What sign-in leaves behind, and when it goes: sessions, refresh tokens, codes, tries. Real time."""
+
+from standpipe.customers.limits import forget_tries
+from standpipe.customers.sessions import forget_sessions
+from standpipe.customers.sign_in import forget_codes
+from standpipe.db.engine import Sessions
+
+
+async def forget_sign_ins(sessions: Sessions) -> None:
+    """Delete what has expired; the worker does it daily, and twice does no harm."""
+    for forget in (forget_sessions, forget_codes, forget_tries):
+        async with sessions.begin() as session:
+            await forget(session)

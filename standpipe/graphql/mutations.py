@@ -9,8 +9,10 @@ import strawberry
 from standpipe.customers import sign_in
 from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, StandpipeError
 from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
+from standpipe.graphql.claim_mutations import ClaimMutation
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
+from standpipe.graphql.member_mutations import MemberMutation
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.top_ups import top_up_of
@@ -137,7 +139,7 @@ class DevicePayload:
 
 
 @strawberry.type
-class Mutation(MoneyMutation):
+class Mutation(MoneyMutation, ClaimMutation, MemberMutation):
     """Where changing starts."""
 
     @strawberry.mutation(description="Development sign-in: sends a one-time code by text.")

@@ -21,7 +21,11 @@ _MAX_TYPED = 64
 
 def new_code() -> str:
     """A fresh code, without dashes."""
-    number = secrets.randbits(CODE_BITS)
+    return code_of(secrets.randbits(CODE_BITS))
+
+
+def code_of(number: int) -> str:
+    """The code that holds CODE_BITS bits."""
     body = "".join(_ALPHABET[(number >> shift) & 31] for shift in range(CODE_BITS - 5, -1, -5))
     return body + _check_character(body)
 

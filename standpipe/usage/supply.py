@@ -162,6 +162,8 @@ async def settle_in(
     if day < taken:
         raise InvalidInputError(f"Until {taken} somebody else lived there.", ("day",))
     row = await _row_on(session, meter, day)
+    # Those who left may have paid until a moment ago, whatever day they gave: that is not for who comes today.
+    row.came_at = now if taken > date.min and day == _today(meter, now) else None
     for later in [row, *(one for one in rows if one.from_day > day)]:
         later.household_id = household.id
     meter.household_id = household.id
@@ -236,9 +238,12 @@ async def _fitting_tariff(session: AsyncSession, meter: Meter, code: str) -> Tar
 
 
 def _require_past(meter: Meter, day: date, now: datetime) -> None:
-    today = now.astimezone(ZoneInfo(meter.time_zone)).date()
-    if day > today:
+    if day > _today(meter, now):
         raise InvalidInputError(f"{day} is to come: say it on the day or after.", ("day",))
+
+
+def _today(meter: Meter, now: datetime) -> date:
+    return now.astimezone(ZoneInfo(meter.time_zone)).date()
 
 
 def _since(rows: list[SupplyTerms]) -> date:

@@ -178,6 +178,7 @@ class ClaimMutation:
             )
         except StandpipeError as error:
             return MoveOutPayload(final_balance=None, replayed=False, user_errors=[user_error(error, context.language)])
+        context.forget_meters()
         return MoveOutPayload(final_balance=_final(result, context.language), replayed=replayed, user_errors=[])
 
     @strawberry.mutation(description="Gives a meter another label.")

@@ -11,7 +11,7 @@ from standpipe.ids import new_id
 from standpipe.payments.models import TopUp
 from standpipe.payments.vend_models import AutoTopUp, SavedMethod
 from standpipe.payments.vouchers import make_batch
-from tests.support.households import Person, code_of, do, join, make_neighbour
+from tests.support.households import REMOVE, SET_ROLE, Person, code_of, do, join, make_neighbour, member_id
 from tests.support.town import Town
 
 START = (
@@ -116,7 +116,23 @@ async def test_a5_an_owner_does_all_and_undoes_what_others_began(town: Town) -> 
     assert (await do(town, OFF, owner.token, m=town.home.meter_id))["autoTopUp"] == {"enabled": False}
 
 
-async def test_a5_a_stranger_and_who_was_removed_find_no_meter(town: Town) -> None:
+async def test_a5_the_standing_order_of_who_is_removed_or_may_only_look_ends(town: Town) -> None:
+    shown = "query($m: ID!) { viewer { meter(id: $m) { autoTopUp { enabled } } } }"
+    for way, more, seen in ((REMOVE, {}, None), (SET_ROLE, {"r": "VIEWER"}, {"enabled": False})):
+        payer = await join(town, "PAYER")
+        card = await card_of(town, payer.customer_id)
+        assert code_of(await do(town, SET, payer.token, k="own", m=town.home.meter_id, c=card)) is None
+        await do(town, way, i=await member_id(town, payer), **more)
+        await town.drain()
+        async with town.sessions() as session:
+            order = (await session.scalars(select(AutoTopUp))).one()
+            assert (order.customer_id, order.enabled, order.paused_reason) == (payer.customer_id, False, "moved")
+        meter = (await town.gql(shown, m=town.home.meter_id))["data"]["viewer"]["meter"]
+        assert meter["autoTopUp"] == seen
+        assert code_of(await do(town, SET, payer.token, k="new", m=town.home.meter_id, c=card)) is not None
+
+
+async def test_a5_a_stranger_finds_no_meter(town: Town) -> None:
     stranger = await make_neighbour(town)
     others = (await town.start())["topUp"]["id"]
     card = await card_of(town, stranger.customer_id)

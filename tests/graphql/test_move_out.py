@@ -78,6 +78,7 @@ async def test_a5_moving_out_gives_the_final_account_and_ends_everybodys_access(
     assert await told(town) == [("ACCESS_MOVED_OUT", [payer.customer_id])]
     async with town.sessions() as session:
         assert (await session.get_one(Invite, waiting)).ended_reason == "MOVED_OUT"
+        assert (await session.get_one(Meter, town.home.meter_id)).label == town.home.serial
         trace = (await session.scalars(select(OperatorAction).where(OperatorAction.action == "supply.move-out"))).one()
         assert (trace.operator, trace.subject_id) == (town.home.customer_id, town.home.meter_id)
         assert trace.detail["closing"]["wallet_minor"] == 1500

@@ -15,6 +15,8 @@ from standpipe.notifications.alerts import check_low_balance, raise_once
 from standpipe.notifications.models import AlertKind
 from standpipe.notifications.rules import LowBalanceSignal
 from standpipe.outbox.facts import (
+    AccessEnded,
+    AccessNews,
     AutoTopUpEnded,
     CreditConfirmed,
     Fact,
@@ -80,7 +82,10 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
             await _tell_token(session, fact, now, offline_after)
         case MoneyInSuspense() | SecondPayment():
             _call_a_person(fact)
-        case MeterStated():
+        case AccessNews() | AccessEnded():
+            await _access_changed(session, fact, now)
+        case _:
+            # MeterStated is for follow_up alone.
             pass
 
 
@@ -128,6 +133,22 @@ async def _tell_token(session: AsyncSession, fact: TokenIssued, now: datetime, o
         business_key=f"token:{fact.token_id}:{fact.key_revision}",
         params=params,
         now=now,
+    )
+
+
+async def _access_changed(session: AsyncSession, fact: AccessNews | AccessEnded, now: datetime) -> None:
+    """News goes to those who had access before: they may have lost it by now, and must know all the more."""
+    if isinstance(fact, AccessEnded):
+        await auto_top_up.end_without_access(session, fact.meter_id, now)
+        return
+    await raise_once(
+        session,
+        meter_id=fact.meter_id,
+        kind=AlertKind.ACCESS,
+        business_key=f"access:{fact.event_id}",
+        params={"label": fact.label, "variant": f"ACCESS_{fact.how}"},
+        now=now,
+        told=fact.told,
     )
 
 

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer
+
+_SHOWN = (4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +23,14 @@ async def read_person(session: AsyncSession, customer_id: str) -> Person | None:
     """The customer, or None."""
     customer = await session.get(Customer, customer_id)
     return None if customer is None else Person(customer.id, customer.phone, customer.language)
+
+
+async def language_of_phone(session: AsyncSession, phone: str) -> str:
+    """The language of who has a number; English where nobody does."""
+    return await session.scalar(select(Customer.language).where(Customer.phone == phone)) or "en"
+
+
+def mask_phone(phone: str) -> str:
+    """A phone number of which only ends are shown: ``+254•••678``."""
+    first, last = _SHOWN
+    return f"{phone[:first]}•••{phone[-last:]}" if len(phone) > first + last else "•••"

@@ -21,6 +21,7 @@ from standpipe.db.notify import Listener
 from standpipe.errors import NotAuthenticatedError
 from standpipe.graphql.budget import Budgets, Streams
 from standpipe.graphql.documents import Documents
+from standpipe.meters.members import MemberView, members_of_meters
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
@@ -156,6 +157,16 @@ class Context:
         return self._loader("top_up_pages", self._load_top_up_pages)
 
     @property
+    def members(self) -> DataLoader[str, list[MemberView]]:
+        """Those who share each of this customer's meters; nobody for other meters."""
+        return self._loader("members", self._load_members)
+
+    def forget_meters(self) -> None:
+        """After a change of who may see what: what this request has read of meters is read anew."""
+        for name in ("meters", "members"):
+            self._loaders.pop(name, None)
+
+    @property
     def usage(self) -> DataLoader[SeriesRequest, list[UsageBucket]]:
         """Usage series."""
         return self._loader("usage", self._load_usage)
@@ -180,6 +191,11 @@ class Context:
                 offline_after=self.tools.offline_after,
             )
         return [found.get(meter_id) for meter_id in ids]
+
+    async def _load_members(self, ids: list[str]) -> list[list[MemberView]]:
+        async with self.tools.sessions() as session:
+            found = await members_of_meters(session, self.require_customer(), ids)
+        return [found.get(meter_id, []) for meter_id in ids]
 
     async def _load_top_ups(self, ids: list[str]) -> list[TopUpView]:
         async with self.tools.sessions() as session:

@@ -12,6 +12,7 @@ from standpipe.customers.models import HouseholdRole
 from standpipe.errors import InvalidInputError
 from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
 from standpipe.graphql.context import Ctx, TopUpsRequest
+from standpipe.graphql.members import HouseholdMember, load_members
 from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
 from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
 from standpipe.graphql.statements import Comparison, StatementPayload, load_comparison, load_statement
@@ -33,7 +34,6 @@ strawberry.enum(WalletKind, name="WalletKind", description="Whether the meter ho
 strawberry.enum(ValveReason, name="ValveReason", description="Why, by the meter's word.")
 strawberry.enum(UsageInterval, name="UsageInterval", description="The length of a bucket.")
 strawberry.enum(BucketQuality, name="ReadingQuality", description="MISSING is not zero.")
-strawberry.enum(HouseholdRole, name="HouseholdRole", description="What a member may do.")
 
 
 def check_first(first: int) -> int:
@@ -263,6 +263,10 @@ class Meter(Node):
     @strawberry.field(description="The standing order that tops this meter up by itself; null where there is none.")
     async def auto_top_up(self, info: Ctx) -> AutoTopUp | None:
         return await load_auto_top_up(info, self.view.id)
+
+    @strawberry.field(description="Those who share the household, and those who are invited to.")
+    async def members(self, info: Ctx) -> list[HouseholdMember]:
+        return await load_members(info.context, self.view.id)
 
     @strawberry.field
     def top_up_methods(self, info: Ctx) -> list[TopUpMethod]:

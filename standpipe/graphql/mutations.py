@@ -9,8 +9,10 @@ import strawberry
 from standpipe.customers.sign_in import normalise_phone
 from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
+from standpipe.graphql.claim_mutations import ClaimMutation
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.member_mutations import MemberMutation
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.sign_in import SignInMutation
@@ -105,7 +107,7 @@ class DevicePayload:
 
 
 @strawberry.type
-class Mutation(SignInMutation, MoneyMutation):
+class Mutation(SignInMutation, MoneyMutation, ClaimMutation, MemberMutation):
     """Where changing starts."""
 
     @strawberry.mutation(description="Begins a top-up; follow nextAction to pay.")

@@ -8,6 +8,7 @@ from standpipe.errors import NotFoundError
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.guard import pay_for_more
+from standpipe.graphql.members import Invitation, load_invitations, load_member
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sign_in import Session, load_sessions
@@ -62,6 +63,10 @@ class Viewer(Node):
     async def saved_cards(self, info: Ctx) -> list[SavedCard]:
         return await load_cards(info)
 
+    @strawberry.field(description="Open invitations to the viewer's phone number.")
+    async def invitations(self, info: Ctx) -> list[Invitation]:
+        return await load_invitations(info, self.person.id)
+
     @strawberry.field(description="Null for any id that is not one of the viewer's meters.")
     async def meter(self, info: Ctx, id: strawberry.ID) -> Meter | None:
         return await load_meter(info, id)
@@ -109,4 +114,4 @@ class Query:
     async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:
         if info.context.customer_id is None:
             return None
-        return await load_meter(info, id) or await load_top_up(info, id)
+        return await load_meter(info, id) or await load_top_up(info, id) or await load_member(info.context, id)

@@ -5,6 +5,7 @@ import html
 import json
 import uuid
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,11 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def execute_single(
         self,
-        request: Request,
+        request: Request,  # noqa: ARG002 - the signature is Strawberry's.
         request_adapter: AsyncHTTPRequestAdapter,
-        sub_response: Response,
+        sub_response: Response,  # noqa: ARG002
         context: Context,
-        root_value: None,
+        root_value: None,  # noqa: ARG002
         request_data: GraphQLRequestData,
     ) -> ExecutionResult:
         """Run a query or a mutation, for so long at most. Raises HTTPException where the method does not fit."""

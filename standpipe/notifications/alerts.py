@@ -1,13 +1,14 @@
 """Alerts raised: once per business key, and queued to every device of the household."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, null, select, update
+from sqlalchemy import Select, and_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Membership
+from standpipe.customers.models import Customer, Membership
 from standpipe.db.notify import LIVE, WORK, notify
 from standpipe.ids import new_id
 from standpipe.meters.models import Meter
@@ -45,9 +46,18 @@ async def check_low_balance(
 
 
 async def raise_once(
-    session: AsyncSession, *, meter_id: str, kind: AlertKind, business_key: str, params: dict[str, Any], now: datetime
+    session: AsyncSession,
+    *,
+    meter_id: str,
+    kind: AlertKind,
+    business_key: str,
+    params: dict[str, Any],
+    now: datetime,
+    told: Collection[str] | None = None,
 ) -> bool:
     """Raise an alert unless this key was raised before, and queue it for each device. Returns whether it is new.
+
+    ``told``: these customers, be they members or not; without it, the household's members.
 
     A member without a healthy device gets a SUPPRESSED delivery: not reached, and seen to be not reached (N10).
     """
@@ -60,10 +70,9 @@ async def raise_once(
     if alert_id is None:
         return False
     rows = await session.execute(
-        select(Membership.customer_id, Device.id)
-        .join(Meter, Meter.household_id == Membership.household_id)
-        .outerjoin(Device, and_(Device.customer_id == Membership.customer_id, Device.healthy))
-        .where(Meter.id == meter_id)
+        select(Customer.id, Device.id)
+        .outerjoin(Device, and_(Device.customer_id == Customer.id, Device.healthy))
+        .where(Customer.id.in_(_members_of(meter_id) if told is None else told))
     )
     for customer_id, device_id in rows:
         reachable = device_id is not None
@@ -83,6 +92,14 @@ async def raise_once(
     await notify(session, WORK, "deliveries")
     await notify(session, LIVE, meter_id)
     return True
+
+
+def _members_of(meter_id: str) -> Select[str]:
+    return (
+        select(Membership.customer_id)
+        .join(Meter, Meter.household_id == Membership.household_id)
+        .where(Meter.id == meter_id)
+    )
 
 
 async def _clear(session: AsyncSession, meter_id: str, now: datetime) -> None:

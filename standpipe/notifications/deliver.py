@@ -83,8 +83,8 @@ async def _prepare(session: AsyncSession, rows: Sequence[Delivery], *, push_is_o
 def _message(alert: Alert, device: Device) -> PushMessage:
     words = text_of(alert.kind, alert.params, device.language)
     data = {"alertId": alert.id, "kind": alert.kind, "meterId": alert.meter_id}
-    # A newer word about the balance replaces the older one on the phone; each top-up is news of its own.
-    key = alert.id if alert.kind == "TOP_UP" else f"balance:{alert.meter_id}"
+    # A newer word about the balance replaces the older one on the phone; a top-up, or a new owner, is news of its own.
+    key = alert.id if alert.kind in ("TOP_UP", "ACCESS") else f"balance:{alert.meter_id}"
     return PushMessage(device.fcm_token, device.fcm_fid, words.title, words.body, key, data)
 
 

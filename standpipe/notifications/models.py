@@ -17,6 +17,8 @@ class AlertKind(StrEnum):
     LOW_BALANCE = "LOW_BALANCE"
     EMPTY = "EMPTY"
     TOP_UP = "TOP_UP"
+    ACCESS = "ACCESS"
+    """Who may see the meter has changed; told to those who could see it before."""
 
 
 class DeliveryStatus(StrEnum):

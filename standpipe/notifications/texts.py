@@ -35,6 +35,15 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Type a token on your meter",
             "{label}: it does not answer. Type {token} on its keypad.",
         ),
+        "ACCESS_CLAIMED": (
+            "A new owner on your meter",
+            "{label}: somebody with a claim code can see it and pay for it now. If you do not know them, open Members.",
+        ),
+        "ACCESS_OWNER": ("A new owner in your household", "{label}: a member is an owner now. See Members in the app."),
+        "ACCESS_MOVED_OUT": (
+            "Your household has moved out",
+            "{label}: an owner said so, and this meter is closed to you.",
+        ),
         "OTHER": ("Standpipe", "{label}: there is news in the app."),
         "day": ("{count} day", "{count} days"),
         "soon": ("", "less than a day"),
@@ -56,6 +65,12 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Andika tokeni kwenye mita",
             "{label}: mtandao haufiki. Andika {token} kwenye mita.",
         ),
+        "ACCESS_CLAIMED": (
+            "Mmiliki mpya kwenye mita yako",
+            "{label}: mtu mwenye msimbo sasa anaiona na kuilipia. Kama humjui, fungua Wanachama.",
+        ),
+        "ACCESS_OWNER": ("Mmiliki mpya wa kaya", "{label}: mwanachama sasa ni mmiliki. Angalia Wanachama."),
+        "ACCESS_MOVED_OUT": ("Kaya yako imehama", "{label}: mmiliki amesema hivyo, na mita hii huioni tena."),
         "OTHER": ("Standpipe", "{label}: kuna habari mpya kwenye programu."),
         "day": ("siku {count}", "siku {count}"),
         "soon": ("", "chini ya siku moja"),
@@ -77,17 +92,35 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Tapez un code sur le compteur",
             "{label} : la radio ne passe pas. Tapez {token} au clavier du compteur.",
         ),
+        "ACCESS_CLAIMED": (
+            "Un nouveau propriétaire sur votre compteur",
+            "{label} : quelqu'un muni d'un code le voit et peut le payer. Si vous l'ignorez, ouvrez Membres.",
+        ),
+        "ACCESS_OWNER": ("Un nouveau propriétaire du foyer", "{label} : un membre est propriétaire. Voyez Membres."),
+        "ACCESS_MOVED_OUT": (
+            "Votre foyer a déménagé",
+            "{label} : un propriétaire l'a dit ; ce compteur vous est fermé.",
+        ),
         "OTHER": ("Standpipe", "{label} : il y a du nouveau dans l'application."),
         "day": ("{count} jour", "{count} jours"),
         "soon": ("", "moins d'un jour"),
     },
 }
+_INVITATION = {
+    "en": "Somebody shares their water meter with you on Standpipe. Sign in with this number to see it.",
+    "sw": "Mtu anakushirikisha mita yake ya maji kwenye Standpipe. Ingia kwa nambari hii kuiona.",
+    "fr": "Quelqu'un partage son compteur d'eau avec vous sur Standpipe. Connectez-vous avec ce numéro pour le voir.",
+}
+
+
+def invitation_text(language: str) -> str:
+    """The text message to somebody who is invited. It says nothing of the household: numbers are mistyped."""
+    return _INVITATION.get(_short(language), _INVITATION["en"])
 
 
 def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
     """The words for an alert. ``params`` are those it was raised with; unknown languages fall back to English."""
-    short = language.replace("_", "-").partition("-")[0].lower()
-    words = _CATALOGUE.get(short, _CATALOGUE["en"])
+    words = _CATALOGUE.get(_short(language), _CATALOGUE["en"])
     # A key of a newer release still tells that there is something to read: no alert may stop the others.
     title, body = words.get(params.get("variant") or kind, words["OTHER"])
     count = max(int(params.get("days_left") or 0), 0)
@@ -102,3 +135,7 @@ def text_of(kind: str, params: dict[str, Any], language: str) -> Text:
         "days": (one if count == 1 else many).format(count=count),
     }
     return Text(title, body.format(**values))
+
+
+def _short(language: str) -> str:
+    return language.replace("_", "-").partition("-")[0].lower()

@@ -1,5 +1,5 @@
 """The utility's office on the command line: prices, readings, statements, refunds, suspense, agents, vouchers, the
-audit trail, supply, storage, keypad tokens.
+audit trail, supply, storage, keypad tokens, claim codes.
 
 What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
 units, such as 150.00.
@@ -7,6 +7,7 @@ units, such as 150.00.
 
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
+from standpipe.office.claims import claim
 from standpipe.office.dlms import dlms
 from standpipe.office.documents import documents
 from standpipe.office.keys import meter_key
@@ -39,6 +40,7 @@ GROUPS = {
     "meter-key": meter_key,
     "token": token,
     "documents": documents,
+    "claim": claim,
 }
 COMMANDS = {"meter-command": meter_command}
 """Commands that are no group."""

@@ -96,6 +96,27 @@ class TokenIssued:
     key_revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class AccessNews:
+    """Who may see a meter has changed, and those who could see it before (``told``: customers) should know.
+
+    ``how``: CLAIMED (somebody had a claim code), OWNER (a member is an owner now), MOVED_OUT. ``event_id`` is unique.
+    """
+
+    event_id: str
+    meter_id: str
+    label: str
+    how: str
+    told: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessEnded:
+    """Somebody may do less with a meter than before, or nothing any more."""
+
+    meter_id: str
+
+
 Fact = (
     TopUpPaid
     | TopUpFailed
@@ -107,6 +128,8 @@ Fact = (
     | MeterStated
     | AutoTopUpEnded
     | TokenIssued
+    | AccessNews
+    | AccessEnded
 )
 _KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 

@@ -13,12 +13,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
-from standpipe.customers.models import HouseholdRole
+from standpipe.customers.models import HouseholdRole, Membership
 from standpipe.db.engine import Sessions
 from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.ids import new_id
@@ -95,11 +95,16 @@ class AutoView:
 
 
 async def order_of_meter(session: AsyncSession, meter_id: str) -> AutoView | None:
-    """The standing order of a meter, or None."""
+    """The standing order of a meter, or None; one of somebody who lives there no more is nobody's business."""
     row = (
         await session.execute(
             select(AutoTopUp, SavedMethod)
             .join(SavedMethod, SavedMethod.id == AutoTopUp.saved_method_id)
+            .join(Meter, Meter.id == AutoTopUp.meter_id)
+            .join(
+                Membership,
+                and_(Membership.household_id == Meter.household_id, Membership.customer_id == AutoTopUp.customer_id),
+            )
             .where(AutoTopUp.meter_id == meter_id)
             .execution_options(populate_existing=True)
         )
@@ -177,6 +182,13 @@ async def turn_off(session: AsyncSession, *, customer_id: str, meter_id: str, no
         raise NotFoundError("There is no automatic top-up for this meter.")
     row.enabled, row.paused_reason, row.updated_at = False, "customer", now
     return row
+
+
+async def end_without_access(session: AsyncSession, meter_id: str, now: datetime) -> None:
+    """Turn a meter's standing order off where its card's owner may not pay there any more."""
+    row = await _lock(session, meter_id)
+    if row is not None and row.enabled and await _meter_to_pay(session, row) is None:
+        row.updated_at = now
 
 
 async def consider(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, signal: Signal) -> str | None:
@@ -271,13 +283,8 @@ async def _who_pays(
     session: AsyncSession, providers: Mapping[str, Provider], row: AutoTopUp
 ) -> tuple[Meter, SavedMethod, Provider] | None:
     """Meter, card and rail of an order, where all three still stand; an order that never will again is turned off."""
-    try:
-        meter = await require_meter(
-            session, customer_id=row.customer_id, meter_id=row.meter_id, role=HouseholdRole.PAYER
-        )
-    except (NotFoundError, ForbiddenError):
-        # They have moved out, or pay no more: their card pays for nobody else's water, and nobody else is told of it.
-        row.enabled, row.paused_reason = False, "moved"
+    meter = await _meter_to_pay(session, row)
+    if meter is None:
         return None
     card = await session.get_one(SavedMethod, row.saved_method_id, populate_existing=True)
     provider = providers.get(card.provider)
@@ -288,6 +295,17 @@ async def _who_pays(
     if provider is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.provider):
         return None
     return meter, card, provider
+
+
+async def _meter_to_pay(session: AsyncSession, row: AutoTopUp) -> Meter | None:
+    try:
+        return await require_meter(
+            session, customer_id=row.customer_id, meter_id=row.meter_id, role=HouseholdRole.PAYER
+        )
+    except (NotFoundError, ForbiddenError):
+        # They have moved out, or pay no more: their card pays for nobody else's water, and nobody else is told of it.
+        row.enabled, row.paused_reason = False, "moved"
+        return None
 
 
 async def _new_charge(

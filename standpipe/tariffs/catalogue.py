@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -43,6 +43,11 @@ class Contract:
         return (
             min((supply.from_day for supply in due if supply.from_day > max(others)), default=None) if others else None
         )
+
+    def came_at(self, day: date) -> datetime | None:
+        """The instant at which those who are supplied on ``day`` took over; None where it is known by the day alone."""
+        start = self.tenancy_start(day)
+        return next((supply.came_at for supply in self.supplies if supply.from_day == start), None)
 
     def next_version(self, day: date) -> TariffInForce | None:
         """The version that is announced to follow the one of this day."""
@@ -87,7 +92,7 @@ async def contracts(session: AsyncSession, basis: Mapping[str, tuple[str, date]]
     supplies: dict[str, list[Supply]] = {meter_id: [] for meter_id in basis}
     for row in rows:
         supplies[row.meter_id].append(
-            Supply(row.from_day, row.tariff_id, row.households, frozenset(row.groups), row.household_id)
+            Supply(row.from_day, row.tariff_id, row.households, frozenset(row.groups), row.household_id, row.came_at)
         )
     for meter_id, (tariff_id, first_day) in basis.items():
         own = supplies[meter_id]

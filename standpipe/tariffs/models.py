@@ -58,6 +58,8 @@ class SupplyTerms(Base):
 
     ``household_id`` marks a tenancy: a change of it is a move. ``households``: behind the meter; ``groups``: what its
     people are eligible for ("lifeline", "social", …); ``cut_off``: what the meter does at zero (None: as its class).
+    ``came_at``: when, on the town's clock, a household took over from another that day; money that moved earlier that
+    day is the other's. None where it is known by the day alone.
     """
 
     __tablename__ = "supply_terms"
@@ -70,6 +72,7 @@ class SupplyTerms(Base):
     households: Mapped[int] = mapped_column(server_default="1")
     groups: Mapped[list[str]] = mapped_column(server_default="[]")
     cut_off: Mapped[str | None]
+    came_at: Mapped[datetime | None]
 
 
 class VolumePurchase(Base):

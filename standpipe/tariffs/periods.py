@@ -7,7 +7,7 @@ the step that the rounded running total makes there, so the lines sum to the cos
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
 from enum import StrEnum
 from fractions import Fraction
@@ -38,13 +38,17 @@ class TariffInForce:
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """How a meter is supplied from a day on; ``household_id`` tells one tenancy from the next."""
+    """How a meter is supplied from a day on; ``household_id`` tells one tenancy from the next.
+
+    ``came_at``: the instant of a handover between two households on that day; None where it is known by the day alone.
+    """
 
     from_day: date
     tariff_id: str
     households: int = 1
     groups: frozenset[str] = frozenset()
     household_id: str | None = None
+    came_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

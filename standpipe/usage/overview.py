@@ -96,9 +96,11 @@ class MeterView:
 
     @property
     def history_since(self) -> datetime | None:
-        """The instant at which that day begins; None where all of the meter's history is theirs."""
+        """The instant at which that day begins, or they took over on it; None where all of the history is theirs."""
         start = self.contract.tenancy_start(self.today)
-        return None if start is None else local_midnight(start, ZoneInfo(self.time_zone))
+        if start is None:
+            return None
+        return self.contract.came_at(self.today) or local_midnight(start, ZoneInfo(self.time_zone))
 
     @property
     def volume_left_ml(self) -> int | None:

@@ -1,4 +1,5 @@
-"""How a meter is supplied, set by an operator: tariff, households, groups, cut-off policy, and who lives there.
+"""How a meter is supplied, set by an operator: tariff, households, groups, cut-off policy, and who lives there (which
+its people can say too: ``standpipe.usage.tenancy``).
 
 Terms hold from a day on, which may be past: what was charged since is then priced anew, by difference, and months whose
 statements are made show it as an adjustment. Every change stands in the audit trail, in its own transaction.
@@ -14,11 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Household
 from standpipe.customers.operators import record
+from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import locked_by_serial
+from standpipe.meters.claims import end_codes
 from standpipe.meters.models import Meter, MeterState, WalletKind
+from standpipe.meters.sharing import end_invites
+from standpipe.outbox.facts import AccessEnded, publish
 from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.terms import Basis
 from standpipe.usage import cut_off
@@ -95,7 +100,15 @@ async def move_out(session: AsyncSession, *, operator: str, serial: str, day: da
     money moves: the closing account says what a person has to give back or to ask for.
     Raises NotFoundError, and InvalidInputError for a day to come or before they came.
     """
-    meter = await locked_by_serial(session, serial)
+    return await leave(session, await locked_by_serial(session, serial), by=operator, day=day, now=now)
+
+
+async def leave(session: AsyncSession, meter: Meter, *, by: str, day: date, now: datetime) -> Closing:
+    """``move_out`` of a locked meter; ``by``: the operator, or the member's customer id.
+
+    Claim codes that are open end, and the household's invitations, unless it has other meters. Raises InvalidInputError
+    as ``move_out``.
+    """
     leaving = meter.household_id
     if leaving is None:
         raise InvalidInputError("Nobody lives there.")
@@ -108,9 +121,14 @@ async def move_out(session: AsyncSession, *, operator: str, serial: str, day: da
     for later in [row, *(one for one in rows if one.from_day > day)]:
         later.household_id, later.groups, later.cut_off = None, [], None
     meter.household_id = None
+    # What they called it is theirs too.
+    meter.label = meter.serial
     await _settle(session, meter, day, now)
     closing = await _closing(session, meter, now)
-    await _note(session, operator, "supply.move-out", meter, day, {"household": leaving, "closing": asdict(closing)})
+    await _people_change(session, meter)
+    if await session.scalar(select(Meter.id).where(Meter.household_id == leaving).limit(1)) is None:
+        await end_invites(session, leaving)
+    await _note(session, by, "supply.move-out", meter, day, {"household": leaving, "closing": asdict(closing)})
     return closing
 
 
@@ -126,6 +144,16 @@ async def move_in(
     household = await session.get(Household, household_id)
     if household is None or household.utility_id != meter.utility_id:
         raise NotFoundError(f"This utility has no household {household_id}.")
+    await settle_in(session, meter, household, by=operator, day=day, now=now)
+
+
+async def settle_in(
+    session: AsyncSession, meter: Meter, household: Household, *, by: str, day: date, now: datetime
+) -> None:
+    """``move_in`` at a locked meter; ``by``: the operator, or the customer id of who claimed it.
+
+    Claim codes that are still open end. Raises InvalidInputError as ``move_in``.
+    """
     if meter.household_id is not None:
         raise InvalidInputError("Somebody lives there; say first when they moved out.")
     _require_past(meter, day, now)
@@ -135,11 +163,21 @@ async def move_in(
     if day < taken:
         raise InvalidInputError(f"Until {taken} somebody else lived there.", ("day",))
     row = await _row_on(session, meter, day)
+    # Those who left may have paid until a moment ago, whatever day they gave: that is not for who comes today.
+    row.came_at = now if taken > date.min and day == _today(meter, now) else None
     for later in [row, *(one for one in rows if one.from_day > day)]:
         later.household_id = household.id
     meter.household_id = household.id
     await _settle(session, meter, day, now)
-    await _note(session, operator, "supply.move-in", meter, day, {"household": household.id})
+    await _people_change(session, meter)
+    await _note(session, by, "supply.move-in", meter, day, {"household": household.id})
+
+
+async def _people_change(session: AsyncSession, meter: Meter) -> None:
+    """What follows from other people: their claim codes end, their standing orders too, and who looks looks again."""
+    await end_codes(session, meter.id)
+    await publish(session, AccessEnded(meter.id))
+    await notify(session, LIVE, meter.id)
 
 
 async def _row_on(session: AsyncSession, meter: Meter, day: date) -> SupplyTerms:
@@ -201,9 +239,12 @@ async def _fitting_tariff(session: AsyncSession, meter: Meter, code: str) -> Tar
 
 
 def _require_past(meter: Meter, day: date, now: datetime) -> None:
-    today = now.astimezone(ZoneInfo(meter.time_zone)).date()
-    if day > today:
+    if day > _today(meter, now):
         raise InvalidInputError(f"{day} is to come: say it on the day or after.", ("day",))
+
+
+def _today(meter: Meter, now: datetime) -> date:
+    return now.astimezone(ZoneInfo(meter.time_zone)).date()
 
 
 def _since(rows: list[SupplyTerms]) -> date:
@@ -238,7 +279,7 @@ async def _closing(session: AsyncSession, meter: Meter, now: datetime) -> Closin
 
 
 async def _note(
-    session: AsyncSession, operator: str, action: str, meter: Meter, day: date, detail: dict[str, object]
+    session: AsyncSession, by: str, action: str, meter: Meter, day: date, detail: dict[str, object]
 ) -> None:
     detail = {"serial": meter.serial, "day": day.isoformat()} | detail
-    await record(session, operator=operator, action=action, subject_id=meter.id, detail=detail)
+    await record(session, operator=by, action=action, subject_id=meter.id, detail=detail)

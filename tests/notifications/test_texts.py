@@ -36,11 +36,16 @@ def test_an_unknown_language_reads_english(language):
 
 @pytest.mark.parametrize("language", ["en", "sw", "fr"])
 @pytest.mark.parametrize(
-    ("kind", "variant"), [("LOW_BALANCE", None), ("EMPTY", None), ("TOP_UP", None), ("TOP_UP", "TOP_UP_FAILED")]
+    ("kind", "variant"),
+    [
+        *[("LOW_BALANCE", None), ("EMPTY", None), ("TOP_UP", None), ("TOP_UP", "TOP_UP_FAILED")],
+        *[("ACCESS", f"ACCESS_{how}") for how in ("CLAIMED", "OWNER", "MOVED_OUT")],
+    ],
 )
 def test_every_kind_is_worded_in_every_language(language, kind, variant):
     text = text_of(kind, PARAMS | {"variant": variant}, language)
     assert text.title
+    assert text.title != "Standpipe"
     assert "Home {x}" in text.body
 
 

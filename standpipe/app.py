@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from standpipe.api import agents
+from standpipe.api.addresses import caller_address
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
@@ -43,6 +44,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         sms_url=settings.sms_url,
         sms_countries=settings.sms_countries,
         public_url=settings.public_url,
+        address_of=lambda request: caller_address(request, settings.trusted_networks),
     )
 
     @asynccontextmanager

@@ -11,6 +11,7 @@ from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from standpipe.clock import Clock
+from standpipe.customers.forgetting import is_present
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
@@ -38,6 +39,8 @@ class Tools:
     sms_url: str | None
     sms_countries: list[str]
     public_url: str
+    address_of: Callable[[Any], str | None]
+    """The caller's address behind a request or a WebSocket; None where it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class Context:
                 await self.check_revoked()
             except NotAuthenticatedError as error:
                 raise GraphQLError(str(error), extensions={"code": "UNAUTHENTICATED"}) from None
+        # An access token outlives its account by minutes.
+        async with self.tools.sessions() as session:
+            if not await is_present(session, customer_id):
+                raise GraphQLError("This account was deleted.", extensions={"code": "UNAUTHENTICATED"})
         return customer_id
 
     def require_operator(self, *roles: OperatorRole) -> str:

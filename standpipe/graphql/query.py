@@ -7,6 +7,7 @@ from standpipe.customers.people import Person, read_person
 from standpipe.errors import NotFoundError
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
+from standpipe.graphql.guests import GuestQuery
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.top_ups import TopUp, top_up_of
@@ -87,7 +88,7 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
 
 
 @strawberry.type
-class Query:
+class Query(GuestQuery):
     """Where reading starts."""
 
     @strawberry.field(description="Null when signed out.")

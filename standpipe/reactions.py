@@ -67,7 +67,9 @@ async def follow_up(
             pass
 
 
-async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: timedelta) -> None:
+async def react(  # noqa: C901 - one table of facts.
+    session: AsyncSession, fact: Fact, clock: Clock, offline_after: timedelta
+) -> None:
     """Reactions that join one transaction, in which the fact is also ticked off."""
     now = clock.now()
     match fact:

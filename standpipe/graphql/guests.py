@@ -158,7 +158,7 @@ class GuestTopUpStartInput:
     pay: MoneyInput = strawberry.field(description="In the meter's currency, within the method's limits.")
     method_id: strawberry.ID = strawberry.field(description="One of guestMeter's methods.")
     phone: PhoneNumber | None = strawberry.field(
-        default=None, description="Whose phone is to ring, where the method rings one. Kept for nothing else."
+        default=None, description="Whose phone is to ring, where the method rings one; else it is not kept."
     )
     return_url: Url | None = strawberry.field(default=None, description="Where a payment page sends the payer back to.")
 

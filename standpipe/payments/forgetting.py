@@ -5,11 +5,25 @@ own rows, and then what had to wait: the words of payments that the provider has
 again as they were, and the customer's cards there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import phonenumbers
-from sqlalchemy import ColumnElement, LargeBinary, and_, delete, func, literal, not_, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    Text,
+    and_,
+    any_,
+    delete,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.db.engine import Sessions
@@ -61,16 +75,18 @@ async def forget_rest(
 
     Raises NotYetError while a payment is undecided, and ProviderUnavailableError: it is to be called again.
     """
-    decided = and_(TopUp.id.in_(top_up_ids), not_(_UNDECIDED))
+    # Theirs once more by the customer: an order that was being written while the account went is not in the list.
+    mine = or_(_among(TopUp.id, top_up_ids), TopUp.customer_id == customer_id)
+    decided = and_(mine, not_(_UNDECIDED))
     async with sessions.begin() as session:
         await _forget_payers(session, decided, customer_id)
         columns = (TopUp.id, TopUp.provider_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference)
         refs = {ref for row in await session.execute(select(*columns).where(decided)) for ref in row if ref}
-        undecided = await session.scalar(select(TopUp.id).where(TopUp.id.in_(top_up_ids), _UNDECIDED).limit(1))
+        undecided = await session.scalar(select(TopUp.id).where(mine, _UNDECIDED).limit(1))
     if refs:
         # Notices about these payments name their payer in the provider's own words.
         names = (ProviderEvent.provider_ref, ProviderEvent.reference, ProviderEvent.receipt_ref)
-        await _blank(sessions, or_(*(name.in_(refs) for name in names)))
+        await _blank(sessions, or_(*(_among(name, refs) for name in names)))
     if undecided is not None:
         raise NotYetError(f"{undecided} is not decided yet")
     await _forget_at_providers(sessions, providers, customer_id)
@@ -156,6 +172,12 @@ async def _blank(sessions: Sessions, which: ColumnElement[bool]) -> None:
             await session.execute(
                 update(ProviderEvent).where(batch, ProviderEvent.due_at.is_(None), which).values(body=b"")
             )
+
+
+def _among(column: Any, values: Collection[str]) -> ColumnElement[bool]:
+    """``IN``, in one parameter however many there are."""
+    found: ColumnElement[bool] = column == any_(literal(list(values), ARRAY(Text())))
+    return found
 
 
 def _holds(body: Any, digits: str) -> ColumnElement[bool]:

@@ -34,9 +34,9 @@ from standpipe.payments.views import GUEST
 from standpipe.units import is_storable
 
 MAX_NUMBER = 64
-LOOKS = (Limit(30, 600), Limit(200, 86_400))
+LOOKS = (Limit(30, 600), Limit(500, 86_400))
 """Per address, looks and starts together: many phones share one address of a mobile network."""
-STARTS = (Limit(15, 600), Limit(60, 86_400))
+STARTS = (Limit(15, 600), Limit(300, 86_400))
 """Per address."""
 METER_STARTS = (Limit(10, 3_600), Limit(30, 86_400))
 PHONE_STARTS = (Limit(3, 600), Limit(10, 86_400))

@@ -88,3 +88,7 @@ class RateLimitedError(StandpipeError):
 
 class NotAuthenticatedError(StandpipeError):
     """No credential, or one that does not verify."""
+
+
+class NotYetError(StandpipeError):
+    """Something has to be waited for; whoever asked asks again later. Nothing is wrong."""

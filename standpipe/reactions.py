@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
+from standpipe.meters.forgetting import end_codes
+from standpipe.notifications import forgetting as notifications_forgetting
 from standpipe.notifications.alerts import check_low_balance, raise_once
 from standpipe.notifications.models import AlertKind
 from standpipe.notifications.rules import LowBalanceSignal
@@ -19,10 +21,12 @@ from standpipe.outbox.facts import (
     AccessNews,
     AutoTopUpEnded,
     CreditConfirmed,
+    CustomerForgotten,
     Fact,
     MeterStated,
     MoneyInSuspense,
     MoneyTakenBack,
+    PaymentTracesLeft,
     SecondPayment,
     TokenIssued,
     TopUpFailed,
@@ -30,6 +34,8 @@ from standpipe.outbox.facts import (
     UsageRecorded,
 )
 from standpipe.payments import auto_top_up
+from standpipe.payments import forgetting as payments_forgetting
+from standpipe.payments.guests import is_guests
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import credit_of, issue
 from standpipe.payments.refunds import meter_stated
@@ -55,11 +61,17 @@ async def follow_up(
             await auto_top_up.concluded(sessions, clock, top_up_id)
         case MeterStated(meter_id):
             await meter_stated(sessions, meter_id, clock.now())
+        case CustomerForgotten(_, phone):
+            await payments_forgetting.blank_notices(sessions, phone)
+        case PaymentTracesLeft(customer_id, top_up_ids):
+            await payments_forgetting.forget_rest(sessions, providers, customer_id, top_up_ids)
         case _:
             pass
 
 
-async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: timedelta) -> None:
+async def react(  # noqa: C901 - one table of facts.
+    session: AsyncSession, fact: Fact, clock: Clock, offline_after: timedelta
+) -> None:
     """Reactions that join one transaction, in which the fact is also ticked off."""
     now = clock.now()
     match fact:
@@ -71,7 +83,7 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
         case CreditConfirmed(meter_id, accepted_minor):
             await _tell(session, meter_id, f"credit:{meter_id}:{accepted_minor}", None, now, offline_after)
         case TopUpFailed(top_up_id, meter_id):
-            await _tell(session, meter_id, f"top-up-failed:{top_up_id}", "TOP_UP_FAILED", now, offline_after)
+            await _tell_failed(session, meter_id, top_up_id, now, offline_after)
         case MoneyTakenBack(top_up_id, meter_id, posting_key):
             await _issue_receipt(session, meter_id, top_up_id, posting_key, now, offline_after)
             await _tell(session, meter_id, f"taken-back:{posting_key}", "TAKEN_BACK", now, offline_after)
@@ -84,8 +96,10 @@ async def react(session: AsyncSession, fact: Fact, clock: Clock, offline_after: 
             _call_a_person(fact)
         case AccessNews() | AccessEnded():
             await _access_changed(session, fact, now)
+        case CustomerForgotten():
+            await _forget(session, fact)
         case _:
-            # MeterStated is for follow_up alone.
+            # MeterStated and PaymentTracesLeft are for follow_up alone.
             pass
 
 
@@ -112,6 +126,21 @@ async def _tell(
         return
     params = _params(view) | ({"variant": variant} if variant else {})
     await raise_once(session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=key, params=params, now=now)
+
+
+async def _tell_failed(
+    session: AsyncSession, meter_id: str, top_up_id: str, now: datetime, offline_after: timedelta
+) -> None:
+    """A payment of a member's that did not go through. A stranger's is no news: anybody could ring the phones."""
+    if not await is_guests(session, top_up_id):
+        await _tell(session, meter_id, f"top-up-failed:{top_up_id}", "TOP_UP_FAILED", now, offline_after)
+
+
+async def _forget(session: AsyncSession, fact: CustomerForgotten) -> None:
+    """Each room forgets its part of a customer."""
+    await end_codes(session, fact.household_ids)
+    await notifications_forgetting.forget(session, fact.customer_id)
+    await payments_forgetting.forget(session, fact.customer_id, fact.phone)
 
 
 async def _tell_token(session: AsyncSession, fact: TokenIssued, now: datetime, offline_after: timedelta) -> None:

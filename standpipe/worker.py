@@ -1,6 +1,7 @@
 """The worker: queues worked off. Who reacts to which fact stands in ``standpipe.reactions``."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -14,12 +15,13 @@ from standpipe.customers.retention import forget_sign_ins
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import WORK, Listener
 from standpipe.db.queue import claim, finish, retry
+from standpipe.errors import NotYetError
 from standpipe.notifications.deliver import deliver_due
 from standpipe.notifications.push import PushSender
-from standpipe.outbox.facts import read
+from standpipe.outbox.facts import PATIENT, read, redact
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.inbox import work_inbox
-from standpipe.payments.provider import Provider
+from standpipe.payments.provider import Provider, ProviderUnavailableError
 from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
@@ -42,6 +44,7 @@ LEASE_S = 60.0
 AGAIN_S = 300.0
 """How soon what runs daily is tried again after it failed."""
 DAY_S = 86_400.0
+_PATIENT = {kind.__name__ for kind in PATIENT}
 _log = structlog.get_logger(__name__)
 
 
@@ -113,13 +116,18 @@ async def work_outbox(
                 row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
                 await react(session, fact, clock, offline_after)
                 finish(row)
+                redact(row)
+        except (NotYetError, ProviderUnavailableError) as caught:
+            error = str(caught)
+            _log.info("reaction must wait", fact_id=fact_id, error=error)
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
             _log.exception("reaction failed", fact_id=fact_id)
         if error is not None:
             async with sessions.begin() as session:
                 row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
-                await retry(session, row, error, max_attempts=MAX_ATTEMPTS)
+                tries = sys.maxsize if row.kind in _PATIENT else MAX_ATTEMPTS
+                await retry(session, row, error, max_attempts=tries)
     return len(due)
 
 

@@ -20,9 +20,13 @@ class Person:
 
 
 async def read_person(session: AsyncSession, customer_id: str) -> Person | None:
-    """The customer, or None."""
+    """The customer, or None; None too for one who was forgotten."""
     customer = await session.get(Customer, customer_id)
-    return None if customer is None else Person(customer.id, customer.phone, customer.language)
+    return (
+        None
+        if customer is None or customer.deleted_at is not None
+        else Person(customer.id, customer.phone, customer.language)
+    )
 
 
 async def language_of_phone(session: AsyncSession, phone: str) -> str:

@@ -12,6 +12,7 @@ from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from standpipe.clock import Clock
+from standpipe.customers.forgetting import is_present
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.sessions import Lifetimes
 from standpipe.customers.sign_in import CodeLimits
@@ -121,6 +122,10 @@ class Context:
                 await self.check_revoked()
             except NotAuthenticatedError as error:
                 raise GraphQLError(str(error), extensions={"code": "UNAUTHENTICATED"}) from None
+        # An access token outlives its account by minutes.
+        async with self.tools.sessions() as session:
+            if not await is_present(session, customer_id):
+                raise GraphQLError("This account was deleted.", extensions={"code": "UNAUTHENTICATED"})
         return customer_id
 
     def require_operator(self, *roles: OperatorRole) -> str:

@@ -8,23 +8,23 @@ import strawberry
 
 from standpipe.customers.sign_in import normalise_phone
 from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.graphql.accounts import AccountMutation
 from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
 from standpipe.graphql.claim_mutations import ClaimMutation
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.guests import GuestMutation
 from standpipe.graphql.member_mutations import MemberMutation
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.sign_in import SignInMutation
-from standpipe.graphql.top_ups import top_up_of
+from standpipe.graphql.top_ups import is_web_address, top_up_of
 from standpipe.ids import is_id
 from standpipe.notifications import devices
 from standpipe.notifications.models import Device as DeviceRow
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
-from standpipe.units import is_storable, to_minor
-
-MAX_URL = 2_048
+from standpipe.units import to_minor
 
 
 @strawberry.input(
@@ -107,7 +107,7 @@ class DevicePayload:
 
 
 @strawberry.type
-class Mutation(SignInMutation, MoneyMutation, ClaimMutation, MemberMutation):
+class Mutation(SignInMutation, AccountMutation, MoneyMutation, GuestMutation, ClaimMutation, MemberMutation):
     """Where changing starts."""
 
     @strawberry.mutation(description="Begins a top-up; follow nextAction to pay.")
@@ -181,7 +181,7 @@ class Mutation(SignInMutation, MoneyMutation, ClaimMutation, MemberMutation):
 
 
 def _order(wanted: TopUpStartInput) -> TopUpOrder:
-    if wanted.return_url is not None and not _web_address(wanted.return_url):
+    if wanted.return_url is not None and not is_web_address(wanted.return_url):
         raise InvalidInputError("The return address must be an http(s) or app address.", ("returnUrl",))
     if not is_id(wanted.meter_id, "mtr"):
         raise NotFoundError("No such meter.")
@@ -204,13 +204,6 @@ async def _agreed(context: Context, order: TopUpOrder) -> Mapping[str, int] | No
     if view is None:
         raise NotFoundError("No such meter.")
     return agreed_of(context, view, order.pay_minor, order.method_id, order.quote_id)
-
-
-def _web_address(url: str) -> bool:
-    scheme, _, rest = url.partition("://")
-    return (
-        len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)
-    )
 
 
 async def _payload(info: Ctx, top_up_id: str, *, replayed: bool) -> TopUpPayload:

@@ -20,7 +20,18 @@ from graphql import (
     VariableNode,
 )
 
-PUBLIC = frozenset({"__typename", "signInStart", "signInFinish", "sessionRefresh", "signOut"})
+PUBLIC = frozenset(
+    {
+        "__typename",
+        "signInStart",
+        "signInFinish",
+        "sessionRefresh",
+        "signOut",
+        "guestMeter",
+        "guestTopUp",
+        "guestTopUpStart",
+    }
+)
 EMPTY = frozenset({"viewer", "node"})
 
 

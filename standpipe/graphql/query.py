@@ -8,6 +8,7 @@ from standpipe.errors import NotFoundError
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.guard import pay_for_more
+from standpipe.graphql.guests import GuestQuery
 from standpipe.graphql.members import Invitation, load_invitations, load_member
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
 from standpipe.graphql.saving import SavedCard, load_cards
@@ -99,7 +100,7 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
 
 
 @strawberry.type
-class Query:
+class Query(GuestQuery):
     """Where reading starts."""
 
     @strawberry.field(description="Null when signed out.")

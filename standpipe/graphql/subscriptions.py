@@ -97,7 +97,7 @@ async def _top_up(context: Context, top_up_id: str) -> TopUpView:
         async with context.tools.sessions() as session:
             found = await top_ups_by_id(session, [top_up_id])
     view = found.get(top_up_id)
-    if view is None:
+    if view is None or not view.shown:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
     since = (await _meter(context, view.meter_id)).history_since
     if since is not None and view.created_at < since:

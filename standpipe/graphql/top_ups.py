@@ -11,6 +11,7 @@ from standpipe.graphql.receipts import Receipt, receipt_of
 from standpipe.payments.provider import MethodKind, PaymentMethod
 from standpipe.payments.receipts import SALE
 from standpipe.payments.views import TopUpStatus, TopUpView
+from standpipe.units import is_storable
 from standpipe.vending.views import TokenView, grouped
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ strawberry.enum(TopUpStatus, name="TopUpStatus", description="Where a top-up sta
 strawberry.enum(MethodKind, name="TopUpMethodKind", description="What the customer pays with.")
 
 POLL_AFTER_MS = 3_000
-_STATUS_TEXT = {
+MAX_URL = 2_048
+STATUS_TEXT = {
     TopUpStatus.CREATED: "Opening the payment.",
     TopUpStatus.AWAITING_CUSTOMER: "Waiting for your payment.",
     TopUpStatus.PAID: "Paid. The credit goes to the meter when it next wakes.",
@@ -162,7 +164,7 @@ class TopUp(Node):
     def status_text(self) -> str:
         if self.view.nothing_to_send:
             return "Paid. Nothing of it goes to the meter; the receipt says what it became."
-        return _STATUS_TEXT[self.view.status]
+        return STATUS_TEXT[self.view.status]
 
     @strawberry.field(description="Nothing more is expected. A payment that failed may still arrive, and then counts.")
     def terminal(self) -> bool:
@@ -175,6 +177,10 @@ class TopUp(Node):
     @strawberry.field(description="What has been booked to the meter's wallet so far.")
     def credit(self, info: Ctx) -> Money:
         return money(self.view.credit_minor, self.view.currency, info.context.language)
+
+    @strawberry.field(description="Somebody paid it who is no member, by the meter's number; who is not told.")
+    def gift(self) -> bool:
+        return self.view.gift
 
     @strawberry.field
     def created_at(self) -> datetime:
@@ -264,6 +270,14 @@ def action_of(stored: dict[str, Any] | None) -> TopUpAction | None:
     if stored.get("type") == "redirect":
         return RedirectToUrl(instructions="Approve the payment on the page that opens.", url=Url(stored["url"]))
     return TopUpAction(instructions="Follow your payment provider's instructions.")
+
+
+def is_web_address(url: str) -> bool:
+    """Whether a payer may be sent back there: an http(s) or app address."""
+    scheme, _, rest = url.partition("://")
+    return (
+        len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)
+    )
 
 
 @strawberry.type(description="One top-up and its place in the list.")

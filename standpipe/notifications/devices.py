@@ -8,7 +8,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from standpipe.errors import InvalidInputError
+from standpipe.customers.forgetting import is_present
+from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ids import new_id
 from standpipe.notifications.models import Delivery, DeliveryStatus, Device
 from standpipe.units import is_storable
@@ -33,9 +34,12 @@ class DeviceOrder:
 async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrder, now: datetime) -> Device:
     """Add or refresh a device. A push address that another customer had leaves them: the phone changed hands.
 
-    Raises InvalidInputError for texts that cannot be stored, and past MAX_DEVICES.
+    Raises InvalidInputError for texts that cannot be stored, and past MAX_DEVICES; NotFoundError for a customer who was
+    forgotten: an access token outlives them by minutes.
     """
     _check(order)
+    if not await is_present(session, customer_id):
+        raise NotFoundError("No such customer.")
     # Two sign-ins on one phone at once must not both find its address free.
     address = order.fcm_token or order.fcm_fid
     await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"push:{address}", 0))))

@@ -117,6 +117,25 @@ class AccessEnded:
     meter_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class CustomerForgotten:
+    """A customer asked to be forgotten; each room forgets its part. ``phone`` was theirs, and is gone from this row too
+    once all have heard (``redact``). ``household_ids``: those in which nobody is left.
+    """
+
+    customer_id: str
+    phone: str
+    household_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentTracesLeft:
+    """Traces of a forgotten customer that cannot go yet: a payment is under way, or a provider has to forget too."""
+
+    customer_id: str
+    top_up_ids: list[str]
+
+
 Fact = (
     TopUpPaid
     | TopUpFailed
@@ -130,7 +149,11 @@ Fact = (
     | TokenIssued
     | AccessNews
     | AccessEnded
+    | CustomerForgotten
+    | PaymentTracesLeft
 )
+PATIENT = (CustomerForgotten, PaymentTracesLeft)
+"""Facts whose reactions are tried until they succeed: to be forgotten is not given up after some tries."""
 _KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 
 
@@ -138,6 +161,12 @@ async def publish(session: AsyncSession, fact: Fact) -> None:
     """Store the fact in the caller's transaction and wake a worker when it commits."""
     session.add(OutboxFact(kind=type(fact).__name__, payload=asdict(fact)))
     await notify(session, WORK, "outbox")
+
+
+def redact(row: OutboxFact) -> None:
+    """Take out of a fact that all have heard what names a person."""
+    if row.kind == CustomerForgotten.__name__:
+        row.payload = row.payload | {"phone": ""}
 
 
 def read(row: OutboxFact) -> Fact:

@@ -16,6 +16,7 @@ from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.purchases import place_of_purchases
+from standpipe.payments.views import GUEST
 from standpipe.tariffs.pricing import Place
 
 DAY, USED_ML, LEFT_MINOR = "DAY", "USED_ML", "LEFT_MINOR"
@@ -68,6 +69,8 @@ async def _order_under_way(session: AsyncSession, meter_id: str, now: datetime) 
             TopUp.meter_id == meter_id,
             TopUp.status.in_(["CREATED", PaymentStatus.PENDING]),
             TopUp.created_at > now - UNDER_WAY_FOR,
+            # A stranger's order must not keep the household from ordering: like paybill money, it comes unannounced.
+            TopUp.origin != GUEST,
         )
         .limit(1)
     )

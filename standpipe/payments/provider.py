@@ -321,6 +321,10 @@ class CardVault(Protocol):
         """Detach it; one that is gone already is no error."""
         ...
 
+    async def forget_customer(self, customer_ref: str) -> None:
+        """Delete a customer and what hangs on them; payments stay. One that is gone already is no error."""
+        ...
+
 
 class Provider(Protocol):
     """One payment rail."""

@@ -162,3 +162,15 @@ def sms_text(view: ReceiptView, language: str) -> str:
         f"{view.issued_at.astimezone(ZoneInfo(view.time_zone)):%Y-%m-%d}",
     ]
     return ". ".join(parts)[:SMS_LENGTH].replace("\u00a0", " ")
+
+
+def guest_text(view: ReceiptView, language: str) -> str:
+    """The receipt for a payer who is no member of the household: what they paid, and nothing of what it became."""
+    said = word("BACK" if view.kind == GIVEN_BACK else "PAID", language)
+    parts = [
+        f"{view.utility_name[:40]} {word(view.kind, language)} {number_text(view)}",
+        f"{said} {money_text(abs(view.paid_minor), view.currency, language)}",
+        f"{word('METER', language)} {view.meter_serial[:24]}",
+        f"{view.issued_at.astimezone(ZoneInfo(view.time_zone)):%Y-%m-%d}",
+    ]
+    return ". ".join(parts)[:SMS_LENGTH].replace("\u00a0", " ")

@@ -20,6 +20,7 @@ from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.book_models import Receipt, ReceiptCounter
 from standpipe.payments.models import TopUp
 from standpipe.payments.purchases import purchase_key
+from standpipe.payments.views import GUEST
 from standpipe.tariffs.bought import lines_of as lines_bought
 from standpipe.tariffs.bought import purchase_by_key
 from standpipe.tariffs.periods import BillLine, LineKind
@@ -191,7 +192,8 @@ def _view(receipt: Receipt, utility_name: str, meter: Meter, top_up: TopUp) -> R
         top_up_id=top_up.id,
         kind=receipt.kind,
         method_id=top_up.method_id or top_up.provider,
-        provider_receipt=top_up.receipt_ref,
+        # The household reads the same receipt, and is not told who paid.
+        provider_receipt=None if top_up.origin == GUEST else top_up.receipt_ref,
         currency=receipt.currency,
         paid_minor=receipt.paid_minor,
         lines=tuple(receipt.lines),

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.clock import Clock
+from standpipe.customers.forgetting import is_present
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ids import new_id
@@ -99,7 +100,12 @@ async def keep_customer(session: AsyncSession, *, customer_id: str, provider: st
 
 
 async def keep_card(session: AsyncSession, *, customer_id: str, provider: str, card: SavedCard, now: datetime) -> None:
-    """Keep, or bring up to date, a card; a card stays with the customer who saved it first."""
+    """Keep, or bring up to date, a card; a card stays with the customer who saved it first.
+
+    A customer who was forgotten meanwhile keeps none.
+    """
+    if not await is_present(session, customer_id):
+        return
     values = {"brand": card.brand, "last4": card.last4, "expires": card.expires, "usable": card.usable}
     await session.execute(
         insert(SavedMethod)

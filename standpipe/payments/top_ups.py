@@ -39,6 +39,7 @@ from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
 from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
 from standpipe.payments.split import fee_for
+from standpipe.payments.views import SHOWN
 
 CREATED = "CREATED"
 MUTATION = "topUpStart"
@@ -129,8 +130,8 @@ async def cancel(
 
 
 async def require_top_up(session: AsyncSession, *, customer_id: str, top_up_id: str) -> TopUp:
-    """A top-up of a meter in this customer's household. Raises NotFoundError for any other, and for none."""
-    top_up = await session.get(TopUp, top_up_id)
+    """A top-up that this customer's household sees. Raises NotFoundError for any other, and for none."""
+    top_up = await session.scalar(select(TopUp).where(TopUp.id == top_up_id, SHOWN))
     if top_up is None:
         raise NotFoundError("No such top-up.")
     await require_meter(session, customer_id=customer_id, meter_id=top_up.meter_id)

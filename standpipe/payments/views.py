@@ -13,6 +13,9 @@ from standpipe.meters.models import CreditGrant
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import PaymentStatus
 
+GUEST = "GUEST"
+"""The origin of a top-up that somebody without an account began."""
+
 
 class TopUpStatus(StrEnum):
     """Where a top-up stands for the customer."""
@@ -73,6 +76,7 @@ class TopUpView:
     captured_minor: int
     debt_minor: int
     fee_minor: int
+    fee_agreed_minor: int
     taken_back_minor: int
     origin: str
     method_id: str
@@ -91,11 +95,23 @@ class TopUpView:
         return self.status in TERMINAL or self.nothing_to_send
 
     @property
+    def gift(self) -> bool:
+        """Whether somebody without an account paid it; who is nobody's business but theirs."""
+        return self.origin == GUEST
+
+    @property
+    def shown(self) -> bool:
+        """As ``SHOWN``."""
+        return not self.gift or self.captured_minor > 0
+
+    @property
     def nothing_to_send(self) -> bool:
         """Whether it was paid and gave the meter nothing: dues took it all, or it made no whole unit of water."""
         return self.status is TopUpStatus.PAID and not self.granted
 
 
+SHOWN = or_(TopUp.origin != GUEST, TopUp.captured_minor > 0)
+"""Top-ups that the household sees. A stranger's tries are not its business, or anybody could fill its list."""
 _DELIVERY = (
     select(
         CreditGrant.source_id,
@@ -132,9 +148,9 @@ async def top_up_ids_of_meters(
 ) -> dict[str, list[str]]:
     """For each meter the newest ``first`` + 1 top-ups below the cursor, newest first: one more tells of a next page.
 
-    ``since``: those begun before it are left out.
+    ``since``: those begun before it are left out. So are a guest's that brought no money (``SHOWN``).
     """
-    below = TopUp.id < after if after else TopUp.id.is_not(None)
+    below = and_(TopUp.id < after if after else TopUp.id.is_not(None), SHOWN)
     if since is not None:
         below = and_(below, TopUp.created_at >= since)
     ranked = (
@@ -181,6 +197,7 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         captured_minor=top_up.captured_minor,
         debt_minor=top_up.debt_minor,
         fee_minor=top_up.fee_minor,
+        fee_agreed_minor=top_up.fee_agreed_minor,
         taken_back_minor=top_up.taken_back_minor,
         origin=top_up.origin,
         method_id=top_up.method_id or top_up.provider,

@@ -186,6 +186,7 @@ def make_app(
         Route("/v1/payment_intents/search", _search, methods=["GET"]),
         Route("/v1/{path:path}", _get, methods=["GET"]),
         Route("/v1/{path:path}", _post, methods=["POST"]),
+        Route("/v1/customers/{id}", _delete_customer, methods=["DELETE"]),
         Route("/_control/{path:path}", _control, methods=["POST"]),
         Route("/pay/{id}", _page, methods=["GET"]),
         Route("/pay/{id}/{action}", _act_on_page, methods=["POST"]),
@@ -267,6 +268,16 @@ def _changed(state: StripeState, path: list[str], form: dict[str, str]) -> dict[
             raise missing("path", "/".join(path))
 
 
+async def _delete_customer(request: Request) -> Response:
+    state = _merchant(request)
+    if state.withhold > 0:
+        state.withhold -= 1
+        return JSONResponse({"error": {"type": "api_error", "message": "timeout"}}, HTTPStatus.GATEWAY_TIMEOUT)
+    gone = state.delete_customer(request.path_params["id"])
+    state.store.save()
+    return JSONResponse({"id": gone["id"], "object": "customer", "deleted": True})
+
+
 async def _get(request: Request) -> Response:
     state, asked = _merchant(request), dict(request.query_params)
     path = request.path_params["path"]
@@ -337,8 +348,7 @@ async def _control(request: Request) -> Response:  # noqa: C901 - one table of p
         case ["payouts", "make"]:
             result = state.pay_out()
         case ["customers", customer_id, "delete"]:
-            result = state.customers.pop(customer_id)
-            state.announce("customer.deleted", result)
+            result = state.delete_customer(customer_id)
         case ["webhooks", mode] if mode in MODES:
             state.mode = mode
         case ["withhold"]:

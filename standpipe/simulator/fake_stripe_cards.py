@@ -45,6 +45,14 @@ class Cards:
         self.customers[made["id"]] = made
         return made
 
+    def delete_customer(self, customer_id: str) -> dict[str, Any]:
+        """A customer goes, with the cards; their payments stay."""
+        if customer_id not in self.customers:
+            raise missing("customer", customer_id)
+        gone = self.customers.pop(customer_id)
+        self.announce("customer.deleted", gone)
+        return gone
+
     def new_customer_session(self, form: dict[str, str]) -> dict[str, Any]:
         """The PaymentSheet's key to a customer's cards."""
         self._customer(form)

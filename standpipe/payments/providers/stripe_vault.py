@@ -92,6 +92,14 @@ class StripeVault:
         except ProviderRefusedError:
             return
 
+    async def forget_customer(self, customer_ref: str) -> None:
+        """Delete the customer, with the cards that hang on it; one that is gone already is no error."""
+        _checked(customer_ref)
+        try:
+            await self._ask(lambda client: client.v1.customers.delete_async(customer_ref))
+        except ProviderRefusedError:
+            return
+
 
 def _checked(ref: str) -> None:
     # Ids go into the path of a URL, and the SDK leaves a "/" as it is.

@@ -1,0 +1,185 @@
+"""What this room held of a customer who is forgotten. Money stays booked under the pseudonym; what names people goes.
+
+In steps, each harmless when repeated: notices that hold the number (in batches, for the inbox is long), the customer's
+own rows, and then what had to wait: the words of payments that the provider has not answered yet, which must be said
+again as they were, and the customer's cards there.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import phonenumbers
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    Text,
+    and_,
+    any_,
+    delete,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.db.engine import Sessions
+from standpipe.errors import NotYetError
+from standpipe.outbox.facts import PaymentTracesLeft, publish
+from standpipe.payments.book_models import SettlementEntry
+from standpipe.payments.models import ProviderAnswer, ProviderEvent, RequestKey, SuspenseItem, TopUp
+from standpipe.payments.provider import PaymentStatus, Provider
+from standpipe.payments.rails import provider_of
+from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod, VoucherTry
+
+BATCH = 5_000
+GONE = "forgotten:"
+_UNDECIDED = and_(TopUp.status.in_(["CREATED", PaymentStatus.PENDING]), TopUp.due_at.is_not(None))
+"""The provider may yet be asked for it in the words of before; once the janitor has given up, it is not."""
+
+
+def digits_of(phone: str) -> str:
+    """What every spelling of a number has in common: its digits without the country's (+254712…, 254712…, 0712…).
+
+    Where another number in a notice holds the same digits, a notice that was worked off loses its body for nothing.
+    """
+    try:
+        return str(phonenumbers.parse(phone, None).national_number)
+    except phonenumbers.NumberParseException:
+        return phone.lstrip("+")
+
+
+async def blank_notices(sessions: Sessions, phone: str) -> None:
+    """Empty the bodies of notices that hold the number and were worked off."""
+    await _blank(sessions, _holds(ProviderEvent.body, digits_of(phone)))
+
+
+async def forget(session: AsyncSession, customer_id: str, phone: str) -> None:
+    """Forget a customer's own rows, and their number in what others wrote. What has to wait is published as a fact."""
+    await session.execute(delete(RequestKey).where(RequestKey.customer_id == customer_id))
+    await session.execute(delete(VoucherTry).where(VoucherTry.customer_id == customer_id))
+    await session.execute(delete(CardSetup).where(CardSetup.customer_id == customer_id))
+    await session.execute(delete(AutoTopUp).where(AutoTopUp.customer_id == customer_id))
+    mine = select(TopUp.id).where(or_(TopUp.customer_id == customer_id, TopUp.phone == phone)).order_by(TopUp.id)
+    await _forget_number(session, digits_of(phone))
+    await publish(session, PaymentTracesLeft(customer_id, list(await session.scalars(mine))))
+
+
+async def forget_rest(
+    sessions: Sessions, providers: Mapping[str, Provider], customer_id: str, top_up_ids: Sequence[str]
+) -> None:
+    """What had to wait. ``top_up_ids``: the customer's, and others' that their phone paid or was to pay.
+
+    Raises NotYetError while a payment is undecided, and ProviderUnavailableError: it is to be called again.
+    """
+    # Theirs once more by the customer: an order that was being written while the account went is not in the list.
+    mine = or_(_among(TopUp.id, top_up_ids), TopUp.customer_id == customer_id)
+    decided = and_(mine, not_(_UNDECIDED))
+    async with sessions.begin() as session:
+        await _forget_payers(session, decided, customer_id)
+        columns = (TopUp.id, TopUp.provider_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference)
+        refs = {ref for row in await session.execute(select(*columns).where(decided)) for ref in row if ref}
+        undecided = await session.scalar(select(TopUp.id).where(mine, _UNDECIDED).limit(1))
+    if refs:
+        # Notices about these payments name their payer in the provider's own words.
+        names = (ProviderEvent.provider_ref, ProviderEvent.reference, ProviderEvent.receipt_ref)
+        await _blank(sessions, or_(*(_among(name, refs) for name in names)))
+    if undecided is not None:
+        raise NotYetError(f"{undecided} is not decided yet")
+    await _forget_at_providers(sessions, providers, customer_id)
+
+
+async def _forget_payers(session: AsyncSession, decided: ColumnElement[bool], customer_id: str) -> None:
+    """Who paid these top-ups; what was paid, and what became of it, stays."""
+    await session.execute(update(TopUp).where(decided, TopUp.phone.is_not(None)).values(phone=None, next_action=None))
+    await session.execute(
+        update(TopUp)
+        .where(decided, TopUp.customer_id == customer_id)
+        .values(
+            next_action=None,
+            return_url=None,
+            payer_ref=None,
+            # Made from what was ordered, of which a phone number could be found out by trying all.
+            request_hash="",
+            idempotency_key=literal(GONE) + TopUp.id,
+        )
+    )
+    await session.execute(
+        update(SuspenseItem)
+        .where(SuspenseItem.top_up_id.in_(select(TopUp.id).where(decided)), SuspenseItem.status != "OPEN")
+        .values(payer=None, account_reference=None)
+    )
+
+
+async def _forget_number(session: AsyncSession, digits: str) -> None:
+    """The number where payers or providers wrote it. Money that waits for a person keeps the words it came with."""
+    await session.execute(
+        delete(ProviderAnswer).where(ProviderAnswer.body.is_not(None), _holds(ProviderAnswer.body, digits))
+    )
+    await session.execute(
+        update(ProviderEvent)
+        .where(ProviderEvent.due_at.is_(None), ProviderEvent.reference.contains(digits))
+        .values(reference=None)
+    )
+    await session.execute(
+        update(SettlementEntry).where(SettlementEntry.description.contains(digits)).values(description="")
+    )
+    typed = or_(SuspenseItem.account_reference.contains(digits), SuspenseItem.reason.contains(digits))
+    await session.execute(
+        update(SuspenseItem)
+        .where(SuspenseItem.status != "OPEN", typed)
+        .values(account_reference=None, payer=None, reason="no meter has the number that was given")
+    )
+
+
+async def _forget_at_providers(sessions: Sessions, providers: Mapping[str, Provider], customer_id: str) -> None:
+    async with sessions() as session:
+        cards = await session.scalars(
+            select(SavedMethod).where(
+                SavedMethod.customer_id == customer_id, not_(SavedMethod.provider_ref.startswith(GONE))
+            )
+        )
+        known = await session.scalars(select(PaymentCustomer).where(PaymentCustomer.customer_id == customer_id))
+        waiting = [(row.provider, row.id, row.provider_ref) for row in cards]
+        names = [(row.provider, row.provider_ref) for row in known]
+    for provider, card_id, ref in waiting:
+        vault = provider_of(providers, provider).vault
+        if vault is not None:
+            await vault.forget_card(ref)
+        # The row stays, empty: top-ups that it paid point to it.
+        empty: dict[str, Any] = {"provider_ref": f"{GONE}{card_id}", "brand": "", "last4": "", "expires": None}
+        async with sessions.begin() as session:
+            await session.execute(update(SavedMethod).where(SavedMethod.id == card_id).values(usable=False, **empty))
+    for provider, ref in names:
+        vault = provider_of(providers, provider).vault
+        if vault is not None:
+            await vault.forget_customer(ref)
+        same = (PaymentCustomer.provider == provider, PaymentCustomer.provider_ref == ref)
+        async with sessions.begin() as session:
+            await session.execute(delete(PaymentCustomer).where(*same))
+
+
+async def _blank(sessions: Sessions, which: ColumnElement[bool]) -> None:
+    """Empty the bodies of these notices, as far as they were worked off, in short transactions."""
+    async with sessions() as session:
+        last = await session.scalar(select(func.max(ProviderEvent.id))) or 0
+    for first in range(1, last + 1, BATCH):
+        batch = ProviderEvent.id.between(first, first + BATCH - 1)
+        async with sessions.begin() as session:
+            await session.execute(
+                update(ProviderEvent).where(batch, ProviderEvent.due_at.is_(None), which).values(body=b"")
+            )
+
+
+def _among(column: Any, values: Collection[str]) -> ColumnElement[bool]:
+    """``IN``, in one parameter however many there are."""
+    found: ColumnElement[bool] = column == any_(literal(list(values), ARRAY(Text())))
+    return found
+
+
+def _holds(body: Any, digits: str) -> ColumnElement[bool]:
+    found: ColumnElement[int] = func.pg_catalog.position(body, literal(digits.encode(), LargeBinary))
+    return found > 0

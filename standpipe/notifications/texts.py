@@ -35,6 +35,12 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Type a token on your meter",
             "{label}: it does not answer. Type {token} on its keypad.",
         ),
+        "LEAK": (
+            "Your meter notices a leak",
+            "{label}: water runs when nobody should be using any. Check taps and pipes.",
+        ),
+        "TAMPER": ("Somebody touched your meter", "{label}: the meter says that it was opened or moved."),
+        "BATTERY": ("Your meter's battery is low", "{label}: the utility will change it; you need do nothing."),
         "OTHER": ("Standpipe", "{label}: there is news in the app."),
         "day": ("{count} day", "{count} days"),
         "soon": ("", "less than a day"),
@@ -56,6 +62,9 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Andika tokeni kwenye mita",
             "{label}: mtandao haufiki. Andika {token} kwenye mita.",
         ),
+        "LEAK": ("Mita inaona uvujaji", "{label}: maji yanatiririka bila kutumiwa. Angalia mabomba na mifereji."),
+        "TAMPER": ("Mita imeguswa", "{label}: mita inasema imefunguliwa au imesogezwa."),
+        "BATTERY": ("Betri ya mita inaisha", "{label}: shirika la maji litaibadilisha; huhitaji kufanya chochote."),
         "OTHER": ("Standpipe", "{label}: kuna habari mpya kwenye programu."),
         "day": ("siku {count}", "siku {count}"),
         "soon": ("", "chini ya siku moja"),
@@ -77,11 +86,23 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Tapez un code sur le compteur",
             "{label} : la radio ne passe pas. Tapez {token} au clavier du compteur.",
         ),
+        "LEAK": (
+            "Votre compteur signale une fuite",
+            "{label} : de l'eau coule sans usage. Vérifiez robinets et tuyaux.",
+        ),
+        "TAMPER": ("On a touché à votre compteur", "{label} : le compteur dit avoir été ouvert ou déplacé."),
+        "BATTERY": (
+            "La pile du compteur est faible",
+            "{label} : le service des eaux la changera ; rien à faire pour vous.",
+        ),
         "OTHER": ("Standpipe", "{label} : il y a du nouveau dans l'application."),
         "day": ("{count} jour", "{count} jours"),
         "soon": ("", "moins d'un jour"),
     },
 }
+
+LANGUAGES = tuple(_CATALOGUE)
+"""The languages that alerts are told in (BCP 47)."""
 
 
 def text_of(kind: str, params: dict[str, Any], language: str) -> Text:

@@ -96,6 +96,15 @@ class TokenIssued:
     key_revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class ConditionChanged:
+    """A meter began to complain of something at an instant (ISO 8601), or stopped ("" then)."""
+
+    meter_id: str
+    condition: str
+    raised_at: str
+
+
 Fact = (
     TopUpPaid
     | TopUpFailed
@@ -107,6 +116,7 @@ Fact = (
     | MeterStated
     | AutoTopUpEnded
     | TokenIssued
+    | ConditionChanged
 )
 _KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 

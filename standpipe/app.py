@@ -43,6 +43,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         sms_url=settings.sms_url,
         sms_countries=settings.sms_countries,
         public_url=settings.public_url,
+        min_app_versions={str(platform): version for platform, version in settings.min_app_versions.items()},
     )
 
     @asynccontextmanager

@@ -16,10 +16,19 @@ from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
 from standpipe.errors import NotAuthenticatedError
+from standpipe.notifications.views import (
+    AlertsRequest,
+    AlertView,
+    DeliveryView,
+    alerts_of_meters,
+    deliveries_of,
+    unread_counts,
+)
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
 from standpipe.usage.overview import MeterView, meters_by_id
+from standpipe.usage.rhythm import rhythms
 from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
 from standpipe.vending.views import TokenView, tokens_by_source
 
@@ -38,6 +47,7 @@ class Tools:
     sms_url: str | None
     sms_countries: list[str]
     public_url: str
+    min_app_versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,31 @@ class Context:
         """Usage series."""
         return self._loader("usage", self._load_usage)
 
+    @property
+    def alert_pages(self) -> DataLoader[AlertsRequest, list[AlertView]]:
+        """Pages of alerts, as this customer reads them: only for meters that they have."""
+        return self._loader("alert_pages", self._load_alert_pages)
+
+    @property
+    def unread_alerts(self) -> DataLoader[tuple[str, datetime | None], int]:
+        """Unread alerts by meter and the instant at which its household moved in: only for meters that they have."""
+        return self._loader("unread_alerts", self._load_unread_alerts)
+
+    @property
+    def deliveries(self) -> DataLoader[str, list[DeliveryView]]:
+        """This customer's own deliveries by alert."""
+        return self._loader("deliveries", self._load_deliveries)
+
+    @property
+    def rhythms(self) -> DataLoader[str, timedelta | None]:
+        """How often meters are heard: only for meters that the customer has."""
+        return self._loader("rhythms", self._load_rhythms)
+
+    def forget_reads(self) -> None:
+        """Read everything anew from here on: the next event of a subscription is not made of what the last one saw."""
+        for loader in self._loaders.values():
+            loader.clear_all()
+
     def _loader(self, name: str, load: Any) -> DataLoader[Any, Any]:
         if name not in self._loaders:
             self._loaders[name] = DataLoader(load)
@@ -185,6 +220,26 @@ class Context:
         async with self.tools.sessions() as session:
             found = await series_of_many(session, requests, self.tools.clock.now())
         return [found[request] for request in requests]
+
+    async def _load_alert_pages(self, requests: list[AlertsRequest]) -> list[list[AlertView]]:
+        async with self.tools.sessions() as session:
+            found = await alerts_of_meters(session, self.require_customer(), requests)
+        return [found[request] for request in requests]
+
+    async def _load_unread_alerts(self, meters: list[tuple[str, datetime | None]]) -> list[int]:
+        async with self.tools.sessions() as session:
+            found = await unread_counts(session, self.require_customer(), meters)
+        return [found.get(meter_id, 0) for meter_id, _ in meters]
+
+    async def _load_deliveries(self, ids: list[str]) -> list[list[DeliveryView]]:
+        async with self.tools.sessions() as session:
+            found = await deliveries_of(session, self.require_customer(), ids)
+        return [found[alert_id] for alert_id in ids]
+
+    async def _load_rhythms(self, ids: list[str]) -> list[timedelta | None]:
+        async with self.tools.sessions() as session:
+            found = await rhythms(session, ids, self.tools.clock.now())
+        return [found[meter_id] for meter_id in ids]
 
 
 Ctx = Info[Context, None]

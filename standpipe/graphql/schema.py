@@ -6,6 +6,7 @@ from strawberry.extensions import MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
+from standpipe.graphql.alerts import Alert
 from standpipe.graphql.base import SCALARS
 from standpipe.graphql.errors import AmountOutOfRange, InputError, Masked, RateLimited
 from standpipe.graphql.meters import Meter
@@ -54,6 +55,7 @@ schema = Schema(
     types=[
         Meter,
         TopUp,
+        Alert,
         StripePaymentSheet,
         StripeCardSetup,
         StkPush,

@@ -54,6 +54,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         caller=lambda connection: caller_address(connection, settings.trusted_networks),
         code_limits=CodeLimits(settings.sign_in_codes_per_address, settings.sms_daily_cap),
         lifetimes=_lifetimes(settings),
+        min_app_versions={str(platform): version for platform, version in settings.min_app_versions.items()},
     )
 
     @asynccontextmanager

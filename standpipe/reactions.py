@@ -14,12 +14,14 @@ from standpipe.db.engine import Sessions
 from standpipe.meters.forgetting import end_codes
 from standpipe.notifications import forgetting as notifications_forgetting
 from standpipe.notifications.alerts import check_low_balance, raise_once
+from standpipe.notifications.complaints import alert_kind_of, follow_condition
 from standpipe.notifications.models import AlertKind
 from standpipe.notifications.rules import LowBalanceSignal
 from standpipe.outbox.facts import (
     AccessEnded,
     AccessNews,
     AutoTopUpEnded,
+    ConditionChanged,
     CreditConfirmed,
     CustomerForgotten,
     Fact,
@@ -90,8 +92,8 @@ async def react(  # noqa: C901 - one table of facts.
         case AutoTopUpEnded(auto_id, meter_id, top_up_id, outcome):
             key = f"auto:{auto_id}:{top_up_id}:{outcome}"
             await _tell(session, meter_id, key, f"AUTO_{outcome}", now, offline_after)
-        case TokenIssued():
-            await _tell_token(session, fact, now, offline_after)
+        case TokenIssued() | ConditionChanged():
+            await _tell_of_meter(session, fact, now, offline_after)
         case MoneyInSuspense() | SecondPayment():
             _call_a_person(fact)
         case AccessNews() | AccessEnded():
@@ -141,6 +143,35 @@ async def _forget(session: AsyncSession, fact: CustomerForgotten) -> None:
     await end_codes(session, fact.household_ids)
     await notifications_forgetting.forget(session, fact.customer_id)
     await payments_forgetting.forget(session, fact.customer_id, fact.phone)
+
+
+async def _tell_of_meter(
+    session: AsyncSession, fact: TokenIssued | ConditionChanged, now: datetime, offline_after: timedelta
+) -> None:
+    if isinstance(fact, TokenIssued):
+        await _tell_token(session, fact, now, offline_after)
+    else:
+        await _follow_condition(session, fact, now, offline_after)
+
+
+async def _follow_condition(
+    session: AsyncSession, fact: ConditionChanged, now: datetime, offline_after: timedelta
+) -> None:
+    """A complaint of the meter's, for its household; one that the utility alone looks after is in the log."""
+    if alert_kind_of(fact.condition) is None:
+        return
+    view = await meter_view(session, fact.meter_id, now, offline_after=offline_after)
+    if view is None:
+        return
+    await follow_condition(
+        session,
+        meter_id=fact.meter_id,
+        condition=fact.condition,
+        raised_at=datetime.fromisoformat(fact.raised_at) if fact.raised_at else None,
+        params=_params(view),
+        since=view.history_since,
+        now=now,
+    )
 
 
 async def _tell_token(session: AsyncSession, fact: TokenIssued, now: datetime, offline_after: timedelta) -> None:

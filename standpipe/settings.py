@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         72, ge=1, description="Hours after which an undelivered valve or threshold command expires."
     )
     offline_after_h: int = Field(26, ge=1, description="Hours of silence after which a meter shows as offline.")
+
+    min_app_versions: dict[Literal["ANDROID", "IOS", "WEB"], str] = Field(
+        default_factory=dict,
+        description='The oldest version of the app that still works, as JSON by platform: `{"ANDROID": "2.3.0"}`.',
+    )
 
     token_secret: SecretStr | None = Field(
         None, description="Signs access tokens (HS256); at least 32 characters. `serve` needs it."

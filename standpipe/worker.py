@@ -68,7 +68,7 @@ async def run_worker(
         "outbox": lambda: work_outbox(sessions, providers, clock, offline_after),
         "statements": lambda: pull_due(sessions, providers, clock),
         "refunds": lambda: work_refunds(sessions, providers, clock),
-        "deliveries": lambda: deliver_due(sessions, sender),
+        "deliveries": lambda: deliver_due(sessions, sender, clock),
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
         "sign_in_retention": daily(lambda: forget_sign_ins(sessions), DAY_S),
         cut_off.QUEUE: partial(cut_off.work_cut_offs, sessions, clock, Rests(cut_off.QUEUE)),

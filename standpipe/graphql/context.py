@@ -23,10 +23,19 @@ from standpipe.errors import NotAuthenticatedError
 from standpipe.graphql.budget import Budgets, Streams
 from standpipe.graphql.documents import Documents
 from standpipe.meters.members import MemberView, members_of_meters
+from standpipe.notifications.views import (
+    AlertsRequest,
+    AlertView,
+    DeliveryView,
+    alerts_of_meters,
+    deliveries_of,
+    unread_counts,
+)
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
 from standpipe.usage.overview import MeterView, meters_by_id
+from standpipe.usage.rhythm import rhythms
 from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
 from standpipe.vending.views import TokenView, tokens_by_source
 
@@ -52,6 +61,7 @@ class Tools:
     streams: Streams = field(default_factory=Streams)
     documents: Documents = field(default_factory=Documents)
     introspection: bool = False
+    min_app_versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,26 @@ class Context:
         """Read anew from here on: a connection outlives what was loaded for one of its operations or events."""
         self._loaders = {}
 
+    @property
+    def alert_pages(self) -> DataLoader[AlertsRequest, list[AlertView]]:
+        """Pages of alerts, as this customer reads them: only for meters that they have."""
+        return self._loader("alert_pages", self._load_alert_pages)
+
+    @property
+    def unread_alerts(self) -> DataLoader[tuple[str, datetime | None], int]:
+        """Unread alerts by meter and the instant at which its household moved in: only for meters that they have."""
+        return self._loader("unread_alerts", self._load_unread_alerts)
+
+    @property
+    def deliveries(self) -> DataLoader[str, list[DeliveryView]]:
+        """This customer's own deliveries by alert."""
+        return self._loader("deliveries", self._load_deliveries)
+
+    @property
+    def rhythms(self) -> DataLoader[str, timedelta | None]:
+        """How often meters are heard: only for meters that the customer has."""
+        return self._loader("rhythms", self._load_rhythms)
+
     def _loader(self, name: str, load: Any) -> DataLoader[Any, Any]:
         if name not in self._loaders:
             self._loaders[name] = DataLoader(load)
@@ -236,6 +266,26 @@ class Context:
         async with self.tools.sessions() as session:
             found = await series_of_many(session, requests, self.tools.clock.now())
         return [found[request] for request in requests]
+
+    async def _load_alert_pages(self, requests: list[AlertsRequest]) -> list[list[AlertView]]:
+        async with self.tools.sessions() as session:
+            found = await alerts_of_meters(session, self.require_customer(), requests)
+        return [found[request] for request in requests]
+
+    async def _load_unread_alerts(self, meters: list[tuple[str, datetime | None]]) -> list[int]:
+        async with self.tools.sessions() as session:
+            found = await unread_counts(session, self.require_customer(), meters)
+        return [found.get(meter_id, 0) for meter_id, _ in meters]
+
+    async def _load_deliveries(self, ids: list[str]) -> list[list[DeliveryView]]:
+        async with self.tools.sessions() as session:
+            found = await deliveries_of(session, self.require_customer(), ids)
+        return [found[alert_id] for alert_id in ids]
+
+    async def _load_rhythms(self, ids: list[str]) -> list[timedelta | None]:
+        async with self.tools.sessions() as session:
+            found = await rhythms(session, ids, self.tools.clock.now())
+        return [found[meter_id] for meter_id in ids]
 
 
 Ctx = Info[Context, None]

@@ -10,6 +10,7 @@ from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.errors import InvalidInputError
+from standpipe.graphql.alerts import AlertConnection, load_alerts
 from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
 from standpipe.graphql.context import Ctx, TopUpsRequest
 from standpipe.graphql.members import HouseholdMember, load_members
@@ -54,9 +55,18 @@ def check_cursor(after: str | None, prefix: str) -> str | None:
 class Connectivity:
     """``online`` is about the meter's own rhythm, not about this second: it sleeps most of the day."""
 
+    meter_id: strawberry.Private[str]
     last_seen_at: datetime | None
     online: bool
     battery_percent: int | None
+
+    @strawberry.field(
+        description="When the meter should speak next, by its own habit of the last weeks; in the past where it is "
+        "late, null while there is too little to tell."
+    )
+    async def expected_next_at(self, info: Ctx) -> datetime | None:
+        usual = await info.context.rhythms.load(self.meter_id)
+        return None if usual is None or self.last_seen_at is None else self.last_seen_at + usual
 
 
 @strawberry.type(description="How long the credit lasts.")
@@ -194,7 +204,12 @@ class Meter(Node):
     @strawberry.field
     def connectivity(self) -> Connectivity:
         view = self.view
-        return Connectivity(last_seen_at=view.last_seen_at, online=view.online, battery_percent=view.battery_percent)
+        return Connectivity(
+            meter_id=view.id,
+            last_seen_at=view.last_seen_at,
+            online=view.online,
+            battery_percent=view.battery_percent,
+        )
 
     @strawberry.field(description="MONEY: it prices the water that runs. VOLUME: top-ups buy water in whole units.")
     def wallet_kind(self) -> WalletKind:
@@ -286,6 +301,20 @@ class Meter(Node):
             edges=edges,
             page_info=page_info([edge.cursor for edge in edges], more=len(ids) > first, after=after),
         )
+
+    @strawberry.field(description="Newest first; none from before the household moved in.")
+    async def alerts(
+        self,
+        info: Ctx,
+        first: Annotated[int, strawberry.argument(description="1 to 100.")] = 20,
+        after: Annotated[str | None, strawberry.argument(description="The cursor of the last alert seen.")] = None,
+        unread_only: Annotated[
+            bool, strawberry.argument(description="Only those that the reader has not read.")
+        ] = False,
+    ) -> AlertConnection:
+        check_first(first)
+        check_cursor(after, "alr")
+        return await load_alerts(info.context, self.view, first=first, after=after, unread_only=unread_only)
 
 
 def meter_of(view: MeterView) -> Meter:

@@ -1,27 +1,26 @@
 """Mutations. Payloads are nullable and carry expected failures as data."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from enum import StrEnum
 
 import strawberry
 
 from standpipe.customers.sign_in import normalise_phone
 from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.accounts import AccountMutation
-from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, Url
+from standpipe.graphql.alerts import AlertMutation
+from standpipe.graphql.base import MoneyInput, PhoneNumber, Url
 from standpipe.graphql.claim_mutations import ClaimMutation
 from standpipe.graphql.context import Context, Ctx
-from standpipe.graphql.errors import UserError, user_error
+from standpipe.graphql.devices import DeviceMutation
+from standpipe.graphql.errors import user_error
 from standpipe.graphql.guests import GuestMutation
 from standpipe.graphql.member_mutations import MemberMutation
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
+from standpipe.graphql.preferences import PreferencesMutation
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.sign_in import SignInMutation
 from standpipe.graphql.top_ups import is_web_address, top_up_of
 from standpipe.ids import is_id
-from standpipe.notifications import devices
-from standpipe.notifications.models import Device as DeviceRow
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
 from standpipe.units import to_minor
@@ -53,61 +52,18 @@ class TopUpCancelInput:
     top_up_id: strawberry.ID
 
 
-@strawberry.enum(description="What the app runs on.")
-class DevicePlatform(StrEnum):
-    """Platforms."""
-
-    ANDROID = "ANDROID"
-    IOS = "IOS"
-    WEB = "WEB"
-
-
-@strawberry.input(one_of=True, description="Where to push to.")
-class PushAddress:
-    """Exactly one: the Firebase installation id, or the older registration token."""
-
-    fcm_fid: str | None = strawberry.UNSET
-    fcm_token: str | None = strawberry.UNSET
-
-
-@strawberry.input(description="Register the app's installation for pushes; again refreshes it.")
-class DeviceRegisterInput:
-    """An installation."""
-
-    installation_id: strawberry.ID
-    platform: DevicePlatform
-    push: PushAddress
-    app_version: str
-    language: LanguageTag
-    time_zone: str
-
-
-@strawberry.input(description="Forget an installation.")
-class DeviceRemoveInput:
-    """Which."""
-
-    installation_id: strawberry.ID
-
-
-@strawberry.type(description="An app installation.")
-class Device(Node):
-    """What is known of it."""
-
-    platform: DevicePlatform
-    last_seen_at: datetime
-    push_healthy: bool
-
-
-@strawberry.type(description="A device, or why there is none.")
-class DevicePayload:
-    """Errors as data."""
-
-    device: Device | None
-    user_errors: list[UserError]
-
-
 @strawberry.type
-class Mutation(SignInMutation, AccountMutation, MoneyMutation, GuestMutation, ClaimMutation, MemberMutation):
+class Mutation(
+    SignInMutation,
+    AccountMutation,
+    MoneyMutation,
+    GuestMutation,
+    ClaimMutation,
+    MemberMutation,
+    AlertMutation,
+    DeviceMutation,
+    PreferencesMutation,
+):
     """Where changing starts."""
 
     @strawberry.mutation(description="Begins a top-up; follow nextAction to pay.")
@@ -146,39 +102,6 @@ class Mutation(SignInMutation, AccountMutation, MoneyMutation, GuestMutation, Cl
             return TopUpPayload(top_up=None, replayed=False, user_errors=[user_error(error, context.language)])
         return await _payload(info, str(input.top_up_id), replayed=False)
 
-    @strawberry.mutation
-    async def device_register(self, info: Ctx, input: DeviceRegisterInput) -> DevicePayload | None:
-        context = info.context
-        customer_id = context.require_customer()
-        order = devices.DeviceOrder(
-            installation_id=str(input.installation_id),
-            platform=input.platform.value,
-            fcm_token=input.push.fcm_token or None,
-            fcm_fid=input.push.fcm_fid or None,
-            language=input.language,
-            time_zone=input.time_zone,
-            app_version=input.app_version,
-        )
-        try:
-            async with context.tools.sessions.begin() as session:
-                row = await devices.register(
-                    session, customer_id=customer_id, order=order, now=context.tools.clock.now()
-                )
-        except StandpipeError as error:
-            return DevicePayload(device=None, user_errors=[user_error(error, context.language)])
-        return DevicePayload(device=_device(row), user_errors=[])
-
-    @strawberry.mutation
-    async def device_remove(self, info: Ctx, input: DeviceRemoveInput) -> DevicePayload | None:
-        context = info.context
-        customer_id = context.require_customer()
-        async with context.tools.sessions.begin() as session:
-            row = await devices.remove(session, customer_id=customer_id, installation_id=str(input.installation_id))
-        if row is None:
-            missing = user_error(NotFoundError("No such device."), context.language)
-            return DevicePayload(device=None, user_errors=[missing])
-        return DevicePayload(device=_device(row), user_errors=[])
-
 
 def _order(wanted: TopUpStartInput) -> TopUpOrder:
     if wanted.return_url is not None and not is_web_address(wanted.return_url):
@@ -209,12 +132,3 @@ async def _agreed(context: Context, order: TopUpOrder) -> Mapping[str, int] | No
 async def _payload(info: Ctx, top_up_id: str, *, replayed: bool) -> TopUpPayload:
     view = await info.context.top_ups.load(top_up_id)
     return TopUpPayload(top_up=top_up_of(view), replayed=replayed, user_errors=[])
-
-
-def _device(row: DeviceRow) -> Device:
-    return Device(
-        id=strawberry.ID(row.id),
-        platform=DevicePlatform(row.platform),
-        last_seen_at=row.last_seen_at,
-        push_healthy=row.healthy,
-    )

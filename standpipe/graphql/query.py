@@ -5,12 +5,16 @@ import strawberry
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import Person, read_person
 from standpipe.errors import NotFoundError
+from standpipe.graphql.alerts import load_alert
+from standpipe.graphql.app_config import AppConfig, app_config
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
+from standpipe.graphql.devices import Device, load_device, load_devices
 from standpipe.graphql.guard import pay_for_more
 from standpipe.graphql.guests import GuestQuery
 from standpipe.graphql.members import Invitation, load_invitations, load_member
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sign_in import Session, load_sessions
 from standpipe.graphql.top_ups import TopUp, top_up_of
@@ -68,6 +72,14 @@ class Viewer(Node):
     async def invitations(self, info: Ctx) -> list[Invitation]:
         return await load_invitations(info, self.person.id)
 
+    @strawberry.field(description="App installations that can be pushed to, those seen last first.")
+    async def devices(self, info: Ctx) -> list[Device]:
+        return await load_devices(info.context)
+
+    @strawberry.field(description="What the viewer is told, when and how.")
+    async def notification_preferences(self, info: Ctx) -> NotificationPreferences:
+        return await load_preferences(info.context)
+
     @strawberry.field(description="Null for any id that is not one of the viewer's meters.")
     async def meter(self, info: Ctx, id: strawberry.ID) -> Meter | None:
         return await load_meter(info, id)
@@ -115,4 +127,9 @@ class Query(GuestQuery):
     async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:
         if info.context.customer_id is None:
             return None
-        return await load_meter(info, id) or await load_top_up(info, id) or await load_member(info.context, id)
+        found = await load_meter(info, id) or await load_top_up(info, id) or await load_member(info.context, id)
+        return found or await load_alert(info.context, id) or await load_device(info.context, id)
+
+    @strawberry.field(description="What an app needs to know before anybody has signed in.")
+    def app_config(self) -> AppConfig | None:
+        return app_config()

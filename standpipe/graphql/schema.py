@@ -5,6 +5,7 @@ from graphql import GraphQLError
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
+from standpipe.graphql.alerts import Alert
 from standpipe.graphql.base import SCALARS
 from standpipe.graphql.errors import AmountOutOfRange, InputError, Masked, RateLimited
 from standpipe.graphql.guard import Guard
@@ -30,6 +31,7 @@ schema = Schema(
     types=[
         Meter,
         TopUp,
+        Alert,
         StripePaymentSheet,
         StripeCardSetup,
         StkPush,

@@ -5,8 +5,6 @@ a burst of changes costs a slow client one event. Each read checks again that th
 subscription ends with the token that opened it, and with its session.
 """
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -14,20 +12,19 @@ import strawberry
 from graphql import GraphQLError
 
 from standpipe.db.notify import LIVE
+from standpipe.graphql.alert_live import AlertSubscription
 from standpipe.graphql.context import Context, Ctx
+from standpipe.graphql.live import wait as _wait
 from standpipe.graphql.meters import Meter, meter_of
 from standpipe.graphql.top_ups import TopUp, top_up_of
-from standpipe.graphql.who import live_keys, still_signed_in
+from standpipe.graphql.who import live_keys
 from standpipe.ids import is_id
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.usage.overview import MeterView, meters_by_id
 
-LOOK_ANYWAY_S = 30.0
-"""A notification may be lost with its connection; the state is read at least this often."""
-
 
 @strawberry.type
-class Subscription:
+class Subscription(AlertSubscription):
     """Where listening starts."""
 
     @strawberry.subscription(description="The meter now, and again at each change.")
@@ -58,21 +55,6 @@ class Subscription:
                     yield top_up_of(view)
                 if view.terminal or not await _wait(context, flag):
                     return
-
-
-async def _wait(context: Context, flag: asyncio.Event) -> bool:
-    """Until something changed; False when the token or its session has ended."""
-    left_s = LOOK_ANYWAY_S if context.expires_at_s is None else context.expires_at_s - time.time()
-    if left_s <= 0:
-        return False
-    try:
-        async with asyncio.timeout(min(left_s, LOOK_ANYWAY_S)):
-            await flag.wait()
-    except TimeoutError:
-        if left_s <= LOOK_ANYWAY_S and context.expires_at_s is not None:
-            return False
-    flag.clear()
-    return await still_signed_in(context)
 
 
 async def _meter(context: Context, meter_id: str) -> MeterView:

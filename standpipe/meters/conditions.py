@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.field_models import MeterCondition, MeterMeasure
 from standpipe.meters.reports import Condition, ConditionKind, Measure
+from standpipe.outbox.facts import ConditionChanged, publish
 
 _log = structlog.get_logger(__name__)
 
@@ -33,8 +34,10 @@ async def note_conditions(session: AsyncSession, meter_id: str, conditions: Sequ
         if is_raised and not row.is_raised:
             row.raised_at = at
             _log.warning("meter complains", meter_id=meter_id, kind=kind)
+            await publish(session, ConditionChanged(meter_id, kind, at.isoformat()))
         elif row.is_raised and not is_raised:
             row.cleared_at = at
+            await publish(session, ConditionChanged(meter_id, kind, ""))
         row.is_raised, row.told_at = is_raised, at
         await session.flush()
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, null, select, update
+from sqlalchemy import Select, and_, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,37 +12,59 @@ from standpipe.customers.models import Customer, Membership
 from standpipe.db.notify import LIVE, WORK, notify
 from standpipe.ids import new_id
 from standpipe.meters.models import Meter
-from standpipe.notifications.models import Alert, AlertKind, AlertState, Delivery, DeliveryStatus, Device
-from standpipe.notifications.rules import EMPTY, LowBalanceSignal, evaluate
+from standpipe.notifications.models import (
+    Alert,
+    AlertKind,
+    AlertState,
+    Delivery,
+    DeliveryStatus,
+    Device,
+    NotificationPreference,
+    NotifyChannel,
+)
+from standpipe.notifications.preferences import days_left_of_members
+from standpipe.notifications.rules import EMPTY, LowBalanceSignal, concerns, evaluate
 
-PUSH = "PUSH"
+_WANTS_PUSH = func.coalesce(NotificationPreference.channels.has_key(NotifyChannel.PUSH.value), True)
+_OF_BALANCE = (AlertKind.LOW_BALANCE, AlertKind.EMPTY)
 
 
 async def check_low_balance(
     session: AsyncSession, *, meter_id: str, signal: LowBalanceSignal, params: dict[str, Any], now: datetime
 ) -> None:
-    """Apply the rule to a new signal under the alert state's row lock; running it again tells nobody twice."""
-    await session.execute(
-        insert(AlertState).values(meter_id=meter_id, kind=AlertKind.LOW_BALANCE).on_conflict_do_nothing()
-    )
-    state = await session.get_one(
-        AlertState, (meter_id, AlertKind.LOW_BALANCE), with_for_update=True, populate_existing=True
-    )
-    decision = evaluate(state.level, signal)
-    if decision.level is None and state.level is not None:
+    """Apply the rule to a new signal under the alert state's row lock; running it again tells nobody twice.
+
+    Each member is told at their own days: see ``standpipe.notifications.rules``.
+    """
+    members = await days_left_of_members(session, await _members(session, meter_id))
+    state = await lock_state(session, meter_id, AlertKind.LOW_BALANCE)
+    before = state.level
+    decision = evaluate(before, signal, {days for own in members.values() for days in own})
+    if decision.level is None and before is not None:
         await _clear(session, meter_id, now)
     state.level = decision.level
-    if not decision.tell:
+    if not decision.tell or decision.level is None:
         return
+    level = decision.level
     state.crossings += 1
+    key = f"low-balance:{meter_id}:{state.crossings}"
+    not_for = {customer_id for customer_id, own in members.items() if not concerns(own, before, level)}
     await raise_once(
         session,
         meter_id=meter_id,
-        kind=AlertKind.EMPTY if decision.level == EMPTY else AlertKind.LOW_BALANCE,
-        business_key=f"low-balance:{meter_id}:{state.crossings}",
-        params=params | {"level_days": decision.level},
+        kind=AlertKind.EMPTY if level == EMPTY else AlertKind.LOW_BALANCE,
+        business_key=key,
+        params=params | {"level_days": level},
         now=now,
+        not_for=not_for,
     )
+    await _overtake(session, meter_id, key, not_for)
+
+
+async def lock_state(session: AsyncSession, meter_id: str, kind: AlertKind) -> AlertState:
+    """The meter's state for alerts of this kind, locked: whoever raises or clears them comes one at a time."""
+    await session.execute(insert(AlertState).values(meter_id=meter_id, kind=kind).on_conflict_do_nothing())
+    return await session.get_one(AlertState, (meter_id, kind), with_for_update=True, populate_existing=True)
 
 
 async def raise_once(
@@ -53,14 +75,17 @@ async def raise_once(
     business_key: str,
     params: dict[str, Any],
     now: datetime,
+    not_for: Collection[str] = (),
     told: Collection[str] | None = None,
 ) -> bool:
     """Raise an alert unless this key was raised before, and queue it for each device. Returns whether it is new.
 
-    ``told``: these customers, be they members or not; without it, the household's members.
-
-    A member without a healthy device gets a SUPPRESSED delivery: not reached, and seen to be not reached (N10).
+    ``told``: these customers, be they members or not; without it, the household's members. Those in ``not_for`` are
+    not told, and never see the alert. Who has no healthy device, or wants no pushes, gets a SUPPRESSED delivery: not
+    reached, and seen to be not reached (N10).
     """
+    if not_for:
+        params = params | {"not_for": sorted(not_for)}
     alert_id: str | None = await session.scalar(
         insert(Alert)
         .values(id=new_id("alr"), meter_id=meter_id, kind=kind, business_key=business_key, params=params, raised_at=now)
@@ -69,12 +94,27 @@ async def raise_once(
     )
     if alert_id is None:
         return False
+    queued = await _queue(session, alert_id, meter_id, not_for, told)
+    await notify(session, WORK, "deliveries")
+    for payload in (meter_id, *sorted(queued)):
+        await notify(session, LIVE, payload)
+    return True
+
+
+async def _queue(
+    session: AsyncSession, alert_id: str, meter_id: str, not_for: Collection[str], told: Collection[str] | None
+) -> set[str]:
+    """A delivery for each device of each customer who is told; returns those."""
     rows = await session.execute(
-        select(Customer.id, Device.id)
-        .outerjoin(Device, and_(Device.customer_id == Customer.id, Device.healthy))
-        .where(Customer.id.in_(_members_of(meter_id) if told is None else told))
+        select(Customer.id, Device.id, _WANTS_PUSH)
+        .outerjoin(NotificationPreference, NotificationPreference.customer_id == Customer.id)
+        # Of one who wants no pushes no device is looked for.
+        .outerjoin(Device, and_(Device.customer_id == Customer.id, Device.healthy, _WANTS_PUSH))
+        .where(Customer.id.in_(_members_of(meter_id) if told is None else told), Customer.id.not_in(not_for))
     )
-    for customer_id, device_id in rows:
+    queued = set()
+    for customer_id, device_id, wants_push in rows:
+        queued.add(customer_id)
         reachable = device_id is not None
         session.add(
             Delivery(
@@ -82,16 +122,37 @@ async def raise_once(
                 alert_id=alert_id,
                 customer_id=customer_id,
                 device_id=device_id,
-                channel=PUSH,
+                channel=NotifyChannel.PUSH,
                 status=DeliveryStatus.QUEUED if reachable else DeliveryStatus.SUPPRESSED,
+                last_error=None if wants_push else "pushes are switched off",
                 # null(), for the ORM takes None for "the default", which is now.
                 **({} if reachable else {"due_at": null()}),
             )
         )
     await session.flush()
-    await notify(session, WORK, "deliveries")
-    await notify(session, LIVE, meter_id)
-    return True
+    return queued
+
+
+async def _members(session: AsyncSession, meter_id: str) -> list[str]:
+    members = select(Membership.customer_id).join(Meter, Meter.household_id == Membership.household_id)
+    return list(await session.scalars(members.where(Meter.id == meter_id)))
+
+
+async def _overtake(session: AsyncSession, meter_id: str, business_key: str, not_for: Collection[str]) -> None:
+    """What still waits (for quiet hours to end) to tell these members of a less urgent level is not said any more."""
+    older = select(Alert.id).where(
+        Alert.meter_id == meter_id, Alert.kind.in_(_OF_BALANCE), Alert.business_key != business_key
+    )
+    await session.execute(
+        update(Delivery)
+        .where(
+            Delivery.alert_id.in_(older),
+            Delivery.status == DeliveryStatus.QUEUED,
+            Delivery.attempts == 0,
+            Delivery.customer_id.not_in(not_for),
+        )
+        .values(status=DeliveryStatus.SUPPRESSED, due_at=None, last_error="a newer one followed", updated_at=func.now())
+    )
 
 
 def _members_of(meter_id: str) -> Select[str]:
@@ -105,10 +166,6 @@ def _members_of(meter_id: str) -> Select[str]:
 async def _clear(session: AsyncSession, meter_id: str, now: datetime) -> None:
     await session.execute(
         update(Alert)
-        .where(
-            Alert.meter_id == meter_id,
-            Alert.kind.in_([AlertKind.LOW_BALANCE, AlertKind.EMPTY]),
-            Alert.cleared_at.is_(None),
-        )
+        .where(Alert.meter_id == meter_id, Alert.kind.in_(_OF_BALANCE), Alert.cleared_at.is_(None))
         .values(cleared_at=now)
     )

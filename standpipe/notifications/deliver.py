@@ -7,23 +7,42 @@ take the first one's place on the phone (N8).
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.clock import Clock
+from standpipe.customers.models import Membership
 from standpipe.db.engine import Sessions
 from standpipe.db.queue import claim, database_now, finish, retry
-from standpipe.notifications.models import Alert, Delivery, DeliveryStatus, Device
+from standpipe.meters.models import Meter
+from standpipe.notifications.models import (
+    Alert,
+    AlertKind,
+    Delivery,
+    DeliveryStatus,
+    Device,
+    NotificationPreference,
+    NotifyChannel,
+)
 from standpipe.notifications.push import PushMessage, PushOutcome, PushSender
+from standpipe.notifications.rules import quiet_until
 from standpipe.notifications.texts import text_of
 
 LEASE_S = 90.0
 MAX_ATTEMPTS = 24
 """With the back-off's cap of an hour, most of a day."""
 AT_ONCE = 10
+WAITS_FOR_MORNING = frozenset({AlertKind.LOW_BALANCE, AlertKind.BATTERY})
+"""Alerts that quiet hours hold back. The others are news of water that runs or stops, of money, or of somebody's hand
+on the meter: they do not wait (N5)."""
+FOR_FORMER_MEMBERS = frozenset({"ACCESS"})
+"""Alerts that reach those who have just left the household, for that is their news."""
+REAL_TIME = Clock()
 _log = structlog.get_logger(__name__)
 
 
@@ -37,11 +56,30 @@ class _Job:
     message: PushMessage
 
 
-async def deliver_due(sessions: Sessions, sender: PushSender | None, *, limit: int = 50) -> int:
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What a delivery's customer wants, and whether they still belong to the household."""
+
+    is_member: bool
+    wants_push: bool
+    quiet_from: str | None
+    quiet_to: str | None
+    time_zone: str
+
+    def quiet_until(self, now: datetime) -> datetime | None:
+        """When their quiet hours end; None outside of them."""
+        if self.quiet_from is None or self.quiet_to is None:
+            return None
+        return quiet_until(now, ZoneInfo(self.time_zone), self.quiet_from, self.quiet_to)
+
+
+async def deliver_due(
+    sessions: Sessions, sender: PushSender | None, clock: Clock = REAL_TIME, *, limit: int = 50
+) -> int:
     """Send what is due; returns how many were claimed. Without a sender each is SUPPRESSED, visibly."""
     async with sessions.begin() as session:
         rows = await claim(session, Delivery, limit=limit, lease_s=LEASE_S)
-        jobs = await _prepare(session, rows, push_is_on=sender is not None)
+        jobs = await _prepare(session, rows, clock, push_is_on=sender is not None)
     room = asyncio.Semaphore(AT_ONCE)
 
     async def work(job: _Job) -> None:
@@ -58,33 +96,66 @@ async def deliver_due(sessions: Sessions, sender: PushSender | None, *, limit: i
     return len(rows)
 
 
-async def _prepare(session: AsyncSession, rows: Sequence[Delivery], *, push_is_on: bool) -> list[_Job]:
-    """The jobs for those rows that can be sent; the others end here with their reason."""
+async def _prepare(session: AsyncSession, rows: Sequence[Delivery], clock: Clock, *, push_is_on: bool) -> list[_Job]:
+    """The jobs for those rows that can be sent; the others end here with their reason, or wait for quiet hours."""
     alerts = await _by_id(session, Alert, {row.alert_id for row in rows})
     devices = await _by_id(session, Device, {row.device_id for row in rows if row.device_id})
+    wishes = await _wishes(session, [row.id for row in rows])
+    real_now, now = await database_now(session), clock.now()
     jobs = []
     for row in rows:
-        alert, device = alerts[row.alert_id], devices.get(row.device_id or "")
+        alert, device, wish = alerts[row.alert_id], devices.get(row.device_id or ""), wishes[row.id]
+        quiet = wish.quiet_until(now) if alert.kind in WAITS_FOR_MORNING else None
         if row.attempts > MAX_ATTEMPTS:
             # Attempts are counted when a row is claimed: only one whose worker died each time gets here.
             _end(row, DeliveryStatus.FAILED, row.last_error or "every attempt ended its worker")
-            row.dead_at = await database_now(session)
+            row.dead_at = real_now
         elif not push_is_on:
             _end(row, DeliveryStatus.SUPPRESSED, "push is not set up")
         elif alert.cleared_at is not None:
             _end(row, DeliveryStatus.SUPPRESSED, "no longer so")
+        elif not wish.is_member and alert.kind not in FOR_FORMER_MEMBERS:
+            _end(row, DeliveryStatus.SUPPRESSED, "no longer of this household")
+        elif not wish.wants_push:
+            _end(row, DeliveryStatus.SUPPRESSED, "pushes are switched off")
         elif device is None or not device.healthy:
             _end(row, DeliveryStatus.SUPPRESSED, "device cannot be reached any more")
+        elif quiet is not None:
+            # Not a try: as if it had never been claimed. The queue waits in real time, the customer in the town's.
+            row.attempts -= 1
+            row.due_at = real_now + timedelta(seconds=clock.real_s(quiet - now))
         else:
             jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device)))
     return jobs
 
 
+async def _wishes(session: AsyncSession, delivery_ids: Sequence[str]) -> dict[str, _Wishes]:
+    rows = await session.execute(
+        select(
+            Delivery.id,
+            Membership.id.is_not(None),
+            func.coalesce(NotificationPreference.channels.has_key(NotifyChannel.PUSH.value), True),
+            NotificationPreference.quiet_from,
+            NotificationPreference.quiet_to,
+            Meter.time_zone,
+        )
+        .join(Alert, Alert.id == Delivery.alert_id)
+        .join(Meter, Meter.id == Alert.meter_id)
+        .outerjoin(
+            Membership,
+            and_(Membership.household_id == Meter.household_id, Membership.customer_id == Delivery.customer_id),
+        )
+        .outerjoin(NotificationPreference, NotificationPreference.customer_id == Delivery.customer_id)
+        .where(Delivery.id.in_(delivery_ids))
+    )
+    return {delivery_id: _Wishes(*values) for delivery_id, *values in rows}
+
+
 def _message(alert: Alert, device: Device) -> PushMessage:
     words = text_of(alert.kind, alert.params, device.language)
     data = {"alertId": alert.id, "kind": alert.kind, "meterId": alert.meter_id}
-    # A newer word about the balance replaces the older one on the phone; a top-up, or a new owner, is news of its own.
-    key = alert.id if alert.kind in ("TOP_UP", "ACCESS") else f"balance:{alert.meter_id}"
+    # A newer word about the balance replaces the older one on the phone; everything else is news of its own.
+    key = f"balance:{alert.meter_id}" if alert.kind in {AlertKind.LOW_BALANCE, AlertKind.EMPTY} else alert.id
     return PushMessage(device.fcm_token, device.fcm_fid, words.title, words.body, key, data)
 
 

@@ -16,6 +16,7 @@ from standpipe.units import is_storable
 
 MAX_DEVICES = 20
 _MAX_TEXT = 4_096
+_MAX_LABEL = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class DeviceOrder:
     language: str
     time_zone: str
     app_version: str
+    label: str = ""
+    """What the customer calls it; empty leaves what they called it before."""
 
 
 async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrder, now: datetime) -> Device:
@@ -62,16 +65,23 @@ async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrde
         "healthy": True,
         "last_seen_at": now,
     }
+    named = {"label": order.label} if order.label else {}
     device_id = await session.scalar(
         insert(Device)
-        .values(id=new_id("dev"), customer_id=customer_id, installation_id=order.installation_id, **values)
-        .on_conflict_do_update(index_elements=["customer_id", "installation_id"], set_=values)
+        .values(id=new_id("dev"), customer_id=customer_id, installation_id=order.installation_id, **values, **named)
+        .on_conflict_do_update(index_elements=["customer_id", "installation_id"], set_=values | named)
         .returning(Device.id)
     )
     owned = await session.scalar(select(func.count()).select_from(Device).where(Device.customer_id == customer_id))
     if (owned or 0) > MAX_DEVICES:
         raise InvalidInputError(f"At most {MAX_DEVICES} devices; remove one first.", ("installationId",))
     return await session.get_one(Device, device_id, populate_existing=True)
+
+
+async def devices_of(session: AsyncSession, customer_id: str) -> list[Device]:
+    """The customer's devices, those seen last first; there are never many (MAX_DEVICES)."""
+    own = select(Device).where(Device.customer_id == customer_id)
+    return list(await session.scalars(own.order_by(Device.last_seen_at.desc(), Device.id)))
 
 
 async def remove(session: AsyncSession, *, customer_id: str, installation_id: str) -> Device | None:
@@ -100,9 +110,19 @@ async def remove(session: AsyncSession, *, customer_id: str, installation_id: st
 
 
 def _check(order: DeviceOrder) -> None:
-    texts = (order.installation_id, order.fcm_token, order.fcm_fid, order.language, order.time_zone, order.app_version)
+    texts = (
+        order.installation_id,
+        order.fcm_token,
+        order.fcm_fid,
+        order.language,
+        order.time_zone,
+        order.app_version,
+        order.label,
+    )
     if any(text is not None and (not is_storable(text) or len(text) > _MAX_TEXT) for text in texts):
         raise InvalidInputError("A text is too long, or holds what cannot be stored.", ())
+    if len(order.label) > _MAX_LABEL:
+        raise InvalidInputError(f"A label has at most {_MAX_LABEL} characters.", ("label",))
     if not order.installation_id:
         raise InvalidInputError("The installation id is empty.", ("installationId",))
     if bool(order.fcm_token) == bool(order.fcm_fid):

@@ -19,6 +19,18 @@ class AlertKind(StrEnum):
     TOP_UP = "TOP_UP"
     ACCESS = "ACCESS"
     """Who may see the meter has changed; told to those who could see it before."""
+    LEAK = "LEAK"
+    TAMPER = "TAMPER"
+    BATTERY = "BATTERY"
+
+
+class NotifyChannel(StrEnum):
+    """A way to tell a customer. Alerts go out by PUSH alone so far."""
+
+    PUSH = "PUSH"
+    SMS = "SMS"
+    WHATSAPP = "WHATSAPP"
+    EMAIL = "EMAIL"
 
 
 class DeliveryStatus(StrEnum):
@@ -63,7 +75,10 @@ class AlertState(Base):
 
 
 class Alert(Base):
-    """Something that a meter's household was told. ``business_key`` makes telling it twice impossible."""
+    """Something that a meter's household was told. ``business_key`` makes telling it twice impossible.
+
+    ``params["not_for"]``: members whom it does not concern (a threshold that others asked for). They never see it.
+    """
 
     __tablename__ = "alerts"
     __table_args__ = (Index("ix_alerts_meter_id", "meter_id", "id"),)

@@ -44,6 +44,12 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Your household has moved out",
             "{label}: an owner said so, and this meter is closed to you.",
         ),
+        "LEAK": (
+            "Your meter notices a leak",
+            "{label}: water runs when nobody should be using any. Check taps and pipes.",
+        ),
+        "TAMPER": ("Somebody touched your meter", "{label}: the meter says that it was opened or moved."),
+        "BATTERY": ("Your meter's battery is low", "{label}: the utility will change it; you need do nothing."),
         "OTHER": ("Standpipe", "{label}: there is news in the app."),
         "day": ("{count} day", "{count} days"),
         "soon": ("", "less than a day"),
@@ -71,6 +77,9 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "ACCESS_OWNER": ("Mmiliki mpya wa kaya", "{label}: mwanachama sasa ni mmiliki. Angalia Wanachama."),
         "ACCESS_MOVED_OUT": ("Kaya yako imehama", "{label}: mmiliki amesema hivyo, na mita hii huioni tena."),
+        "LEAK": ("Mita inaona uvujaji", "{label}: maji yanatiririka bila kutumiwa. Angalia mabomba na mifereji."),
+        "TAMPER": ("Mita imeguswa", "{label}: mita inasema imefunguliwa au imesogezwa."),
+        "BATTERY": ("Betri ya mita inaisha", "{label}: shirika la maji litaibadilisha; huhitaji kufanya chochote."),
         "OTHER": ("Standpipe", "{label}: kuna habari mpya kwenye programu."),
         "day": ("siku {count}", "siku {count}"),
         "soon": ("", "chini ya siku moja"),
@@ -101,6 +110,15 @@ _CATALOGUE: dict[str, dict[str, tuple[str, str]]] = {
             "Votre foyer a déménagé",
             "{label} : un propriétaire l'a dit ; ce compteur vous est fermé.",
         ),
+        "LEAK": (
+            "Votre compteur signale une fuite",
+            "{label} : de l'eau coule sans usage. Vérifiez robinets et tuyaux.",
+        ),
+        "TAMPER": ("On a touché à votre compteur", "{label} : le compteur dit avoir été ouvert ou déplacé."),
+        "BATTERY": (
+            "La pile du compteur est faible",
+            "{label} : le service des eaux la changera ; rien à faire pour vous.",
+        ),
         "OTHER": ("Standpipe", "{label} : il y a du nouveau dans l'application."),
         "day": ("{count} jour", "{count} jours"),
         "soon": ("", "moins d'un jour"),
@@ -116,6 +134,10 @@ _INVITATION = {
 def invitation_text(language: str) -> str:
     """The text message to somebody who is invited. It says nothing of the household: numbers are mistyped."""
     return _INVITATION.get(_short(language), _INVITATION["en"])
+
+
+LANGUAGES = tuple(_CATALOGUE)
+"""The languages that alerts are told in (BCP 47)."""
 
 
 def text_of(kind: str, params: dict[str, Any], language: str) -> Text:

@@ -136,6 +136,15 @@ class PaymentTracesLeft:
     top_up_ids: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ConditionChanged:
+    """A meter began to complain of something at an instant (ISO 8601), or stopped ("" then)."""
+
+    meter_id: str
+    condition: str
+    raised_at: str
+
+
 Fact = (
     TopUpPaid
     | TopUpFailed
@@ -151,6 +160,7 @@ Fact = (
     | AccessEnded
     | CustomerForgotten
     | PaymentTracesLeft
+    | ConditionChanged
 )
 PATIENT = (CustomerForgotten, PaymentTracesLeft)
 """Facts whose reactions are tried until they succeed: to be forgotten is not given up after some tries."""

@@ -5,6 +5,8 @@ What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leav
 units, such as 150.00.
 """
 
+from collections.abc import Callable
+
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
 from standpipe.office.dlms import dlms
@@ -18,6 +20,7 @@ from standpipe.office.radios import lorawan
 from standpipe.office.storage import storage
 from standpipe.office.supply import supply
 from standpipe.office.tokens import token
+from standpipe.office.trigger import trigger
 
 GROUPS = {
     "operator": operator,
@@ -38,5 +41,5 @@ GROUPS = {
     "meter-key": meter_key,
     "token": token,
 }
-COMMANDS = {"meter-command": meter_command}
+COMMANDS: dict[str, Callable[..., None]] = {"meter-command": meter_command, "trigger": trigger}
 """Commands that are no group."""

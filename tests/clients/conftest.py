@@ -1,22 +1,15 @@
 """A town whose customer has a phone, the clients of others, and our own, compiled."""
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 
-from standpipe.customers.models import Customer
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone
-from tests.support.database import free_port
+from tests.support.clients import make_city
 from tests.support.node import ROOT, Node, built, find_node, install_packages
-from tests.support.town import Town, make_town, until
+from tests.support.town import Town
 
-PHONE = "+254712000111"
 CLIENT = ROOT / "clients" / "typescript"
 
 
@@ -59,19 +52,5 @@ def our_client(node: Node) -> Path:
 @pytest.fixture
 async def city(database_url: str, tmp_path: Path) -> AsyncIterator[Town]:
     """A town whose customer gets texts, at the number PHONE."""
-    port = free_port()
-    fake_phone.write_service_account(tmp_path / "firebase.json", f"http://127.0.0.1:{port}/token")
-    task = asyncio.create_task(serve(fake_phone.make_app(tmp_path / "firebase.json"), "127.0.0.1", port))
-    async with make_town(database_url, tmp_path, sms_url=f"http://127.0.0.1:{port}/sms", sms_countries="KE") as town:
-        town.extras |= {"phone": f"http://127.0.0.1:{port}", "number": PHONE}
-        await until(lambda: _answers(town))
-        async with town.sessions.begin() as session:
-            await session.execute(update(Customer).where(Customer.id == town.home.customer_id).values(phone=PHONE))
+    async with make_city(database_url, tmp_path) as town:
         yield town
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
-
-
-async def _answers(town: Town) -> bool:
-    return (await town.http.get(f"{town.extras['phone']}/messages")).status_code == 200

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +9,15 @@ import pytest
 
 from standpipe.customers.models import Customer
 from standpipe.simulator.fake_stripe import event
+from tests.support.clients import orders, told, working
 from tests.support.database import free_port
-from tests.support.node import Node, Script
+from tests.support.node import Node
 from tests.support.town import Town
-
-
-def orders(city: Town, **more: Any) -> dict[str, Any]:
-    """What a script needs to know of a town."""
-    known = {"url": f"{city.api}/graphql", "token": city.home.token, "phone": city.extras["number"]}
-    return known | {"phoneUrl": city.extras["phone"], "sandboxUrl": city.sandbox_url} | more
 
 
 def live(city: Town, operation: str, **variables: str) -> dict[str, Any]:
     url = f"{city.api.replace('http', 'ws', 1)}/graphql"
     return orders(city, url=url, operation=operation, variables=variables)
-
-
-async def told(script: Script, kind: str) -> Any:
-    """The next event of a kind; others may come before it."""
-    while (line := await script.line())["event"] != kind:
-        pass
-    return line
-
-
-@asynccontextmanager
-async def working(city: Town) -> AsyncIterator[None]:
-    """The town's worker, working for as long as the block lasts."""
-
-    async def work() -> None:
-        while True:
-            await city.drain()
-            await asyncio.sleep(0.05)
-
-    task = asyncio.create_task(work())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 class Cable:

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from standpipe import seed
 from standpipe.customers.models import HouseholdRole, Membership
 from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.errors import AmountOutOfRangeError, InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.office.desk import at_desk, minor, out, the_meter
@@ -74,7 +74,7 @@ FLOWS: dict[Trigger, tuple[tuple[str, frozenset[TopUpStatus]], ...]] = {
 """What is done, one after the other, and what the top-up has to show before the next."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Play:
     """One top-up, and where what happens to it is made to happen."""
 
@@ -84,6 +84,7 @@ class _Play:
     customer_id: str
     top_up_id: str
     standin: Standin
+    seen: TopUpStatus | None = None
 
     async def do(self, action: str) -> None:
         """What a payer, a bank or the customer does. Raises InvalidInputError where the stand-in cannot."""
@@ -109,18 +110,18 @@ class _Play:
 
     async def wait(self, wanted: frozenset[TopUpStatus], wait_s: float) -> None:
         """Until the top-up shows one of these. Raises InvalidInputError where it does not in time."""
-        seen, until_s = None, time.monotonic() + wait_s
+        until_s = time.monotonic() + wait_s
         while True:
             async with self.sessions() as session:
                 view = (await top_ups_by_id(session, [self.top_up_id]))[self.top_up_id]
-            if view.status is not seen:
-                seen = view.status
-                out.print(f"{self.top_up_id}: {seen}")
-            if seen in wanted:
+            if view.status is not self.seen:
+                self.seen = view.status
+                out.print(f"{self.top_up_id}: {self.seen}")
+            if self.seen in wanted:
                 return
             if time.monotonic() > until_s:
                 raise InvalidInputError(
-                    f"After {wait_s:g} s it is still {seen}: are `standpipe serve` and `standpipe worker` running?"
+                    f"After {wait_s:g} s it is still {self.seen}: are `standpipe serve` and `standpipe worker` running?"
                 )
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -146,12 +147,16 @@ def trigger(
     async def run(settings: Settings, database: Database, rails: Rails) -> None:
         _require_standin(settings, method)
         found, customer_id = await _payer(database.sessions, meter)
-        top_up_id, _ = await top_ups.start(
-            *(database.sessions, rails, settings.clock),
-            customer_id=customer_id,
-            idempotency_key=new_id("key"),
-            order=TopUpOrder(found.id, minor(amount, found.currency), found.currency, method),
-        )
+        order = TopUpOrder(found.id, minor(amount, found.currency), found.currency, method)
+        try:
+            top_up_id, _ = await top_ups.start(
+                *(database.sessions, rails, settings.clock),
+                customer_id=customer_id,
+                idempotency_key=new_id("key"),
+                order=order,
+            )
+        except (AmountOutOfRangeError, MeterBlockedError) as error:
+            raise InvalidInputError(f"{amount} {found.currency} for {found.serial}: {error}") from error
         out.print(f"{top_up_id}: a top-up of {amount} {found.currency} for {found.serial} by {method}")
         play = _Play(settings, database.sessions, rails, customer_id, top_up_id, method)
         await play.wait(frozenset({TopUpStatus.AWAITING_CUSTOMER}), wait_s)

@@ -17,7 +17,9 @@ from standpipe.api.statements import statement_pdf
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
+from standpipe.graphql.budget import Budgets
 from standpipe.graphql.context import Tools
+from standpipe.graphql.documents import Documents
 from standpipe.graphql.view import GraphQLView
 from standpipe.settings import Settings, require
 from standpipe.wiring import Database, close_providers, make_providers
@@ -43,6 +45,9 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         sms_url=settings.sms_url,
         sms_countries=settings.sms_countries,
         public_url=settings.public_url,
+        budgets=Budgets(settings.cost_capacity, settings.cost_refill_per_s),
+        documents=Documents(settings.documents_mode),
+        introspection=settings.introspection if settings.introspection is not None else _has_ide(settings),
     )
 
     @asynccontextmanager
@@ -69,8 +74,12 @@ def make_signer(settings: Settings) -> TokenSigner:
     return TokenSigner(secret, settings.token_ttl_s)
 
 
+def _has_ide(settings: Settings) -> bool:
+    return settings.graphiql_dir is not None and settings.graphiql_dir.is_dir()
+
+
 def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
-    ide = settings.graphiql_dir is not None and settings.graphiql_dir.is_dir()
+    ide = _has_ide(settings)
     view = GraphQLView(tools, ide=ide)
     routes: list[BaseRoute] = [
         Route("/webhooks/mpesa/{secret}/c2b/validation", validation, methods=["POST"], max_body_size=MAX_BODY_BYTES),

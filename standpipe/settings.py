@@ -1,6 +1,7 @@
 """Settings, from the environment alone (prefix ``STANDPIPE_``). The table in docs/settings.md is made from here."""
 
 from datetime import datetime
+from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,14 @@ from standpipe.clock import Clock
 from standpipe.errors import SettingsError
 
 _SECRET_MIN_LENGTH = 32
+
+
+class DocumentsMode(StrEnum):
+    """GraphQL documents that are not trusted. OFF: they run. LOG: they run, and are logged once. ENFORCE: refused."""
+
+    OFF = "off"
+    LOG = "log"
+    ENFORCE = "enforce"
 
 
 class Settings(BaseSettings):
@@ -216,6 +225,19 @@ class Settings(BaseSettings):
     graphiql_dir: Path | None = Field(
         None, description="Folder of the GraphiQL files (`make graphiql`). Unset: no IDE is served."
     )
+    introspection: bool | None = Field(
+        None, description="Whether those who have signed in may ask for the schema. Unset: where the IDE is served."
+    )
+    documents_mode: DocumentsMode = Field(
+        DocumentsMode.OFF,
+        description="GraphQL documents that are not trusted: `off` runs them, `log` notes them too, `enforce` refuses.",
+    )
+    cost_capacity: int = Field(
+        30_000,
+        ge=5_000,
+        description="Points that a customer's budget of GraphQL operations holds (docs/api/limits.md).",
+    )
+    cost_refill_per_s: int = Field(300, ge=1, description="Points that come back to it each second.")
 
     sandbox_port: int = Field(8010, ge=1, le=65535, description="Demo: port of the sandbox provider.")
     phone_port: int = Field(8020, ge=1, le=65535, description="Demo: port of the fake phone.")

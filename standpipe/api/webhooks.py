@@ -12,7 +12,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from standpipe.api.addresses import caller_address
+from standpipe.addresses import caller_address
 from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.payments.inbox import receive
 from standpipe.payments.provider import Provider, SignatureInvalidError, WebhookCall

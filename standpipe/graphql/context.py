@@ -16,6 +16,8 @@ from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
 from standpipe.errors import NotAuthenticatedError
+from standpipe.graphql.budget import Budgets, Streams
+from standpipe.graphql.documents import Documents
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
@@ -38,6 +40,10 @@ class Tools:
     sms_url: str | None
     sms_countries: list[str]
     public_url: str
+    budgets: Budgets = field(default_factory=Budgets)
+    streams: Streams = field(default_factory=Streams)
+    documents: Documents = field(default_factory=Documents)
+    introspection: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,8 @@ class Context:
     """One request, or one WebSocket connection. ``expires_at_s`` is the Unix second at which its token ends.
 
     ``session_id`` is the sign-in that the token came out of; None for a token of another issuer. ``check_revoked`` asks
-    that issuer whether the token still holds, and raises NotAuthenticatedError.
+    that issuer whether the token still holds, and raises NotAuthenticatedError. ``address`` is where the request came
+    from.
     """
 
     tools: Tools
@@ -78,7 +85,20 @@ class Context:
     session_id: str | None = None
     operator: OperatorIdentity | None = None
     check_revoked: Callable[[], Awaitable[None]] | None = None
+    address: str | None = None
     _loaders: dict[str, DataLoader[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def stranger(self) -> bool:
+        """Whether nobody has signed in."""
+        return self.customer_id is None and self.operator is None
+
+    @property
+    def payer(self) -> str:
+        """Whose budget pays for an operation: who has signed in, or else the address."""
+        if self.customer_id is not None:
+            return self.customer_id
+        return f"operator:{self.operator.name}" if self.operator is not None else f"address:{self.address}"
 
     def require_customer(self) -> str:
         """The customer's id. Raises an UNAUTHENTICATED error when signed out."""
@@ -133,6 +153,10 @@ class Context:
     def usage(self) -> DataLoader[SeriesRequest, list[UsageBucket]]:
         """Usage series."""
         return self._loader("usage", self._load_usage)
+
+    def forget_loaded(self) -> None:
+        """Read anew from here on: a connection outlives what was loaded for one of its operations or events."""
+        self._loaders = {}
 
     def _loader(self, name: str, load: Any) -> DataLoader[Any, Any]:
         if name not in self._loaders:

@@ -7,6 +7,7 @@ from standpipe.customers.people import Person, read_person
 from standpipe.errors import NotFoundError
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
+from standpipe.graphql.guard import pay_for_more
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.top_ups import TopUp, top_up_of
@@ -43,6 +44,7 @@ class Viewer(Node):
                 after=check_cursor(after, "mtr"),
             )
         page = views[:first]
+        pay_for_more(info.context, len(page) - 1)
         for view in page:
             info.context.meters.prime(view.id, view)
         edges = [MeterEdge(cursor=view.id, node=meter_of(view), role=HouseholdRole(view.role)) for view in page]

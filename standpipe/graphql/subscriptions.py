@@ -74,6 +74,7 @@ async def _wait(context: Context, flag: asyncio.Event) -> bool:
 
 
 async def _meter(context: Context, meter_id: str) -> MeterView:
+    context.forget_loaded()
     tools, customer_id = context.tools, context.require_customer()
     found: dict[str, Any] = {}
     if is_id(meter_id, "mtr"):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
 from standpipe.office.dlms import dlms
+from standpipe.office.documents import documents
 from standpipe.office.keys import meter_key
 from standpipe.office.meters import readings
 from standpipe.office.money import mpesa, refund, suspense
@@ -40,6 +41,7 @@ GROUPS = {
     "dlms": dlms,
     "meter-key": meter_key,
     "token": token,
+    "documents": documents,
 }
 COMMANDS: dict[str, Callable[..., None]] = {"meter-command": meter_command, "trigger": trigger}
 """Commands that are no group."""

@@ -30,4 +30,6 @@ async def first_of_subscription(town: Town, token: str, query: str, value: str) 
     async with await opened(town, token) as socket:
         await subscribe(socket, query, value)
         message: dict[str, Any] = json.loads(await socket.recv())
+        if isinstance(message.get("payload"), dict):
+            message["payload"].pop("extensions", None)
         return message

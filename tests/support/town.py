@@ -88,11 +88,12 @@ class Town:
     extras: dict[str, Any] = field(default_factory=dict)
 
     async def gql(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
-        """Answer of a request, errors and all."""
+        """Answer of a request, errors and all; without what it cost, which is never the same twice."""
         headers = {"authorization": f"Bearer {self.home.token if token is None else token}"} if token != "" else {}
         body = {"query": query, "variables": variables}
         response = await self.http.post(f"{self.api}/graphql", json=body, headers=headers)
         answer: dict[str, Any] = response.json()
+        answer.pop("extensions", None)
         return answer
 
     async def start(self, method: str = "stripe", amount: str = "15.00", key: str | None = None, **more: Any) -> Any:

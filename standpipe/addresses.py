@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 Network = IPv4Network | IPv6Network
 
 
-def caller_address(request: Request, trusted_proxies: Sequence[Network]) -> str | None:
+def caller_address(request: HTTPConnection, trusted_proxies: Sequence[Network]) -> str | None:
     """The nearest address that is not a trusted proxy's; None where the chain cannot be read.
 
     ``X-Forwarded-For`` is read from the right, as each trusted proxy appended to it; without trusted proxies it is

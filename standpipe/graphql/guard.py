@@ -1,0 +1,185 @@
+"""What stands between a document and its execution, alike over HTTP, SSE and WebSocket.
+
+In this order: tokens are counted, the text is parsed, its size is measured (``limits``), what somebody who has not
+signed in may not ask is taken out or refused without a look at the schema, the rest is validated, and its price
+(``prices``) is taken from the asker's budget. All but the last is remembered by the document's text.
+"""
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from graphql import (
+    DocumentNode,
+    GraphQLError,
+    GraphQLSchema,
+    GraphQLSyntaxError,
+    NoSchemaIntrospectionCustomRule,
+    OperationType,
+    parse,
+    specified_rules,
+)
+from strawberry.extensions import SchemaExtension
+from strawberry.schema.schema import validate_document
+
+from standpipe.graphql.context import Context
+from standpipe.graphql.limits import MAX_TOKENS, too_large
+from standpipe.graphql.prices import MAX_COST, Plan, plans_of
+from standpipe.graphql.public import for_strangers
+
+CACHED_DOCUMENTS = 512
+MAX_STREAMS = 40
+"""Live subscriptions of one customer in one process, over all their connections."""
+_NOTHING = parse("{ __typename }")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document with what is known of it. ``nulls``: the keys that are answered with null (see ``public``)."""
+
+    document: DocumentNode
+    errors: tuple[GraphQLError, ...]
+    plans: dict[str | None, tuple[Plan, tuple[Plan, ...]]]
+    nulls: frozenset[str] = frozenset()
+
+
+@dataclass
+class Price:
+    """Of one operation: its points, what one item more of its late list adds, and what is left of the budget."""
+
+    points: int
+    each: int
+    left: int = 0
+
+
+_priced: ContextVar[Price] = ContextVar("priced")
+"""That of the operation under way: a WebSocket runs several."""
+
+
+@lru_cache(maxsize=CACHED_DOCUMENTS)
+def prepare(schema: GraphQLSchema, text: str, *, stranger: bool, introspection: bool) -> Prepared:
+    """Parse, measure, prune and validate a text. Never raises: what is wrong with it is in ``errors``."""
+    nulls: frozenset[str] = frozenset()
+    try:
+        document = parse(text, max_tokens=MAX_TOKENS)
+    except GraphQLSyntaxError as error:
+        return Prepared(_NOTHING, (error,), {})
+    except RecursionError:
+        return Prepared(_NOTHING, (GraphQLError("This request is nested too deeply."),), {})
+    if (refusal := too_large(document)) is not None:
+        return Prepared(_NOTHING, (refusal,), {})
+    if stranger:
+        pruned = for_strangers(document)
+        if pruned is None:
+            refusal = GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
+            return Prepared(_NOTHING, (refusal,), {})
+        document, nulls = pruned
+    rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
+    errors = validate_document(schema, document, rules)
+    if errors and stranger:
+        # Each of validation's own words would tell what there is in the schema.
+        errors = [GraphQLError("This is not a valid request for somebody who has not signed in.")]
+    return Prepared(document, tuple(errors), {} if errors else plans_of(schema, document), nulls)
+
+
+class Guard(SchemaExtension):
+    """One for each operation."""
+
+    def __init__(self) -> None:
+        self.prepared: Prepared | None = None
+        self.told: dict[str, Any] = {}
+
+    @property
+    def context(self) -> Context:
+        """Who asks."""
+        found: Context = self.execution_context.context
+        return found
+
+    def on_operation(self) -> Iterator[None]:
+        """Begin with nothing loaded, and give a subscription's place back when it ends."""
+        self.context.forget_loaded()
+        try:
+            yield
+        finally:
+            if self.told.pop("stream", False):
+                self.context.tools.streams.leave(self.context.payer)
+
+    def on_parse(self) -> Iterator[None]:
+        """Find the document, prepared; its errors wait for ``on_validate``, where every transport looks for them."""
+        run, context = self.execution_context, self.context
+        introspection = context.tools.introspection and not context.stranger
+        core = run.schema._schema  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.
+        self.prepared = prepare(core, run.query or "", stranger=context.stranger, introspection=introspection)
+        run.graphql_document = self.prepared.document
+        yield
+
+    def on_validate(self) -> Iterator[None]:
+        """Refuse what is wrong, and take the price of what is right."""
+        assert self.prepared is not None  # noqa: S101 - parsing comes first.
+        run = self.execution_context
+        refusal = None if self.prepared.errors else self._charge(self.prepared)
+        run.pre_execution_errors = list(self.prepared.errors) if refusal is None else [refusal]
+        yield
+
+    def on_execute(self) -> Iterator[None]:
+        """Put null where a stranger asked for what is theirs only after signing in."""
+        yield
+        result: Any = self.execution_context.result
+        if self.prepared is not None and self.prepared.nulls and getattr(result, "data", None):
+            for key in self.prepared.nulls & result.data.keys():
+                result.data[key] = None
+
+    def get_results(self) -> dict[str, Any]:
+        """What the operation cost, and what is left."""
+        price: Price | None = self.told.get("cost")
+        return {} if price is None else {"cost": {"points": price.points, "left": price.left}}
+
+    def _charge(self, prepared: Prepared) -> GraphQLError | None:
+        run, context = self.execution_context, self.context
+        plan, late = prepared.plans.get(run.operation_name, (None, ()))
+        if plan is None:
+            return None
+        variables = run.variables or {}
+        points = plan.cost(variables)
+        price = Price(points, max((one.cost(variables) for one in late), default=0))
+        if points > MAX_COST:
+            return too_dear(points)
+        left = context.tools.budgets.take(context.payer, points)
+        if left < 0:
+            return out_of_budget(context, -left)
+        price.left = left
+        self.told["cost"] = price
+        _priced.set(price)
+        if run.operation_type.value == OperationType.SUBSCRIPTION.value:
+            if not context.tools.streams.enter(context.payer, MAX_STREAMS):
+                message = f"There are {MAX_STREAMS} live subscriptions of yours already."
+                return GraphQLError(message, extensions={"code": "RATE_LIMITED"})
+            self.told["stream"] = True
+        return None
+
+
+def pay_for_more(context: Context, items: int) -> None:
+    """Take the price of so many items more of the operation's late list (``prices.LATE``). Raises GraphQLError."""
+    price = _priced.get()
+    more = max(items, 0) * price.each
+    if price.points + more > MAX_COST:
+        raise too_dear(price.points + more)
+    left = context.tools.budgets.take(context.payer, more)
+    if left < 0:
+        raise out_of_budget(context, -left)
+    price.points, price.left = price.points + more, left
+
+
+def too_dear(points: int) -> GraphQLError:
+    """An operation that costs more than one may."""
+    message = f"This request costs {points} points or more, and one may cost {MAX_COST}: ask for less at a time."
+    return GraphQLError(message, extensions={"code": "TOO_LARGE"})
+
+
+def out_of_budget(context: Context, missing: int) -> GraphQLError:
+    """A budget that is used up, with the time to wait."""
+    wait_s = context.tools.budgets.wait_s(missing)
+    message = f"You have asked for much in a short time. Please wait {wait_s} seconds."
+    return GraphQLError(message, extensions={"code": "RATE_LIMITED", "retryAfterS": wait_s})

@@ -1,0 +1,106 @@
+"""What somebody who has not signed in may ask, and what they learn: nothing of what there is beyond that.
+
+A request of theirs is looked at field by field at its root. ``PUBLIC`` fields are validated and answered. ``EMPTY``
+fields are answered with null, whatever was asked below them, unseen by validation: "no such field" would tell which
+fields there are. Anything else, there or not, is refused in the same words. Pure.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    InlineFragmentNode,
+    NameNode,
+    Node,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    VariableNode,
+)
+
+PUBLIC = frozenset({"__typename", "signInStart", "signInFinish"})
+EMPTY = frozenset({"viewer", "node"})
+
+
+def for_strangers(document: DocumentNode) -> tuple[DocumentNode, frozenset[str]] | None:
+    """The document with its EMPTY fields made harmless, and their keys in the answer; None where it is refused."""
+    fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+    kept: list[Node] = []
+    nulls: set[str] = set()
+    for node in document.definitions:
+        if not isinstance(node, OperationDefinitionNode):
+            continue
+        fields = list(_root_fields(node.selection_set, fragments, set()))
+        names = {field.name.value for field in fields}
+        if not names <= PUBLIC | EMPTY:
+            return None
+        nulls |= {_key(field) for field in fields if field.name.value in EMPTY}
+        # The two fields of one key would differ after they are made harmless; such a request has no meaning.
+        if nulls & {_key(field) for field in fields if field.name.value in PUBLIC}:
+            return None
+        kept.append(_pruned(node, fields))
+    used = _fragments_used(kept, fragments)
+    return DocumentNode(definitions=(*kept, *(fragments[name] for name in sorted(used)))), frozenset(nulls)  # type: ignore[arg-type]
+
+
+def _root_fields(
+    selections: SelectionSetNode, fragments: Mapping[str, FragmentDefinitionNode], seen: set[str]
+) -> Iterator[FieldNode]:
+    for node in selections.selections:
+        if isinstance(node, FieldNode):
+            yield node
+        elif isinstance(node, InlineFragmentNode):
+            yield from _root_fields(node.selection_set, fragments, seen)
+        elif isinstance(node, FragmentSpreadNode) and node.name.value in fragments and node.name.value not in seen:
+            seen.add(node.name.value)
+            yield from _root_fields(fragments[node.name.value].selection_set, fragments, seen)
+
+
+def _key(field: FieldNode) -> str:
+    return (field.alias or field.name).value
+
+
+def _pruned(operation: OperationDefinitionNode, fields: list[FieldNode]) -> OperationDefinitionNode:
+    harmless = tuple(
+        FieldNode(alias=NameNode(value=_key(field)), name=NameNode(value="__typename"), arguments=(), directives=())
+        if field.name.value in EMPTY
+        else field
+        for field in fields
+    )
+    selections = SelectionSetNode(selections=harmless)
+    used = {node.name.value for node in _walk(selections) if isinstance(node, VariableNode)}
+    return OperationDefinitionNode(
+        operation=operation.operation,
+        name=operation.name,
+        variable_definitions=tuple(
+            one for one in operation.variable_definitions or () if one.variable.name.value in used
+        ),
+        directives=(),
+        selection_set=selections,
+    )
+
+
+def _fragments_used(roots: list[Node], fragments: Mapping[str, FragmentDefinitionNode]) -> set[str]:
+    used: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        for node in _walk(waiting.pop()):
+            if isinstance(node, FragmentSpreadNode) and node.name.value in fragments and node.name.value not in used:
+                used.add(node.name.value)
+                waiting.append(fragments[node.name.value])
+    return used
+
+
+def _walk(root: Node) -> Iterator[Node]:
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for key in node.keys:
+            value = getattr(node, key, None)
+            if isinstance(value, Node):
+                waiting.append(value)
+            elif isinstance(value, tuple | list):
+                waiting.extend(one for one in value if isinstance(one, Node))

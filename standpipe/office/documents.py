@@ -1,0 +1,100 @@
+"""`standpipe documents`: trusted GraphQL documents."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.operators import record
+from standpipe.documents.store import Document, add, all_documents, read_manifest, remove
+from standpipe.errors import InvalidInputError
+from standpipe.graphql.guard import prepare
+from standpipe.graphql.schema import schema
+from standpipe.office.desk import AsJson, by_operator, group, harmless, out, read, show
+from standpipe.payments.rails import Rails
+
+documents = group("Trusted GraphQL documents: the operations that apps were built with.")
+Manifest = Annotated[
+    list[Path], typer.Argument(help="Apollo's persisted query manifest, or a JSON object of SHA-256 → text.")
+]
+
+
+def problems_of(document: Document) -> list[str]:
+    """What today's schema and limits have against a document; nothing where a customer may run it."""
+    core = schema._schema  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.
+    return [error.message for error in prepare(core, document.body, stranger=False, introspection=False).errors]
+
+
+@documents.command("add")
+def documents_add(
+    manifests: Manifest,
+    client: Annotated[str, typer.Option(help="Who brings them, for the list: android@2.1.")] = "",
+) -> None:
+    """Trust the documents of manifests. All are checked first: where one cannot run, none is taken."""
+    found = _read(manifests)
+    if _told(found):
+        raise typer.Exit(1)
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> int:
+        fresh = await add(session, found, client=client)
+        detail = {"client": client, "documents": len(found), "new": fresh}
+        await record(session, operator=by, action="documents.add", subject_id="documents", detail=detail)
+        return fresh
+
+    fresh = by_operator(work)
+    out.print(f"{fresh} documents are trusted from now on; {len(found) - fresh} were already.")
+
+
+@documents.command("list")
+def documents_list(as_json: AsJson = False) -> None:
+    """All trusted documents, oldest first."""
+    rows = [
+        [f"sha256:{row.id}", row.name, row.client, row.added_at.isoformat(timespec="seconds")]
+        for row in read(all_documents)
+    ]
+    show("Trusted documents", ["id", "name", "client", "added"], rows, as_json=as_json)
+
+
+@documents.command("check")
+def documents_check(
+    manifests: Annotated[list[Path] | None, typer.Argument(help="Manifests. None: what is stored.")] = None,
+) -> None:
+    """Validate documents against this release's schema and limits; exit 1 where one would not run any more."""
+    found = _read(manifests) if manifests else [Document(row.id, row.body, row.name) for row in read(all_documents)]
+    if _told(found):
+        raise typer.Exit(1)
+    out.print(f"{len(found)} documents run on this schema.")
+
+
+@documents.command("remove")
+def documents_remove(document_id: str) -> None:
+    """Trust a document no more. Running servers that have it in memory know it until they restart."""
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
+        await remove(session, document_id)
+        await record(session, operator=by, action="documents.remove", subject_id=document_id, detail={})
+
+    by_operator(work)
+    out.print(f"{document_id} is not trusted any more.")
+
+
+def _read(manifests: list[Path]) -> list[Document]:
+    found: dict[str, Document] = {}
+    for path in manifests:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"{path} cannot be read: {error}.") from error
+        found |= {document.id: document for document in read_manifest(text)}
+    return list(found.values())
+
+
+def _told(found: list[Document]) -> bool:
+    """Say what is wrong with documents; whether anything is."""
+    bad = {document: problems_of(document) for document in found}
+    for document, problems in bad.items():
+        for problem in problems:
+            out.print(f"{harmless(document.name or document.id)}: {harmless(problem)}", style="red")
+    return any(bad.values())

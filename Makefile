@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 forget = if [ -f $(1)/postgres-is-in.txt ]; then rm -rf "$$(cat $(1)/postgres-is-in.txt)"; fi; rm -rf $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos model lint types layers migrations schema-check schema check bench lock graphiql settings clean
+.PHONY: help install demo test chaos model lint types layers migrations schema-check schema check bench lock graphiql \
+	client settings clean
 
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -84,6 +85,9 @@ lock: ## Resolve requirements.lock and requirements-node.lock anew, for every pl
 
 graphiql: install ## Fetch GraphiQL's files, so that it works offline.
 	@sh web/graphiql/fetch.sh $(BIN) || echo "GraphiQL could not be fetched; everything else works without it."
+
+client: install ## Generate, type-check and compile the TypeScript client, with both manifests of trusted documents.
+	sh clients/typescript/build.sh $(BIN)
 
 clean: ## Forget the demo's town and all data.
 	@$(call forget,.data)

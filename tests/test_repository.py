@@ -39,7 +39,15 @@ def test_python_lock_holds_hashes_and_no_address(name: str) -> None:
     assert len(pinned) == len(re.findall(r"^[a-z]", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize(("folder", "packages"), [("web/graphiql", 100), ("tests/meter_gateway/peers/coap_node", 30)])
+@pytest.mark.parametrize(
+    ("folder", "packages"),
+    [
+        ("web/graphiql", 100),
+        ("tests/meter_gateway/peers/coap_node", 30),
+        ("clients/typescript", 200),
+        ("tests/clients", 15),
+    ],
+)
 def test_npm_lock_holds_hashes_and_no_registry(folder: str, packages: int) -> None:
     text = (ROOT / folder / "package-lock.json").read_text()
     assert '"resolved"' not in text

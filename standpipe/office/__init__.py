@@ -5,6 +5,8 @@ What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leav
 units, such as 150.00.
 """
 
+from collections.abc import Callable
+
 from standpipe.office.bills import arrears, statement
 from standpipe.office.books import reconcile
 from standpipe.office.claims import claim
@@ -20,6 +22,7 @@ from standpipe.office.radios import lorawan
 from standpipe.office.storage import storage
 from standpipe.office.supply import supply
 from standpipe.office.tokens import token
+from standpipe.office.trigger import trigger
 
 GROUPS = {
     "operator": operator,
@@ -42,5 +45,5 @@ GROUPS = {
     "documents": documents,
     "claim": claim,
 }
-COMMANDS = {"meter-command": meter_command}
+COMMANDS: dict[str, Callable[..., None]] = {"meter-command": meter_command, "trigger": trigger}
 """Commands that are no group."""

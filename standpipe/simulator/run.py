@@ -26,6 +26,7 @@ from standpipe.simulator.meter_device import read_manifest, run_meters
 from standpipe.simulator.meter_model import MeterConfig
 
 LORA_LOSS = 0.02
+MAGIC_PAUSE_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ async def run_world(world: World) -> None:
         api_key=world.sandbox_api_key,
         public_url=f"http://127.0.0.1:{world.sandbox_port}",
         store=world.data_dir / "sandbox.json",
+        magic_pause_s=MAGIC_PAUSE_S,
     )
     stripe = fake_stripe.make_app(
         api_key=world.stripe_api_key,

@@ -8,7 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from standpipe.simulator.sandbox_magic import Magic
 from standpipe.simulator.store import JsonStore
 from standpipe.simulator.webhooks import WebhookSender
 from standpipe.units import money_text
 
 PAGE = (Path(__file__).parent / "pages" / "pay.html").read_text()
 DELAY_S = 20
-ACTIONS = ("approve", "decline", "delay", "duplicate", "lose")
+ACTIONS = ("approve", "decline", "expire", "delay", "duplicate", "lose")
+UNPAID = {"decline": ("failed", "declined_by_customer"), "expire": ("expired", "expired")}
+DEAD = frozenset({"cancelled", "expired"})
+"""Nobody can pay these any more."""
 BANK_ACTIONS = ("refund", "hold-refunds", "dispute-inquiry", "dispute", "dispute-win", "dispute-lose")
 """What is done to a paid charge behind the merchant's back: in the provider's dashboard, and by the payer's bank."""
 DISPUTE_FEE = 150
@@ -42,8 +46,11 @@ class RefusalError(Exception):
 class SandboxState:
     """Charges by id, and which idempotency key made which."""
 
-    def __init__(self, store: JsonStore, sender: WebhookSender, public_url: str, api_key: str) -> None:
+    def __init__(
+        self, store: JsonStore, sender: WebhookSender, public_url: str, api_key: str, magic_pause_s: float | None
+    ) -> None:
         self.store, self.sender, self.public_url, self.api_key = store, sender, public_url, api_key
+        self.magic = Magic(store, self._act_by_itself, magic_pause_s)
         self.charges: dict[str, dict[str, Any]] = store.data.setdefault("charges", {})
         self.keys: dict[str, dict[str, Any]] = store.data.setdefault("keys", {})
         for charge in self.charges.values():
@@ -94,6 +101,7 @@ class SandboxState:
         self.keys[key] = {"body": body, "charge": charge_id}
         _complete(self.charges[charge_id])
         self.store.save()
+        self.magic.plan(charge_id, amount)
         return self.charges[charge_id]
 
     def act(self, charge: dict[str, Any], action: str, amount: int | None = None) -> None:
@@ -106,11 +114,12 @@ class SandboxState:
         if charge["status"] == "succeeded" and action != "decline":
             # A second tap on "approve" is no mistake, and no second event either.
             return
-        if charge["status"] in {"succeeded", "cancelled"}:
+        if charge["status"] in {"succeeded", *DEAD}:
             raise RefusalError(HTTPStatus.CONFLICT, "already_final", f"This charge has {charge['status']}.")
-        if action == "decline":
-            charge.update(status="failed", failure_code="declined_by_customer")
-            self.announce(charge, "charge.failed")
+        if action in UNPAID:
+            status, code = UNPAID[action]
+            charge.update(status=status, failure_code=code)
+            self.announce(charge, f"charge.{status}")
             return
         charge.update(status="succeeded", captured=amount or charge["amount"], failure_code=None)
         if action != "lose":
@@ -121,7 +130,7 @@ class SandboxState:
         """Stop a charge that nobody paid. Raises RefusalError."""
         if charge["status"] == "succeeded":
             raise RefusalError(HTTPStatus.CONFLICT, "already_final", "This charge has succeeded.")
-        if charge["status"] != "cancelled":
+        if charge["status"] not in DEAD:
             charge["status"] = "cancelled"
             self.announce(charge, "charge.cancelled")
 
@@ -160,6 +169,14 @@ class SandboxState:
                     return charge
         raise RefusalError(HTTPStatus.NOT_FOUND, "not_found", "There is no such refund.")
 
+    def _act_by_itself(self, charge_id: str, action: str) -> None:
+        """A step of a magic amount; none where somebody was quicker and it makes no sense any more."""
+        charge = self.charge(charge_id)
+        if action in BANK_ACTIONS and charge["status"] != "succeeded":
+            return
+        with suppress(RefusalError):
+            self.act(charge, action)
+
     def _act_as_bank(self, charge: dict[str, Any], action: str, amount: int | None) -> None:
         if action == "hold-refunds":
             charge["holds_refunds"] = True
@@ -194,15 +211,26 @@ class SandboxState:
             self.sender.send(event, after_s=after_s)
 
 
-def make_app(*, webhook_url: str, webhook_secret: str, api_key: str, public_url: str, store: Path | None) -> Starlette:
-    """The provider as an ASGI app."""
+def make_app(
+    *,
+    webhook_url: str,
+    webhook_secret: str,
+    api_key: str,
+    public_url: str,
+    store: Path | None,
+    magic_pause_s: float | None = None,
+) -> Starlette:
+    """The provider as an ASGI app. ``magic_pause_s``: magic amounts act by themselves after it; None: none is magic."""
     kept = JsonStore(store)
     sender = WebhookSender(webhook_url, webhook_secret, HEADER, kept)
+    state = SandboxState(kept, sender, public_url, api_key, magic_pause_s)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         sender.start()
+        state.magic.start()
         yield
+        await state.magic.stop()
         await sender.stop()
 
     routes = [
@@ -218,7 +246,7 @@ def make_app(*, webhook_url: str, webhook_secret: str, api_key: str, public_url:
         Route("/pay/{id}/{action}", _act_on_page, methods=["POST"]),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={RefusalError: _refused})
-    app.state.sandbox = SandboxState(kept, sender, public_url, api_key)
+    app.state.sandbox = state
     return app
 
 
@@ -325,6 +353,6 @@ async def _page(request: Request) -> Response:
 async def _act_on_page(request: Request) -> Response:
     state = _state(request)
     charge = state.charge(request.path_params["id"])
-    if charge["status"] not in {"succeeded", "cancelled"}:
+    if charge["status"] not in {"succeeded", *DEAD}:
         state.act(charge, request.path_params["action"])
     return RedirectResponse(f"/pay/{charge['id']}", status_code=HTTPStatus.SEE_OTHER)

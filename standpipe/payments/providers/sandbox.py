@@ -37,6 +37,7 @@ _STATUS = {
     "succeeded": PaymentStatus.SUCCEEDED,
     "failed": PaymentStatus.FAILED,
     "cancelled": PaymentStatus.CANCELLED,
+    "expired": PaymentStatus.EXPIRED,
 }
 _REFUND_STATUS = {
     "pending": RefundStatus.PENDING,

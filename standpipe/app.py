@@ -1,5 +1,6 @@
 """The HTTP server, put together: GraphQL, webhooks, pages."""
 
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,6 +11,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from standpipe.api import agents
+from standpipe.api.addresses import caller_address
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
@@ -20,7 +22,7 @@ from standpipe.db.notify import LIVE, Listener
 from standpipe.graphql.context import Tools
 from standpipe.graphql.view import GraphQLView
 from standpipe.settings import Settings, require
-from standpipe.wiring import Database, close_providers, make_providers
+from standpipe.wiring import Database, close_providers, make_firebase, make_operator_keys, make_providers
 
 GRAPHQL_MAX_BODY_BYTES = 64 * 1024
 SMS_TIMEOUT_S = 5
@@ -29,6 +31,7 @@ SMS_TIMEOUT_S = 5
 def make_app(settings: Settings, database: Database) -> Starlette:
     """The ASGI app on an open database. Raises SettingsError where a setting that it needs is missing."""
     require(settings, "token_secret")
+    firebase = make_firebase(settings)
     providers = make_providers(settings, database.sessions)
     listener = Listener(database.url, LIVE)
     http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)
@@ -43,6 +46,9 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         sms_url=settings.sms_url,
         sms_countries=settings.sms_countries,
         public_url=settings.public_url,
+        firebase=firebase,
+        operator_keys=make_operator_keys(settings),
+        address_of=functools.partial(caller_address, trusted_proxies=settings.trusted_networks),
     )
 
     @asynccontextmanager
@@ -54,6 +60,8 @@ def make_app(settings: Settings, database: Database) -> Starlette:
             await listener.stop()
             await http.aclose()
             await close_providers(providers)
+            if firebase is not None:
+                await firebase.close()
 
     app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
     app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock

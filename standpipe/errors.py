@@ -88,3 +88,7 @@ class RateLimitedError(StandpipeError):
 
 class NotAuthenticatedError(StandpipeError):
     """No credential, or one that does not verify."""
+
+
+class SignInUnavailableError(StandpipeError):
+    """Who issued a token does not answer, so that it can be neither believed nor refused: try again."""

@@ -11,11 +11,13 @@ from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from standpipe.clock import Clock
+from standpipe.customers.firebase import FirebaseTokens
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
-from standpipe.errors import NotAuthenticatedError
+from standpipe.errors import NotAuthenticatedError, SignInUnavailableError
+from standpipe.meters.keys import KeyRing
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
@@ -38,14 +40,19 @@ class Tools:
     sms_url: str | None
     sms_countries: list[str]
     public_url: str
+    firebase: FirebaseTokens | None
+    operator_keys: KeyRing | None
+    address_of: Callable[[Any], str | None]
+    """Who calls, by the request or the WebSocket; None where that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorIdentity:
-    """An operator who has signed in."""
+    """An operator who has signed in. ``session_hash`` is their session's, by which signing out ends it."""
 
     name: str
     role: OperatorRole
+    session_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class Context:
     """One request, or one WebSocket connection. ``expires_at_s`` is the Unix second at which its token ends.
 
     ``session_id`` is the sign-in that the token came out of; None for a token of another issuer. ``check_revoked`` asks
-    that issuer whether the token still holds, and raises NotAuthenticatedError.
+    that issuer whether the token still holds, and raises NotAuthenticatedError or SignInUnavailableError.
     """
 
     tools: Tools
@@ -94,6 +101,9 @@ class Context:
                 await self.check_revoked()
             except NotAuthenticatedError as error:
                 raise GraphQLError(str(error), extensions={"code": "UNAUTHENTICATED"}) from None
+            except SignInUnavailableError as error:
+                extensions = {"code": "SIGN_IN_UNAVAILABLE", "retryable": True}
+                raise GraphQLError(str(error), extensions=extensions) from None
         return customer_id
 
     def require_operator(self, *roles: OperatorRole) -> str:

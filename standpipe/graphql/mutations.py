@@ -12,6 +12,7 @@ from standpipe.graphql.base import LanguageTag, MoneyInput, Node, PhoneNumber, U
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
+from standpipe.graphql.operators import OperatorMutation
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.top_ups import top_up_of
 from standpipe.ids import is_id
@@ -137,7 +138,7 @@ class DevicePayload:
 
 
 @strawberry.type
-class Mutation(MoneyMutation):
+class Mutation(MoneyMutation, OperatorMutation):
     """Where changing starts."""
 
     @strawberry.mutation(description="Development sign-in: sends a one-time code by text.")

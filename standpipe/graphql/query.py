@@ -8,6 +8,7 @@ from standpipe.errors import NotFoundError
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.operators import Operator, operator_of
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.top_ups import TopUp, top_up_of
 from standpipe.ids import is_id
@@ -97,6 +98,10 @@ class Query:
         async with info.context.tools.sessions() as session:
             person = await read_person(session, info.context.customer_id)
         return None if person is None else Viewer(id=strawberry.ID(person.id), person=person)
+
+    @strawberry.field(description="The operator who is signed in; null for everybody else.")
+    async def operator(self, info: Ctx) -> Operator | None:
+        return operator_of(info.context.operator)
 
     @strawberry.field(description="Anything of the viewer's by its id; null for every other id.")
     async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:

@@ -16,7 +16,8 @@ from strawberry.asgi import GraphQL
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 
-from standpipe.errors import NotAuthenticatedError
+from standpipe.errors import NotAuthenticatedError, SignInUnavailableError
+from standpipe.graphql import firebase_sign_in, operator_sign_in
 from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
@@ -50,13 +51,18 @@ class GraphQLView(GraphQL[Context, None]):
             body = {"errors": [{"message": str(error), "extensions": {"code": "UNAUTHENTICATED"}}]}
             headers = {"WWW-Authenticate": "Bearer"}
             await JSONResponse(body, HTTPStatus.UNAUTHORIZED, headers)(scope, receive, send)
+        except SignInUnavailableError as error:
+            extensions = {"code": "SIGN_IN_UNAVAILABLE", "retryable": True}
+            body = {"errors": [{"message": str(error), "extensions": extensions}]}
+            headers = {"Retry-After": "5"}
+            await JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE, headers)(scope, receive, send)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
         context = Context(self._tools, None, meter_of, request=request, response=response)
         header = request.headers.get("authorization")
         if header is not None:
-            self._sign_in(context, header)
+            await self._sign_in(context, header)
         context.language = _language(request.headers.get("accept-language"))
         return context
 
@@ -67,9 +73,11 @@ class GraphQLView(GraphQL[Context, None]):
         try:
             if not isinstance(header, str):
                 raise NotAuthenticatedError("Sign in with connection_init.")  # noqa: TRY301 - one way out for both.
-            self._sign_in(context, header)
+            await self._sign_in(context, header)
         except NotAuthenticatedError as error:
             raise ConnectionRejectionError({"code": "UNAUTHENTICATED"}) from error
+        except SignInUnavailableError as error:
+            raise ConnectionRejectionError({"code": "SIGN_IN_UNAVAILABLE"}) from error
         return await super().on_ws_connect(context)
 
     async def render_graphql_ide(self, request: Request) -> Response:
@@ -91,10 +99,15 @@ class GraphQLView(GraphQL[Context, None]):
             raise json.JSONDecodeError("not an object", "", 0)
         return value
 
-    def _sign_in(self, context: Context, header: str) -> None:
+    async def _sign_in(self, context: Context, header: str) -> None:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer":
             raise NotAuthenticatedError("Use the Bearer scheme.")
+        for identify in (operator_sign_in.identify, firebase_sign_in.identify):
+            identity = await identify(self._tools, token.strip())
+            if identity is not None:
+                identity.put_into(context)
+                return
         context.customer_id, context.expires_at_s = self._tools.signer.verify_with_expiry(token.strip())
 
 

@@ -1,0 +1,89 @@
+"""What each role may do on the command line, and how an operator gets a password."""
+
+from pathlib import Path
+
+from sqlalchemy import select
+
+from standpipe.customers.models import Operator, OperatorAction
+from standpipe.db.engine import Sessions
+from tests.support.office import Office, hire
+
+WORK = {
+    "FINANCE": (
+        ("refund", "request", "top_x", "1.00", "--reason", "r"),
+        ("refund", "approve", "rfd_x"),
+        ("refund", "reject", "rfd_x"),
+        ("suspense", "returned", "sus_x", "--note", "n"),
+        ("agent", "disable", "agt_x"),
+        ("arrears", "add", "S1", "1.00", "--reference", "r"),
+        ("statement", "issue", "S1", "2026-10"),
+    ),
+    "FIELD": (
+        ("readings", "rejudge", "S1"),
+        ("meter-command", "S1", "read-now"),
+        ("tariff", "withdraw", "d", "2030-01-01"),
+        ("supply", "move-out", "S1", "2026-10-01"),
+        ("lorawan", "device", "S1", "0011223344556677"),
+        ("token", "clear-tamper", "S1"),
+    ),
+    "ADMIN": (
+        ("operator", "add", "zuri"),
+        ("operator", "disable", "zuri"),
+        ("operator", "role", "zuri", "FIELD"),
+    ),
+}
+
+
+async def colleague(office: Office, name: str, role: str) -> Office:
+    key = (await office.good("operator", "add", name, "--role", role)).strip()
+    return Office(office.database_url, office.folder, key, office.more)
+
+
+async def test_each_role_may_do_its_own_work_and_no_other(database_url: str, tmp_path: Path) -> None:
+    amina = await hire(database_url, tmp_path)
+    staff = {role: await colleague(amina, role.lower(), role) for role in ("FINANCE", "FIELD", "SUPPORT")}
+    for owner, commands in WORK.items():
+        for role, person in staff.items():
+            # One command stands for its kind where somebody may; the rest is looked at where nobody but ADMIN may.
+            for words in commands if role == "SUPPORT" else commands[:2]:
+                said = await person.refused(*words)
+                forbidden = f"is {role} and may not do this; it takes" in said
+                assert forbidden is (role != owner), (role, words, said)
+    for words in (*WORK["FINANCE"], *WORK["FIELD"]):
+        assert "may not do this" not in await amina.refused(*words)
+
+
+async def test_a_role_is_given_and_taken_and_an_admin_stays(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    amina = await hire(database_url, tmp_path)
+    assert "the only ADMIN left" in await amina.refused("operator", "role", "amina", "FIELD")
+    assert "the only ADMIN left" in await amina.refused("operator", "disable", "amina")
+    joseph = await colleague(amina, "joseph", "SUPPORT")
+    assert "it takes ADMIN" in await joseph.refused("operator", "role", "joseph", "ADMIN")
+    assert "no operator named nobody" in await amina.refused("operator", "role", "nobody", "FIELD")
+    assert (await amina.run("operator", "role", "joseph", "KING")).returncode == 2
+    await amina.good("operator", "role", "joseph", "ADMIN")
+    await joseph.good("operator", "role", "amina", "FIELD")
+    assert "it takes ADMIN" in await amina.refused("operator", "add", "zuri")
+    async with sessions() as session:
+        roles = dict((await session.execute(select(Operator.name, Operator.role))).tuples().all())
+        details = await session.scalars(select(OperatorAction.detail).where(OperatorAction.action == "operator.role"))
+        assert [detail["to"] for detail in details] == ["ADMIN", "FIELD"]
+    assert roles == {"amina": "FIELD", "joseph": "ADMIN"}
+
+
+async def test_a_password_is_ones_own_and_no_short_word(database_url: str, sessions: Sessions, tmp_path: Path) -> None:
+    amina = await hire(database_url, tmp_path)
+    for weak in ("", "short", "Amina's water", "x" * 257, "tab\tin the middle"):
+        said = await amina.refused("operator", "password", typed=weak + "\n")
+        assert "password" in said.lower()
+    assert "not known" in await Office(database_url, tmp_path, "opk_wrong").refused(
+        "operator", "password", typed="a good long password\n"
+    )
+    assert "STANDPIPE_OPERATOR_KEY" in await Office(database_url, tmp_path).refused("operator", "password")
+    async with sessions() as session:
+        assert await session.scalar(select(Operator.password_hash)) is None
+    # An authenticator's secret is not kept where nothing can seal it.
+    done = await amina.run("operator", "totp")
+    assert (done.returncode, "STANDPIPE_OPERATOR_KEY_SECRETS" in done.stderr) == (2, True)

@@ -219,10 +219,14 @@ async def test_a2_tries_are_limited_by_name_and_by_address(hall: Clerk) -> None:
 
 async def test_a2_many_addresses_are_limited_by_the_name_for_an_hour_and_no_longer(hall: Clerk) -> None:
     town, limit = hall.town, NAME_LIMITS[0]
-    tries = [sign_in(town, name="amina", code="000000", address=f"198.51.100.{n}") for n in range(limit.tries + 4)]
-    answers = await asyncio.gather(*tries)
-    codes = [answer["userErrors"][0]["code"] for answer in answers]
-    assert (codes.count("INVALID"), codes.count("RATE_LIMITED")) == (limit.tries, 4)
+    assert await sign_in(town, name="amina", code="000000", address="198.51.100.1") == WRONG
+    async with town.sessions.begin() as session:
+        # As if nearly all the others had tried from as many addresses.
+        key = (await session.scalars(select(Attempt.key).where(Attempt.kind == "operator-name").distinct())).one()
+        session.add_all([Attempt(kind="operator-name", key=key) for _ in range(limit.tries - 2)])
+    assert await sign_in(town, name="amina", code="000000", address="198.51.100.2") == WRONG
+    limited = await sign_in(town, name="amina", code=hall.code(1), address="198.51.100.3")
+    assert limited["userErrors"][0]["code"] == "RATE_LIMITED"
     async with town.sessions.begin() as session:
         await session.execute(update(Attempt).values(at=Attempt.at - timedelta(seconds=limit.window_s)))
     assert (await hall.sign_in())["token"]

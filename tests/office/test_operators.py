@@ -78,7 +78,7 @@ async def test_a_role_is_given_and_taken_and_an_admin_stays(
     await joseph.good("operator", "role", "amina", "FIELD")
     assert "it takes ADMIN" in await amina.refused("operator", "add", "zuri")
     async with sessions() as session:
-        roles = dict((await session.execute(select(Operator.name, Operator.role))).tuples().all())
+        roles = {row.name: row.role for row in await session.scalars(select(Operator))}
         details = await session.scalars(select(OperatorAction.detail).where(OperatorAction.action == "operator.role"))
         assert [detail["to"] for detail in details] == ["ADMIN", "FIELD"]
     assert roles == {"amina": "FIELD", "joseph": "ADMIN"}

@@ -25,7 +25,7 @@ from standpipe.graphql.context import Tools
 from standpipe.graphql.documents import Documents
 from standpipe.graphql.view import GraphQLView
 from standpipe.settings import Settings, require
-from standpipe.wiring import Database, close_providers, make_providers
+from standpipe.wiring import Database, close_providers, make_firebase, make_operator_keys, make_providers
 
 GRAPHQL_MAX_BODY_BYTES = 64 * 1024
 SMS_TIMEOUT_S = 5
@@ -34,6 +34,7 @@ SMS_TIMEOUT_S = 5
 def make_app(settings: Settings, database: Database) -> Starlette:
     """The ASGI app on an open database. Raises SettingsError where a setting that it needs is missing."""
     require(settings, "token_secret")
+    firebase = make_firebase(settings)
     providers = make_providers(settings, database.sessions)
     listener = Listener(database.url, LIVE)
     http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)
@@ -55,6 +56,8 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         code_limits=CodeLimits(settings.sign_in_codes_per_address, settings.sms_daily_cap),
         lifetimes=_lifetimes(settings),
         min_app_versions={str(platform): version for platform, version in settings.min_app_versions.items()},
+        firebase=firebase,
+        operator_keys=make_operator_keys(settings),
     )
 
     @asynccontextmanager
@@ -66,6 +69,8 @@ def make_app(settings: Settings, database: Database) -> Starlette:
             await listener.stop()
             await http.aclose()
             await close_providers(providers)
+            if firebase is not None:
+                await firebase.close()
 
     app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
     app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock

@@ -22,7 +22,7 @@ from standpipe.app import make_app, make_signer
 from standpipe.db.migrate import check as check_migrations
 from standpipe.db.migrate import upgrade
 from standpipe.db.notify import COMMANDS, WORK, Listener
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
+from standpipe.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
 from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.models import CommandKind, Meter
@@ -72,7 +72,9 @@ def main() -> None:
         for line in error.lines:
             _errors.print(f"[bold red]standpipe:[/] {escape(line)}", soft_wrap=True, highlight=False)
         sys.exit(2)
-    except (InvalidInputError, NotFoundError, NotAuthenticatedError, ProviderUnavailableError) as error:
+    except (
+        *(InvalidInputError, NotFoundError, NotAuthenticatedError, ForbiddenError, ProviderUnavailableError),
+    ) as error:
         _errors.print(f"[bold red]standpipe:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
 

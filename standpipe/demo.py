@@ -108,6 +108,7 @@ def require_free_ports(settings: Settings) -> None:
         (settings.fake_chirpstack_port, "STANDPIPE_FAKE_CHIRPSTACK_PORT"),
         (settings.lorawan_http_port, "STANDPIPE_LORAWAN_HTTP_PORT"),
         (settings.fake_keypad_port, "STANDPIPE_FAKE_KEYPAD_PORT"),
+        (settings.fake_google_port, "STANDPIPE_FAKE_GOOGLE_PORT"),
         (settings.dlms_port or DEMO_DLMS_PORT, "STANDPIPE_DLMS_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
@@ -149,6 +150,7 @@ def world_of(settings: Settings) -> World:
         stripe_api_key=stripe_key,
         stripe_webhook_secret=next((s.get_secret_value() for s in settings.stripe_webhook_secrets), ""),
         credentials_file=settings.firebase_credentials,
+        fake_google_port=settings.fake_google_port,
         mpesa={
             "port": str(settings.fake_mpesa_port),
             "shortcode": settings.mpesa_shortcode or "",
@@ -295,6 +297,7 @@ async def _announce(settings: Settings, database: Database, environment: dict[st
         "fake_stripe_url": f"http://127.0.0.1:{settings.fake_stripe_port}",
         "fake_mpesa_url": f"http://127.0.0.1:{settings.fake_mpesa_port}",
         "keypads_url": f"http://127.0.0.1:{settings.fake_keypad_port}",
+        "fake_google_url": f"http://127.0.0.1:{settings.fake_google_port}",
         "fake_momo_url": f"http://127.0.0.1:{settings.fake_momo_port}",
         "fake_flutterwave_url": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
         "phone_number": seed.DEMO_PHONE,

@@ -35,6 +35,7 @@ def print_banner(described: dict[str, Any], graphiql_dir: str) -> None:
     )
     _console.print(f"  MTN MoMo      {described['fake_momo_url']}    (phones that ring)", markup=False)
     _console.print(f"  Keypads       {described['keypads_url']}    (type a token on a meter)", markup=False)
+    _console.print(f"  Google        {described['fake_google_url']}    (sign in by Firebase)", markup=False)
     _console.print(f"  Statement     {described['statement_url']}    (last month, as PDF)", markup=False)
     _console.print(f"  Demo token    {token}", markup=False)
     _console.print(f"  Phone number  {described['phone_number']}    (to sign in by code)", markup=False)

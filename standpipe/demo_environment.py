@@ -12,6 +12,7 @@ from typing import Any
 from cryptography.fernet import Fernet
 
 from standpipe.settings import Settings
+from standpipe.simulator.fake_phone import PROJECT
 
 DEMO_FACTOR = 240.0
 DEMO_DLMS_PORT = 4059
@@ -35,6 +36,9 @@ def demo_secrets(data_dir: Path) -> dict[str, str]:
     kept: dict[str, str] = json.loads(path.read_text())
     if "keypad_vending_key" not in kept:
         kept["keypad_vending_key"] = secrets.token_hex(20)
+        write_json(path, kept)
+    if "operator_key_secrets" not in kept:
+        kept["operator_key_secrets"] = Fernet.generate_key().decode()
         write_json(path, kept)
     missing = [name for name in _SECRETS if name not in kept]
     if missing:
@@ -128,6 +132,9 @@ def _outside(settings: Settings, kept: dict[str, str], currency: str) -> dict[st
         "MOMO_DISBURSEMENT_API_KEY": kept["momo_api_key"],
         "FLUTTERWAVE_URL": f"http://127.0.0.1:{settings.fake_flutterwave_port}",
         "FCM_BASE_URL": phone,
+        "FAKE_GOOGLE_PORT": settings.fake_google_port,
+        "FIREBASE_PROJECT_ID": PROJECT,
+        "FIREBASE_AUTH_URL": f"http://127.0.0.1:{settings.fake_google_port}",
         "SMS_URL": f"{phone}/sms",
     }
 

@@ -92,3 +92,7 @@ class NotAuthenticatedError(StandpipeError):
 
 class NotYetError(StandpipeError):
     """Something has to be waited for; whoever asked asks again later. Nothing is wrong."""
+
+
+class SignInUnavailableError(StandpipeError):
+    """Who issued a token does not answer, so that it can be neither believed nor refused: try again."""

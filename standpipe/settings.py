@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Seal meter keys at rest: Fernet keys, comma-separated, newest first. `gateway` needs one.",
     )
+    operator_key_secrets: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list,
+        description="Seal operators' TOTP secrets at rest: Fernet keys, comma-separated, newest first. Unset: no "
+        "operator can sign in.",
+    )
     sms_url: str | None = Field(
         None,
         description="Where sign-in codes are posted as JSON (the fake phone's `/sms`). Unset: phone sign-in is off.",
@@ -237,6 +242,17 @@ class Settings(BaseSettings):
     firebase_credentials: Path | None = Field(
         None, description="Firebase service-account JSON file. Unset: pushes are off and show as suppressed."
     )
+    firebase_project_id: str | None = Field(
+        None,
+        description="Firebase project whose ID tokens sign customers in (docs/api/firebase.md); needs the "
+        "service-account file. Unset: off.",
+    )
+    firebase_auth_url: str | None = Field(
+        None, description="Google's sign-in servers; the stand-in's address in tests and demo. Unset: Google's own."
+    )
+    firebase_timeout_s: float = Field(
+        5.0, gt=0, le=60, description="How long Google may take to say whether a sign-in still holds, in seconds."
+    )
     fcm_base_url: str = Field(
         "https://fcm.googleapis.com", description="FCM HTTP v1 address; the fake phone's in tests and demo."
     )
@@ -269,6 +285,10 @@ class Settings(BaseSettings):
         8100, ge=1, le=65535, description="Demo: port of the keypads' page and of the stand-in that makes tokens."
     )
 
+    fake_google_port: int = Field(
+        8110, ge=1, le=65535, description="Demo: port of the stand-in for Google's sign-in servers."
+    )
+
     clock_factor: float = Field(
         1.0, ge=1, le=100_000, description="How many times faster than real the town's clock runs."
     )
@@ -278,6 +298,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "meter_key_secrets",
+        "operator_key_secrets",
         "stripe_webhook_secrets",
         "sandbox_webhook_secrets",
         "sms_countries",

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import structlog
 from pydantic import SecretStr
 
+from standpipe.customers.firebase import FirebaseTokens, refuse_emulator
 from standpipe.db.embedded import embedded
 from standpipe.db.engine import Sessions, answers, create_engine, create_sessions, is_migrated
 from standpipe.errors import SettingsError
+from standpipe.meters.keys import KeyRing
 from standpipe.notifications.push import PushSender
 from standpipe.payments.answers import StoredAnswers
 from standpipe.payments.provider import Provider
@@ -250,6 +252,33 @@ def make_sender(settings: Settings) -> PushSender | None:
     if settings.firebase_credentials is None:
         return None
     return PushSender(settings.firebase_credentials, settings.fcm_base_url)
+
+
+def make_firebase(settings: Settings) -> FirebaseTokens | None:
+    """Who verifies Firebase's tokens; None where they are not taken.
+
+    Raises SettingsError for one that is set up by half, and wherever Firebase's emulator is named in the environment.
+    """
+    refuse_emulator()
+    if settings.firebase_project_id is None:
+        return None
+    if settings.firebase_credentials is None:
+        raise SettingsError(
+            "STANDPIPE_FIREBASE_CREDENTIALS is not set, but STANDPIPE_FIREBASE_PROJECT_ID is: without the "
+            "service-account file nobody can ask Google whether a sign-in was revoked."
+        )
+    return FirebaseTokens(
+        settings.firebase_project_id,
+        settings.firebase_credentials,
+        base_url=settings.firebase_auth_url,
+        timeout_s=settings.firebase_timeout_s,
+    )
+
+
+def make_operator_keys(settings: Settings) -> KeyRing | None:
+    """What seals operators' secrets; None where operators cannot sign in. Raises SettingsError for no Fernet key."""
+    secrets = _plain(settings.operator_key_secrets)
+    return KeyRing(secrets, "STANDPIPE_OPERATOR_KEY_SECRETS") if secrets else None
 
 
 def _whole(rail: str, settings: Settings, *names: str) -> None:

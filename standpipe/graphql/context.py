@@ -12,6 +12,7 @@ from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
 from standpipe.clock import Clock
+from standpipe.customers.firebase import FirebaseTokens
 from standpipe.customers.forgetting import is_present
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.sessions import Lifetimes
@@ -19,9 +20,10 @@ from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import Listener
-from standpipe.errors import NotAuthenticatedError
+from standpipe.errors import NotAuthenticatedError, SignInUnavailableError
 from standpipe.graphql.budget import Budgets, Streams
 from standpipe.graphql.documents import Documents
+from standpipe.meters.keys import KeyRing
 from standpipe.meters.members import MemberView, members_of_meters
 from standpipe.notifications.views import (
     AlertsRequest,
@@ -54,6 +56,8 @@ class Tools:
     sms_url: str | None
     sms_countries: list[str]
     public_url: str
+    firebase: FirebaseTokens | None
+    operator_keys: KeyRing | None
     caller: Callable[[HTTPConnection], str | None]
     code_limits: CodeLimits
     lifetimes: Lifetimes
@@ -66,10 +70,11 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class OperatorIdentity:
-    """An operator who has signed in."""
+    """An operator who has signed in. ``session_hash`` is their session's, by which signing out ends it."""
 
     name: str
     role: OperatorRole
+    session_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class Context:
     """One request, or one WebSocket connection. ``expires_at_s`` is the Unix second at which its token ends.
 
     ``session_id`` is the sign-in that the token came out of; None for a token of another issuer. ``check_revoked`` asks
-    that issuer whether the token still holds, and raises NotAuthenticatedError. ``address`` is where the request came
+    that issuer whether the token still holds, and raises NotAuthenticatedError or
+    SignInUnavailableError. ``address`` is where the request came
     from.
     """
 
@@ -132,6 +138,9 @@ class Context:
                 await self.check_revoked()
             except NotAuthenticatedError as error:
                 raise GraphQLError(str(error), extensions={"code": "UNAUTHENTICATED"}) from None
+            except SignInUnavailableError as error:
+                extensions = {"code": "SIGN_IN_UNAVAILABLE", "retryable": True}
+                raise GraphQLError(str(error), extensions=extensions) from None
         # An access token outlives its account by minutes.
         async with self.tools.sessions() as session:
             if not await is_present(session, customer_id):

@@ -16,6 +16,7 @@ from standpipe.graphql.errors import user_error
 from standpipe.graphql.guests import GuestMutation
 from standpipe.graphql.member_mutations import MemberMutation
 from standpipe.graphql.money_mutations import MoneyMutation, TopUpPayload
+from standpipe.graphql.operators import OperatorMutation
 from standpipe.graphql.preferences import PreferencesMutation
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.sign_in import SignInMutation
@@ -63,6 +64,7 @@ class Mutation(
     AlertMutation,
     DeviceMutation,
     PreferencesMutation,
+    OperatorMutation,
 ):
     """Where changing starts."""
 

@@ -23,6 +23,8 @@ from graphql import (
 PUBLIC = frozenset(
     {
         "__typename",
+        "appConfig",
+        "operatorSignIn",
         "signInStart",
         "signInFinish",
         "sessionRefresh",
@@ -32,7 +34,7 @@ PUBLIC = frozenset(
         "guestTopUpStart",
     }
 )
-EMPTY = frozenset({"viewer", "node"})
+EMPTY = frozenset({"viewer", "node", "operator"})
 
 
 def for_strangers(document: DocumentNode) -> tuple[DocumentNode, frozenset[str]] | None:

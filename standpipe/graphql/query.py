@@ -14,6 +14,7 @@ from standpipe.graphql.guard import pay_for_more
 from standpipe.graphql.guests import GuestQuery
 from standpipe.graphql.members import Invitation, load_invitations, load_member
 from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.operators import Operator, operator_of
 from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sign_in import Session, load_sessions
@@ -122,6 +123,10 @@ class Query(GuestQuery):
         async with info.context.tools.sessions() as session:
             person = await read_person(session, info.context.customer_id)
         return None if person is None else Viewer(id=strawberry.ID(person.id), person=person)
+
+    @strawberry.field(description="The operator who is signed in; null for everybody else.")
+    async def operator(self, info: Ctx) -> Operator | None:
+        return operator_of(info.context.operator)
 
     @strawberry.field(description="Anything of the viewer's by its id; null for every other id.")
     async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -19,9 +18,11 @@ from standpipe.customers.sessions import is_signed_in
 from standpipe.customers.tokens import AccessToken
 from standpipe.db.engine import DATABASE_DOWN
 from standpipe.db.notify import LIVE
-from standpipe.errors import ForbiddenError, NotAuthenticatedError, StandpipeError
-from standpipe.graphql.context import Context, OperatorIdentity, Tools
+from standpipe.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
+from standpipe.graphql import firebase_sign_in, operator_sign_in
+from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.cookies import WebCookies
+from standpipe.graphql.identity import Identity
 
 LOOK_ANYWAY_S = 30.0
 """A notification may be lost with its connection; whether a session lives is asked at least this often."""
@@ -38,39 +39,24 @@ class UnknownForNowError(StandpipeError):
         return "Not available at the moment. Please try again shortly."
 
 
-REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError)
+REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError, SignInUnavailableError)
 """Why a request is not answered at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a token proves; the fields are those of Context."""
-
-    customer_id: str | None = None
-    expires_at_s: int | None = None
-    session_id: str | None = None
-    operator: OperatorIdentity | None = None
-    check_revoked: Callable[[], Awaitable[None]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A way to sign in. ``looks_like`` only looks at a token's form; ``identify`` raises NotAuthenticatedError."""
-
-    looks_like: Callable[[str], bool]
-    identify: Callable[[Tools, str], Awaitable[Identity]]
-
-
-async def own_token(tools: Tools, token: str) -> Identity:
-    """An access token of ours, whose session must still live."""
+async def own_token(tools: Tools, token: str) -> Identity | None:
+    """An access token of ours, whose session must still live; whatever else is left does not verify."""
     read = tools.signer.read(token)
     if not await _is_signed_in(tools, read):
         raise NotAuthenticatedError("This sign-in has ended. Sign in again.")
     return Identity(customer_id=read.customer_id, expires_at_s=read.expires_at_s, session_id=read.session_id)
 
 
-WAYS: Sequence[Way] = (Way(lambda _token: True, own_token),)
-"""The first whose form a token has decides; our own tokens are what is left."""
+WAYS: Sequence[Callable[[Tools, str], Awaitable[Identity | None]]] = (
+    operator_sign_in.identify,
+    firebase_sign_in.identify,
+    own_token,
+)
+"""Each looks at a token's form, and gives None for what is another's; our own tokens are what is left."""
 
 
 async def find_out(context: Context) -> None:
@@ -96,8 +82,9 @@ async def find_out_of_socket(context: Context) -> None:
         await _sign_in(context, _bearer(str(header)))
     else:
         await _sign_in_by_cookie(context)
-    if context.customer_id is None and context.operator is None:
-        raise NotAuthenticatedError("Sign in with connection_init.")
+    if context.customer_id is None:
+        # Operators have nothing to listen to, and each request of theirs is to find out whether they still may.
+        raise NotAuthenticatedError("Sign in with connection_init, as a customer.")
     _close_in_time(context)
 
 
@@ -120,9 +107,12 @@ def refusal(error: StandpipeError) -> Response:
             status, code, headers = HTTPStatus.UNAUTHORIZED, "UNAUTHENTICATED", {"WWW-Authenticate": "Bearer"}
         case ForbiddenError():
             status, code, headers = HTTPStatus.FORBIDDEN, "FORBIDDEN", {}
+        case SignInUnavailableError():
+            status, code, headers = HTTPStatus.SERVICE_UNAVAILABLE, "SIGN_IN_UNAVAILABLE", {"Retry-After": "5"}
         case _:
             status, code, headers = HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE", {"Retry-After": "5"}
-    body = {"errors": [{"message": str(error), "extensions": {"code": code}}]}
+    extensions = {"code": code} | ({"retryable": True} if "Retry-After" in headers else {})
+    body = {"errors": [{"message": str(error), "extensions": extensions}]}
     return JSONResponse(body, status, headers)
 
 
@@ -136,11 +126,11 @@ def own_page_cookies(context: Context) -> tuple[WebCookies, Response]:
 
 
 async def _sign_in(context: Context, token: str) -> None:
-    way = next(way for way in WAYS if way.looks_like(token))
-    found = await way.identify(context.tools, token)
-    context.customer_id, context.session_id = found.customer_id, found.session_id
-    context.expires_at_s, context.operator = found.expires_at_s, found.operator
-    context.check_revoked = found.check_revoked
+    for identify in WAYS:
+        found = await identify(context.tools, token)
+        if found is not None:
+            found.put_into(context)
+            return
 
 
 async def _sign_in_by_cookie(context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Meter keys at rest: sealed under the operator's Fernet keys, newest first, so that those can be rotated."""
+"""Secrets at rest: sealed under the utility's Fernet keys, newest first, so that those can be rotated."""
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -6,14 +6,18 @@ from standpipe.errors import SettingsError
 
 
 class KeyRing:
-    """Seals with the first secret, opens with any. Raises SettingsError for a secret that is no Fernet key."""
+    """Seals with the first secret, opens with any. Raises SettingsError for a secret that is no Fernet key.
 
-    def __init__(self, secrets: list[str]) -> None:
+    ``setting`` is where the secrets came from: meters' keys and operators' secrets are sealed apart.
+    """
+
+    def __init__(self, secrets: list[str], setting: str = "STANDPIPE_METER_KEY_SECRETS") -> None:
+        self._setting = setting
         try:
             self._fernet = MultiFernet([Fernet(secret) for secret in secrets])
         except ValueError:
             raise SettingsError(
-                "STANDPIPE_METER_KEY_SECRETS: every part must be a Fernet key; `standpipe new-key` prints one."
+                f"{setting}: every part must be a Fernet key; `standpipe new-key` prints one."
             ) from None
 
     def seal(self, key: bytes) -> str:
@@ -29,6 +33,4 @@ class KeyRing:
         try:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
-            raise SettingsError(
-                "STANDPIPE_METER_KEY_SECRETS: none of these keys opens a stored meter key; was one dropped?"
-            ) from None
+            raise SettingsError(f"{self._setting}: none of these keys opens a stored key; was one dropped?") from None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
+from standpipe.customers.operators import MONEY, record
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import by_operator, group, minor, month_of, read_now, show, the_meter
 from standpipe.payments.arrears import add_arrears, write_off
@@ -64,7 +64,7 @@ def statement_issue(serial: str, month: Annotated[str, typer.Argument(help="Like
         await record(session, operator=by, action="statement.issue", subject_id=made.id, detail=detail)
         return number_text(made.number)
 
-    number = by_operator(work)
+    number = by_operator(work, may=MONEY)
     if number is None:
         raise InvalidInputError(f"{month} is closed already, or is not the month after the last one closed.")
     typer.echo(f"statement {number}: {serial}, {month}")
@@ -82,7 +82,7 @@ def arrears_add(serial: str, amount: str, reference: Reference) -> None:
         )
         return money_text(owed_minor, meter.currency)
 
-    typer.echo(f"{serial} owes {by_operator(work)}")
+    typer.echo(f"{serial} owes {by_operator(work, may=MONEY)}")
 
 
 @arrears.command("write-off")
@@ -97,7 +97,7 @@ def arrears_write_off(serial: str, amount: str, reference: Reference) -> None:
         )
         return money_text(owed_minor, meter.currency)
 
-    typer.echo(f"{serial} owes {by_operator(work)}")
+    typer.echo(f"{serial} owes {by_operator(work, may=MONEY)}")
 
 
 def _print(body: StatementBody, number: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.operators import CLAIM_CODES
 from standpipe.ids import is_id
 from standpipe.meters import claims
 from standpipe.office.desk import AsJson, by_operator, group, read, show
@@ -29,7 +30,7 @@ def claim_issue(
             await claims.issue(session, operator=by, serial=serial, expires_in_days=expires_in) for serial in serials
         ]
 
-    made: list[claims.IssuedClaim] = by_operator(work)
+    made: list[claims.IssuedClaim] = by_operator(work, may=CLAIM_CODES)
     if as_csv:
         rows = csv.writer(sys.stdout)
         rows.writerow(["serial", "code", "expires", "id"])
@@ -52,7 +53,7 @@ def claim_revoke(
             return 1
         return await claims.revoke_all(session, operator=by, serial=claim_or_serial)
 
-    typer.echo(f"revoked: {by_operator(work)}")
+    typer.echo(f"revoked: {by_operator(work, may=CLAIM_CODES)}")
 
 
 @claim.command("list")

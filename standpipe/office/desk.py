@@ -15,7 +15,7 @@ from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
+from standpipe.customers.models import OperatorRole, Utility
 from standpipe.customers.operators import authenticate_operator
 from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.meters.models import Meter
@@ -50,15 +50,20 @@ def at_desk(work: Callable[[Settings, Database, Rails], Awaitable[Any]]) -> Any:
     return asyncio.run(run())
 
 
-def by_operator(work: Callable[[AsyncSession, str, Rails, datetime], Awaitable[Any]]) -> Any:
-    """One transaction in an operator's name. Raises NotAuthenticatedError."""
+def by_operator(
+    work: Callable[[AsyncSession, str, Rails, datetime], Awaitable[Any]], *, may: Sequence[OperatorRole]
+) -> Any:
+    """One transaction in an operator's name. ``may``: whose work it is, besides ADMIN's (``customers.operators``).
+
+    Raises NotAuthenticatedError and ForbiddenError.
+    """
 
     async def run(settings: Settings, database: Database, providers: Rails) -> Any:
         key = os.environ.get(KEY, "")
         if not key:
             raise NotAuthenticatedError(f"Put your operator key into {KEY}.")
         async with database.sessions.begin() as session:
-            name = await authenticate_operator(session, key)
+            name = await authenticate_operator(session, key, may=may)
             return await work(session, name, providers, settings.clock.now())
 
     return at_desk(run)

@@ -9,7 +9,7 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
+from standpipe.customers.operators import FIELD_WORK, record
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meter_gateway.profiles.profile import CreditMethod, load_profiles
 from standpipe.meters import dlms as dlms_meters
@@ -62,7 +62,7 @@ def dlms_enrol(
         detail = {"profile": profile, "system_title": fields.get("system_title")}
         await record(session, operator=by, action="dlms.enrol", subject_id=meter_id, detail=detail)
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
     typer.echo(f"{serial}: may dial in as {profile}.")
 
 
@@ -77,7 +77,7 @@ def dlms_start_anew(
         await dlms_meters.start_anew(session, meter_id)
         await record(session, operator=by, action="dlms.start-anew", subject_id=meter_id, detail={"note": note})
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
     typer.echo(f"{serial}: its registers are taken as they are at its next contact.")
 
 

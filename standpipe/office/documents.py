@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
+from standpipe.customers.operators import PEOPLE, record
 from standpipe.documents.store import Document, add, all_documents, read_manifest, remove
 from standpipe.errors import InvalidInputError
 from standpipe.graphql.guard import prepare
@@ -43,7 +43,7 @@ def documents_add(
         await record(session, operator=by, action="documents.add", subject_id="documents", detail=detail)
         return fresh
 
-    fresh = by_operator(work)
+    fresh = by_operator(work, may=PEOPLE)
     out.print(f"{fresh} documents are trusted from now on; {len(found) - fresh} were already.")
 
 
@@ -76,7 +76,7 @@ def documents_remove(document_id: str) -> None:
         await remove(session, document_id)
         await record(session, operator=by, action="documents.remove", subject_id=document_id, detail={})
 
-    by_operator(work)
+    by_operator(work, may=PEOPLE)
     out.print(f"{document_id} is not trusted any more.")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.operators import FIELD_WORK
 from standpipe.office.desk import AsJson, by_operator, group, instant, read_now, register_ml, show, the_meter
 from standpipe.payments.rails import Rails
 from standpipe.units import ML_PER_KILOLITRE, money_text
@@ -102,7 +103,7 @@ def _decide(serial: str, act: Callable[[AsyncSession, str, str, datetime], Await
     async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> Outcome:
         return await act(session, by, (await the_meter(session, serial)).id, now)
 
-    done: Outcome = by_operator(work)
+    done: Outcome = by_operator(work, may=FIELD_WORK)
     more = money_text(done.charged_minor, done.currency)
     typer.echo(f"{serial}: {done.counted} counted; charges changed by {more}; {done.still_held} still held")
     if done.still_held:

@@ -7,6 +7,7 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.operators import MONEY
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ids import new_id
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, read, show
@@ -47,14 +48,15 @@ def refund_request(
             now=now,
         )
 
-    typer.echo(by_operator(work))
+    typer.echo(by_operator(work, may=MONEY))
 
 
 @refund.command("approve")
 def refund_approve(refund_id: str) -> None:
     """Approve what another operator asked for; the meter's truth decides whether it goes out."""
     state = by_operator(
-        lambda session, by, _rails, now: refunds.approve_refund(session, operator=by, refund_id=refund_id, now=now)
+        lambda session, by, _rails, now: refunds.approve_refund(session, operator=by, refund_id=refund_id, now=now),
+        may=MONEY,
     )
     typer.echo(f"{refund_id}: {state}")
 
@@ -63,7 +65,8 @@ def refund_approve(refund_id: str) -> None:
 def refund_reject(refund_id: str) -> None:
     """Turn a request down."""
     by_operator(
-        lambda session, by, _rails, now: refunds.reject_refund(session, operator=by, refund_id=refund_id, now=now)
+        lambda session, by, _rails, now: refunds.reject_refund(session, operator=by, refund_id=refund_id, now=now),
+        may=MONEY,
     )
 
 
@@ -106,7 +109,8 @@ def suspense_assign(
     top_up_id = by_operator(
         lambda session, by, _rails, now: suspense_work.assign(
             session, operator=by, item_id=item_id, serial=serial, note=note, now=now
-        )
+        ),
+        may=MONEY,
     )
     typer.echo(f"{item_id}: credited to {serial} as {top_up_id}")
 
@@ -117,7 +121,8 @@ def suspense_returned(item_id: str, note: Annotated[str, typer.Option(help="How 
     by_operator(
         lambda session, by, _rails, now: suspense_work.note_returned(
             session, operator=by, item_id=item_id, note=note, now=now
-        )
+        ),
+        may=MONEY,
     )
 
 

@@ -8,7 +8,7 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
+from standpipe.customers.operators import FIELD_WORK, record
 from standpipe.errors import InvalidInputError
 from standpipe.meters import commands
 from standpipe.meters.commands import OPEN
@@ -70,7 +70,7 @@ def meter_command(
         await record(session, operator=by, action=f"meter.{order}", subject_id=meter.id, detail={"command": command_id})
         return command_id
 
-    typer.echo(f"{by_operator(work)}: queued for {serial}; it goes out when the meter wakes.")
+    typer.echo(f"{by_operator(work, may=FIELD_WORK)}: queued for {serial}; it goes out when the meter wakes.")
 
 
 def _list(serial: str, *, as_json: bool) -> None:

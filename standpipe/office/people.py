@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,16 +10,25 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Operator, OperatorAction, Utility
-from standpipe.customers.operators import add_operator, authenticate_operator, disable_operator
-from standpipe.errors import NotFoundError
+from standpipe.customers.models import Operator, OperatorAction, OperatorRole, Utility
+from standpipe.customers.operator_sign_in import begin_totp, confirm_totp, set_password
+from standpipe.customers.operators import (
+    ANYBODY,
+    MONEY,
+    PEOPLE,
+    add_operator,
+    authenticate_operator,
+    change_role,
+    disable_operator,
+)
+from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import KEY, AsJson, at_desk, by_operator, group, minor, read, show, the_utility
 from standpipe.payments import agents, vouchers
 from standpipe.payments.rails import Rails
 from standpipe.payments.vend_models import Agent
-from standpipe.settings import Settings
+from standpipe.settings import Settings, load, require
 from standpipe.units import money_text
-from standpipe.wiring import Database
+from standpipe.wiring import Database, make_operator_keys
 
 operator = group("Operators, each with a key of their own.")
 agent = group("Cash agents and their floats.")
@@ -26,14 +36,17 @@ voucher = group("Vouchers.")
 
 
 @operator.command("add")
-def operator_add(name: str) -> None:
-    """Add an operator and print the key, once. The first needs nobody's key; every other an operator's."""
+def operator_add(
+    name: str, role: Annotated[OperatorRole, typer.Option(help="What they may do.")] = OperatorRole.ADMIN
+) -> None:
+    """Add an operator and print the key, once. The first needs nobody's key, and is ADMIN; every other an ADMIN's."""
 
     async def run(_settings: Settings, database: Database, _providers: Rails) -> str:
         async with database.sessions.begin() as session:
-            first = await session.scalar(select(Operator.id).limit(1)) is None
-            by = name if first else await authenticate_operator(session, os.environ.get(KEY, ""))
-            return await add_operator(session, name, by=by)
+            if await session.scalar(select(Operator.id).limit(1)) is None:
+                return await add_operator(session, name, by=name)
+            by = await authenticate_operator(session, os.environ.get(KEY, ""), may=PEOPLE)
+            return await add_operator(session, name, by=by, role=role)
 
     typer.echo(at_desk(run))
 
@@ -41,7 +54,46 @@ def operator_add(name: str) -> None:
 @operator.command("disable")
 def operator_disable(name: str) -> None:
     """End an operator's access."""
-    by_operator(lambda session, by, _rails, _now: disable_operator(session, name, by=by))
+    by_operator(lambda session, by, _rails, _now: disable_operator(session, name, by=by), may=PEOPLE)
+
+
+@operator.command("role")
+def operator_role(name: str, role: OperatorRole) -> None:
+    """Give an operator another role; it counts at once."""
+    by_operator(lambda session, by, _rails, _now: change_role(session, name, role, by=by), may=PEOPLE)
+
+
+@operator.command("password")
+def operator_password() -> None:
+    """Set your own password; it is asked for, or read from standard input. Wherever you are signed in ends."""
+    password = (
+        typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        if sys.stdin.isatty()
+        else sys.stdin.readline().rstrip("\r\n")
+    )
+    by_operator(lambda session, by, _rails, _now: set_password(session, by, password), may=ANYBODY)
+
+
+@operator.command("totp")
+def operator_totp(
+    code: Annotated[
+        str | None, typer.Option(help="A code of the authenticator: the secret counts from now on.")
+    ] = None,
+) -> None:
+    """Begin your own second factor: prints its address, once, for an authenticator. Then confirm it with --code."""
+    settings = load()
+    require(settings, "operator_key_secrets")
+    keys = make_operator_keys(settings)
+
+    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> str:
+        if keys is None:
+            raise InvalidInputError("There are no keys to seal the secret with.")
+        if code is None:
+            return await begin_totp(session, by, keys)
+        await confirm_totp(session, by, code, keys)
+        return "Confirmed: signing in takes a code from now on."
+
+    typer.echo(by_operator(work, may=ANYBODY))
 
 
 @operator.command("audit")
@@ -72,7 +124,7 @@ def agent_add(
             session, operator=by, utility_id=await the_utility(session, utility_id), name=name
         )
 
-    agent_id, key = by_operator(work)
+    agent_id, key = by_operator(work, may=MONEY)
     typer.echo(f"{agent_id} {key}")
 
 
@@ -96,13 +148,15 @@ def agent_deposit(
         )
         return f"float: {money_text(float_minor, found.currency)}"
 
-    typer.echo(by_operator(work))
+    typer.echo(by_operator(work, may=MONEY))
 
 
 @agent.command("disable")
 def agent_disable(agent_id: str) -> None:
     """End an agent's access; its float stays on the books."""
-    by_operator(lambda session, by, _rails, _now: agents.disable_agent(session, operator=by, agent_id=agent_id))
+    by_operator(
+        lambda session, by, _rails, _now: agents.disable_agent(session, operator=by, agent_id=agent_id), may=MONEY
+    )
 
 
 @agent.command("list")
@@ -141,5 +195,5 @@ def voucher_make(
         )
         return codes
 
-    for code in by_operator(work):
+    for code in by_operator(work, may=MONEY):
         typer.echo(code)

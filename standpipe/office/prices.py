@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
 from standpipe.customers.models import Utility
-from standpipe.customers.operators import record
+from standpipe.customers.operators import FIELD_WORK, record
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import (
     AsJson,
@@ -80,7 +80,7 @@ def tariff_publish(file: Path, utility_id: UtilityId = None) -> None:
             await record(session, operator=by, action="tariff.publish", subject_id=done.version_id, detail=detail)
         return done
 
-    done: Published = by_operator(work)
+    done: Published = by_operator(work, may=FIELD_WORK)
     _push(done.tariff_id, found.effective_from)
     if done.was_there:
         typer.echo(f"{found.tariff} from {found.effective_from} is published already, just so: nothing to do.")
@@ -114,7 +114,7 @@ def tariff_withdraw(code: str, effective_from: str, utility_id: UtilityId = None
         await record(session, operator=by, action="tariff.withdraw", subject_id=version_id, detail=detail)
         return version_id, known[0].tariff_id
 
-    version_id, tariff_id = by_operator(work)
+    version_id, tariff_id = by_operator(work, may=FIELD_WORK)
     # What waits in the meters is the withdrawn table: today's takes its place.
     _push(tariff_id, None)
     typer.echo(f"{version_id}: {code} from {day} is withdrawn")

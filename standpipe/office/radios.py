@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.operators import FIELD_WORK
 from standpipe.meters import lora_devices
 from standpipe.meters.lora_models import DeviceClass
 from standpipe.office.desk import AsJson, by_operator, group, read, show
@@ -35,7 +36,7 @@ def lorawan_device(
             application_id=application,
         )
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
 
 
 @lorawan.command("list")

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
+from standpipe.customers.operators import FIELD_WORK
 from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.access import find_by_account, locked_by_serial
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, show, the_utility
@@ -96,7 +97,7 @@ def supply_set(
         priced_anew = (tariff, households, groups) != (None, None, None)
         return priced_anew and await push_terms(session, await locked_by_serial(session, serial), from_.date(), now)
 
-    if by_operator(work):
+    if by_operator(work, may=FIELD_WORK):
         typer.echo(f"Its price table is queued for {serial}.")
 
 
@@ -107,7 +108,7 @@ def supply_move_out(serial: str, day: Day) -> None:
     async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> terms.Closing:
         return await terms.move_out(session, operator=by, serial=serial, day=day.date(), now=now)
 
-    closing: terms.Closing = by_operator(work)
+    closing: terms.Closing = by_operator(work, may=FIELD_WORK)
     measures = {
         "credit": closing.wallet_minor,
         "of it on its way to the meter": closing.on_its_way_minor,
@@ -127,7 +128,8 @@ def supply_move_in(
     by_operator(
         lambda session, by, _rails, now: terms.move_in(
             session, operator=by, serial=serial, household_id=household, day=day.date(), now=now
-        )
+        ),
+        may=FIELD_WORK,
     )
 
 
@@ -151,7 +153,7 @@ def supply_class(
             now=now,
         )
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
 
 
 @supply.command("utility")
@@ -188,7 +190,7 @@ def supply_utility(
         )
         await house_rules.set_rules(session, operator=by, utility_id=utility.id, change=change, now=now)
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
 
 
 @supply.command("release")
@@ -215,7 +217,7 @@ def supply_release(
             now=now,
         )
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
 
 
 def _why(order: cut_off.Order) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.operators import FIELD_WORK
 from standpipe.meters import keypads
 from standpipe.office.desk import AsJson, by_operator, group, out, read, show
 from standpipe.payments.rails import Rails
@@ -41,7 +42,7 @@ def token_enrol(
         )
         await keypads.enrol(session, operator=by, serial=serial, terms=terms, now=now)
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
     out.print(f"{serial} has a keypad, and tokens under revision {key_revision} of supply group {supply_group}.")
 
 
@@ -75,7 +76,7 @@ def token_key_changed(serial: str) -> None:
     async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> int:
         return await key_changed(session, operator=by, serial=serial)
 
-    out.print(f"{serial}: tokens are made under revision {by_operator(work)} from now on.")
+    out.print(f"{serial}: tokens are made under revision {by_operator(work, may=FIELD_WORK)} from now on.")
 
 
 @token.command("retry")
@@ -85,7 +86,7 @@ def token_retry(token_id: str) -> None:
     async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
         await try_again(session, operator=by, token_id=token_id)
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
     out.print(f"{token_id}: asked for again.")
 
 
@@ -98,7 +99,7 @@ def token_withdraw(
     async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
         await withdraw(session, operator=by, token_id=token_id, note=note)
 
-    by_operator(work)
+    by_operator(work, may=FIELD_WORK)
     out.print(f"{token_id}: withdrawn.")
 
 
@@ -119,7 +120,8 @@ def _request(serial: str, purpose: Purpose, key_revision: int | None = None) -> 
             session, operator=by, serial=serial, purpose=purpose, now=now, key_revision=key_revision
         )
 
-    out.print(f"Asked for: {by_operator(work)}. `standpipe token list {serial}` shows its digits once it is made.")
+    token_id = by_operator(work, may=FIELD_WORK)
+    out.print(f"Asked for: {token_id}. `standpipe token list {serial}` shows its digits once it is made.")
 
 
 def _row(item: KeypadToken) -> list[str]:

@@ -10,6 +10,7 @@ from standpipe.clock import Clock
 from standpipe.serving import serve
 from standpipe.simulator import (
     fake_flutterwave,
+    fake_google,
     fake_hsm,
     fake_momo,
     fake_mpesa,
@@ -50,6 +51,7 @@ class World:
     stripe_api_key: str
     stripe_webhook_secret: str
     credentials_file: Path
+    fake_google_port: int
     mpesa: dict[str, str]
     """Port, and what the shop and the stand-in agree on; likewise below."""
     momo: dict[str, str]
@@ -97,9 +99,11 @@ async def run_world(world: World) -> None:
         store=world.data_dir / "flutterwave.json",
     )
     phone = fake_phone.make_app(world.credentials_file)
+    google = fake_google.make_app(fake_phone.PROJECT, phone.state.phone.tokens)
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(asyncio.TaskGroup())
         served = {world.sandbox_port: sandbox, world.fake_stripe_port: stripe, world.phone_port: phone}
+        served[world.fake_google_port] = google
         rails = {int(rail["port"]): app for rail, app in
                  ((world.mpesa, mpesa), (world.momo, momo), (world.flutterwave, flutterwave))}  # fmt: skip
         for port, app in (served | rails).items():

@@ -25,6 +25,9 @@ async def serve(app: ASGIApp, host: str, port: int) -> None:
             host=host,
             port=port,
             log_level="warning",
+            # Its lines go through our own log. Addresses hold secrets, so that requests are not logged at all.
+            log_config=None,
+            access_log=False,
             lifespan="on",
             ws="websockets-sansio",
             ws_max_size=WS_MAX_BYTES,

@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 
+from standpipe import tracing
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import WORK, Listener
@@ -105,11 +106,12 @@ async def work_outbox(
         error = None
         try:
             fact = read(claimed)
-            await follow_up(sessions, providers, fact, clock, offline_after)
-            async with sessions.begin() as session:
-                row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
-                await react(session, fact, clock, offline_after)
-                finish(row)
+            with tracing.continue_from(claimed.traceparent), tracing.span("outbox", fact=claimed.kind):
+                await follow_up(sessions, providers, fact, clock, offline_after)
+                async with sessions.begin() as session:
+                    row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
+                    await react(session, fact, clock, offline_after)
+                    finish(row)
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
             _log.exception("reaction failed", fact_id=fact_id)

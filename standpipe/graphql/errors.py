@@ -8,6 +8,7 @@ import structlog
 from graphql import GraphQLError
 from strawberry.extensions import MaskErrors
 
+from standpipe import metrics
 from standpipe.errors import (
     AmountOutOfRangeError,
     ForbiddenError,
@@ -20,6 +21,9 @@ from standpipe.errors import (
 )
 from standpipe.graphql.base import Money, money
 
+INTERNAL = "INTERNAL"
+CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})
+"""The codes of errors that metrics tell apart."""
 _log = structlog.get_logger(__name__)
 
 
@@ -77,6 +81,12 @@ _CODES: dict[type[StandpipeError], UserErrorCode] = {
 
 def user_error(error: StandpipeError, language: str) -> UserError:
     """An expected failure as data. Re-raises one that no customer can do anything about."""
+    told = _user_error(error, language)
+    metrics.GRAPHQL_ERRORS.labels("user", told.code).inc()
+    return told
+
+
+def _user_error(error: StandpipeError, language: str) -> UserError:
     message = str(error)
     match error:
         case AmountOutOfRangeError():
@@ -116,6 +126,15 @@ class Masked(MaskErrors):
     def __init__(self) -> None:
         super().__init__(should_mask_error=_unexpected)
 
+    def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
+        shown = super()._process_errors(errors)
+        for error in shown:
+            code = str((error.extensions or {}).get("code", "INVALID"))
+            kind = "internal" if code == INTERNAL else "query"
+            # A code of ours, or one name for all that a library may call its errors.
+            metrics.GRAPHQL_ERRORS.labels(kind, code if code in CODES else "OTHER").inc()
+        return shown
+
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
         """Log the error once with an id, and give out nothing but the id."""
         error_id = secrets.token_hex(8)
@@ -126,7 +145,7 @@ class Masked(MaskErrors):
             source=error.source,
             positions=error.positions,
             path=error.path,
-            extensions={"code": "INTERNAL", "errorId": error_id},
+            extensions={"code": INTERNAL, "errorId": error_id},
         )
 
 

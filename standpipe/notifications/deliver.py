@@ -14,8 +14,10 @@ import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import tracing
+from standpipe.db import queue
 from standpipe.db.engine import Sessions
-from standpipe.db.queue import claim, database_now, finish, retry
+from standpipe.db.queue import Backlog, claim, database_now, finish, retry
 from standpipe.notifications.models import Alert, Delivery, DeliveryStatus, Device
 from standpipe.notifications.push import PushMessage, PushOutcome, PushSender
 from standpipe.notifications.texts import text_of
@@ -35,6 +37,7 @@ class _Job:
     device_id: str
     attempts: int
     message: PushMessage
+    traceparent: str | None
 
 
 async def deliver_due(sessions: Sessions, sender: PushSender | None, *, limit: int = 50) -> int:
@@ -47,15 +50,21 @@ async def deliver_due(sessions: Sessions, sender: PushSender | None, *, limit: i
     async def work(job: _Job) -> None:
         async with room:
             try:
-                outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
-                async with sessions.begin() as session:
-                    await _record(session, job, outcome)
+                with tracing.continue_from(job.traceparent), tracing.span("push"):
+                    outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
+                    async with sessions.begin() as session:
+                        await _record(session, job, outcome)
             except Exception:
                 # One that goes wrong must not take the batch with it: its lease runs out, and it is tried again.
                 _log.exception("delivery failed", delivery_id=job.delivery_id)
 
     await asyncio.gather(*(work(job) for job in jobs))
     return len(rows)
+
+
+async def backlog(session: AsyncSession) -> Backlog:
+    """The pushes that wait to be sent."""
+    return await queue.backlog(session, Delivery.updated_at, Delivery.due_at.is_not(None))
 
 
 async def _prepare(session: AsyncSession, rows: Sequence[Delivery], *, push_is_on: bool) -> list[_Job]:
@@ -76,7 +85,7 @@ async def _prepare(session: AsyncSession, rows: Sequence[Delivery], *, push_is_o
         elif device is None or not device.healthy:
             _end(row, DeliveryStatus.SUPPRESSED, "device cannot be reached any more")
         else:
-            jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device)))
+            jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device), row.traceparent))
     return jobs
 
 

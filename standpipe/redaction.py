@@ -35,7 +35,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{KEPT_OUT}",
     ),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{4,1000}(?:\.[A-Za-z0-9_-]{0,1000}){0,4}"), TOKEN),
-    (re.compile(r"\b(?:sk|rk|whsec)_[A-Za-z0-9_]{4,255}|_secret_[A-Za-z0-9_]{4,255}"), TOKEN),
+    (re.compile(r"\b(?:sk|rk|whsec)_[A-Za-z0-9_-]{4,255}|_secret_[A-Za-z0-9_-]{4,255}"), TOKEN),
     (re.compile(r"[^\s@\"'<>,;:()]{1,64}@[^\s@\"'<>,;:()]{1,253}"), ADDRESS),
 )
 _KEEP = (

@@ -147,7 +147,7 @@ def test_a_key_that_nobody_has_looked_at_shows_nothing() -> None:
 
 
 def test_every_key_in_the_code_is_on_the_list() -> None:
-    """One that is missing would show as "[kept out]": add it to ``standpipe.logs.KEYS``, if nothing personal can be in it."""
+    """One that is missing shows as "[kept out]": add it to ``standpipe.logs.KEYS`` if nothing personal can be in it."""
     used: dict[str, str] = {}
     for path in PACKAGE.rglob("*.py"):
         if "simulator" in path.parts:

@@ -1,6 +1,7 @@
 """Errors at this door, in one place: expected ones become data, unexpected ones are masked and logged with an id."""
 
 import secrets
+from collections.abc import Iterator
 from enum import StrEnum
 
 import strawberry
@@ -126,13 +127,14 @@ class Masked(MaskErrors):
     def __init__(self) -> None:
         super().__init__(should_mask_error=_unexpected)
 
+    def on_operation(self) -> Iterator[None]:
+        """Mask what came of an execution, and count it; what was never executed needs no mask."""
+        yield from super().on_operation()
+        _count(self.execution_context.pre_execution_errors or [])
+
     def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
         shown = super()._process_errors(errors)
-        for error in shown:
-            code = str((error.extensions or {}).get("code", "INVALID"))
-            kind = "internal" if code == INTERNAL else "query"
-            # A code of ours, or one name for all that a library may call its errors.
-            metrics.GRAPHQL_ERRORS.labels(kind, code if code in CODES else "OTHER").inc()
+        _count(shown)
         return shown
 
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
@@ -147,6 +149,15 @@ class Masked(MaskErrors):
             path=error.path,
             extensions={"code": INTERNAL, "errorId": error_id},
         )
+
+
+def _count(errors: list[GraphQLError]) -> None:
+    for error in errors:
+        code = str((error.extensions or {}).get("code", "INVALID"))
+        # A code of ours, or one name for all that a library may call its errors.
+        metrics.GRAPHQL_ERRORS.labels(
+            "internal" if code == INTERNAL else "query", code if code in CODES else "OTHER"
+        ).inc()
 
 
 def _unexpected(error: GraphQLError) -> bool:

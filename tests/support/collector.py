@@ -52,13 +52,11 @@ class Collector:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             named = {item.key: item.value.string_value for item in resource.resource.attributes}
             for span in (span for scope in resource.scope_spans for span in scope.spans):
-                attributes = {
-                    item.key: item.value.string_value or str(item.value.int_value) for item in span.attributes
-                }
+                told = {item.key: item.value.string_value or str(item.value.int_value) for item in span.attributes}
                 self.spans.append(
                     Span(
                         *(named["service.name"], span.name, span.span_id.hex(), span.parent_span_id.hex()),
-                        *(span.trace_id.hex(), attributes, tuple(link.trace_id.hex() for link in span.links)),
+                        *(span.trace_id.hex(), told, tuple(link.trace_id.hex() for link in span.links)),
                         failed=span.status.code == span.status.STATUS_CODE_ERROR,
                     )
                 )

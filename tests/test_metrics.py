@@ -42,11 +42,11 @@ async def listening(database_url: str) -> AsyncIterator[Listener]:
 
 
 async def read(http: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
-    """Every sample by name and labels."""
+    """Every sample by name and its labels in order."""
     answer = await http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
@@ -69,6 +69,8 @@ async def test_a_top_up_is_seen_in_the_metrics(town: Town) -> None:
         after = await read(http)
 
     def rose(*key: str) -> float:
+        name, *labels = key
+        key = (name, *sorted(labels))
         return after.get(key, 0) - before.get(key, 0)
 
     assert rose("standpipe_http_requests_total", "POST", "/webhooks/{provider}", "200") == 1

@@ -130,7 +130,8 @@ class Masked(MaskErrors):
     def on_operation(self) -> Iterator[None]:
         """Mask what came of an execution, and count it; what was never executed needs no mask."""
         yield from super().on_operation()
-        _count(self.execution_context.pre_execution_errors or [])
+        if self.execution_context.result is None:
+            _count(self.execution_context.pre_execution_errors or [])
 
     def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
         shown = super()._process_errors(errors)

@@ -102,11 +102,11 @@ async def _confirm_grants(session: AsyncSession, meter: Meter, statement: MeterS
         .values(confirmed_at=now, sent_at=func.coalesce(CreditGrant.sent_at, now))
         .returning(CreditGrant.granted_at, CreditGrant.traceparent)
     )
-    steps = sorted(confirmed.tuples(), key=lambda step: step[0])
-    for granted_at, traceparent in steps:
-        with tracing.continue_from(traceparent), tracing.span("credit confirmed", by="radio"):
-            _count(session, granted_at, now)
-            if granted_at == steps[-1][0]:
+    steps = sorted(confirmed.all(), key=lambda step: step.granted_at)
+    for step in steps:
+        with tracing.continue_from(step.traceparent), tracing.span("credit confirmed", by="radio"):
+            _count(session, step.granted_at, now)
+            if step is steps[-1]:
                 await publish(session, CreditConfirmed(meter.id, by_radio))
 
 

@@ -1,16 +1,20 @@
 """The HTTP server, put together: GraphQL, webhooks, pages."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from standpipe.addresses import caller_address
 from standpipe.api import agents
+from standpipe.api.admin import make_admin, ready
+from standpipe.api.observed import Observed
 from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
@@ -20,10 +24,12 @@ from standpipe.customers.sessions import Lifetime, Lifetimes
 from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
 from standpipe.db.notify import LIVE, Listener
+from standpipe.db.ready import Readiness, older_revisions
 from standpipe.graphql.budget import Budgets
 from standpipe.graphql.context import Tools
 from standpipe.graphql.documents import Documents
 from standpipe.graphql.view import GraphQLView
+from standpipe.serving import serve
 from standpipe.settings import Settings, require
 from standpipe.wiring import Database, close_providers, make_firebase, make_operator_keys, make_providers
 
@@ -72,11 +78,28 @@ def make_app(settings: Settings, database: Database) -> Starlette:
             if firebase is not None:
                 await firebase.close()
 
-    app = Starlette(routes=_routes(settings, tools), lifespan=lifespan)
+    app = Starlette(routes=_routes(settings, tools), lifespan=lifespan, middleware=[Middleware(Observed)])
+    app.state.readiness = Readiness(database.sessions, listener, older=older_revisions())
     app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock
     app.state.receipt_secret = tools.signer.secret
     app.state.trusted_proxies = settings.trusted_networks
     return app
+
+
+@asynccontextmanager
+async def observed(settings: Settings, database: Database, readiness: Readiness) -> AsyncIterator[None]:
+    """The role's admin port, for as long as the context lasts; off where none is set."""
+    if settings.metrics_port is None:
+        yield
+        return
+    admin = make_admin(database.sessions, readiness)
+    serving = asyncio.create_task(serve(admin, settings.metrics_host, settings.metrics_port))
+    try:
+        yield
+    finally:
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
 
 
 def make_signer(settings: Settings) -> TokenSigner:
@@ -114,6 +137,7 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
         Route("/receipts/{receipt_id}.pdf", receipt_pdf, methods=["GET"]),
         Route("/statements/{meter_id}/{month}.pdf", statement_pdf, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
+        Route("/readyz", ready, methods=["GET"]),
         WebSocketRoute("/graphql", view),
         Route("/graphql", view, methods=["GET", "POST"], max_body_size=GRAPHQL_MAX_BODY_BYTES),
     ]

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
@@ -18,10 +19,11 @@ from sqlalchemy import select
 
 from standpipe import demo as demo_role
 from standpipe import office
-from standpipe.app import make_app, make_signer
+from standpipe.app import make_app, make_signer, observed
 from standpipe.db.migrate import check as check_migrations
 from standpipe.db.migrate import upgrade
 from standpipe.db.notify import COMMANDS, WORK, Listener
+from standpipe.db.ready import Readiness, older_revisions
 from standpipe.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
 from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters.commands import enqueue, lock_meter
@@ -31,6 +33,7 @@ from standpipe.serving import serve as serve_http
 from standpipe.settings import Settings, load
 from standpipe.simulator.run import run_world
 from standpipe.wiring import (
+    Database,
     close_providers,
     configure_logging,
     database_url,
@@ -38,6 +41,7 @@ from standpipe.wiring import (
     make_providers,
     make_sender,
     migrated_database,
+    traced,
 )
 from standpipe.worker import run_worker
 
@@ -82,7 +86,7 @@ def main() -> None:
 @cli.command()
 def serve(tied: Tied = False) -> None:
     """Serve HTTP: GraphQL, webhooks, the return page."""
-    settings = _start()
+    settings = _start_role()
     make_signer(settings)
     demo_role.require_free_tcp(settings.http_host, settings.http_port, "STANDPIPE_HTTP_PORT")
     _run(_serve(settings), tied=tied)
@@ -91,13 +95,13 @@ def serve(tied: Tied = False) -> None:
 @cli.command()
 def worker(tied: Tied = False) -> None:
     """Work the queues: inbox, janitor, outbox, deliveries."""
-    _run(_worker(_start()), tied=tied)
+    _run(_worker(_start_role()), tied=tied)
 
 
 @cli.command()
 def gateway(tied: Tied = False) -> None:
     """Speak with meters: LwM2M over CoAP, DLMS with those that dial in, and LoRaWAN through ChirpStack."""
-    _run(_gateway(_start()), tied=tied)
+    _run(_gateway(_start_role()), tied=tied)
 
 
 @cli.command()
@@ -147,6 +151,13 @@ def _start() -> Settings:
     return settings
 
 
+def _start_role() -> Settings:
+    settings = _start()
+    if settings.metrics_port is not None:
+        demo_role.require_free_tcp(settings.metrics_host, settings.metrics_port, "STANDPIPE_METRICS_PORT")
+    return settings
+
+
 def _run(role: Coroutine[Any, Any, None], *, tied: bool) -> None:
     """Run a role until it ends, Ctrl-C, SIGTERM, or (tied) the parent's end, and let it close what it opened."""
 
@@ -182,16 +193,17 @@ def _wait_for_parent(loop: asyncio.AbstractEventLoop, task: "asyncio.Future[None
 
 
 async def _serve(settings: Settings) -> None:
-    async with migrated_database(settings) as database:
-        await serve_http(make_app(settings, database), settings.http_host, settings.http_port)
+    with traced(settings, "serve"):
+        async with migrated_database(settings) as database:
+            app = make_app(settings, database)
+            async with observed(settings, database, app.state.readiness):
+                await serve_http(app, settings.http_host, settings.http_port)
 
 
 async def _worker(settings: Settings) -> None:
     sender, issuer = make_sender(settings), make_issuer(settings)
-    async with migrated_database(settings) as database:
+    async with _working(settings, "worker", WORK) as (database, listener):
         providers = make_providers(settings, database.sessions)
-        listener = Listener(database.url, WORK)
-        await listener.start()
         try:
             offline_after = timedelta(hours=settings.offline_after_h)
             await run_worker(
@@ -200,7 +212,6 @@ async def _worker(settings: Settings) -> None:
                 token_after=timedelta(minutes=settings.keypad_token_after_min),
             )
         finally:
-            await listener.stop()
             await close_providers(providers)
             for outside in (sender, issuer):
                 if outside is not None:
@@ -208,13 +219,23 @@ async def _worker(settings: Settings) -> None:
 
 
 async def _gateway(settings: Settings) -> None:
-    async with migrated_database(settings) as database:
-        listener = Listener(database.url, COMMANDS)
-        await listener.start()
-        try:
-            await run_carriers(settings, database.sessions, listener)
-        finally:
-            await listener.stop()
+    async with _working(settings, "gateway", COMMANDS) as (database, listener):
+        await run_carriers(settings, database.sessions, listener)
+
+
+@asynccontextmanager
+async def _working(settings: Settings, role: str, channel: str) -> AsyncIterator[tuple[Database, Listener]]:
+    """What a role without a door for customers stands on: a database, an ear on one channel, and those who watch it."""
+    with traced(settings, role):
+        async with migrated_database(settings) as database:
+            listener = Listener(database.url, channel)
+            await listener.start()
+            try:
+                readiness = Readiness(database.sessions, listener, older=older_revisions())
+                async with observed(settings, database, readiness):
+                    yield database, listener
+            finally:
+                await listener.stop()
 
 
 async def _migrate(settings: Settings, *, check: bool) -> None:

@@ -78,6 +78,7 @@ def demo_environment(
         "CLOCK_FACTOR": factor,
         "CLOCK_ANCHOR_REAL_S": time.time(),
         "CLOCK_ANCHOR_AT": anchor_at.isoformat(),
+        "LOG_FORMAT": settings.log_format if "log_format" in settings.model_fields_set else "text",
         "LOG_LEVEL": settings.log_level if "log_level" in settings.model_fields_set else "ERROR",
         **_meters(settings, data_dir),
         **_outside(settings, kept, currency),

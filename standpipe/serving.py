@@ -114,6 +114,9 @@ async def serve(
             host=host,
             port=port,
             log_level="warning",
+            # Its lines go through our own log. Addresses hold secrets, so that requests are not logged at all.
+            log_config=None,
+            access_log=False,
             lifespan="on",
             http=protocol,
             ws="websockets-sansio",

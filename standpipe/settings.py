@@ -295,6 +295,17 @@ class Settings(BaseSettings):
     clock_anchor_real_s: float = Field(0.0, description="Real Unix time at which the town's clock stood at its anchor.")
     clock_anchor_at: datetime | None = Field(None, description="What the town's clock showed at its anchor (RFC 3339).")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field("json", description="`json`: a line is an object; `text`: for people, as in the demo.")
+    otel_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector for traces, `http://host:4318` (OTLP over HTTP). Unset: no traces."
+    )
+    otel_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of the traces that is kept, decided where each begins."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz of each role.")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the same; each role on one machine needs its own. Unset: off."
+    )
 
     @field_validator(
         "meter_key_secrets",

@@ -1,13 +1,14 @@
 """What every role puts together from the settings."""
 
-import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-import structlog
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import SecretStr
 
+from standpipe import logs, tracing
 from standpipe.customers.firebase import FirebaseTokens, refuse_emulator
 from standpipe.db.embedded import embedded
 from standpipe.db.engine import Sessions, answers, create_engine, create_sessions, is_migrated
@@ -23,13 +24,15 @@ from standpipe.payments.providers.sandbox import SandboxProvider
 from standpipe.payments.providers.stripe import StripeProvider
 from standpipe.payments.rails import Rails
 from standpipe.payments.split import FeeRule
+from standpipe.payments.watched import watched
 from standpipe.settings import Settings
 from standpipe.sts.keys import VENDING_KEY_BYTES
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.remote import RemoteIssuer
 from standpipe.vending.software import SoftwareIssuer
 
-_LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
+OTEL_TIMEOUT_S = 5
+"""Of one export, and so of what a role waits for when it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +44,31 @@ class Database:
 
 
 def configure_logging(settings: Settings) -> None:
-    """One line a log entry, to standard error. Raises SettingsError for a level that does not exist."""
-    level = _LEVELS.get(settings.log_level.upper())
-    if level is None:
-        raise SettingsError(f"STANDPIPE_LOG_LEVEL: {settings.log_level} is none of {', '.join(_LEVELS)}.")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(),
-    )
+    """One line a log entry, to standard error. Raises SettingsError for a level or format that does not exist."""
+    logs.configure(settings.log_level, settings.log_format, secret_texts(settings))
+
+
+def secret_texts(settings: Settings) -> Iterator[str]:
+    """Every secret that the settings hold, letter by letter."""
+    for value in dict(settings).values():
+        found = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
+        yield from (item.get_secret_value() for item in found if isinstance(item, SecretStr))
+    if settings.database_url:
+        yield urlsplit(settings.database_url).password or ""
+
+
+@contextmanager
+def traced(settings: Settings, role: str) -> Iterator[None]:
+    """Spans to the collector that the settings name, for as long as the context lasts; without one, none."""
+    if settings.otel_endpoint is None:
+        yield
+        return
+    exporter = OTLPSpanExporter(f"{settings.otel_endpoint.rstrip('/')}/v1/traces", timeout=OTEL_TIMEOUT_S)
+    tracing.start(exporter, f"standpipe-{role}", sample_ratio=settings.otel_sample_ratio)
+    try:
+        yield
+    finally:
+        tracing.stop()
 
 
 @asynccontextmanager
@@ -98,7 +110,7 @@ def make_providers(settings: Settings, sessions: Sessions) -> Rails:
         *(_stripe(settings), _mpesa(settings, sessions), _momo(settings)),
         *(_flutterwave(settings), _sandbox(settings)),
     )
-    providers = [provider for provider in found if provider is not None]
+    providers = [watched(provider) for provider in found if provider is not None]
     fees = {method: _fee(method, rule) for method, rule in settings.service_fees.items()}
     return Rails({provider.name: provider for provider in providers}, fees)
 

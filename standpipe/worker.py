@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from standpipe import tracing
 from standpipe.clock import Clock
 from standpipe.customers.retention import forget_sign_ins
 from standpipe.db.engine import Sessions
@@ -111,12 +112,13 @@ async def work_outbox(
         error = None
         try:
             fact = read(claimed)
-            await follow_up(sessions, providers, fact, clock, offline_after)
-            async with sessions.begin() as session:
-                row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
-                await react(session, fact, clock, offline_after)
-                finish(row)
-                redact(row)
+            with tracing.continue_from(claimed.traceparent), tracing.span("outbox", fact=claimed.kind):
+                await follow_up(sessions, providers, fact, clock, offline_after)
+                async with sessions.begin() as session:
+                    row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
+                    await react(session, fact, clock, offline_after)
+                    finish(row)
+                    redact(row)
         except (NotYetError, ProviderUnavailableError) as caught:
             error = str(caught)
             _log.info("reaction must wait", fact_id=fact_id, error=error)

@@ -199,7 +199,8 @@ async def town(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncIt
 
 
 @asynccontextmanager
-async def make_town(database_url: str, sessions: Sessions, folder: Path) -> AsyncIterator[Town]:
+async def make_town(database_url: str, sessions: Sessions, folder: Path, **more: str) -> AsyncIterator[Town]:
+    """``more``: further settings of the roles."""
     secret, key = Fernet.generate_key().decode(), b"prepaid key of the main job's me"
     started_at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=12)
     meter_id = await seed(sessions, KeyRing([secret]), started_at, key)
@@ -223,7 +224,7 @@ async def make_town(database_url: str, sessions: Sessions, folder: Path) -> Asyn
         "FIREBASE_CREDENTIALS": str(credentials),
         "FCM_BASE_URL": phone_url,
         "LOG_LEVEL": "ERROR",
-    }
+    } | more
     meter = SimulatedMeter(
         meter_config(key, started_at),
         store_dir=folder / "meters",

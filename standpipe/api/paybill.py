@@ -45,6 +45,6 @@ async def validation(request: Request) -> Response:
                 session, provider, account=asked.account_reference, amount_minor=asked.amount_minor, currency=CURRENCY
             )
     except (TimeoutError, *DATABASE_DOWN):
-        _log.error("validation not decided in time; accepted", account=asked.account_reference)
+        _log.error("validation not decided in time; accepted")
         verdict = Verdict.ACCEPT
     return JSONResponse(VALIDATION_ANSWERS[verdict])

@@ -7,6 +7,8 @@ from sqlalchemy import BigInteger, DateTime, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from standpipe.tracing import current_traceparent
+
 
 class Base(DeclarativeBase):
     """Each domain's models derive from this; Alembic compares its metadata with the migrated database."""
@@ -42,3 +44,9 @@ class QueueMixin:
     attempts: Mapped[int] = mapped_column(server_default="0")
     last_error: Mapped[str | None]
     dead_at: Mapped[datetime | None]
+
+
+class TracedMixin:
+    """A row that waits for somebody, and keeps the trace of what wrote it (``standpipe.tracing``)."""
+
+    traceparent: Mapped[str | None] = mapped_column(default=current_traceparent)

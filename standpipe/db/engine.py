@@ -1,8 +1,11 @@
 """Engine and session factory. Only doors, workers and commands open transactions with what is made here."""
 
-from sqlalchemy import URL, func, make_url, select
+from collections.abc import Callable
+
+from sqlalchemy import URL, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, TimeoutError  # noqa: A004 - the pool's own time-out.
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 Sessions = async_sessionmaker[AsyncSession]
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
@@ -25,6 +28,8 @@ def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_timeout=10,
+        # Errors quote the statement, not the phone numbers and names that it was given.
+        hide_parameters=True,
         connect_args={
             "server_settings": {
                 "application_name": "standpipe",
@@ -40,6 +45,17 @@ def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
 def create_sessions(engine: AsyncEngine) -> Sessions:
     """The factory that functions named with ``sessions`` take."""
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def pool_use(sessions: Sessions) -> tuple[int, int]:
+    """Connections in use now, and the most that there may be."""
+    pool = sessions.kw["bind"].sync_engine.pool
+    return (pool.checkedout(), pool.size() + pool._max_overflow) if isinstance(pool, QueuePool) else (0, 0)  # noqa: SLF001
+
+
+def after_commit(session: AsyncSession, call: Callable[[], object]) -> None:
+    """Run ``call`` once the caller's transaction has committed; never where it is rolled back."""
+    event.listen(session.sync_session, "after_commit", lambda _session: call(), once=True)
 
 
 async def answers(sessions: Sessions) -> bool:

@@ -4,12 +4,12 @@ A notification is a hint, never the truth: whoever hears one reads the rows. A l
 """
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
+import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,7 +22,7 @@ COMMANDS = "standpipe_commands"
 LIVE = "standpipe_live"
 """What a customer sees has changed (payload: meter or top-up id)."""
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 async def notify(session: AsyncSession, channel: str, payload: str) -> None:
@@ -44,6 +44,7 @@ class Listener:
         self._waiters: dict[tuple[str, str], set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self.is_connected = False
 
     async def start(self) -> None:
         """Begin listening; returns once the first connection listens."""
@@ -104,14 +105,16 @@ class Listener:
                     for channel in self._channels:
                         await connection.add_listener(channel, self._heard)
                     self._ready.set()
+                    self.is_connected = True
                     self._wake_all()
                     while not connection.is_closed():
                         await asyncio.sleep(5)
                         await connection.execute("SELECT 1", timeout=10)
                 finally:
+                    self.is_connected = False
                     connection.terminate()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-                _log.warning("listen connection lost: %s", error)
+                _log.warning("listen connection lost", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.5)
 
     def _wake_all(self) -> None:

@@ -7,15 +7,26 @@ database's own ``now()``: workers on machines with different clocks agree.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import metrics
 from standpipe.db.base import QueueMixin
+from standpipe.db.engine import after_commit
 
 Row = TypeVar("Row", bound=QueueMixin)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits, and for how long the oldest has."""
+
+    count: int
+    oldest_s: float
 
 
 async def claim(
@@ -66,9 +77,17 @@ async def retry(
     now = await database_now(session)
     if row.attempts >= max_attempts:
         row.due_at, row.dead_at = None, now
+        after_commit(session, metrics.QUEUE_GIVEN_UP.labels(type(row).__name__).inc)
         return False
     row.due_at = now + timedelta(seconds=backoff_s(row.attempts, base_s=base_s, cap_s=cap_s))
     return True
+
+
+async def backlog(session: AsyncSession, since: Any, waits: Any) -> Backlog:
+    """What waits, by the column that says since when; ``waits`` should be the condition of a partial index."""
+    age_s = func.extract("epoch", func.now() - func.min(since))
+    count, oldest_s = (await session.execute(select(func.count(), age_s).where(waits))).one()
+    return Backlog(count, max(float(oldest_s or 0), 0.0))
 
 
 def backoff_s(attempts: int, *, base_s: float, cap_s: float) -> float:

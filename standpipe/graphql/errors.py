@@ -1,6 +1,7 @@
 """Errors at this door, in one place: expected ones become data, unexpected ones are masked and logged with an id."""
 
 import secrets
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -9,6 +10,7 @@ import structlog
 from graphql import GraphQLError
 from strawberry.extensions import MaskErrors
 
+from standpipe import metrics
 from standpipe.errors import (
     AmountOutOfRangeError,
     ForbiddenError,
@@ -21,6 +23,9 @@ from standpipe.errors import (
 )
 from standpipe.graphql.base import Money, money
 
+INTERNAL = "INTERNAL"
+CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})
+"""The codes of errors that metrics tell apart."""
 _log = structlog.get_logger(__name__)
 
 
@@ -79,6 +84,12 @@ _CODES: dict[type[StandpipeError], UserErrorCode] = {
 
 def user_error(error: StandpipeError, language: str) -> UserError:
     """An expected failure as data. Re-raises one that no customer can do anything about."""
+    told = _user_error(error, language)
+    metrics.GRAPHQL_ERRORS.labels("user", told.code).inc()
+    return told
+
+
+def _user_error(error: StandpipeError, language: str) -> UserError:
     message = str(error)
     match error:
         case AmountOutOfRangeError():
@@ -119,6 +130,17 @@ class Masked(MaskErrors):
     def __init__(self) -> None:
         super().__init__(should_mask_error=_unexpected)
 
+    def on_operation(self) -> Iterator[None]:
+        """Mask what came of an execution, and count it; what was never executed needs no mask."""
+        yield from super().on_operation()
+        if self.execution_context.result is None:
+            _count(self.execution_context.pre_execution_errors or [])
+
+    def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
+        shown = super()._process_errors(errors)
+        _count(shown)
+        return shown
+
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
         """Log the error once with an id, and give out nothing but the id."""
         error_id = secrets.token_hex(8)
@@ -129,8 +151,17 @@ class Masked(MaskErrors):
             source=error.source,
             positions=error.positions,
             path=error.path,
-            extensions={"code": "INTERNAL", "errorId": error_id},
+            extensions={"code": INTERNAL, "errorId": error_id},
         )
+
+
+def _count(errors: list[GraphQLError]) -> None:
+    for error in errors:
+        code = str((error.extensions or {}).get("code", "INVALID"))
+        # A code of ours, or one name for all that a library may call its errors.
+        metrics.GRAPHQL_ERRORS.labels(
+            "internal" if code == INTERNAL else "query", code if code in CODES else "OTHER"
+        ).inc()
 
 
 def _unexpected(error: GraphQLError) -> bool:

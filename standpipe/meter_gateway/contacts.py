@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from standpipe import metrics, tracing
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError, NotFoundError
@@ -37,6 +38,7 @@ from standpipe.meters.reports import (
 )
 from standpipe.usage.readings import take_report
 
+CARRIER = "coap"
 MAX_COMMANDS = 8
 MAX_CONTACTS = 64
 REPLY_FIRST_S = 0.05
@@ -146,12 +148,14 @@ class Contacts:
         await self._observations.stop()
 
     async def _run(self, meter_id: str) -> None:
+        outcome = "failed"
         try:
             await asyncio.sleep(REPLY_FIRST_S)
             self._again.discard(meter_id)
             async with self._room:
-                await self._contact_or_sleep(meter_id)
+                outcome = await self._contact_or_sleep(meter_id)
         except NotFoundError:
+            outcome = "refused"
             _log.info("no contact: not registered", meter_id=meter_id)
         except Exception:
             _log.exception("contact failed", meter_id=meter_id)
@@ -159,40 +163,45 @@ class Contacts:
             self._running.pop(meter_id, None)
             self._peers.pop(meter_id, None)
             self._alive.discard(meter_id)
+            metrics.RADIO_CONTACTS.labels(CARRIER, outcome).inc()
             again = meter_id in self._again
             self._again.discard(meter_id)
         if again:
             self.begin(meter_id)
 
-    async def _contact_or_sleep(self, meter_id: str) -> None:
+    async def _contact_or_sleep(self, meter_id: str) -> str:
+        """Returns how it ended, as metrics say it."""
         self._alive.discard(meter_id)
         try:
-            await self._contact(meter_id)
+            with tracing.span("contact", carrier=CARRIER):
+                return await self._contact(meter_id)
         except MeterAsleepError as error:
             _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
             if meter_id in self._alive:
-                return
+                return "asleep"
             self._again.discard(meter_id)
             await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
             if meter_id in self._alive:
                 # It woke while we wrote down that it sleeps.
                 await self._in_transaction(lambda session: registrations.keep_awake(session, meter_id))
+            return "asleep"
 
-    async def _contact(self, meter_id: str) -> None:
+    async def _contact(self, meter_id: str) -> str:
         async with self._sessions() as session:
             identity = await by_meter_id(session, self._keys, meter_id)
             registration = await registrations.by_meter(session, meter_id)
         if not registration.awake:
-            return
+            return "asleep"
         listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
         self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
         if not await self._report(peer, identity, await self._read_back(peer, identity, registration)):
-            return
+            return "refused"
         await self._send_waiting(peer, identity, registration)
         if wants_observing(registration):
             await self._observations.watch(peer, registration)
         await rekey(self._sessions, self._keys, peer, identity, self._object_id)
+        return "done"
 
     async def _read_back(self, peer: MeterPeer, identity: MeterIdentity, registration: Registration) -> Facts:
         """What a contact begins with, beside the statement."""
@@ -211,9 +220,13 @@ class Contacts:
                 command = await commands.next_to_send(session, identity.meter_id, now)
             if command is None:
                 return
-            facts = await self._send(peer, identity, registration, command)
-            if facts is None or not await self._report(peer, identity, facts):
-                return
+            with (
+                tracing.continue_from(command.traceparent),
+                tracing.span("radio command", carrier=CARRIER, command=command.kind, attempt=command.attempt),
+            ):
+                facts = await self._send(peer, identity, registration, command)
+                if facts is None or not await self._report(peer, identity, facts):
+                    return
 
     async def _report(
         self,

@@ -6,10 +6,11 @@ tell. Carriers bring two verbs, ``listen`` and ``send``; what is stored, and whe
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import structlog
 
+from standpipe import tracing
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.errors import InvalidInputError, StandpipeError
@@ -52,7 +53,9 @@ class Heard:
 
 
 class Carrier(Protocol):
-    """One meter within reach."""
+    """One meter within reach. ``name``: the carrier's, in traces and metrics."""
+
+    name: ClassVar[str]
 
     async def listen(self) -> Heard:
         """Read the meter's statement and what it has to tell. Raises NoAnswerError."""
@@ -74,9 +77,15 @@ async def deliver(sessions: Sessions, clock: Clock, meter_id: str, carrier: Carr
             return
         async with sessions.begin() as session:
             command = await commands.next_to_send(session, meter_id, clock.now())
-        if command is None or not await _send(sessions, command, carrier):
+        if command is None:
             return
-        may_send = await _hear(sessions, clock, meter_id, carrier)
+        with (
+            tracing.continue_from(command.traceparent),
+            tracing.span("radio command", carrier=carrier.name, command=command.kind, attempt=command.attempt),
+        ):
+            if not await _send(sessions, command, carrier):
+                return
+            may_send = await _hear(sessions, clock, meter_id, carrier)
 
 
 async def _hear(sessions: Sessions, clock: Clock, meter_id: str, carrier: Carrier) -> bool:

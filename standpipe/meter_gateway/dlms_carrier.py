@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 
@@ -54,6 +54,8 @@ class Scales:
 @dataclass
 class DlmsCarrier:
     """A contact's view of the meter; see ``delivery.Carrier``. ``frames``: who it is to the token gateway's frames."""
+
+    name: ClassVar[str] = "dlms"
 
     sessions: Sessions
     clock: Clock

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from standpipe import metrics, tracing
 from standpipe.clock import Clock
 from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.db.notify import COMMANDS, Listener
@@ -197,6 +198,7 @@ class DlmsServer:
         line.task.add_done_callback(self._tasks.discard)
 
     async def _run(self, line: Line) -> None:
+        outcome = "failed"
         try:
             if line.carrier is None:
                 await self._welcome(line)
@@ -204,7 +206,9 @@ class DlmsServer:
                 line.again = False
                 await self._contact(line)
                 await self._take_pushes(line)
+            outcome = "done"
         except (NoAnswerError, ParsingError, NotFoundError, InvalidInputError) as error:
+            outcome = "asleep" if isinstance(error, NoAnswerError) else "refused"
             _log.info("connection ended", peer=line.wire.peer, meter_id=_meter_of(line), reason=str(error))
             line.wire.close(str(error))
         except StandpipeError as error:
@@ -218,6 +222,7 @@ class DlmsServer:
             line.wire.close("a mistake of ours")
         finally:
             line.task = None
+            metrics.RADIO_CONTACTS.labels(DlmsCarrier.name, outcome).inc()
         if line.again and line.wire.is_open:
             self._work(line)
 
@@ -293,7 +298,8 @@ class DlmsServer:
         await self._take_pushes(line)
         if line.carrier is not None:
             line.carrier = line.carrier.anew()
-            await deliver(self._sessions, self._clock, line.carrier.identity.meter_id, line.carrier)
+            with tracing.span("contact", carrier=line.carrier.name):
+                await deliver(self._sessions, self._clock, line.carrier.identity.meter_id, line.carrier)
 
     async def _take_pushes(self, line: Line) -> None:
         """What the meter told unasked; its counter is kept in the transaction that takes it in (M5)."""

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from standpipe import metrics, tracing
 from standpipe.clock import Clock
 from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.db.notify import COMMANDS, Listener
@@ -97,6 +98,7 @@ _CONDITIONS = {
     "reverse_flow": ConditionKind.REVERSE_FLOW,
     "tamper": ConditionKind.TAMPER,
 }
+CARRIER = "lorawan"
 _log = structlog.get_logger(__name__)
 
 
@@ -124,10 +126,17 @@ class LoraCarrier:
             device = await lora_devices.by_dev_eui(
                 session, self._keys, event.origin.dev_eui, event.origin.application_id
             )
+        outcome = "failed"
         try:
-            await self._taken(device, event)
+            with tracing.span("contact", carrier=CARRIER):
+                await self._taken(device, event)
+            outcome = "done"
         except (ParsingError, InvalidInputError) as error:
+            outcome = "refused"
             _log.warning("uplink refused", meter_id=device.meter.meter_id, reason=str(error))
+        finally:
+            if isinstance(event, Uplink):
+                metrics.RADIO_CONTACTS.labels(CARRIER, outcome).inc()
 
     async def _taken(self, device: LoraIdentity, event: Event) -> None:
         meter_id = device.meter.meter_id
@@ -258,6 +267,13 @@ class LoraCarrier:
         return len(tasks)
 
     async def _do(self, task: NetworkTask) -> None:
+        with (
+            tracing.continue_from(task.traceparent),
+            tracing.span("radio command", carrier=CARRIER, command=task.kind, step=task.state),
+        ):
+            await self._done(task)
+
+    async def _done(self, task: NetworkTask) -> None:
         try:
             item_id = await self._ask(task)
         except NetworkUnavailableError as error:

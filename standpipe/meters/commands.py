@@ -16,7 +16,9 @@ from typing import Any
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.db import queue
 from standpipe.db.notify import COMMANDS, LIVE, notify
+from standpipe.db.queue import Backlog
 from standpipe.errors import NotFoundError
 from standpipe.ids import new_id
 from standpipe.meters.measures import measure_of
@@ -55,6 +57,8 @@ class OutgoingCommand:
     currency: str
     tid_mark: int | None = None
     body: dict[str, Any] | None = None
+    traceparent: str | None = None
+    attempt: int = 1
 
 
 async def lock_meter(session: AsyncSession, meter_id: str) -> Meter:
@@ -156,6 +160,8 @@ async def next_to_send(session: AsyncSession, meter_id: str, now: datetime) -> O
         *(command.id, meter_id, command.sequence, CommandKind(command.kind), command.value, unit),
         tid_mark=command.tid_mark,
         body=command.body,
+        traceparent=command.traceparent,
+        attempt=command.attempts,
     )
 
 
@@ -221,6 +227,11 @@ async def in_flight(session: AsyncSession, meter_id: str, kind: CommandKind) -> 
         .execution_options(populate_existing=True)
     )
     return found
+
+
+async def backlog(session: AsyncSession) -> Backlog:
+    """The commands of all meters whose end is not known."""
+    return await queue.backlog(session, MeterCommand.created_at, MeterCommand.status.in_(OPEN))
 
 
 async def history(session: AsyncSession, meter_id: str, *, limit: int = 50) -> Sequence[MeterCommand]:

@@ -50,6 +50,7 @@ class NetworkTask:
     tid_mark: int | None
     expires_at: datetime | None
     body: dict[str, Any] | None = None
+    traceparent: str | None = None
 
 
 async def prepare(session: AsyncSession, meter_id: str, now: datetime, *, listens: bool) -> bool:
@@ -181,6 +182,7 @@ async def claim_tasks(session: AsyncSession, *, limit: int = 20) -> list[Network
                 tid_mark=command.tid_mark,
                 expires_at=command.deadline_at,
                 body=command.body,
+                traceparent=command.traceparent,
             )
         )
     return tasks

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base
+from standpipe.db.base import Base, TracedMixin
 
 _ACCOUNT_NUMBER = "ltrim(upper(regexp_replace(serial, '[^A-Za-z0-9]', '', 'g')), '0')"
 
@@ -184,7 +184,7 @@ class DlmsMeter(Base):
     profile_read_to: Mapped[datetime | None]
 
 
-class CreditGrant(Base):
+class CreditGrant(TracedMixin, Base):
     """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique.
 
     ``revoked_minor`` of it was taken back before the meter had it; the totals of later steps fall with it. A VOLUME
@@ -227,7 +227,7 @@ class CreditGrant(Base):
     typed_at: Mapped[datetime | None]
 
 
-class MeterCommand(Base):
+class MeterCommand(TracedMixin, Base):
     """A command to one meter, numbered in the order in which the meter must take them.
 
     ``tid_mark`` of a credit: keypad tokens with a TID up to it are in this total. It is not sent from ``deadline_at``

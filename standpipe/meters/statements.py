@@ -1,11 +1,14 @@
 """The meter's own word, applied: the only place where a command becomes CONFIRMED and credit counts as delivered."""
 
 from datetime import datetime
+from functools import partial
 
 import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import metrics, tracing
+from standpipe.db.engine import after_commit
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import InvalidInputError
 from standpipe.meters import effects
@@ -88,7 +91,7 @@ async def _confirm_grants(session: AsyncSession, meter: Meter, statement: MeterS
     """Steps within the total that it took by radio; and those typed, where it can be told which they are."""
     measure, by_radio = measure_of(meter), radio_total(meter, statement)
     await _confirm_typed(session, meter, statement, now)
-    confirmed = await session.scalars(
+    confirmed = await session.execute(
         update(CreditGrant)
         .where(
             CreditGrant.meter_id == meter.id,
@@ -97,10 +100,14 @@ async def _confirm_grants(session: AsyncSession, meter: Meter, statement: MeterS
             CreditGrant.confirmed_at.is_(None),
         )
         .values(confirmed_at=now, sent_at=func.coalesce(CreditGrant.sent_at, now))
-        .returning(CreditGrant.credit_key)
+        .returning(CreditGrant.granted_at, CreditGrant.traceparent)
     )
-    if confirmed.all():
-        await publish(session, CreditConfirmed(meter.id, by_radio))
+    steps = sorted(confirmed.all(), key=lambda step: step.granted_at)
+    for step in steps:
+        with tracing.continue_from(step.traceparent), tracing.span("credit confirmed", by="radio"):
+            _count(session, step.granted_at, now)
+            if step is steps[-1]:
+                await publish(session, CreditConfirmed(meter.id, by_radio))
 
 
 async def _confirm_typed(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
@@ -123,7 +130,14 @@ async def _confirm_typed(session: AsyncSession, meter: Meter, statement: MeterSt
     for grant in issued:
         if grant.confirmed_at is None:
             grant.confirmed_at = grant.typed_at = now
-            await publish(session, CreditConfirmed(meter.id, grant.total_after_ml))
+            with tracing.continue_from(grant.traceparent), tracing.span("credit confirmed", by="keypad"):
+                _count(session, grant.granted_at, now)
+                await publish(session, CreditConfirmed(meter.id, grant.total_after_ml))
+
+
+def _count(session: AsyncSession, granted_at: datetime, now: datetime) -> None:
+    waited_s = max((now - granted_at).total_seconds(), 0.0)
+    after_commit(session, partial(metrics.CREDIT_CONFIRMED_S.observe, waited_s))
 
 
 async def _resolve_commands(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
@@ -148,9 +162,14 @@ async def _resolve_passed(
         command.status, command.confirmed_at, command.reason = CommandStatus.CONFIRMED, now, None
         return
     _log.warning("command renumbered", meter_id=meter.id, command_id=command.id)
-    await enqueue(
-        session, meter, kind=CommandKind(command.kind), value=command.value, void_at=command.void_at, body=command.body
-    )
+    with tracing.continue_from(command.traceparent), tracing.span("renumber"):
+        await enqueue(
+            *(session, meter),
+            kind=CommandKind(command.kind),
+            value=command.value,
+            void_at=command.void_at,
+            body=command.body,
+        )
     command.status, command.reason = (
         CommandStatus.SUPERSEDED,
         "renumbered: the meter's sequence had passed it",

@@ -15,10 +15,12 @@ import structlog
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import tracing
 from standpipe.clock import Clock
 from standpipe.customers.models import Membership
+from standpipe.db import queue
 from standpipe.db.engine import Sessions
-from standpipe.db.queue import claim, database_now, finish, retry
+from standpipe.db.queue import Backlog, claim, database_now, finish, retry
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import (
     Alert,
@@ -54,6 +56,7 @@ class _Job:
     device_id: str
     attempts: int
     message: PushMessage
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +88,21 @@ async def deliver_due(
     async def work(job: _Job) -> None:
         async with room:
             try:
-                outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
-                async with sessions.begin() as session:
-                    await _record(session, job, outcome)
+                with tracing.continue_from(job.traceparent), tracing.span("push"):
+                    outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
+                    async with sessions.begin() as session:
+                        await _record(session, job, outcome)
             except Exception:
                 # One that goes wrong must not take the batch with it: its lease runs out, and it is tried again.
                 _log.exception("delivery failed", delivery_id=job.delivery_id)
 
     await asyncio.gather(*(work(job) for job in jobs))
     return len(rows)
+
+
+async def backlog(session: AsyncSession) -> Backlog:
+    """The pushes that wait to be sent."""
+    return await queue.backlog(session, Delivery.updated_at, Delivery.due_at.is_not(None))
 
 
 async def _prepare(session: AsyncSession, rows: Sequence[Delivery], clock: Clock, *, push_is_on: bool) -> list[_Job]:
@@ -125,7 +134,7 @@ async def _prepare(session: AsyncSession, rows: Sequence[Delivery], clock: Clock
             row.attempts -= 1
             row.due_at = real_now + timedelta(seconds=clock.real_s(quiet - now))
         else:
-            jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device)))
+            jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device), row.traceparent))
     return jobs
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, QueueMixin
+from standpipe.db.base import Base, QueueMixin, TracedMixin
 
 
 class AlertKind(StrEnum):
@@ -116,7 +116,7 @@ class NotificationPreference(Base):
     weekly_digest: Mapped[bool] = mapped_column(server_default="false")
 
 
-class Delivery(QueueMixin, Base):
+class Delivery(TracedMixin, QueueMixin, Base):
     """One alert to one device; without a device, the record that a customer could not be reached."""
 
     __tablename__ = "deliveries"

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.db import queue
 from standpipe.db.notify import WORK, notify
+from standpipe.db.queue import Backlog
 from standpipe.outbox.models import OutboxFact
 
 
@@ -184,3 +186,8 @@ def read(row: OutboxFact) -> Fact:
     if row.kind not in _KINDS:
         raise LookupError(f"unknown fact {row.kind}")
     return _KINDS[row.kind](**row.payload)
+
+
+async def backlog(session: AsyncSession) -> Backlog:
+    """The facts that nobody has reacted to yet."""
+    return await queue.backlog(session, OutboxFact.created_at, OutboxFact.due_at.is_not(None))

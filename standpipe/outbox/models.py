@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, QueueMixin
+from standpipe.db.base import Base, QueueMixin, TracedMixin
 
 
-class OutboxFact(QueueMixin, Base):
+class OutboxFact(TracedMixin, QueueMixin, Base):
     """One fact that someone may react to; ``kind`` names its dataclass in ``standpipe.outbox.facts``."""
 
     __tablename__ = "outbox_facts"

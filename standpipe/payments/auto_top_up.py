@@ -26,12 +26,13 @@ from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import AutoTopUpEnded, publish
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus, Provider
 from standpipe.payments.rails import fee_rule, provider_of
 from standpipe.payments.request_keys import once
 from standpipe.payments.saved_methods import require_card
 from standpipe.payments.split import fee_for
+from standpipe.payments.timeline import note_status
 from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
 from standpipe.units import local_midnight
@@ -204,7 +205,7 @@ async def consider(sessions: Sessions, providers: Mapping[str, Provider], clock:
             return None
         session.add(top_up)
         await session.flush()
-        session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
+        note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=CREATED, at=now)
         row.awaiting_top_up_id, row.updated_at = top_up.id, now
         top_up_id = top_up.id
     await create_at_provider(sessions, providers, clock, top_up_id)

@@ -10,7 +10,9 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import metrics
 from standpipe.customers.models import Utility
+from standpipe.db.engine import after_commit
 from standpipe.errors import InvalidInputError
 from standpipe.ledger.dues import Dues, dues_of
 from standpipe.ledger.models import AccountKind
@@ -99,6 +101,7 @@ async def book_captured(
     top_up.standing_minor += parts.standing_minor
     top_up.debt_minor += parts.debt_minor
     await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor, key))
+    after_commit(session, metrics.PAYMENTS_SETTLED.labels(top_up.provider).inc)
 
 
 def captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:

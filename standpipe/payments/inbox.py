@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 
 import structlog
-from sqlalchemy import func, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import tracing
 from standpipe.clock import Clock
+from standpipe.db import queue
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import WORK, notify
-from standpipe.db.queue import claim, finish, retry
+from standpipe.db.queue import Backlog, claim, finish, retry
 from standpipe.errors import NotFoundError
 from standpipe.payments import paybill, saved_methods
 from standpipe.payments.answers import take_answer
@@ -18,6 +20,7 @@ from standpipe.payments.models import ProviderEvent, Refund, TopUp
 from standpipe.payments.provider import (
     NoticeSubject,
     Provider,
+    ProviderNotice,
     ProviderRefusedError,
     ProviderUnavailableError,
     WebhookCall,
@@ -38,6 +41,8 @@ async def receive(session: AsyncSession, provider: Provider, call: WebhookCall) 
     """
     provider.authenticate(call)
     notice = provider.parse(call)
+    if tracing.is_on():
+        tracing.belongs_to(await _trace_of(session, provider.name, notice))
     values = {
         "provider": provider.name,
         "event_id": notice.event_id,
@@ -64,12 +69,25 @@ async def receive(session: AsyncSession, provider: Provider, call: WebhookCall) 
     return fresh is not None
 
 
+async def _trace_of(session: AsyncSession, provider: str, notice: ProviderNotice) -> str | None:
+    """The trace of the top-up that a notice is about, where that can be told without asking the provider."""
+    refs = [ref for ref in (notice.provider_ref, notice.receipt_ref) if ref]
+    ours = [notice.reference] if notice.reference else []
+    by_ref = or_(TopUp.provider_ref.in_(refs), TopUp.alias_ref.in_(refs), TopUp.receipt_ref.in_(refs))
+    by_reference = or_(TopUp.id.in_(ours), TopUp.account_reference.in_(ours))
+    found: str | None = await session.scalar(
+        select(TopUp.traceparent).where(TopUp.provider == provider, or_(by_ref, by_reference)).limit(1)
+    )
+    return found
+
+
 async def work_inbox(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, limit: int = 20) -> int:
     """Settle what due notices are about; returns how many were claimed."""
     async with sessions.begin() as session:
         rows = await claim(session, ProviderEvent, limit=limit, lease_s=LEASE_S)
     for row in rows:
-        outcome, error = await _work_one(sessions, providers, clock, row)
+        with tracing.continue_from(row.traceparent), tracing.span("inbox", provider=row.provider, subject=row.subject):
+            outcome, error = await _work_one(sessions, providers, clock, row)
         async with sessions.begin() as session:
             live = await session.get(ProviderEvent, row.id, with_for_update=True)
             assert live is not None, "rows are never deleted"  # noqa: S101 - for the type checker.
@@ -79,6 +97,11 @@ async def work_inbox(sessions: Sessions, providers: Mapping[str, Provider], cloc
             elif not await retry(session, live, error, max_attempts=MAX_ATTEMPTS, base_s=0.5, cap_s=900):
                 _log.error("notice given up; a person must look", provider=live.provider, event_id=live.event_id)
     return len(rows)
+
+
+async def backlog(session: AsyncSession) -> Backlog:
+    """The notices that nobody has worked yet."""
+    return await queue.backlog(session, ProviderEvent.received_at, ProviderEvent.due_at.is_not(None))
 
 
 async def _work_one(

@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, LargeBinary, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, QueueMixin
+from standpipe.db.base import Base, QueueMixin, TracedMixin
 
 
-class TopUp(QueueMixin, Base):
+class TopUp(TracedMixin, QueueMixin, Base):
     """A vend that somebody pays for. Its id is our reference at the provider, stored before the first call.
 
     Running totals already posted: ``captured_minor``, ``refunded_minor``, ``disputed_minor``, ``dispute_fee_minor``,
@@ -97,7 +97,7 @@ class TopUpEvent(Base):
     at: Mapped[datetime]
 
 
-class ProviderEvent(QueueMixin, Base):
+class ProviderEvent(TracedMixin, QueueMixin, Base):
     """A notice as the provider sent it, stored before it is answered. ``body`` is raw: JSONB cannot hold a NUL."""
 
     __tablename__ = "provider_events"

@@ -19,12 +19,13 @@ from standpipe.ids import new_id
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus, PaymentTruth, Provider, ProviderUnavailableError
 from standpipe.payments.rails import fee_rule, provider_of
 from standpipe.payments.settle import apply_truth, lock_top_up, settle
 from standpipe.payments.split import FeeRule, fee_for
 from standpipe.payments.suspense import hold
+from standpipe.payments.timeline import note_status
 
 MAX_ACCOUNT_LENGTH = 64
 _log = structlog.get_logger(__name__)
@@ -261,5 +262,5 @@ async def _credit(
         .returning(TopUp.id)
     )
     assert top_up_id is not None, "inserted above"  # noqa: S101 - for the type checker.
-    session.add(TopUpEvent(top_up_id=top_up_id, status="CREATED", at=now))
+    note_status(session, top_up_id=top_up_id, provider=rail.name, status="CREATED", at=now)
     await apply_truth(session, await lock_top_up(session, top_up_id), truth, now, rail)

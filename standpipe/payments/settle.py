@@ -13,6 +13,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe import tracing
 from standpipe.clock import Clock
 from standpipe.db.engine import Sessions
 from standpipe.db.notify import LIVE, notify
@@ -20,7 +21,7 @@ from standpipe.errors import NotFoundError
 from standpipe.ids import new_id
 from standpipe.outbox.facts import SecondPayment, TopUpFailed, publish
 from standpipe.payments.booking import book_captured, book_dispute_fee, book_taken_back
-from standpipe.payments.models import Refund, TopUp, TopUpEvent
+from standpipe.payments.models import Refund, TopUp
 from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
@@ -36,6 +37,7 @@ from standpipe.payments.refund_states import AT_PROVIDER, RefundState, apply_ref
 from standpipe.payments.saved_methods import keep_card
 from standpipe.payments.schedule import plan_next_poll
 from standpipe.payments.suspense import hold_foreign, out_of_suspense
+from standpipe.payments.timeline import note_status
 from standpipe.payments.vend_models import SavedMethod
 
 MAX_ROUNDS = 8
@@ -53,6 +55,7 @@ class _Snapshot:
     request: PaymentRequest
     age_s: float
     internal: bool
+    traceparent: str | None
     refunds: tuple[RefundTruth, ...]
     """Those that the provider took on, as we last knew them. One that succeeded can still come back."""
 
@@ -77,16 +80,17 @@ async def settle(
         snapshot = await _snapshot(sessions, top_up_id)
         if snapshot.internal:
             return
-        truth = await _ask(provider_of(providers, snapshot.provider), snapshot, provider_ref)
-        truth = replace(truth, receipt_ref=truth.receipt_ref or receipt_ref)
-        if truth.reference is None and account is not None and account == snapshot.request.account_reference:
-            truth = replace(truth, reference=top_up_id)
-        async with sessions.begin() as session:
-            top_up = await lock_top_up(session, top_up_id)
-            # Another worker settled while we asked: what we were told may be older than what it was told (P17).
-            if top_up.version == snapshot.version:
-                await apply_truth(session, top_up, truth, clock.now(), provider_of(providers, top_up.provider))
-                return
+        with tracing.continue_from(snapshot.traceparent), tracing.span("settle", provider=snapshot.provider):
+            truth = await _ask(provider_of(providers, snapshot.provider), snapshot, provider_ref)
+            truth = replace(truth, receipt_ref=truth.receipt_ref or receipt_ref)
+            if truth.reference is None and account is not None and account == snapshot.request.account_reference:
+                truth = replace(truth, reference=top_up_id)
+            async with sessions.begin() as session:
+                top_up = await lock_top_up(session, top_up_id)
+                # Another worker settled while we asked: what we were told may be older than what it was told (P17).
+                if top_up.version == snapshot.version:
+                    await apply_truth(session, top_up, truth, clock.now(), provider_of(providers, top_up.provider))
+                    return
     # What others saw may be older than what we were called for: whoever called asks again.
     raise ProviderUnavailableError(snapshot.provider, "others settle this payment at the same moment")
 
@@ -232,7 +236,7 @@ async def _apply_to_sibling(
     query = select(TopUp.id).where(TopUp.provider == top_up.provider, TopUp.provider_ref == truth.provider_ref)
     sibling = await lock_top_up(session, fresh or (await session.scalars(query)).one())
     if fresh is not None:
-        session.add(TopUpEvent(top_up_id=fresh, status="CREATED", at=now))
+        note_status(session, top_up_id=fresh, provider=top_up.provider, status="CREATED", at=now)
         _log.error("second payment for one intention", top_up_id=top_up.id, sibling_id=fresh)
         await publish(session, SecondPayment(top_up.id, fresh))
         await apply_truth(session, sibling, truth, now, provider)
@@ -256,6 +260,7 @@ async def _snapshot(sessions: Sessions, top_up_id: str) -> _Snapshot:
             request=await request_of(session, top_up),
             age_s=age.total_seconds(),
             internal=top_up.origin in INTERNAL,
+            traceparent=top_up.traceparent,
             refunds=tuple(
                 RefundTruth(row.provider_ref, row.amount_minor, row.currency, AT_PROVIDER[RefundState(row.status)])
                 for row in refunds
@@ -340,6 +345,6 @@ async def _move_status(session: AsyncSession, top_up: TopUp, truth: PaymentTruth
     if status == top_up.status:
         return
     top_up.status = status
-    session.add(TopUpEvent(top_up_id=top_up.id, status=status, at=now))
+    note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=status, at=now)
     if status is PaymentStatus.FAILED:
         await publish(session, TopUpFailed(top_up.id, top_up.meter_id, truth.failure_code or "unknown"))

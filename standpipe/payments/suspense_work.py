@@ -14,9 +14,10 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.payments.booking import book_captured
-from standpipe.payments.models import SuspenseItem, TopUp, TopUpEvent
+from standpipe.payments.models import SuspenseItem, TopUp
 from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.settle import lock_top_up
+from standpipe.payments.timeline import note_status
 
 
 async def open_items(session: AsyncSession) -> Sequence[SuspenseItem]:
@@ -42,7 +43,7 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
     account = AccountRef(AccountKind.SUSPENSE, item.provider, item.currency)
     await book_captured(session, top_up, item.amount_minor, now, source=account)
     top_up.status, top_up.version, top_up.due_at = PaymentStatus.SUCCEEDED, top_up.version + 1, None
-    session.add(TopUpEvent(top_up_id=top_up.id, status=PaymentStatus.SUCCEEDED, at=now))
+    note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=PaymentStatus.SUCCEEDED, at=now)
     item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, operator, top_up.id
     detail = {"serial": serial, "amount_minor": item.amount_minor, "currency": item.currency, "note": note}
     await record(session, operator=operator, action="suspense.assign", subject_id=item.id, detail=detail)
@@ -98,5 +99,5 @@ async def _top_up_for(session: AsyncSession, item: SuspenseItem, meter: Meter, n
         .returning(TopUp.id)
     )
     assert fresh is not None, "inserted above"  # noqa: S101 - for the type checker.
-    session.add(TopUpEvent(top_up_id=fresh, status="CREATED", at=now))
+    note_status(session, top_up_id=fresh, provider=item.provider, status="CREATED", at=now)
     return await lock_top_up(session, fresh)

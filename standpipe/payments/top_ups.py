@@ -23,7 +23,7 @@ from standpipe.ids import new_id
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import TopUp
 from standpipe.payments.promises import require_promise
 from standpipe.payments.provider import (
     PaymentStatus,
@@ -39,6 +39,7 @@ from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
 from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
 from standpipe.payments.split import fee_for
+from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN
 
 CREATED = "CREATED"
@@ -245,7 +246,7 @@ async def _store(
         await require_promise(session, meter, agreed, now)
     session.add(top_up)
     await session.flush()
-    session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
+    note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=CREATED, at=now)
     return top_up.id
 
 
@@ -371,6 +372,6 @@ async def _refuse(sessions: Sessions, top_up_id: str, error: ProviderRefusedErro
         top_up.version += 1
         top_up.updated_at = now
         top_up.due_at = None
-        session.add(TopUpEvent(top_up_id=top_up_id, status=PaymentStatus.FAILED, at=now))
+        note_status(session, top_up_id=top_up_id, provider=top_up.provider, status=PaymentStatus.FAILED, at=now)
         await publish(session, TopUpFailed(top_up_id, top_up.meter_id, error.code))
     return True

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.errors import InvalidInputError
 from standpipe.ids import new_id
 from standpipe.payments.booking import book_captured
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.timeline import note_status
 from standpipe.units import MAX_MINOR
 
 
@@ -58,8 +59,8 @@ async def vend(
     session.add(top_up)
     await session.flush()
     await session.refresh(top_up)
-    session.add(TopUpEvent(top_up_id=top_up.id, status="CREATED", at=now))
-    session.add(TopUpEvent(top_up_id=top_up.id, status=PaymentStatus.SUCCEEDED, at=now))
+    for status in ("CREATED", PaymentStatus.SUCCEEDED):
+        note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=status, at=now)
     await book_captured(session, top_up, amount_minor, now)
     top_up.version += 1
     return top_up.id

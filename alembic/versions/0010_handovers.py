@@ -1,6 +1,6 @@
 """a household that took over from another within a day: since when
 
-Revision: 0012, after: 0009
+Revision: 0010, after: 0009
 
 Migrations only add, and the code deployed before this one must run on its result. A released migration is never
 edited.
@@ -9,7 +9,7 @@ edited.
 import sqlalchemy as sa
 from alembic import op
 
-revision = '0012'
+revision = '0010'
 down_revision = '0009'
 branch_labels = None
 depends_on = None

@@ -1,0 +1,15 @@
+"""What payment itself writes into a top-up's timeline; delivery's lines come from the credit grants."""
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe import metrics
+from standpipe.db.engine import after_commit
+from standpipe.payments.models import TopUpEvent
+
+
+def note_status(session: AsyncSession, *, top_up_id: str, provider: str, status: str, at: datetime) -> None:
+    """A top-up came to this status, in the caller's transaction; counted once that has committed."""
+    session.add(TopUpEvent(top_up_id=top_up_id, status=status, at=at))
+    after_commit(session, metrics.TOP_UPS.labels(provider, status).inc)

@@ -1,49 +1,60 @@
 """The utility's office on the command line: prices, readings, statements, refunds, suspense, agents, vouchers, the
-audit trail, supply, storage, keypad tokens, claim codes.
+audit trail, supply, storage, keypad tokens, claim codes, trusted documents.
 
 What changes anything wants an operator's key in STANDPIPE_OPERATOR_KEY and leaves its trace. Amounts are typed in major
 units, such as 150.00.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
-from standpipe.office.bills import arrears, statement
-from standpipe.office.books import reconcile
-from standpipe.office.claims import claim
-from standpipe.office.dlms import dlms
-from standpipe.office.documents import documents
-from standpipe.office.keys import meter_key
-from standpipe.office.meters import readings
-from standpipe.office.money import mpesa, refund, suspense
-from standpipe.office.orders import meter_command
-from standpipe.office.people import agent, operator, voucher
-from standpipe.office.prices import tariff
-from standpipe.office.radios import lorawan
-from standpipe.office.storage import storage
-from standpipe.office.supply import supply
-from standpipe.office.tokens import token
-from standpipe.office.trigger import trigger
+import typer
 
-GROUPS = {
-    "operator": operator,
-    "tariff": tariff,
-    "readings": readings,
-    "statement": statement,
-    "arrears": arrears,
-    "refund": refund,
-    "suspense": suspense,
-    "agent": agent,
-    "voucher": voucher,
-    "reconcile": reconcile,
-    "mpesa": mpesa,
-    "storage": storage,
-    "supply": supply,
-    "lorawan": lorawan,
-    "dlms": dlms,
-    "meter-key": meter_key,
-    "token": token,
-    "documents": documents,
-    "claim": claim,
+WHERE: Mapping[str, str] = {
+    "operator": "people:operator",
+    "agent": "people:agent",
+    "voucher": "people:voucher",
+    "tariff": "prices:tariff",
+    "readings": "meters:readings",
+    "statement": "bills:statement",
+    "arrears": "bills:arrears",
+    "refund": "money:refund",
+    "suspense": "money:suspense",
+    "mpesa": "money:mpesa",
+    "reconcile": "books:reconcile",
+    "storage": "storage:storage",
+    "supply": "supply:supply",
+    "lorawan": "radios:lorawan",
+    "dlms": "dlms:dlms",
+    "meter-key": "keys:meter_key",
+    "token": "tokens:token",
+    "documents": "documents:documents",
+    "claim": "claims:claim",
+    "meter-command": "orders:meter_command",
+    "trigger": "trigger:trigger",
 }
-COMMANDS: dict[str, Callable[..., None]] = {"meter-command": meter_command, "trigger": trigger}
-"""Commands that are no group."""
+"""Each command or group of commands, and where in this package it is; it is loaded when it is wanted."""
+
+
+def add(commands: typer.Typer, name: str) -> None:
+    """Add a command or a group of the office to a command line."""
+    module, _, attribute = WHERE[name].partition(":")
+    found: Any = getattr(importlib.import_module(f"standpipe.office.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        commands.add_typer(found, name=name)
+    else:
+        commands.command(name)(found)
+
+
+def only(name: str) -> typer.Typer:
+    """A command line of this alone."""
+    commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    # With a callback, even a single command keeps its name.
+    commands.callback()(_nothing)
+    add(commands, name)
+    return commands
+
+
+def _nothing() -> None:
+    """Standpipe: the utility's office."""

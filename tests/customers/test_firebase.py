@@ -47,7 +47,9 @@ async def asked(town: Town, token: str, query: str = VIEWER, **variables: Any) -
         json={"query": query, "variables": variables},
         headers={"authorization": f"Bearer {token}"},
     )
-    return response.status_code, response.json()
+    answer = response.json()
+    answer.pop("extensions", None)
+    return response.status_code, answer
 
 
 async def refused(town: Town, token: str) -> str:

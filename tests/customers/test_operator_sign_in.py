@@ -33,7 +33,9 @@ async def status(town: Town, token: str, query: str = ME) -> tuple[int, Any]:
     answer = await town.http.post(
         f"{town.api}/graphql", json={"query": query}, headers={"authorization": f"Bearer {token}"}
     )
-    return answer.status_code, answer.json()
+    body = answer.json()
+    body.pop("extensions", None)
+    return answer.status_code, body
 
 
 async def forget_tries(town: Town) -> None:

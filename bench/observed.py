@@ -47,7 +47,9 @@ async def main() -> None:
         engine = create_engine(url, pool_size=CONNECTIONS + 2)
         sessions = create_sessions(engine)
         utility_id, tariff_id = await make_utility(sessions)
-        settings = Settings.model_validate({"token_secret": "b" * 40, "meter_key_secrets": METER_SECRET})
+        settings = Settings.model_validate(
+            {"token_secret": "b" * 40, "meter_key_secrets": METER_SECRET, "cost_capacity": 10**9}
+        )
         start = datetime.now(UTC) - timedelta(days=40)
         home = await make_home(sessions, settings, utility_id, tariff_id, installed_at=start, zone="Africa/Nairobi")
         for _ in range(10):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from babel.core import Locale, UnknownLocaleError
@@ -14,6 +15,9 @@ ML_PER_LITRE = 1_000
 ML_PER_KILOLITRE = 1_000_000
 MAX_MINOR = 10**15
 """No single amount or total may pass this; it leaves head-room below PostgreSQL's bigint."""
+
+REMEMBERED_TEXTS = 20_000
+"""Amounts as they are written, kept: a screen has the same ones many times, and again at the next look."""
 
 # ISO 4217 list one: only currencies whose exponent is not 2.
 _EXPONENTS = (
@@ -70,11 +74,13 @@ def to_major(amount_minor: int, currency: str) -> Decimal:
     return Decimal(amount_minor).scaleb(-currency_exponent(currency))
 
 
+@lru_cache(maxsize=REMEMBERED_TEXTS)
 def money_text(amount_minor: int, currency: str, language: str = "en") -> str:
     """An amount as its reader writes it, e.g. ``KSh 1,250.00``."""
     return format_currency(to_major(amount_minor, currency), currency, locale=_locale(language))
 
 
+@lru_cache(maxsize=REMEMBERED_TEXTS)
 def volume_text(volume_ml: int, language: str = "en") -> str:
     """A volume as its reader writes it: litres below a kilolitre, cubic metres from there."""
     locale = _locale(language)
@@ -88,6 +94,7 @@ def is_storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
+@lru_cache(maxsize=256)
 def _locale(language: str) -> Locale:
     try:
         return Locale.parse(language, sep="-")

@@ -21,19 +21,9 @@ from graphql import (
     is_leaf_type,
     is_required_argument,
 )
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
-from standpipe.customers.models import (
-    Attempt,
-    CustomerSession,
-    Invite,
-    Operator,
-    OperatorSession,
-    RefreshToken,
-    Utility,
-)
-from standpipe.customers.operator_sign_in import TOKEN_PREFIX
-from standpipe.customers.operators import add_operator, hash_key
+from standpipe.customers.models import Attempt, CustomerSession, Invite, RefreshToken, Utility
 from standpipe.graphql.budget import Budgets
 from standpipe.graphql.schema import schema
 from standpipe.ids import new_id
@@ -44,6 +34,7 @@ from standpipe.simulator.fake_stripe import event
 from tests.graphql.test_graphql import water
 from tests.graphql.test_roles import card_of, voucher
 from tests.support.households import INVITE, join, make_neighbour
+from tests.support.operators import operator_token
 from tests.support.town import Town
 
 CORE = schema._schema
@@ -123,11 +114,8 @@ async def world(town: Town, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setitem(ARGUMENTS, "Viewer.meter", f'(id: "{town.home.meter_id}")')
     viewer, payer = await join(town, "VIEWER", name="Vera"), await join(town, "PAYER", name="Peter")
     stranger = await make_neighbour(town)
+    operator = await operator_token(town)
     async with town.sessions.begin() as session:
-        await add_operator(session, "amina", by="test")
-        operator_id = (await session.scalars(select(Operator.id))).one()
-        operator, ends = TOKEN_PREFIX + new_id("x"), datetime.now(UTC) + timedelta(hours=1)
-        session.add(OperatorSession(token_hash=hash_key(operator), operator_id=operator_id, expires_at=ends))
         await session.execute(update(Utility).values(emergency_credit_minor=20_000, emergency_threshold_minor=5_000))
     await water(town, town.home.meter_id, 24 * 40)
     top_up_id, intent = await town.pay_by_card()

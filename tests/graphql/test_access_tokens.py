@@ -92,6 +92,6 @@ async def test_where_nobody_can_say_who_asks_it_is_not_a_500(town: Town) -> None
         await session.execute(text("ALTER TABLE customers RENAME TO elsewhere"))
     response = await post(town, VIEWER, {"authorization": f"Bearer {town.home.token}"})
     assert response.status_code == 503
-    assert response.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE"}
+    assert response.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryable": True}
     with pytest.raises(ConnectionClosed):
         await opened(town, town.home.token)

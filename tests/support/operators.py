@@ -3,14 +3,18 @@
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pyotp
 from cryptography.fernet import Fernet
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from standpipe.customers.models import Operator
+from standpipe.customers.models import Operator, OperatorRole, OperatorSession
+from standpipe.customers.operator_sign_in import TOKEN_PREFIX
+from standpipe.customers.operators import add_operator, hash_key
+from standpipe.ids import new_id
 from tests.support.office import Office, hire
 from tests.support.town import Town
 
@@ -87,3 +91,15 @@ async def make_clerk(town: Town, database_url: str, name: str = "amina", office:
     clerk = Clerk(town, desk, secret, name)
     await desk.good("operator", "totp", "--code", clerk.code())
     return clerk
+
+
+async def operator_token(town: Town, role: OperatorRole = OperatorRole.ADMIN) -> str:
+    """The token of an operator of this role who has signed in, made in the database: a session without its ceremony."""
+    token, name = TOKEN_PREFIX + new_id("x"), new_id("amina")
+    async with town.sessions.begin() as session:
+        await add_operator(session, name, by="test")
+        operator = (await session.scalars(select(Operator).where(Operator.name == name))).one()
+        operator.role = role
+        ends = datetime.now(UTC) + timedelta(hours=1)
+        session.add(OperatorSession(token_hash=hash_key(token), operator_id=operator.id, expires_at=ends))
+    return token

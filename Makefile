@@ -69,7 +69,7 @@ model: install ## Ten thousand random lives of a meter against a slow reference,
 
 bench: install ## Ratios, measured on this machine in one run.
 	$(BIN)/python -m bench.run
-	for carrier in dlms dtls lwm2m lorawan latency; do $(BIN)/python -m bench.$$carrier || exit 1; done
+	for what in dlms dtls lwm2m lorawan latency limits observed; do $(BIN)/python -m bench.$$what || exit 1; done
 
 settings: install ## Write docs/settings.md from the settings themselves.
 	$(BIN)/python docs/make_settings.py

@@ -320,9 +320,9 @@ async def test_g5_a_mutation_by_get_is_refused(town: Town) -> None:
 def test_the_snapshot_check_knows_what_breaks_an_app() -> None:
     now = current()
     assert problems(now, now) == []
-    assert problems(now.replace("  serial: String!\n", "", 1), now) == []
-    [broken] = problems(now, now.replace("  serial: String!\n", "", 1))
-    assert "Meter.serial" in broken
+    assert problems(now.replace("  walletKind: WalletKind!\n", "", 1), now) == []
+    [broken] = problems(now, now.replace("  walletKind: WalletKind!\n", "", 1))
+    assert "Meter.walletKind" in broken
 
 
 async def test_an_announced_tariff_shows_and_its_date_ends_the_present_one(town: Town) -> None:

@@ -1,5 +1,6 @@
 """What is too large is refused before anything looks at it, alike on every transport; what is asked has a price."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ from graphql import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.graphql import prices
+from standpipe.graphql import guard, prices
 from standpipe.graphql.budget import Budgets, Streams
 from standpipe.graphql.guard import prepare
 from standpipe.graphql.limits import (
@@ -23,7 +24,7 @@ from standpipe.graphql.limits import (
 )
 from standpipe.graphql.schema import schema
 from tests.support.sockets import opened
-from tests.support.town import Town
+from tests.support.town import Town, until
 
 CORE = schema._schema
 
@@ -264,3 +265,45 @@ def test_introspection_is_for_those_signed_in_where_it_is_on(introspection: bool
     assert prepare(CORE, query, stranger=True, introspection=introspection).errors
     endless = "{ __schema { types { fields { type { fields { type { fields { type { fields { name } } } } } } } } } }"
     assert prepare(CORE, endless, stranger=False, introspection=True).errors
+
+
+async def test_healthz_answers_during_attacks(town: Town) -> None:
+    headers = {"authorization": f"Bearer {town.home.token}", "content-type": "application/json"}
+    bodies = [json.dumps({"query": query}).encode() for query in TOO_LARGE.values()]
+    bodies += [b"[" * 60_000, b'{"query": "' + b"{viewer" * 8_000 + b'"}', b"\xff" * 60_000, b"null"]
+    deep = b"[" * 20_000 + b"]" * 20_000
+    bodies.append(b'{"query": "query($v: [Int]) { viewer { id } }", "variables": {"v": ' + deep + b"}}")
+
+    async def attack(body: bytes) -> int:
+        return (await town.http.post(f"{town.api}/graphql", content=body, headers=headers)).status_code
+
+    attacks = [asyncio.create_task(attack(body)) for body in bodies * 5]
+    alive = 0
+    while not all(one.done() for one in attacks):
+        assert (await town.http.get(f"{town.api}/healthz")).status_code == 200
+        alive += 1
+    assert alive > 1
+    assert all(200 <= one.result() < 500 for one in attacks)
+
+
+async def test_g8_subscriptions_are_capped_for_each_customer_over_all_their_connections(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_STREAMS", 2)
+    query = {
+        "query": "subscription($i: ID!) { meterUpdated(meterId: $i) { id } }",
+        "variables": {"i": town.home.meter_id},
+    }
+    async with await opened(town, town.home.token) as one, await opened(town, town.home.token) as other:
+        for socket in (one, other):
+            await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": query}))
+            assert json.loads(await socket.recv())["type"] == "next"
+        await other.send(json.dumps({"id": "2", "type": "subscribe", "payload": query}))
+        assert "RATE_LIMITED" in await other.recv()
+        await one.send(json.dumps({"id": "1", "type": "complete"}))
+
+        async def free() -> bool:
+            await other.send(json.dumps({"id": "3", "type": "subscribe", "payload": query}))
+            return bool(json.loads(await other.recv())["type"] == "next")
+
+        await until(free)

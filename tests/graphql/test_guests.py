@@ -296,9 +296,11 @@ async def test_g7_what_the_household_owes_does_not_show(town: Town) -> None:
 
 
 async def test_g4_aliases_of_a_look_and_of_a_start_count_one_by_one(town: Town) -> None:
-    many = " ".join(f'a{n}: guestMeter(number: "S{n}") {{ userErrors {{ code }} }}' for n in range(40))
-    answer = (await town.gql(f"{{ {many} }}", token=""))["data"]
-    codes = [answer[f"a{n}"]["userErrors"][0]["code"] for n in range(40)]
+    codes = []
+    for asked in range(0, 40, 10):
+        looks = [f'a{n}: guestMeter(number: "S{asked + n}") {{ userErrors {{ code }} }}' for n in range(10)]
+        answer = (await town.gql(f"{{ {' '.join(looks)} }}", token=""))["data"]
+        codes += [answer[f"a{n}"]["userErrors"][0]["code"] for n in range(10)]
     assert sorted(codes) == ["NOT_FOUND"] * 30 + ["RATE_LIMITED"] * 10
     assert (await look(town))["userErrors"] == [{"__typename": "RateLimited", "code": "RATE_LIMITED"}]
     await forget_tries(town)

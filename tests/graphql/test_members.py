@@ -295,7 +295,7 @@ async def test_g7_strangers_get_the_answer_for_what_is_not_there(town: Town) -> 
         assert all(one == answers[0] for one in answers), name
         assert code_of(answers[0]) == "NOT_FOUND", name
         signed_out = await town.gql(query, "", **more, **{place: theirs[place][0]})
-        assert [*signed_out["data"].values()] == [None]
+        assert "data" not in signed_out
         assert signed_out["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
     for one in theirs["i"] + absent["i"]:
         node = await town.gql("query($i: ID!) { node(id: $i) { id } }", stranger.token, i=one)

@@ -8,24 +8,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-import standpipe.customers.models
-import standpipe.documents.models
-import standpipe.ledger.models
-import standpipe.meters.claim_models
-import standpipe.meters.field_models
-import standpipe.meters.keypad_models
-import standpipe.meters.lora_models
-import standpipe.meters.models
-import standpipe.notifications.models
-import standpipe.outbox.models
-import standpipe.payments.book_models
-import standpipe.payments.models
-import standpipe.payments.vend_models
-import standpipe.tariffs.models
-import standpipe.usage.models
-import standpipe.vending.models  # noqa: F401 - imported for their tables.
 from standpipe.db.base import Base
 from standpipe.db.engine import async_url
+from standpipe.tables import MODULES  # noqa: F401 - for their tables.
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:

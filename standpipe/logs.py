@@ -37,6 +37,7 @@ KEYS = frozenset(
         "count",
         "customer_id",
         "delivery_id",
+        "document_id",
         "downlink_id",
         "error",
         "error_id",

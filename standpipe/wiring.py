@@ -27,6 +27,7 @@ from standpipe.payments.split import FeeRule
 from standpipe.payments.watched import watched
 from standpipe.settings import Settings
 from standpipe.sts.keys import VENDING_KEY_BYTES
+from standpipe.tables import MODULES as _TABLES  # noqa: F401 - whoever opens a database needs every table.
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.remote import RemoteIssuer
 from standpipe.vending.software import SoftwareIssuer

@@ -10,7 +10,7 @@ import pytest
 
 from standpipe.app import make_app
 from standpipe.documents.models import TrustedDocument
-from standpipe.documents.store import read_manifest
+from standpipe.documents.store import Document, add, read_manifest
 from standpipe.errors import InvalidInputError
 from standpipe.graphql.exchange import RESPONSE
 from standpipe.settings import DocumentsMode
@@ -35,12 +35,17 @@ def apollo(*bodies: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def trusted(town: Town, database_url: str, tmp_path: Path) -> Town:
-    """A town whose office has added HOME and START."""
+async def trusted(town: Town) -> Town:
+    """A town that trusts HOME and START."""
+    async with town.sessions.begin() as session:
+        assert await add(session, [Document(sha(body), body) for body in (HOME, START)], client="android@2.1") == 2
+    return town
+
+
+async def test_the_office_adds_lists_checks_and_removes(town: Town, database_url: str, tmp_path: Path) -> None:
     office = await hire(database_url, tmp_path)
-    manifest = tmp_path / "manifest.json"
+    manifest, plain = tmp_path / "manifest.json", tmp_path / "plain.json"
     manifest.write_text(json.dumps(apollo(HOME)))
-    plain = tmp_path / "plain.json"
     plain.write_text(json.dumps({f"sha256:{sha(START)}": START}))
     said = await office.good("documents", "add", str(manifest), str(plain), "--client", "android@2.1")
     assert said.startswith("2 documents are trusted")
@@ -49,7 +54,8 @@ async def trusted(town: Town, database_url: str, tmp_path: Path) -> Town:
     assert {(one["id"], one["client"]) for one in listed} == {
         (f"sha256:{sha(HOME)}", "android@2.1"), (f"sha256:{sha(START)}", "android@2.1")}  # fmt: skip
     assert "2 documents run" in await office.good("documents", "check")
-    return town
+    await office.good("documents", "remove", f"sha256:{sha(START)}")
+    assert await town.count(TrustedDocument) == 1
 
 
 async def ask(town: Town, body: dict[str, Any], accept: str = RESPONSE) -> httpx.Response:

@@ -1,11 +1,16 @@
 """The schema's changelog: what is new must be named in its newest entry."""
 
+import re
 from pathlib import Path
 
 import pytest
+from graphql import GraphQLSchema, build_schema, introspection_from_schema, print_schema
+from graphql.utilities import build_client_schema
 
 from standpipe.graphql import snapshot
+from standpipe.graphql.schema import schema
 from standpipe.graphql.snapshot import additions, current, untold, with_told
+from standpipe.graphql.words import SHARED, WORDS, describe, places, source
 
 OLD = """
 type Query { a(b: Int): A }
@@ -55,8 +60,9 @@ def test_the_command_checks_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = current()
-    old = new.replace("  serial: String!\n", "")
-    assert len(old.splitlines()) == len(new.splitlines()) - 1
+    old, removed = re.subn(r'(type Meter implements Node \{\n(?:.*\n)*?)  """.*"""\n  serial: String!\n\n', r"\1", new)
+    assert removed == 1
+    assert len(old.splitlines()) == len(new.splitlines()) - 3
     for name, text in (("SNAPSHOT", old), ("RELEASED", old), ("CHANGES", TOLD)):
         path = tmp_path / name
         path.write_text(text)
@@ -66,9 +72,59 @@ def test_the_command_checks_and_writes(
     assert "not up to date" in said
     assert "  Meter.serial\n" in said
     assert snapshot.main(["write"]) == 0
-    assert "- `Meter.serial`: new.\n" in (tmp_path / "CHANGES").read_text()
+    assert "- `Meter.serial`: The number on the meter.\n" in (tmp_path / "CHANGES").read_text()
     assert snapshot.main(["check"]) == 0
     (tmp_path / "CHANGES").write_text(TOLD)
     assert snapshot.main(["check"]) == 1
     assert snapshot.main(["release"]) == 0
     assert snapshot.main(["check"]) == 0
+
+
+def undescribed(of: GraphQLSchema) -> list[str]:
+    return [name for name, place in places(of) if not (place.description or "").strip()]
+
+
+def test_everything_has_a_description_live_and_in_the_snapshot() -> None:
+    assert undescribed(schema._schema) == []
+    assert undescribed(build_schema(snapshot.SNAPSHOT.read_text())) == []
+
+
+def test_introspection_tells_the_same_words_as_the_snapshot() -> None:
+    shown = build_client_schema(introspection_from_schema(schema._schema))
+    words = {name: place.description for name, place in places(build_schema(current()))}
+    assert {name: place.description for name, place in places(shown)} == words
+
+
+def test_no_words_are_for_what_the_schema_has_not_or_describes_itself() -> None:
+    words, used = WORDS | SHARED, set()
+    for name, place in places(schema._schema):
+        key = source(schema._schema, name)
+        if key is not None and place.description == words[key]:
+            used.add(key)
+    assert sorted(set(words) - used) == []
+
+
+def test_describing_adds_to_what_has_none_and_leaves_the_rest() -> None:
+    of = build_schema("""
+type Query { "Mine." node(id: ID!): UserError meter(first: Int): X }
+interface UserError { code: ID }
+type X implements UserError { code: ID cursor: ID other: ID }
+""")
+    bare = print_schema(of)
+    found = {name: place.description for name, place in places(describe(of))}
+    assert found["Query.node"] == "Mine."
+    assert found["Query.node(id)"] == WORDS["Query.node(id)"]
+    assert found["Query.meter(first)"] == SHARED["*.first"]
+    assert found["X.code"] == found["UserError.code"] == WORDS["UserError.code"]
+    assert found["X.cursor"] == SHARED["*.cursor"]
+    assert found["X"] is found["X.other"] is found["Query.meter"] is None
+    for _, place in places(of):
+        place.description = None
+    assert print_schema(of) == bare.replace('  """Mine."""\n', "")
+
+
+def test_the_snapshot_still_tells_of_what_is_one_of_and_specified_elsewhere() -> None:
+    text = current()
+    for name in ("PushAddress", "QuoteBy", "SignOutInput"):
+        assert f"input {name} @oneOf {{" in text
+    assert "scalar DateTime @specifiedBy(url:" in text

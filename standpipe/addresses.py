@@ -1,11 +1,13 @@
 """Who is calling: the socket's address, or what a proxy of ours says it saw. Never what a stranger writes (P10)."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from starlette.requests import HTTPConnection
 
 Network = IPv4Network | IPv6Network
+IPV6_PREFIX = 64
+"""What one subscriber has of IPv6, and can change addresses in as they like."""
 
 
 def caller_address(request: HTTPConnection, trusted_proxies: Sequence[Network]) -> str | None:
@@ -26,3 +28,15 @@ def caller_address(request: HTTPConnection, trusted_proxies: Sequence[Network]) 
         if not chain or not chain[-1].strip():
             return str(address)
         hop = chain.pop()
+
+
+def subscriber(address: str | None) -> str:
+    """What of an address stands for one asker: all of IPv4, the network part of IPv6."""
+    if address is None:
+        return "unknown"
+    parsed = ip_address(address)
+    if parsed.version == 4:  # noqa: PLR2004 - IPv4.
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((parsed, IPV6_PREFIX), strict=False))

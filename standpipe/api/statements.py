@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from standpipe.errors import InvalidInputError
 from standpipe.payments.receipt_links import link_holds
 from standpipe.usage.statement_pdf import render
-from standpipe.usage.statements import number_text, statement_by_month
+from standpipe.usage.statements import number_text, statement_by_month, tenancy_since
 
 
 async def statement_pdf(request: Request) -> Response:
@@ -32,7 +32,10 @@ async def statement_pdf(request: Request) -> Response:
         async with state.sessions() as session:
             first = date.fromisoformat(f"{month}-01")
             lived_since = date.fromisoformat(since) if since else None
-            found = await statement_by_month(session, meter_id, first, state.clock.now(), since=lived_since)
+            now = state.clock.now()
+            # Whoever lives there now may be others than those whom the link was made for.
+            theirs = await tenancy_since(session, meter_id, now) == lived_since
+            found = await statement_by_month(session, meter_id, first, now, since=lived_since) if theirs else None
     except (InvalidInputError, ValueError):
         found = None
     if found is None:

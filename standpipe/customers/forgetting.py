@@ -7,9 +7,9 @@ they hear of it (``CustomerForgotten``). What stays, and why: docs/decisions/002
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.customers.identities import forget_identities
 from standpipe.customers.models import (
     Customer,
-    CustomerIdentity,
     CustomerSession,
     Household,
     HouseholdRole,
@@ -19,6 +19,7 @@ from standpipe.customers.models import (
     SignInCode,
 )
 from standpipe.customers.sessions import EndReason, end_sessions
+from standpipe.db.notify import LIVE, notify
 from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.outbox.facts import CustomerForgotten, publish
 
@@ -92,6 +93,7 @@ async def _end_sign_in(session: AsyncSession, customer_id: str, phone: str) -> N
     await session.execute(delete(RefreshToken).where(RefreshToken.session_id.in_(sessions)))
     # Ended, not deleted: an access token that is still in time must find its session, and find it ended.
     await end_sessions(session, customer_id, EndReason.DELETED)
+    await notify(session, LIVE, customer_id)
     await session.execute(update(CustomerSession).where(CustomerSession.customer_id == customer_id).values(label=""))
-    await session.execute(delete(CustomerIdentity).where(CustomerIdentity.customer_id == customer_id))
+    await forget_identities(session, customer_id)
     await session.execute(delete(SignInCode).where(SignInCode.phone == phone))

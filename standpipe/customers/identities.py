@@ -3,7 +3,9 @@
 An e-mail address links nothing: whoever may write one into a token is not its owner.
 """
 
-from sqlalchemy import select
+import hashlib
+
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,17 +23,31 @@ async def find_customer(session: AsyncSession, *, issuer: str, subject: str, sig
     query = (
         select(Customer.id, Customer.deleted_at)
         .join(CustomerIdentity, CustomerIdentity.customer_id == Customer.id)
-        .where(CustomerIdentity.issuer == issuer, CustomerIdentity.subject == subject)
+        .where(CustomerIdentity.issuer == issuer, CustomerIdentity.subject.in_([subject, trace(issuer, subject)]))
     )
-    found = (await session.execute(query)).one_or_none()
-    if found is None:
-        return None
-    customer_id, deleted_at = found
-    if deleted_at is None:
-        return str(customer_id)
-    if signed_in_at_s <= deleted_at.timestamp():
+    known = (await session.execute(query)).all()
+    if any(deleted_at is not None and signed_in_at_s <= deleted_at.timestamp() for _, deleted_at in known):
         raise NotAuthenticatedError("This account was deleted. Sign in again to open a new one.")
-    return None
+    return next((str(customer_id) for customer_id, deleted_at in known if deleted_at is None), None)
+
+
+def trace(issuer: str, subject: str) -> str:
+    """What stays of an identity whose customer was forgotten: enough to know it again, and no more."""
+    return "forgotten:" + hashlib.sha256(f"{issuer}\n{subject}".encode()).hexdigest()
+
+
+async def forget_identities(session: AsyncSession, customer_id: str) -> None:
+    """Leave only traces of a customer's identities: an app left running must not open the account again."""
+    rows = await session.scalars(select(CustomerIdentity).where(CustomerIdentity.customer_id == customer_id))
+    for row in rows.all():
+        await session.execute(
+            delete(CustomerIdentity).where(
+                CustomerIdentity.issuer == row.issuer, CustomerIdentity.subject == trace(row.issuer, row.subject)
+            )
+        )
+        if not row.subject.startswith("forgotten:"):
+            row.subject = trace(row.issuer, row.subject)
+    await session.flush()
 
 
 async def link_by_phone(session: AsyncSession, *, issuer: str, subject: str, phone: str) -> str:

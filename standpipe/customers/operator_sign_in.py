@@ -14,6 +14,7 @@ from pyotp.exceptions import OTPVerificationError
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.addresses import subscriber
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Operator, OperatorRole, OperatorSession
 from standpipe.customers.operators import end_sessions, hash_key, record
@@ -107,7 +108,8 @@ async def sign_in(
     Raises NotAuthenticatedError, the same for whatever is wrong, and RateLimitedError.
     """
     name = name if is_storable(name) and len(name) <= _MAX_NAME else ""
-    where = private_key(address or "?", secret)
+    address = subscriber(address)
+    where = private_key(address, secret)
     async with sessions.begin() as session:
         await count_try(session, kind="operator-address", key=where, limits=ADDRESS_LIMITS)
         both = private_key(f"{name}\n{address}", secret)

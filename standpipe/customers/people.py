@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer
+from standpipe.errors import NotFoundError
 
 _SHOWN = (4, 3)
 
@@ -38,3 +39,15 @@ def mask_phone(phone: str) -> str:
     """A phone number of which only ends are shown: ``+254•••678``."""
     first, last = _SHOWN
     return f"{phone[:first]}•••{phone[-last:]}" if len(phone) > first + last else "•••"
+
+
+async def hold_customer(session: AsyncSession, customer_id: str) -> str:
+    """The phone of a customer who cannot be forgotten before this transaction ends. Raises NotFoundError.
+
+    Taken before meters and households: whoever is being forgotten holds their own row first.
+    """
+    held = select(Customer.phone).where(Customer.id == customer_id, Customer.deleted_at.is_(None))
+    phone: str | None = await session.scalar(held.with_for_update(read=True, key_share=True))
+    if phone is None:
+        raise NotFoundError("No such customer.")
+    return phone

@@ -10,13 +10,13 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address, ip_network
 
 import phonenumbers
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.addresses import subscriber
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Customer, SignInCode
 from standpipe.errors import InvalidInputError, RateLimitedError
@@ -31,8 +31,6 @@ TRIES_PER_NUMBER = (Limit(10, CODE_TTL_S), Limit(20, HOUR_S))
 TRIES_PER_CODE_SENT = 6
 """Times that an address may try for each code that it may have sent: a code's five tries, and a slip."""
 KEEP_CODES = timedelta(days=2)
-IPV6_PREFIX = 64
-"""What one subscriber has of IPv6, and can change addresses in as they like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Asker:
 
     def keys(self, secret: str) -> tuple[str, str]:
         """Number and address as they are kept: hashed."""
-        return private_key(self.phone, secret), private_key(_subscriber(self.address), secret)
+        return private_key(self.phone, secret), private_key(subscriber(self.address), secret)
 
 
 def normalise_phone(text: str, countries: list[str]) -> str:
@@ -144,18 +142,6 @@ async def _count_text(session: AsyncSession, per_day: int) -> None:
     if first is not None:
         left_s = (first + timedelta(seconds=DAY_S) - datetime.now(UTC)).total_seconds()
         raise RateLimitedError(max(1, int(left_s) + 1))
-
-
-def _subscriber(address: str | None) -> str:
-    """What of an address stands for one asker: all of IPv4, the network part of IPv6."""
-    if address is None:
-        return "unknown"
-    parsed = ip_address(address)
-    if parsed.version == 4:  # noqa: PLR2004 - IPv4.
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ip_network((parsed, IPV6_PREFIX), strict=False))
 
 
 def _hash(phone: str, code: str, secret: str) -> str:

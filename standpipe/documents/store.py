@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.documents.models import TrustedDocument
 from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.units import is_storable
 
 APOLLO = "apollo-persisted-query-manifest"
 MAX_BODY = 64 * 1024
@@ -65,7 +66,7 @@ def _apollo(content: Mapping[str, Any]) -> list[Document]:
 
 
 def _checked(key: object, body: object, name: str) -> Document:
-    if not isinstance(key, str) or not isinstance(body, str) or "\x00" in body:
+    if not isinstance(key, str) or not isinstance(body, str) or not is_storable(body) or not is_storable(name):
         raise InvalidInputError(f"Of {name or key}, the manifest gives no id and text.")
     if len(body.encode()) > MAX_BODY:
         raise InvalidInputError(f"{name or key} is longer than {MAX_BODY} bytes.")

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
+from standpipe.addresses import subscriber
 from standpipe.clock import Clock
 from standpipe.customers.firebase import FirebaseTokens
 from standpipe.customers.forgetting import is_present
@@ -122,7 +123,7 @@ class Context:
         """Whose budget pays for an operation: who has signed in, or else the address."""
         if self.customer_id is not None:
             return self.customer_id
-        return f"operator:{self.operator.name}" if self.operator is not None else f"address:{self.address}"
+        return f"operator:{self.operator.name}" if self.operator is not None else f"address:{subscriber(self.address)}"
 
     def require_customer(self) -> str:
         """The customer's id. Raises an UNAUTHENTICATED error when signed out."""

@@ -8,7 +8,9 @@ from enum import StrEnum
 import strawberry
 import structlog
 from graphql import GraphQLError
+from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
 from standpipe import metrics
 from standpipe.errors import (
@@ -169,4 +171,5 @@ def _unexpected(error: GraphQLError) -> bool:
     # No cause: graphql-core's own words about the query. A scalar's ValueError arrives as GraphQLError where it was a
     # variable, and as it is, without a path, where it was written into the query.
     written = isinstance(cause, ValueError) and error.path is None
-    return cause is not None and not isinstance(cause, GraphQLError) and not written
+    theirs = isinstance(cause, CannotGetOperationTypeError | InvalidOperationTypeError | MissingQueryError)
+    return cause is not None and not isinstance(cause, GraphQLError) and not written and not theirs

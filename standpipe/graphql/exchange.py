@@ -64,7 +64,7 @@ def answer(exchange: Exchange, body: dict[str, Any]) -> Response:
     """The response to a well-formed request."""
     status = _status(exchange, body)
     response = Response(
-        json.dumps(body, separators=(",", ":"), ensure_ascii=False),
+        json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(errors="replace"),
         status,
         media_type=f"{exchange.media}; charset=utf-8",
     )
@@ -72,7 +72,7 @@ def answer(exchange: Exchange, body: dict[str, Any]) -> Response:
     wait_s = next((e["extensions"].get("retryAfterS") for e in body.get("errors", ()) if "extensions" in e), None)
     if wait_s is not None:
         response.headers["Retry-After"] = str(wait_s)
-    if exchange.by_id and exchange.ran and "errors" not in body:
+    if exchange.by_id and exchange.ran and exchange.signed_in and "errors" not in body:
         return _cacheable(exchange, body, response)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -92,7 +92,7 @@ def _cacheable(exchange: Exchange, body: dict[str, Any], response: Response) -> 
     digest = hashlib.sha256(json.dumps(body.get("data"), sort_keys=True).encode()).hexdigest()[:32]
     etag = f'W/"{digest}"'
     response.headers["ETag"] = etag
-    response.headers["Cache-Control"] = "private, no-cache" if exchange.signed_in else "public, max-age=60"
+    response.headers["Cache-Control"] = "private, no-cache"
     if exchange.known_etag is not None and etag in [one.strip() for one in exchange.known_etag.split(",")]:
         kept = {name: response.headers[name] for name in ("ETag", "Cache-Control", "Vary")}
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=kept)

@@ -5,11 +5,12 @@ signed in may not ask is taken out or refused without a look at the schema, the 
 (``prices``) is taken from the asker's budget. All but the last is remembered by the document's text.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from graphql import (
     DocumentNode,
@@ -26,8 +27,8 @@ from strawberry.schema.schema import validate_document
 
 from standpipe.graphql.context import Context
 from standpipe.graphql.limits import MAX_TOKENS, too_large
-from standpipe.graphql.prices import MAX_COST, Plan, plans_of
-from standpipe.graphql.public import for_strangers
+from standpipe.graphql.prices import MAX_COST, Priced, plans_of
+from standpipe.graphql.public import for_strangers, not_valid
 
 CACHED_DOCUMENTS = 512
 MAX_STREAMS = 40
@@ -41,8 +42,8 @@ class Prepared:
 
     document: DocumentNode
     errors: tuple[GraphQLError, ...]
-    plans: dict[str | None, tuple[Plan, tuple[Plan, ...]]]
-    nulls: frozenset[str] = frozenset()
+    plans: dict[str | None, Priced]
+    nulls: Mapping[str | None, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,7 +62,7 @@ _priced: ContextVar[Price] = ContextVar("priced")
 @lru_cache(maxsize=CACHED_DOCUMENTS)
 def prepare(schema: GraphQLSchema, text: str, *, stranger: bool, introspection: bool) -> Prepared:
     """Parse, measure, prune and validate a text. Never raises: what is wrong with it is in ``errors``."""
-    nulls: frozenset[str] = frozenset()
+    nulls: dict[str | None, frozenset[str]] = {}
     try:
         document = parse(text, max_tokens=MAX_TOKENS)
     except GraphQLSyntaxError as error:
@@ -72,15 +73,14 @@ def prepare(schema: GraphQLSchema, text: str, *, stranger: bool, introspection: 
         return Prepared(_NOTHING, (refusal,), {})
     if stranger:
         pruned = for_strangers(document)
-        if pruned is None:
-            refusal = GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
-            return Prepared(_NOTHING, (refusal,), {})
+        if isinstance(pruned, GraphQLError):
+            return Prepared(_NOTHING, (pruned,), {})
         document, nulls = pruned
     rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
     errors = validate_document(schema, document, rules)
     if errors and stranger:
         # Each of validation's own words would tell what there is in the schema.
-        errors = [GraphQLError("This is not a valid request for somebody who has not signed in.")]
+        errors = [not_valid()]
     return Prepared(document, tuple(errors), {} if errors else plans_of(schema, document), nulls)
 
 
@@ -126,10 +126,16 @@ class Guard(SchemaExtension):
     def on_execute(self) -> Iterator[None]:
         """Put null where a stranger asked for what is theirs only after signing in."""
         yield
-        result: Any = self.execution_context.result
-        if self.prepared is not None and self.prepared.nulls and getattr(result, "data", None):
-            for key in self.prepared.nulls & result.data.keys():
+        run, result = self.execution_context, cast("Any", self.execution_context.result)
+        if self.prepared is None or not self.context.stranger or result is None:
+            return
+        nulls = self.prepared.nulls.get(run.operation_name, frozenset())
+        if getattr(result, "data", None):
+            for key in nulls & result.data.keys():
                 result.data[key] = None
+        elif getattr(result, "errors", None) and all(error.path is None for error in result.errors):
+            # Variables that do not fit: the words about them would name fields and values.
+            result.errors = [not_valid()]
 
     def get_results(self) -> dict[str, Any]:
         """What the operation cost, and what is left."""
@@ -145,12 +151,11 @@ class Guard(SchemaExtension):
 
     def _charge(self, prepared: Prepared) -> GraphQLError | None:
         run, context = self.execution_context, self.context
-        plan, late = prepared.plans.get(run.operation_name, (None, ()))
-        if plan is None:
+        priced = prepared.plans.get(run.operation_name)
+        if priced is None:
             return None
-        variables = run.variables or {}
-        points = plan.cost(variables)
-        price = Price(points, max((one.cost(variables) for one in late), default=0))
+        points, each = priced.cost(run.variables or {})
+        price = Price(points, each)
         if points > MAX_COST:
             return too_dear(points)
         left = context.tools.budgets.take(context.payer, points)
@@ -177,6 +182,13 @@ def pay_for_more(context: Context, items: int) -> None:
     if left < 0:
         raise out_of_budget(context, -left)
     price.points, price.left = price.points + more, left
+
+
+async def pay_for_event(context: Context) -> None:
+    """Take the price of a subscription's next event, and wait until there is enough for it: the state is read after."""
+    points, budgets = _priced.get().points, context.tools.budgets
+    while (left := budgets.take(context.payer, points)) < 0:  # noqa: ASYNC110 - it is time that is waited for.
+        await asyncio.sleep(budgets.wait_s(-left))
 
 
 def too_dear(points: int) -> GraphQLError:

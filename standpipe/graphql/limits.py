@@ -49,6 +49,7 @@ class Size:
         )
 
 
+_UNKNOWN = Size(depth=1, fields=1)
 _ENDLESS = Size(_MANY, _MANY, _MANY, _MANY)
 
 
@@ -62,6 +63,9 @@ def too_large(document: DocumentNode) -> GraphQLError | None:
         return _refusal("fragments", MAX_FRAGMENTS)
     # What is not measured when it is needed lies on a cycle, and has no size.
     sizes = dict.fromkeys(fragments, _ENDLESS)
+    if (unused := _unused(operations, fragments)) is not None:
+        # Validation refuses it too, but only after it has looked through all of it.
+        return GraphQLError(f"Fragment '{unused}' is never used.")
     for name in _leaves_first(fragments):
         sizes[name] = _size(fragments[name].selection_set, sizes)
     for operation in operations:
@@ -83,6 +87,17 @@ def too_large(document: DocumentNode) -> GraphQLError | None:
 
 def _refusal(what: str, most: int) -> GraphQLError:
     return GraphQLError(f"This request has too many {what}: at most {most}.", extensions={"code": "TOO_LARGE"})
+
+
+def _unused(operations: list[OperationDefinitionNode], fragments: Mapping[str, FragmentDefinitionNode]) -> str | None:
+    used: set[str] = set()
+    waiting = [operation.selection_set for operation in operations]
+    while waiting:
+        for name in _spreads(waiting.pop()):
+            if name in fragments and name not in used:
+                used.add(name)
+                waiting.append(fragments[name].selection_set)
+    return next((name for name in fragments if name not in used), None)
 
 
 def _leaves_first(fragments: Mapping[str, FragmentDefinitionNode]) -> Iterator[str]:
@@ -120,8 +135,8 @@ def _size(selections: SelectionSetNode, sizes: Mapping[str, Size]) -> Size:
     for node in selections.selections:
         own = Size(directives=len(node.directives or ()))
         if isinstance(node, FragmentSpreadNode):
-            # A fragment that does not exist is validation's to refuse, in words of its own.
-            inner = sizes.get(node.name.value, Size())
+            # A fragment that does not exist is validation's to refuse; it counts, or doubling it would be free.
+            inner = sizes.get(node.name.value, _UNKNOWN)
         elif isinstance(node, FieldNode):
             inner = Size() if node.selection_set is None else _size(node.selection_set, sizes)
             # The depth of introspection is graphql-core's MaxIntrospectionDepthRule's, and its cost is priced.

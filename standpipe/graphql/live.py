@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from standpipe.graphql.context import Context
+from standpipe.graphql.guard import pay_for_event
 from standpipe.graphql.who import still_signed_in
 
 LOOK_ANYWAY_S = 30.0
@@ -22,5 +23,6 @@ async def wait(context: Context, flag: asyncio.Event) -> bool:
         if left_s <= LOOK_ANYWAY_S and context.expires_at_s is not None:
             return False
     flag.clear()
+    await pay_for_event(context)
     context.forget_loaded()
     return await still_signed_in(context)

@@ -31,6 +31,7 @@ from graphql import (
     ValueNode,
     VariableNode,
     get_named_type,
+    value_from_ast_untyped,
 )
 
 MAX_COST = 6_000
@@ -177,10 +178,24 @@ class _Planner:
         return LISTS.get(name, DEFAULT_LIST) if isinstance(inner, GraphQLList) else 1
 
 
-def plans_of(schema: GraphQLSchema, document: DocumentNode) -> dict[str | None, tuple[Plan, tuple[Plan, ...]]]:
-    """For each operation of a valid document: its plan, and what one item more of its late lists costs."""
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """An operation: its plan, what one item more of its late lists costs, and what its variables are by default."""
+
+    plan: Plan
+    late: tuple[Plan, ...]
+    defaults: Variables
+
+    def cost(self, variables: Variables) -> tuple[int, int]:
+        """Points, and points for each item more, for what the client sent."""
+        given = {**self.defaults, **variables}
+        return self.plan.cost(given), max((one.cost(given) for one in self.late), default=0)
+
+
+def plans_of(schema: GraphQLSchema, document: DocumentNode) -> dict[str | None, Priced]:
+    """What each operation of a valid document costs."""
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-    found: dict[str | None, tuple[Plan, tuple[Plan, ...]]] = {}
+    found: dict[str | None, Priced] = {}
     for node in document.definitions:
         if not isinstance(node, OperationDefinitionNode):
             continue
@@ -190,7 +205,12 @@ def plans_of(schema: GraphQLSchema, document: DocumentNode) -> dict[str | None, 
         base = {"mutation": MUTATION, "subscription": SUBSCRIPTION}.get(node.operation.value, 0)
         times = len(node.selection_set.selections) if base else 1
         plan = Plan(below.fixed + base * times, below.parts)
-        found[node.name.value if node.name else None] = (plan, tuple(planner.late))
+        defaults = {
+            one.variable.name.value: value_from_ast_untyped(one.default_value)
+            for one in node.variable_definitions or ()
+            if one.default_value is not None
+        }
+        found[node.name.value if node.name else None] = Priced(plan, tuple(planner.late), defaults)
     return found
 
 

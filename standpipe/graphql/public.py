@@ -12,6 +12,7 @@ from graphql import (
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
+    GraphQLError,
     InlineFragmentNode,
     NameNode,
     Node,
@@ -37,38 +38,59 @@ PUBLIC = frozenset(
 EMPTY = frozenset({"viewer", "node", "operator"})
 
 
-def for_strangers(document: DocumentNode) -> tuple[DocumentNode, frozenset[str]] | None:
-    """The document with its EMPTY fields made harmless, and their keys in the answer; None where it is refused."""
+def not_valid() -> GraphQLError:
+    """All that a stranger is told of a request that is not valid."""
+    return GraphQLError("This is not a valid request for somebody who has not signed in.")
+
+
+def for_strangers(
+    document: DocumentNode,
+) -> tuple[DocumentNode, dict[str | None, frozenset[str]]] | GraphQLError:
+    """The document with its EMPTY fields made harmless, and by operation their keys in the answer; or its refusal."""
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     kept: list[Node] = []
-    nulls: set[str] = set()
+    nulls: dict[str | None, frozenset[str]] = {}
     for node in document.definitions:
         if not isinstance(node, OperationDefinitionNode):
             continue
-        fields = list(_root_fields(node.selection_set, fragments, set()))
-        names = {field.name.value for field in fields}
-        if not names <= PUBLIC | EMPTY:
-            return None
-        nulls |= {_key(field) for field in fields if field.name.value in EMPTY}
+        fields = _root_fields(node.selection_set, fragments)
+        if fields is None:
+            return not_valid()
+        if not {field.name.value for field in fields} <= PUBLIC | EMPTY:
+            return GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
+        empty = frozenset(_key(field) for field in fields if field.name.value in EMPTY)
         # The two fields of one key would differ after they are made harmless; such a request has no meaning.
-        if nulls & {_key(field) for field in fields if field.name.value in PUBLIC}:
-            return None
+        if empty & {_key(field) for field in fields if field.name.value in PUBLIC}:
+            return not_valid()
+        nulls[node.name.value if node.name else None] = empty
         kept.append(_pruned(node, fields))
     used = _fragments_used(kept, fragments)
-    return DocumentNode(definitions=(*kept, *(fragments[name] for name in sorted(used)))), frozenset(nulls)  # type: ignore[arg-type]
+    return DocumentNode(definitions=(*kept, *(fragments[name] for name in sorted(used)))), nulls  # type: ignore[arg-type]
 
 
 def _root_fields(
-    selections: SelectionSetNode, fragments: Mapping[str, FragmentDefinitionNode], seen: set[str]
-) -> Iterator[FieldNode]:
-    for node in selections.selections:
-        if isinstance(node, FieldNode):
-            yield node
-        elif isinstance(node, InlineFragmentNode):
-            yield from _root_fields(node.selection_set, fragments, seen)
-        elif isinstance(node, FragmentSpreadNode) and node.name.value in fragments and node.name.value not in seen:
-            seen.add(node.name.value)
-            yield from _root_fields(fragments[node.name.value].selection_set, fragments, seen)
+    selections: SelectionSetNode, fragments: Mapping[str, FragmentDefinitionNode]
+) -> list[FieldNode] | None:
+    """The fields at the root, fragments written out; None where a fragment is missing, or has a directive."""
+    fields: list[FieldNode] = []
+    seen: set[str] = set()
+    waiting = [selections]
+    while waiting:
+        for node in waiting.pop().selections:
+            if isinstance(node, FieldNode):
+                fields.append(node)
+            elif node.directives:
+                return None
+            elif isinstance(node, InlineFragmentNode):
+                waiting.append(node.selection_set)
+            elif isinstance(node, FragmentSpreadNode):
+                name = node.name.value
+                if name not in fragments or fragments[name].directives:
+                    return None
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append(fragments[name].selection_set)
+    return fields
 
 
 def _key(field: FieldNode) -> str:
@@ -77,7 +99,12 @@ def _key(field: FieldNode) -> str:
 
 def _pruned(operation: OperationDefinitionNode, fields: list[FieldNode]) -> OperationDefinitionNode:
     harmless = tuple(
-        FieldNode(alias=NameNode(value=_key(field)), name=NameNode(value="__typename"), arguments=(), directives=())
+        FieldNode(
+            alias=NameNode(value=_key(field)),
+            name=NameNode(value="__typename"),
+            arguments=(),
+            directives=field.directives,
+        )
         if field.name.value in EMPTY
         else field
         for field in fields
@@ -90,7 +117,7 @@ def _pruned(operation: OperationDefinitionNode, fields: list[FieldNode]) -> Oper
         variable_definitions=tuple(
             one for one in operation.variable_definitions or () if one.variable.name.value in used
         ),
-        directives=(),
+        directives=operation.directives,
         selection_set=selections,
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import re
 import uuid
 from datetime import timedelta
 from http import HTTPStatus
@@ -34,6 +35,7 @@ from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
 from standpipe.graphql.who import refusal as unanswered
 from standpipe.ids import is_id
 
+MUTATION_BY_GET = "Send mutations by POST."
 INIT_TIMEOUT = timedelta(seconds=5)
 MAX_SUBSCRIPTIONS = 20
 EXECUTION_TIMEOUT_S = 30.0
@@ -42,6 +44,7 @@ SEND_TIMEOUT_S = 20.0
 _IDE_PAGE = (Path(__file__).parent / "graphiql.html").read_text()
 _IDE_QUERIES = (Path(__file__).parent / "graphiql.graphql").read_text()
 _EXCHANGE = "standpipe.exchange"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class _Adapter(StarletteRequestAdapter):
@@ -103,7 +106,8 @@ class GraphQLView(GraphQL[Context, None]):
             exchange.ran = False
             return answer(exchange, {"errors": [{"message": str(error), "extensions": {"code": error.code}}]})
         except HTTPException as error:
-            return refusal(error.status_code, error.reason)
+            headers = {"Allow": "POST"} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else None
+            return refusal(error.status_code, error.reason, headers=headers)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
@@ -180,7 +184,7 @@ class GraphQLView(GraphQL[Context, None]):
             raise HTTPException(HTTPStatus.BAD_REQUEST, error.as_http_error_reason()) from error
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.MUTATION:
-                raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, "Send mutations by POST.") from error
+                raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, MUTATION_BY_GET) from error
             message = "Subscribe over a WebSocket, or with `Accept: text/event-stream`."
             raise HTTPException(HTTPStatus.BAD_REQUEST, message) from error
 
@@ -229,6 +233,9 @@ class GraphQLView(GraphQL[Context, None]):
         """JSON that is an object (or a batch, which is refused later). All else is a 400, never a 500 (G1)."""
         try:
             value = json.loads(data)
+            if _SURROGATE.search(data if isinstance(data, str) else data.decode()):
+                # Half a surrogate pair is no text: nothing can store it, and no answer can repeat it.
+                json.dumps(value, ensure_ascii=False).encode()
         except (RecursionError, ValueError) as error:
             raise json.JSONDecodeError("not usable JSON", "", 0) from error
         if not isinstance(value, dict | list):

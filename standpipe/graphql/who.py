@@ -96,8 +96,8 @@ async def still_signed_in(context: Context) -> bool:
 
 
 def live_keys(context: Context, *ids: str) -> list[str]:
-    """What a subscription to ``ids`` listens to on the LIVE channel: the end of its session too."""
-    return [*ids, *([context.session_id] if context.session_id else [])]
+    """What a subscription to ``ids`` listens to on the LIVE channel: the end of its session and its customer's too."""
+    return [*ids, *(key for key in (context.session_id, context.customer_id) if key and key not in ids)]
 
 
 def refusal(error: StandpipeError) -> Response:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Customer, Household, HouseholdRole, Invite, Membership
+from standpipe.customers.people import hold_customer
 from standpipe.db.notify import LIVE, notify
 from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.ids import is_id, new_id
@@ -111,16 +112,16 @@ async def answer(session: AsyncSession, *, customer_id: str, invitation_id: str,
     Returns the household's meters, none where it was declined. Raises NotFoundError for every other invitation.
     """
     missing = NotFoundError("No such invitation.")
-    phone = await session.scalar(
-        select(Customer.phone).where(Customer.id == customer_id, Customer.deleted_at.is_(None))
-    )
+    phone = await hold_customer(session, customer_id)
     household_id = await session.scalar(
         select(Invite.household_id).where(Invite.id == invitation_id, Invite.phone == phone)
     )
     if household_id is None:
         raise missing
     await _lock(session, household_id)
-    row = await session.get_one(Invite, invitation_id, populate_existing=True)
+    row = await session.get(Invite, invitation_id, populate_existing=True)
+    if row is None:
+        raise missing
     meter_ids = await _meters_of(session, household_id)
     if row.accepted_at is not None or row.ended_at is not None:
         again = row.accepted_by == customer_id if accept else row.ended_reason == "DECLINED"

@@ -20,7 +20,7 @@ from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransacti
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.tariffs.bought import bill_between
-from standpipe.tariffs.catalogue import Contract
+from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import price_standing
 from standpipe.units import local_midnight, period_of
 from standpipe.usage.charges import accrue_standing, contract_for, period_use, priced_use
@@ -48,6 +48,16 @@ _OUTSIDE = frozenset(
     }
 )
 _log = structlog.get_logger(__name__)
+
+
+async def tenancy_since(session: AsyncSession, meter_id: str, now: datetime) -> date | None:
+    """The first day of those who live at a meter now, or of its standing empty; None where it never changed hands."""
+    meter = await session.get(Meter, meter_id)
+    if meter is None:
+        return None
+    zone = ZoneInfo(meter.time_zone)
+    known = await contracts(session, {meter.id: (meter.tariff_id, meter.installed_at.astimezone(zone).date())})
+    return known[meter.id].tenancy_start(now.astimezone(zone).date())
 
 
 async def statement_by_month(

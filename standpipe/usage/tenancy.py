@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Household, HouseholdRole
+from standpipe.customers.people import hold_customer
 from standpipe.errors import InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.ids import new_id
 from standpipe.meters.access import require_meter
@@ -38,16 +39,20 @@ async def claim(
     Raises InvalidInputError for a code and a serial that do not go together, MeterBlockedError out of service.
     """
     name = None if label is None else read_label(label)
+    await hold_customer(session, customer_id)
     meter = await use_code(session, customer_id=customer_id, serial=serial, code=code)
     if meter.closed_at is not None:
         raise MeterBlockedError("This meter is out of service.")
+    today = now.astimezone(ZoneInfo(meter.time_zone)).date()
+    if meter.household_id is not None and await _is_forgotten(session, meter.household_id):
+        # Whoever comes now is a new household, and what was before is not theirs to see.
+        await supply.leave(session, meter, by=customer_id, day=today, now=now)
     joined, household_id = meter.household_id is not None, meter.household_id
     if household_id is None:
         household = Household(id=new_id("hh"), utility_id=meter.utility_id, name=name or meter.serial)
         session.add(household)
         await session.flush()
         household_id = household.id
-        today = now.astimezone(ZoneInfo(meter.time_zone)).date()
         meter.label = name or meter.serial
         await supply.settle_in(session, meter, household, by=customer_id, day=today, now=now)
     await lock_household(session, household_id)
@@ -60,6 +65,12 @@ async def claim(
         how="CLAIMED",
     )
     return Claimed(meter.id, joined)
+
+
+async def _is_forgotten(session: AsyncSession, household_id: str) -> bool:
+    """Whether a household's last member was forgotten: its name went too. One that the office made has a name."""
+    household = await session.get_one(Household, household_id)
+    return not household.name and not await others_in(session, household_id, "")
 
 
 async def move_out(

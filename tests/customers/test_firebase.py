@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from standpipe.app import make_app
 from standpipe.customers.models import Customer, CustomerIdentity
@@ -309,9 +309,9 @@ async def test_an_app_left_running_does_not_reopen_a_deleted_account(place: tupl
     town, google = place
     token = await google.token(PHONE, age_s="60")
     assert (await asked(town, token))[0] == 200
-    async with town.sessions.begin() as session:
-        gone = update(Customer).where(Customer.phone == PHONE).values(phone="deleted", deleted_at=func.now())
-        await session.execute(gone)
+    confirm = f'mutation {{ accountDelete(input: {{confirm: "{PHONE}"}}) {{ deleted }} }}'
+    assert (await asked(town, token, confirm))[1]["data"]["accountDelete"] == {"deleted": True}
+    await town.drain()
     assert "was deleted" in await refused(town, token)
     assert await customers(town.sessions) == []
     # Who signs in again begins anew.

@@ -257,3 +257,20 @@ async def test_operators_issue_codes_as_their_role_allows(town: Town) -> None:
     assert (unknown["claimCode"], unknown["userErrors"][0]["code"]) == (None, "NOT_FOUND")
     never = (await town.gql(ISSUE, token, s=town.home.serial, d=0))["data"]["claimCodeIssue"]
     assert never["userErrors"][0] == {"code": "INVALID", "field": ["expiresInDays"]}
+
+
+async def test_g7_whoever_claims_after_the_last_member_was_forgotten_sees_nothing_of_before(town: Town) -> None:
+    await town.pay_by_card()
+    await town.poll()
+    before = await code_for(town, town.home.serial)
+    phone = (await town.gql("{ viewer { phone } }"))["data"]["viewer"]["phone"]
+    gone = await town.gql("mutation($c: PhoneNumber!) { accountDelete(input: {confirm: $c}) { deleted } }", c=phone)
+    assert gone["data"]["accountDelete"]["deleted"] is True
+    bob = await make_person(town)
+    # The worker has not heard of it yet: the old code still opens, but nothing of theirs.
+    payload = await claim(town, bob.token, town.home.serial, before)
+    assert payload["joined"] is False
+    seen = await town.gql("{ viewer { meters { nodes { label topUps { nodes { id } } } } } }", bob.token)
+    [meter] = seen["data"]["viewer"]["meters"]["nodes"]
+    assert meter["topUps"]["nodes"] == []
+    assert meter["label"] == town.home.serial

@@ -119,7 +119,7 @@ async def test_by_get_an_unchanged_answer_costs_no_bytes_and_a_mutation_is_refus
     assert (unchanged.status_code, unchanged.content) == (304, b"")
     signed_out = await trusted.http.get(f"{trusted.api}/graphql", params=params, headers={"accept": RESPONSE})
     assert signed_out.json()["data"] == {"viewer": None}
-    assert signed_out.headers["cache-control"] == "public, max-age=60"
+    assert signed_out.headers["cache-control"] == "no-store"
     mutation = await trusted.http.get(
         f"{trusted.api}/graphql", params={"documentId": f"sha256:{sha(START)}"}, headers=headers
     )

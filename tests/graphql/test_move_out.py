@@ -192,3 +192,20 @@ async def test_g7_live_views_of_those_who_moved_out_end_at_once(town: Town) -> N
         async with asyncio.timeout(10):
             message = json.loads(await socket.recv())
         assert "NOT_FOUND" in json.dumps(message)
+
+
+async def test_g7_a_statement_s_link_ends_with_those_whom_it_was_made_for(town: Town) -> None:
+    await paid(town, "15.00")
+    query = "query($m: Date!) { viewer { meters { nodes { statement(month: $m) { statement { pdf } } } } } }"
+    answer = await town.gql(query, m=str(day().replace(day=1)))
+    link = answer["data"]["viewer"]["meters"]["nodes"][0]["statement"]["statement"]["pdf"]
+    link = town.api + link[link.index("/statements/") :]
+    assert (await town.http.get(link)).status_code == 200
+    assert (await move_out(town))["userErrors"] == []
+    assert (await town.http.get(link)).status_code == 404
+    bob = await make_person(town)
+    assert (await claim(town, bob.token, town.home.serial, await code_for(town, town.home.serial)))["meter"]
+    assert (await town.http.get(link)).status_code == 404
+    theirs = await town.gql(query, bob.token, m=str(day().replace(day=1)))
+    mine = theirs["data"]["viewer"]["meters"]["nodes"][0]["statement"]["statement"]["pdf"]
+    assert (await town.http.get(town.api + mine[mine.index("/statements/") :])).status_code == 200

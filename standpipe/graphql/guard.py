@@ -113,6 +113,9 @@ class Guard(SchemaExtension):
         core = run.schema._schema  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.
         self.prepared = prepare(core, run.query or "", stranger=context.stranger, introspection=introspection)
         run.graphql_document = self.prepared.document
+        if self.prepared.document is _NOTHING:
+            # The operation that was named is not in what stands for a refused document; its errors are the answer.
+            run._provided_operation_name = None  # noqa: SLF001 - the name was given to Strawberry before it was read.
         yield
 
     def on_validate(self) -> Iterator[None]:

@@ -131,6 +131,27 @@ async def test_g2_alike_over_http_sse_and_websocket(town: Town, kind: str) -> No
     assert (await town.http.get(f"{town.api}/healthz")).status_code == 200
 
 
+async def test_g2_a_refusal_is_told_as_it_is_where_the_operation_has_a_name(town: Town) -> None:
+    large, broken = "query Home { viewer { " + "id " * 100 + "} }", "query Home { viewer {"
+    for token, query, code in (
+        (town.home.token, large, "TOO_LARGE"),
+        (town.home.token, broken, None),
+        ("", large, "TOO_LARGE"),
+        ("", "query Home { thereIsNoSuchThing }", "UNAUTHENTICATED"),
+    ):
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        body = {"query": query, "operationName": "Home"}
+        for accept in ("application/json", "text/event-stream"):
+            asked = headers | {"accept": accept}
+            response = await town.http.post(f"{town.api}/graphql", json=body, headers=asked)
+            assert "Unknown operation" not in response.text
+            assert code is None or code in response.text, (query, response.text)
+    async with await opened(town, town.home.token) as socket:
+        payload = {"query": large, "operationName": "Home"}
+        await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+        assert "TOO_LARGE" in await socket.recv()
+
+
 async def test_g2_many_tokens_deep_lists_and_batches_are_refused(town: Town) -> None:
     for query in ("{ " + "a " * 1_100 + "}", "{ node(id: " + "[" * 400 + "]" * 400 + ") { id } }"):
         answer = json.loads(await _over_http(town, query, "application/graphql-response+json"))

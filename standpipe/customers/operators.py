@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Operator, OperatorAction, OperatorRole, OperatorSession
-from standpipe.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError
-from standpipe.ids import new_id
+from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError
+from standpipe.platform.ids import new_id
 
 KEY_PREFIX = "opk_"
 PEOPLE: tuple[OperatorRole, ...] = ()

@@ -16,10 +16,10 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InsufficientFundsError, InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
-from standpipe.units import MAX_MINOR
+from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import MAX_MINOR
 
 GUARDED_KINDS = frozenset(
     {

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db import queue
-from standpipe.db.notify import WORK, notify
-from standpipe.db.queue import Backlog
+from standpipe.engine import queue
+from standpipe.engine.queue import Backlog
 from standpipe.outbox.models import OutboxFact
+from standpipe.platform.notify import WORK, notify
 
 
 @dataclass(frozen=True, slots=True)

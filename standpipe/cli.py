@@ -39,7 +39,7 @@ def main() -> None:
 def _commands(first: str) -> typer.Typer:
     """Load the command line that knows the first word; all of it where that is none of the office's.
 
-    Packages installed beside ours bring commands of their own (entry points ``standpipe.commands``), as the demo's does.
+    Packages installed beside ours bring commands too (entry points ``standpipe.commands``), as the demo does.
     """
     if first in office.WHERE:
         return office.only(first)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from standpipe.db.engine import Sessions
+from standpipe.platform.database import Sessions
 from tests.support.command import standpipe, standpipe_beside, standpipe_process
 from tests.support.town import make_utility
 

@@ -14,6 +14,8 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select, text
 
+from standpipe.customers.models import OperatorRole
+from standpipe.customers.operators import add_operator
 from standpipe.meters import dtls_keys
 from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
@@ -27,12 +29,15 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(database_url: str, tmp_path: Path) -> Run:
-    """``run("rotate", serial)`` is ``standpipe meter-key rotate serial``."""
+async def run(database_url: str, sessions: Sessions, tmp_path: Path) -> Run:
+    """``run("rotate", serial)`` is ``standpipe meter-key rotate serial``, by an engineer."""
+    async with sessions.begin() as session:
+        engineer = await add_operator(session, "femi", by="root", role=OperatorRole.FIELD)
 
-    def command(*words: str, secrets: str = METER_SECRET) -> subprocess.CompletedProcess[str]:
+    def command(*words: str, secrets: str = METER_SECRET, key: str = engineer) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
         environment |= {"STANDPIPE_DATABASE_URL": database_url, "STANDPIPE_METER_KEY_SECRETS": secrets}
+        environment["STANDPIPE_OPERATOR_KEY"] = key
         environment |= {"STANDPIPE_DATA_DIR": str(tmp_path), "COLUMNS": "200", "STANDPIPE_LOG_LEVEL": "DEBUG"}
         words = (sys.executable, "-m", "standpipe.cli", "meter-key", *words)
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)

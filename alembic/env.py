@@ -8,8 +8,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from standpipe.db.base import Base
-from standpipe.db.engine import async_url
+from standpipe.platform.base import Base
+from standpipe.platform.database import async_url
 from standpipe.tables import MODULES  # noqa: F401 - for their tables.
 
 

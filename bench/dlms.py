@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import func, select
 
 from bench.support import allow_many_files, cpu_s, rss_kb
-from standpipe.clock import Clock
-from standpipe.db.embedded import embedded
-from standpipe.db.engine import create_engine, create_sessions
-from standpipe.db.migrate import upgrade
 from standpipe.meters.models import MeterState
-from standpipe.simulator.dlms_meter import SimulatedDlmsMeter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import create_engine, create_sessions
+from standpipe.platform.embedded import embedded
+from standpipe.platform.migrate import upgrade
+from standpipe_demo.simulator.dlms_meter import SimulatedDlmsMeter
 from tests.support.database import free_port, public_folder
 from tests.support.dlms import dlms_config, enrol, identity_of
 from tests.support.roles import running

@@ -15,11 +15,11 @@ from starlette.routing import Route
 from bench.money import make_top_up
 from bench.support import CONNECTIONS, Row, rate, serving
 from standpipe.app import make_app, make_signer
-from standpipe.db.engine import Sessions
-from standpipe.ids import new_id
-from standpipe.settings import Settings
-from standpipe.simulator.webhooks import sign
+from standpipe.platform.database import Sessions
+from standpipe.platform.ids import new_id
+from standpipe.platform.settings import Settings
 from standpipe.wiring import Database
+from standpipe_demo.simulator.webhooks import sign
 from tests.support.town import METER_SECRET, Home
 
 REQUESTS = 600

@@ -14,7 +14,7 @@ from bench.support import allow_many_files, rss_kb
 from standpipe.meter_gateway.dtls import DtlsServer, Limits
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters.dtls_keys import DtlsCredential
-from standpipe.simulator.meter_dtls import PskClientContext
+from standpipe_demo.simulator.meter_dtls import PskClientContext
 from tests.support.dtls import DtlsClient
 from tests.support.town import until
 

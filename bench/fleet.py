@@ -11,12 +11,12 @@ import asyncpg
 from sqlalchemy import insert
 
 from standpipe.customers.models import Customer, Household, Membership
-from standpipe.db.embedded import embedded
-from standpipe.db.engine import Sessions
-from standpipe.db.migrate import upgrade
-from standpipe.ids import new_id
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential
+from standpipe.platform.database import Sessions
+from standpipe.platform.embedded import embedded
+from standpipe.platform.ids import new_id
+from standpipe.platform.migrate import upgrade
 from tests.support.database import free_port, public_folder
 from tests.support.roles import running
 from tests.support.town import METER_SECRET, PREPAID_KEY, make_utility

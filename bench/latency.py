@@ -22,11 +22,11 @@ import asyncpg
 
 from bench.fleet import own_database
 from bench.support import Row, print_rows
-from standpipe.clock import Clock
 from standpipe.meters.models import MeterState
-from standpipe.simulator.dlms_meter import SimulatedDlmsMeter
-from standpipe.simulator.fake_stripe import event
-from standpipe.simulator.meter_device import SimulatedMeter
+from standpipe.platform.clock import Clock
+from standpipe_demo.simulator.dlms_meter import SimulatedDlmsMeter
+from standpipe_demo.simulator.fake_stripe import event
+from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.database import free_port
 from tests.support.dlms import dlms_config, enrol, identity_of
 from tests.support.radio import OBJECT_ID, config_of, exchange, give_key

@@ -17,11 +17,11 @@ from bench.doors import HOME_QUERY
 from bench.money import make_top_up
 from bench.support import serving
 from standpipe.app import make_app, make_signer
-from standpipe.db.embedded import embedded
-from standpipe.db.engine import create_engine, create_sessions
-from standpipe.db.migrate import upgrade
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.settings import Settings
+from standpipe.platform.database import create_engine, create_sessions
+from standpipe.platform.embedded import embedded
+from standpipe.platform.migrate import upgrade
+from standpipe.platform.settings import Settings
 from standpipe.usage.readings import take_report
 from standpipe.wiring import Database
 from tests.support.database import free_port

@@ -25,11 +25,11 @@ from starlette.routing import Route
 
 from bench.fleet import FLOW_ML, HOURS, Enrolled, PlainStore, bare, enrol_many, gateway, own_database
 from bench.support import CONNECTIONS, Row, cpu_s, print_rows, rate, rss_kb
-from standpipe.db.engine import Sessions, create_engine, create_sessions
 from standpipe.meters.lora_models import LoraDevice
-from standpipe.simulator import lora_codec
-from standpipe.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
+from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.usage.models import Reading
+from standpipe_demo.simulator import lora_codec
+from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
 from tests.support.database import free_port
 from tests.support.lora import API_TOKEN, EVENT_SECRET, dev_eui_of
 from tests.support.town import PREPAID_KEY, until

@@ -7,16 +7,16 @@ from typing import Any
 import asyncpg
 
 from bench.support import CONNECTIONS, Row, rate
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
 from standpipe.payments.settle import settle
-from standpipe.settings import Settings
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.ids import new_id
+from standpipe.platform.settings import Settings
 from tests.support.town import Home, make_home
 
 SETTLEMENTS = 600

@@ -17,12 +17,12 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from bench.doors import HOME_QUERY
 from bench.money import make_top_up
 from bench.support import CONNECTIONS, Row, print_rows, rate, serving
-from standpipe import tracing
 from standpipe.app import make_app, make_signer
-from standpipe.db.embedded import embedded
-from standpipe.db.engine import create_engine, create_sessions
-from standpipe.db.migrate import upgrade
-from standpipe.settings import Settings
+from standpipe.platform import tracing
+from standpipe.platform.database import create_engine, create_sessions
+from standpipe.platform.embedded import embedded
+from standpipe.platform.migrate import upgrade
+from standpipe.platform.settings import Settings
 from standpipe.wiring import Database
 from tests.support.database import free_port
 from tests.support.town import METER_SECRET, make_home, make_utility

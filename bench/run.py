@@ -15,10 +15,10 @@ from bench.doors import home_screen, webhooks
 from bench.money import settlements
 from bench.support import CONNECTIONS, Row, print_rows
 from bench.water import HOURS, METERS, history, ingest, pricing
-from standpipe.db.embedded import embedded
-from standpipe.db.engine import create_engine, create_sessions
-from standpipe.db.migrate import upgrade
-from standpipe.settings import Settings
+from standpipe.platform.database import create_engine, create_sessions
+from standpipe.platform.embedded import embedded
+from standpipe.platform.migrate import upgrade
+from standpipe.platform.settings import Settings
 from tests.support.database import free_port
 from tests.support.town import METER_SECRET, make_home, make_utility
 

@@ -18,17 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bench.support import Row, median_ms
 from standpipe import tariffs
-from standpipe.db.engine import Sessions, create_engine, create_sessions
-from standpipe.db.migrate import upgrade
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.synthetic.utility import PREFIX, Scale, generate, months_from
+from standpipe.platform.database import Sessions, create_engine, create_sessions
+from standpipe.platform.migrate import upgrade
+from standpipe.platform.units import period_of
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.periods import Supply, TariffInForce, price_use, segments_of
-from standpipe.units import period_of
 from standpipe.usage.readings import take_report
 from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
 from standpipe.usage.statements import build
+from standpipe_demo.synthetic.utility import PREFIX, Scale, generate, months_from
 from tests.support.database import renamed
 from tests.support.town import Home
 

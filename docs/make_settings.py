@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-from standpipe.settings import Settings
+from standpipe.platform.settings import Settings
 
 TARGET = Path(__file__).with_name("settings.md")
 HEAD = """# Settings

@@ -11,7 +11,6 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from standpipe.addresses import caller_address
 from standpipe.api import agents
 from standpipe.api.admin import make_admin, ready
 from standpipe.api.observed import Observed
@@ -23,14 +22,15 @@ from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.sessions import Lifetime, Lifetimes
 from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
-from standpipe.db.notify import LIVE, Listener
-from standpipe.db.ready import Readiness, older_revisions
 from standpipe.graphql.budget import Budgets
 from standpipe.graphql.context import Tools
 from standpipe.graphql.documents import Documents
 from standpipe.graphql.view import GraphQLView
-from standpipe.serving import serve
-from standpipe.settings import Settings, require
+from standpipe.platform.addresses import caller_address
+from standpipe.platform.notify import LIVE, Listener
+from standpipe.platform.ready import Readiness, older_revisions
+from standpipe.platform.serving import serve
+from standpipe.platform.settings import Settings, require
 from standpipe.wiring import Database, close_providers, make_firebase, make_operator_keys, make_providers
 
 GRAPHQL_MAX_BODY_BYTES = 64 * 1024

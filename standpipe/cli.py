@@ -8,8 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from standpipe import office
-from standpipe.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError, NotFoundError, SettingsError
 from standpipe.payments.provider import ProviderUnavailableError
+from standpipe.platform.errors import (
+    ForbiddenError,
+    InvalidInputError,
+    NotAuthenticatedError,
+    NotFoundError,
+    SettingsError,
+)
 
 _errors = Console(stderr=True)
 

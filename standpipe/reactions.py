@@ -9,8 +9,6 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
 from standpipe.meters.forgetting import end_codes
 from standpipe.notifications import forgetting as notifications_forgetting
 from standpipe.notifications.alerts import check_low_balance, raise_once
@@ -41,6 +39,8 @@ from standpipe.payments.guests import is_guests
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import credit_of, issue
 from standpipe.payments.refunds import meter_stated
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
 from standpipe.tariffs.periods import BillLine
 from standpipe.usage.overview import MeterView, meter_view
 from standpipe.usage.quotes import quote_credit

@@ -16,20 +16,18 @@ from cryptography.fernet import Fernet
 from rich.console import Console
 from sqlalchemy import select
 
-from standpipe import demo as demo_role
 from standpipe import office
 from standpipe.app import make_app, make_signer, observed
-from standpipe.db.migrate import check as check_migrations
-from standpipe.db.migrate import upgrade
-from standpipe.db.notify import COMMANDS, WORK, Listener
-from standpipe.db.ready import Readiness, older_revisions
-from standpipe.errors import InvalidInputError, SettingsError
 from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.models import CommandKind, Meter
-from standpipe.serving import serve as serve_http
-from standpipe.settings import Settings, load
-from standpipe.simulator.run import run_world
+from standpipe.platform.errors import InvalidInputError, SettingsError
+from standpipe.platform.migrate import check as check_migrations
+from standpipe.platform.migrate import upgrade
+from standpipe.platform.notify import COMMANDS, WORK, Listener
+from standpipe.platform.ready import Readiness, older_revisions
+from standpipe.platform.serving import serve as serve_http
+from standpipe.platform.settings import Settings, load
 from standpipe.wiring import (
     Database,
     close_providers,
@@ -42,6 +40,8 @@ from standpipe.wiring import (
     traced,
 )
 from standpipe.worker import run_worker
+from standpipe_demo import demo as demo_role
+from standpipe_demo.simulator.run import run_world
 
 cli = typer.Typer(
     help="Standpipe: the customer backend for prepaid water meters. Settings come from the environment "

@@ -8,11 +8,7 @@ from urllib.parse import urlsplit
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import SecretStr
 
-from standpipe import logs, tracing
 from standpipe.customers.firebase import FirebaseTokens, refuse_emulator
-from standpipe.db.embedded import embedded
-from standpipe.db.engine import Sessions, answers, create_engine, create_sessions, is_migrated
-from standpipe.errors import SettingsError
 from standpipe.meters.keys import KeyRing
 from standpipe.notifications.push import PushSender
 from standpipe.payments.answers import StoredAnswers
@@ -25,7 +21,11 @@ from standpipe.payments.providers.stripe import StripeProvider
 from standpipe.payments.rails import Rails
 from standpipe.payments.split import FeeRule
 from standpipe.payments.watched import watched
-from standpipe.settings import Settings
+from standpipe.platform import logs, tracing
+from standpipe.platform.database import Sessions, answers, create_engine, create_sessions, is_migrated
+from standpipe.platform.embedded import embedded
+from standpipe.platform.errors import SettingsError
+from standpipe.platform.settings import Settings
 from standpipe.sts.keys import VENDING_KEY_BYTES
 from standpipe.tables import MODULES as _TABLES  # noqa: F401 - whoever opens a database needs every table.
 from standpipe.vending.issuer import TokenIssuer

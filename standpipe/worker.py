@@ -10,13 +10,8 @@ from functools import partial
 
 import structlog
 
-from standpipe import tracing
-from standpipe.clock import Clock
 from standpipe.customers.retention import forget_sign_ins
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import WORK, Listener
-from standpipe.db.queue import claim, finish, retry
-from standpipe.errors import NotYetError
+from standpipe.engine.queue import claim, finish, retry
 from standpipe.notifications.deliver import deliver_due
 from standpipe.notifications.push import PushSender
 from standpipe.outbox.facts import PATIENT, read, redact
@@ -26,6 +21,11 @@ from standpipe.payments.provider import Provider, ProviderUnavailableError
 from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
+from standpipe.platform import tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotYetError
+from standpipe.platform.notify import WORK, Listener
 from standpipe.reactions import follow_up, react
 from standpipe.usage import cut_off
 from standpipe.usage.rests import Rests

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from standpipe.db.engine import Sessions, create_engine, create_sessions
+from standpipe.platform.database import Sessions, create_engine, create_sessions
 from tests.support.database import DatabaseServer, database_server
 from tests.support.town import Town, make_town
 

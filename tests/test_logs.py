@@ -13,12 +13,12 @@ import pytest
 import structlog
 from sqlalchemy import text
 
-from standpipe.errors import SettingsError, StandpipeError
 from standpipe.graphql import meters as graphql_meters
-from standpipe.logs import KEYS
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone
+from standpipe.platform.errors import SettingsError, StandpipeError
+from standpipe.platform.logs import KEYS
+from standpipe.platform.serving import serve
 from standpipe.wiring import secret_texts
+from standpipe_demo.simulator import fake_phone
 from tests.payments.test_mpesa import begin, decide, work
 from tests.support.database import free_port
 from tests.support.logs import lines, logged, told, traced
@@ -147,7 +147,7 @@ def test_a_key_that_nobody_has_looked_at_shows_nothing() -> None:
 
 
 def test_every_key_in_the_code_is_on_the_list() -> None:
-    """One that is missing shows as "[kept out]": add it to ``standpipe.logs.KEYS`` if nothing personal can be in it."""
+    """One that is missing shows as "[kept out]": add it to ``standpipe.platform.logs.KEYS`` if nothing personal can be in it."""
     used: dict[str, str] = {}
     for path in PACKAGE.rglob("*.py"):
         if "simulator" in path.parts:
@@ -179,7 +179,7 @@ def test_an_exception_tells_its_place_and_type_and_of_its_message_what_can_be_to
         log.error("group", exc_info=ExceptionGroup(NAME, [OSError(111, "refused"), ValueError(NAME)]))
     first, group = lines(written)
     assert "builtins.KeyError: [kept out]\nwhich led to:\n" in first["exception"]
-    assert first["exception"].endswith("standpipe.errors.StandpipeError: No meter for '…' at [number].")
+    assert first["exception"].endswith("standpipe.platform.errors.StandpipeError: No meter for '…' at [number].")
     assert "test_logs.py" in first["exception"]
     assert "OSError: [Errno 111] refused" not in group["exception"], "the type's full name is told"
     assert "builtins.ConnectionRefusedError: [Errno 111] refused" in group["exception"]

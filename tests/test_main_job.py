@@ -21,21 +21,21 @@ from cryptography.fernet import Fernet
 from sqlalchemy import func, select
 from websockets.asyncio.client import connect
 
-from standpipe.clock import Clock
 from standpipe.customers.models import Customer, Household, Membership, Utility
-from standpipe.db.engine import Sessions
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.dtls_keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
 from standpipe.payments.models import ProviderEvent
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone, fake_stripe
-from standpipe.simulator.meter_device import SimulatedMeter
-from standpipe.simulator.meter_model import MeterConfig
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.ids import new_id
+from standpipe.platform.serving import serve
 from standpipe.tariffs.models import Tariff, TariffVersion
+from standpipe_demo.simulator import fake_phone, fake_stripe
+from standpipe_demo.simulator.meter_device import SimulatedMeter
+from standpipe_demo.simulator.meter_model import MeterConfig
 from tests.support.database import free_port
 from tests.support.roles import Roles, running, until_answers
 from tests.support.town import until

@@ -14,11 +14,11 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 
-from standpipe import metrics
 from standpipe.api.admin import make_admin
-from standpipe.db.engine import Sessions, after_commit, create_engine, create_sessions
-from standpipe.db.notify import WORK, Listener
-from standpipe.db.ready import KEEP_S, Readiness, older_revisions
+from standpipe.platform import metrics
+from standpipe.platform.database import Sessions, after_commit, create_engine, create_sessions
+from standpipe.platform.notify import WORK, Listener
+from standpipe.platform.ready import KEEP_S, Readiness, older_revisions
 from tests.support.database import free_port
 from tests.support.roles import running, until_answers
 from tests.support.town import Town, until

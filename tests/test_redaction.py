@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from standpipe.ids import new_id
-from standpipe.redaction import MAX_CHARS, Redactor
+from standpipe.platform.ids import new_id
+from standpipe.platform.redaction import MAX_CHARS, Redactor
 
 REDACTOR = Redactor(["whsec_of_a_test", "a secret with spaces"])
 WORDS = st.text(alphabet=string.ascii_letters + " .:,;!?{}[]()'\"\n=&/-\N{NO-BREAK SPACE}é漢", max_size=60)

@@ -10,9 +10,6 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Membership
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
-from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.ledger.posting import wallet_balance_minor
@@ -23,15 +20,18 @@ from standpipe.outbox.models import OutboxFact
 from standpipe.payments.models import TopUp
 from standpipe.payments.past import book_past
 from standpipe.payments.reconcile import make_report
-from standpipe.synthetic.past import STEP_MINOR
-from standpipe.synthetic.utility import Scale, generate
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.models import SupplyTerms
-from standpipe.units import local_midnight, period_of
 from standpipe.usage.charges import accrue_standing, charge_periods, contract_for, period_use, priced_use
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, StandingCharged, Statement
 from standpipe.usage.readings import take_report
 from standpipe.usage.rollups import roll_up_first
 from standpipe.usage.statement_body import StatementBody, is_balanced
+from standpipe_demo.synthetic.past import STEP_MINOR
+from standpipe_demo.synthetic.utility import Scale, generate
 from tests.support.command import standpipe
 
 NOW = datetime(2026, 11, 17, 9, 30, tzinfo=UTC)

@@ -8,10 +8,10 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import select
 
-from standpipe import tracing
-from standpipe.db.engine import Sessions
 from standpipe.payments.models import TopUp
 from standpipe.payments.providers.mpesa import MpesaProvider
+from standpipe.platform import tracing
+from standpipe.platform.database import Sessions
 from tests.payments.test_mpesa import work
 from tests.support.collector import Collector, Span, collecting
 from tests.support.logs import traced

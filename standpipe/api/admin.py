@@ -11,15 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from standpipe import metrics
 from standpipe.api.pages import health
-from standpipe.db.engine import DATABASE_DOWN, Sessions, pool_use
-from standpipe.db.queue import Backlog
-from standpipe.db.ready import OK, Readiness
+from standpipe.engine.queue import Backlog
 from standpipe.meters import commands
 from standpipe.notifications import deliver
 from standpipe.outbox import facts
 from standpipe.payments import inbox
+from standpipe.platform import metrics
+from standpipe.platform.database import DATABASE_DOWN, Sessions, pool_use
+from standpipe.platform.ready import OK, Readiness
 
 KEEP_S = 10.0
 TIMEOUT_S = 3.0

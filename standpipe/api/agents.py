@@ -9,8 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import (
+from standpipe.payments import agents
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import (
     IdempotencyMismatchError,
     InvalidInputError,
     MeterBlockedError,
@@ -18,8 +19,7 @@ from standpipe.errors import (
     NotFoundError,
     StandpipeError,
 )
-from standpipe.payments import agents
-from standpipe.units import is_storable, money_text, to_major, to_minor
+from standpipe.platform.units import is_storable, money_text, to_major, to_minor
 
 MAX_BODY_BYTES = 8 * 1024
 MAX_TEXT = 128

@@ -7,7 +7,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from standpipe import metrics, tracing
+from standpipe.platform import metrics, tracing
 
 HEADER = "X-Request-Id"
 LATE = "/webhooks/"

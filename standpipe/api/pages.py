@@ -3,8 +3,8 @@
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from standpipe.ids import is_id
 from standpipe.payments.top_ups import refresh
+from standpipe.platform.ids import is_id
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Standpipe</title>

@@ -12,12 +12,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from standpipe.api.webhooks import read_call, refusal
-from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.payments.paybill import Verdict, validate
 from standpipe.payments.provider import SignatureInvalidError
 from standpipe.payments.providers.mpesa import NAME
 from standpipe.payments.providers.mpesa_callbacks import VALIDATION_ANSWERS
 from standpipe.payments.providers.mpesa_wire import CURRENCY, read_c2b
+from standpipe.platform.database import DATABASE_DOWN, Sessions
 
 ANSWER_WITHIN_S = 4.0
 _log = structlog.get_logger(__name__)

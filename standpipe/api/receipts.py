@@ -7,11 +7,11 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from standpipe.ids import is_id
 from standpipe.payments.receipt_links import link_holds
 from standpipe.payments.receipt_pdf import render
 from standpipe.payments.receipt_text import number_text
 from standpipe.payments.receipts import receipt_by_id
+from standpipe.platform.ids import is_id
 
 
 async def receipt_pdf(request: Request) -> Response:

@@ -12,10 +12,10 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from standpipe.addresses import caller_address
-from standpipe.db.engine import DATABASE_DOWN, Sessions
 from standpipe.payments.inbox import receive
 from standpipe.payments.provider import Provider, SignatureInvalidError, WebhookCall
+from standpipe.platform.addresses import caller_address
+from standpipe.platform.database import DATABASE_DOWN, Sessions
 
 MAX_BODY_BYTES = 256 * 1024
 _log = structlog.get_logger(__name__)

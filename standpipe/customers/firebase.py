@@ -18,8 +18,8 @@ import structlog
 from firebase_admin import auth, credentials
 from requests.adapters import HTTPAdapter
 
-from standpipe.errors import NotAuthenticatedError, SettingsError, SignInUnavailableError
-from standpipe.ids import new_id
+from standpipe.platform.errors import NotAuthenticatedError, SettingsError, SignInUnavailableError
+from standpipe.platform.ids import new_id
 
 EMULATOR_HOST = "FIREBASE_AUTH_EMULATOR_HOST"
 ISSUER_PREFIX = "https://securetoken.google.com/"

@@ -19,9 +19,9 @@ from standpipe.customers.models import (
     SignInCode,
 )
 from standpipe.customers.sessions import EndReason, end_sessions
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.outbox.facts import CustomerForgotten, publish
+from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
+from standpipe.platform.notify import LIVE, notify
 
 GONE = "forgotten:"
 """What stands in place of a phone number: no number, and unique with the id behind it."""

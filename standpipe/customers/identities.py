@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer, CustomerIdentity
-from standpipe.errors import NotAuthenticatedError
-from standpipe.ids import new_id
+from standpipe.platform.errors import NotAuthenticatedError
+from standpipe.platform.ids import new_id
 
 
 async def find_customer(session: AsyncSession, *, issuer: str, subject: str, signed_in_at_s: int) -> str | None:

@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Attempt
-from standpipe.errors import RateLimitedError
+from standpipe.platform.errors import RateLimitedError
 
 KEEP_S = 2 * 86_400
 """The longest window of any limit, with room; what is older counts for nothing and is deleted."""

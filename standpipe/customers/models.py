@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base
+from standpipe.platform.base import Base
 
 MEMBER_ID = "'mem_' || left(replace(gen_random_uuid()::text, '-', ''), 26)"
 """The database gives a membership its id: releases from before the column write none."""

@@ -14,14 +14,14 @@ from pyotp.exceptions import OTPVerificationError
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.addresses import subscriber
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Operator, OperatorRole, OperatorSession
 from standpipe.customers.operators import end_sessions, hash_key, record
 from standpipe.customers.passwords import check_password, hash_password, rehash_password
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotAuthenticatedError
-from standpipe.units import is_storable
+from standpipe.platform.addresses import subscriber
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.platform.units import is_storable
 
 TOKEN_PREFIX = "opt_"  # noqa: S105 - how tokens begin.
 TOKEN_TTL_S = 8 * 3600

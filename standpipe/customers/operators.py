@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Operator, OperatorRole, OperatorSession
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
-from standpipe.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError
-from standpipe.ids import new_id
+from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError
+from standpipe.platform.ids import new_id
 
 KEY_PREFIX = "opk_"
 PEOPLE: tuple[OperatorRole, ...] = ()

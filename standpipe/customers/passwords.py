@@ -13,7 +13,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 
 MIN_LENGTH, MAX_LENGTH = 12, 256
 _hasher = PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer
-from standpipe.errors import NotFoundError
+from standpipe.platform.errors import NotFoundError
 
 _SHOWN = (4, 3)
 

@@ -3,7 +3,7 @@
 from standpipe.customers.limits import forget_tries
 from standpipe.customers.sessions import forget_sessions
 from standpipe.customers.sign_in import forget_codes
-from standpipe.db.engine import Sessions
+from standpipe.platform.database import Sessions
 
 
 async def forget_sign_ins(sessions: Sessions) -> None:

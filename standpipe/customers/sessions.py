@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer, CustomerSession, RefreshToken
 from standpipe.customers.tokens import AccessToken
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import LIVE, notify
 
 REFRESH_PREFIX = "rft_"
 TOKEN_BYTES = 32

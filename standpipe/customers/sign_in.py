@@ -16,11 +16,11 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.addresses import subscriber
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Customer, SignInCode
-from standpipe.errors import InvalidInputError, RateLimitedError
-from standpipe.ids import new_id
+from standpipe.platform.addresses import subscriber
+from standpipe.platform.errors import InvalidInputError, RateLimitedError
+from standpipe.platform.ids import new_id
 
 CODE_TTL_S = 600
 MAX_TRIES = 5

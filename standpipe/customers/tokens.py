@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import jwt
 
-from standpipe.errors import NotAuthenticatedError
+from standpipe.platform.errors import NotAuthenticatedError
 
 ISSUER = "standpipe"
 AUDIENCE = "standpipe-customer"

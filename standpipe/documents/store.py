@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.documents.models import TrustedDocument
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.units import is_storable
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.units import is_storable
 
 APOLLO = "apollo-persisted-query-manifest"
 MAX_BODY = 64 * 1024

@@ -17,9 +17,9 @@ from typing import Generic, Self, TypeVar
 
 import structlog
 
-from standpipe import metrics, tracing
-from standpipe.db.engine import is_locked_out, is_passing
-from standpipe.errors import StandpipeError
+from standpipe.platform import metrics, tracing
+from standpipe.platform.database import is_locked_out, is_passing
+from standpipe.platform.errors import StandpipeError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from standpipe.db.engine import after_commit
-from standpipe.db.notify import notify_many
+from standpipe.platform.database import after_commit
+from standpipe.platform.notify import notify_many
 
 Row = TypeVar("Row")
 _log = structlog.get_logger(__name__)

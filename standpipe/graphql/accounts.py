@@ -3,10 +3,10 @@
 import strawberry
 
 from standpipe.customers import forgetting
-from standpipe.errors import StandpipeError
 from standpipe.graphql.base import PhoneNumber
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, user_error
+from standpipe.platform.errors import StandpipeError
 
 
 @strawberry.input(description="Delete the viewer's account and what is known of them. There is no way back.")

@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator
 
 import strawberry
 
-from standpipe.db.notify import LIVE
 from standpipe.graphql.alerts import Alert, alert_of, of_tenancy
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait
 from standpipe.graphql.who import live_keys
-from standpipe.ids import first_id_at
 from standpipe.notifications.views import AlertView, newest_waiting, raised_after
+from standpipe.platform.ids import first_id_at
+from standpipe.platform.notify import LIVE
 from standpipe.usage.overview import meters_by_id
 
 OVERLAP_S = 300

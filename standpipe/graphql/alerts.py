@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
-from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import Node, PageInfo, page_info
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.preferences import NotifyChannel
-from standpipe.ids import is_id
 from standpipe.notifications.texts import Text, text_of
 from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView, alerts_by_id, mark_read
+from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
 from standpipe.usage.overview import MeterView
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any, NewType
 
 import strawberry
 
-from standpipe.units import ML_PER_LITRE, currency_exponent, money_text, to_major, volume_text
+from standpipe.platform.units import ML_PER_LITRE, currency_exponent, money_text, to_major, volume_text
 
 CurrencyCode = NewType("CurrencyCode", str)
 LanguageTag = NewType("LanguageTag", str)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import strawberry
 
 from standpipe.customers.models import OperatorRole
-from standpipe.errors import NotFoundError, StandpipeError
 from standpipe.graphql.base import Money, money
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.meters import Meter, meter_of
-from standpipe.ids import is_id
 from standpipe.meters import claims, sharing
 from standpipe.meters.access import account_number_of
 from standpipe.meters.claim_codes import hash_code, read_code
 from standpipe.payments import request_keys
+from standpipe.platform.errors import NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
 from standpipe.usage import tenancy
 from standpipe.usage.supply import Closing
 

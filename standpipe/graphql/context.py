@@ -11,17 +11,12 @@ from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
-from standpipe.addresses import subscriber
-from standpipe.clock import Clock
 from standpipe.customers.firebase import FirebaseTokens
 from standpipe.customers.forgetting import is_present
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.sessions import Lifetimes
 from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import Listener
-from standpipe.errors import NotAuthenticatedError, SignInUnavailableError
 from standpipe.graphql.budget import Budgets, Streams
 from standpipe.graphql.documents import Documents
 from standpipe.meters.keys import KeyRing
@@ -37,6 +32,11 @@ from standpipe.notifications.views import (
 from standpipe.payments.provider import Provider
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
+from standpipe.platform.addresses import subscriber
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotAuthenticatedError, SignInUnavailableError
+from standpipe.platform.notify import Listener
 from standpipe.usage.overview import MeterView, meters_by_id
 from standpipe.usage.rhythm import rhythms
 from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from standpipe.errors import ForbiddenError
+from standpipe.platform.errors import ForbiddenError
 
 CLIENT_HEADER = "x-standpipe-client"
 _PORTS = {"http": 80, "https": 443}

@@ -5,13 +5,13 @@ from enum import Enum
 
 import strawberry
 
-from standpipe.errors import NotFoundError, StandpipeError
 from standpipe.graphql.base import LanguageTag, Node
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
-from standpipe.ids import is_id
 from standpipe.notifications import devices
 from standpipe.notifications.models import Device as DeviceRow
+from standpipe.platform.errors import NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
 
 
 @strawberry.enum(description="What the app runs on.")

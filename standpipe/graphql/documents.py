@@ -12,10 +12,10 @@ from typing import Any
 
 import structlog
 
-from standpipe.db.engine import Sessions
 from standpipe.documents.store import body_of, id_of
-from standpipe.errors import StandpipeError
-from standpipe.settings import DocumentsMode
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import StandpipeError
+from standpipe.platform.settings import DocumentsMode
 
 _log = structlog.get_logger(__name__)
 MAX_KEPT = 2_000

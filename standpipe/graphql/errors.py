@@ -12,8 +12,9 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
-from standpipe import metrics
-from standpipe.errors import (
+from standpipe.graphql.base import Money, money
+from standpipe.platform import metrics
+from standpipe.platform.errors import (
     AmountOutOfRangeError,
     ForbiddenError,
     IdempotencyMismatchError,
@@ -23,7 +24,6 @@ from standpipe.errors import (
     RateLimitedError,
     StandpipeError,
 )
-from standpipe.graphql.base import Money, money
 
 INTERNAL = "INTERNAL"
 CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})

@@ -5,9 +5,9 @@ import functools
 from standpipe.customers.firebase import FirebaseClaims, FirebaseTokens, is_firebase
 from standpipe.customers.identities import find_customer, link_by_phone
 from standpipe.customers.sign_in import normalise_phone
-from standpipe.errors import InvalidInputError, NotAuthenticatedError
 from standpipe.graphql.context import Tools
 from standpipe.graphql.identity import Identity
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
 
 
 async def identify(tools: Tools, token: str) -> Identity | None:

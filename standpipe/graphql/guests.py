@@ -5,7 +5,6 @@ from datetime import datetime
 import strawberry
 
 from standpipe.customers.sign_in import normalise_phone
-from standpipe.errors import InvalidInputError, StandpipeError
 from standpipe.graphql.base import CurrencyCode, Money, MoneyInput, PhoneNumber, Url, money
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
@@ -19,13 +18,14 @@ from standpipe.graphql.top_ups import (
     is_web_address,
     method_of,
 )
-from standpipe.ids import is_id
 from standpipe.payments import guests
 from standpipe.payments.receipt_text import guest_text, number_text
 from standpipe.payments.receipts import SALE
 from standpipe.payments.top_ups import refresh
 from standpipe.payments.views import TERMINAL, TopUpStatus, TopUpView
-from standpipe.units import to_minor
+from standpipe.platform.errors import InvalidInputError, StandpipeError
+from standpipe.platform.ids import is_id
+from standpipe.platform.units import to_minor
 from standpipe.vending.views import grouped
 
 _DONE_FOR_THE_PAYER = TERMINAL | {TopUpStatus.PAID, TopUpStatus.SENDING_TO_METER, TopUpStatus.TOKEN_ISSUED}

@@ -8,17 +8,17 @@ import structlog
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import language_of_phone
 from standpipe.customers.sign_in import normalise_phone
-from standpipe.errors import NotFoundError, StandpipeError
 from standpipe.graphql.base import PhoneNumber
 from standpipe.graphql.context import Ctx, Tools
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.members import HouseholdMember, load_member, member_of
 from standpipe.graphql.meters import Meter, meter_of
-from standpipe.ids import is_id
 from standpipe.meters import sharing
 from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.notifications.texts import invitation_text
 from standpipe.payments import request_keys
+from standpipe.platform.errors import NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -9,7 +9,6 @@ import strawberry
 from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
-from standpipe.errors import InvalidInputError
 from standpipe.graphql.alerts import AlertConnection, load_alerts
 from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
 from standpipe.graphql.context import Ctx, TopUpsRequest
@@ -19,10 +18,11 @@ from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
 from standpipe.graphql.statements import Comparison, StatementPayload, load_comparison, load_statement
 from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
-from standpipe.ids import is_id
 from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.payments.rails import methods_in
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.ids import is_id
 from standpipe.usage.emergency import emergency_offer_minor
 from standpipe.usage.overview import MeterView
 from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check

@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 import strawberry
 
-from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import Money, MoneyInput, money
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.saving import AutoTopUp, SavedCard, load_auto_top_up, load_cards
 from standpipe.graphql.top_ups import TopUp, TopUpAction, action_of, top_up_of
-from standpipe.ids import is_id
 from standpipe.payments import auto_top_up, request_keys, saved_methods, vouchers
 from standpipe.payments.auto_top_up import AutoMode, StandingOrder
-from standpipe.units import to_minor
+from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
+from standpipe.platform.units import to_minor
 from standpipe.usage import emergency
 
 if TYPE_CHECKING:

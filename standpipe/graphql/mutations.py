@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import strawberry
 
 from standpipe.customers.sign_in import normalise_phone
-from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.accounts import AccountMutation
 from standpipe.graphql.alerts import AlertMutation
 from standpipe.graphql.base import MoneyInput, PhoneNumber, Url
@@ -21,10 +20,11 @@ from standpipe.graphql.preferences import PreferencesMutation
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.sign_in import SignInMutation
 from standpipe.graphql.top_ups import is_web_address, top_up_of
-from standpipe.ids import is_id
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
-from standpipe.units import to_minor
+from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
+from standpipe.platform.units import to_minor
 
 
 @strawberry.input(

@@ -6,9 +6,9 @@ import strawberry
 
 from standpipe.customers import operator_sign_in
 from standpipe.customers.models import OperatorRole
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, StandpipeError
 from standpipe.graphql.context import Ctx, OperatorIdentity
 from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, StandpipeError
 
 
 @strawberry.enum(name="OperatorRole", description="What an operator may do.")

@@ -4,7 +4,6 @@ from enum import Enum
 
 import strawberry
 
-from standpipe.errors import StandpipeError
 from standpipe.graphql.base import LanguageTag
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, user_error
@@ -16,6 +15,7 @@ from standpipe.notifications.preferences import (
     change_preferences,
     read_preferences,
 )
+from standpipe.platform.errors import StandpipeError
 
 
 @strawberry.enum(description="A way to tell a customer.")

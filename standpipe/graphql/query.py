@@ -4,7 +4,6 @@ import strawberry
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import Person, read_person
-from standpipe.errors import NotFoundError
 from standpipe.graphql.alerts import load_alert
 from standpipe.graphql.app_config import AppConfig, app_config
 from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
@@ -19,8 +18,9 @@ from standpipe.graphql.preferences import NotificationPreferences, load_preferen
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sign_in import Session, load_sessions
 from standpipe.graphql.top_ups import TopUp, top_up_of
-from standpipe.ids import is_id
 from standpipe.payments.top_ups import refresh, require_top_up
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.ids import is_id
 from standpipe.usage.overview import meters_of_customer
 
 

@@ -8,7 +8,6 @@ from decimal import Decimal
 
 import strawberry
 
-from standpipe.errors import AmountOutOfRangeError, InvalidInputError, QuoteOutdatedError, StandpipeError
 from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, UserErrorCode, user_error
@@ -19,8 +18,9 @@ from standpipe.payments.promises import place_promised
 from standpipe.payments.provider import PaymentMethod, Provider
 from standpipe.payments.rails import check_amount, fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
+from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError, QuoteOutdatedError, StandpipeError
+from standpipe.platform.units import MAX_MINOR, ML_PER_LITRE, to_minor
 from standpipe.tariffs.periods import LineKind
-from standpipe.units import MAX_MINOR, ML_PER_LITRE, to_minor
 from standpipe.usage.overview import MeterView
 from standpipe.usage.quotes import Quote as QuoteView
 from standpipe.usage.quotes import quote_credit, quote_volume

@@ -22,14 +22,14 @@ from standpipe.customers.sessions import (
     sessions_of,
 )
 from standpipe.customers.sign_in import Asker
-from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import PhoneNumber
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.cookies import WebCookies
 from standpipe.graphql.errors import InputError, UserError, UserErrorCode, user_error
 from standpipe.graphql.who import own_page_cookies
-from standpipe.ids import is_id
 from standpipe.notifications.sms import SmsNotSentError, send_sms
+from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.ids import is_id
 
 WRONG_CODE = "The code is wrong or has expired. Ask for a new one."
 ENDED = "This sign-in has ended. Sign in again."

@@ -5,12 +5,12 @@ from datetime import date, datetime
 
 import strawberry
 
-from standpipe.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.graphql.base import Money, Url, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.quotes import Charge
 from standpipe.payments.receipt_links import sign_link
+from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.usage.comparison import Comparison as ComparisonFacts
 from standpipe.usage.comparison import compare
 from standpipe.usage.overview import MeterView

@@ -11,15 +11,15 @@ from typing import Any
 import strawberry
 from graphql import GraphQLError
 
-from standpipe.db.notify import LIVE
 from standpipe.graphql.alert_live import AlertSubscription
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait as _wait
 from standpipe.graphql.meters import Meter, meter_of
 from standpipe.graphql.top_ups import TopUp, top_up_of
 from standpipe.graphql.who import live_keys
-from standpipe.ids import is_id
 from standpipe.payments.views import TopUpView, top_ups_by_id
+from standpipe.platform.ids import is_id
+from standpipe.platform.notify import LIVE
 from standpipe.usage.overview import MeterView, meters_by_id
 
 

@@ -11,7 +11,7 @@ from standpipe.graphql.receipts import Receipt, receipt_of
 from standpipe.payments.provider import MethodKind, PaymentMethod
 from standpipe.payments.receipts import SALE
 from standpipe.payments.views import TopUpStatus, TopUpView
-from standpipe.units import is_storable
+from standpipe.platform.units import is_storable
 from standpipe.vending.views import TokenView, grouped
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from standpipe.graphql.schema import schema
 from standpipe.graphql.sockets import Socket
 from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
 from standpipe.graphql.who import refusal as unanswered
-from standpipe.ids import is_id
+from standpipe.platform.ids import is_id
 
 MUTATION_BY_GET = "Send mutations by POST."
 INIT_TIMEOUT = timedelta(seconds=5)

@@ -16,13 +16,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from standpipe.customers.sessions import is_signed_in
 from standpipe.customers.tokens import AccessToken
-from standpipe.db.engine import DATABASE_DOWN
-from standpipe.db.notify import LIVE
-from standpipe.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
 from standpipe.graphql import firebase_sign_in, operator_sign_in
 from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.cookies import WebCookies
 from standpipe.graphql.identity import Identity
+from standpipe.platform.database import DATABASE_DOWN
+from standpipe.platform.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
+from standpipe.platform.notify import LIVE
 
 LOOK_ANYWAY_S = 30.0
 """A notification may be lost with its connection; whether a session lives is asked at least this often."""

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base
+from standpipe.platform.base import Base
 
 
 class AccountKind(StrEnum):

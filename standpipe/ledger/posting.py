@@ -21,10 +21,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
-from standpipe.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry
-from standpipe.units import MAX_MINOR
+from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import MAX_MINOR
 
 GUARDED_KINDS = frozenset(
     {

@@ -14,8 +14,6 @@ import structlog
 from aiocoap.numbers.constants import TransportTuning
 from aiocoap.resource import Site
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import NotAuthenticatedError, NotFoundError, SettingsError
 from standpipe.meter_gateway import tlv
 from standpipe.meter_gateway.dtls import DtlsServer
 from standpipe.meter_gateway.dtls_coap import add_dtls, limits_of
@@ -28,7 +26,9 @@ from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters import dtls_keys
 from standpipe.meters.dtls_keys import DtlsCredential, IssuedKey
 from standpipe.meters.keys import KeyRing
-from standpipe.settings import Settings
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotAuthenticatedError, NotFoundError, SettingsError
+from standpipe.platform.settings import Settings
 
 SERVER_ID = 101
 """Short server id, which ties object 1 to object 0 within the meter."""

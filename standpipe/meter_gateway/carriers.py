@@ -2,12 +2,12 @@
 
 import asyncio
 
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import Listener
 from standpipe.meter_gateway.dlms_server import run_dlms
 from standpipe.meter_gateway.lora_server import run_lorawan
 from standpipe.meter_gateway.server import run_gateway
-from standpipe.settings import Settings
+from standpipe.platform.database import Sessions
+from standpipe.platform.notify import Listener
+from standpipe.platform.settings import Settings
 
 
 async def run_carriers(settings: Settings, sessions: Sessions, listener: Listener) -> None:

@@ -12,10 +12,6 @@ from datetime import UTC, datetime
 
 import structlog
 
-from standpipe import metrics, tracing
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meter_gateway import prepaid
 from standpipe.meter_gateway.lwm2m_orders import carry, read_tables
 from standpipe.meter_gateway.observations import Observations, wants_observing
@@ -36,6 +32,10 @@ from standpipe.meters.reports import (
     ValveReason,
     ValveState,
 )
+from standpipe.platform import metrics, tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.usage.readings import take_report
 
 CARRIER = "coap"

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
-from standpipe import tracing
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, StandpipeError
 from standpipe.meters import commands
 from standpipe.meters.commands import OutgoingCommand
 from standpipe.meters.reports import MeterReport
+from standpipe.platform import tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, StandpipeError
 from standpipe.usage.readings import take_report
 
 MAX_COMMANDS = 8

@@ -7,8 +7,6 @@ from typing import Any, ClassVar, TypeVar
 
 import structlog
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
 from standpipe.meter_gateway import dlms_orders, dlms_totals, dlms_values, prepaid
 from standpipe.meter_gateway.axdr import Data, Tag, octets
 from standpipe.meter_gateway.contacts import frame_of, statement_of
@@ -35,6 +33,8 @@ from standpipe.meters.reports import (
     ValveReason,
     ValveState,
 )
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
 
 STEADY_TRIES = 5
 SETTLE_TRIES = 4

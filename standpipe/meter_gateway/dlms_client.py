@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from standpipe.errors import StandpipeError
 from standpipe.meter_gateway import axdr, dlms_acse, dlms_apdu, dlms_security
 from standpipe.meter_gateway.axdr import Data, octets
 from standpipe.meter_gateway.delivery import NoAnswerError
@@ -14,6 +13,7 @@ from standpipe.meter_gateway.dlms_acse import AssociationRequest, AssociationRes
 from standpipe.meter_gateway.dlms_apdu import Access, Attribute, ExceptionResponse, Response
 from standpipe.meter_gateway.dlms_security import GlobalKeys
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.platform.errors import StandpipeError
 
 ASSOCIATION = "0.0.40.0.0.255"
 """The current association object (class 15)."""

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from standpipe.errors import InvalidInputError
 from standpipe.meter_gateway.axdr import Data, Tag
 from standpipe.meter_gateway.delivery import CommandRefusedError
 from standpipe.meter_gateway.dlms_apdu import Attribute
@@ -13,6 +12,7 @@ from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.profiles.profile import MeterProfile
 from standpipe.meters.price_tables import MeterTable
 from standpipe.meters.reports import Diagnostics, HeldTables
+from standpipe.platform.errors import InvalidInputError
 from standpipe.tariffs.pricing import Block, PriceTable
 
 _CELL_INFO = 6

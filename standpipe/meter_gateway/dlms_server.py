@@ -13,11 +13,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from standpipe import metrics, tracing
-from standpipe.clock import Clock
-from standpipe.db.engine import DATABASE_DOWN, Sessions
-from standpipe.db.notify import COMMANDS, Listener
-from standpipe.errors import InvalidInputError, NotFoundError, SettingsError, StandpipeError
 from standpipe.meter_gateway import dlms_apdu, dlms_security
 from standpipe.meter_gateway.delivery import NoAnswerError, deliver
 from standpipe.meter_gateway.dlms_acse import Mechanism
@@ -32,7 +27,12 @@ from standpipe.meters import dlms
 from standpipe.meters.dlms import DlmsIdentity
 from standpipe.meters.identity import MeterIdentity, by_meter_id
 from standpipe.meters.keys import KeyRing
-from standpipe.settings import Settings, require
+from standpipe.platform import metrics, tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError, SettingsError, StandpipeError
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe.platform.settings import Settings, require
 from standpipe.usage.readings import take_report
 
 PUBLIC = AssociationAs(16, 1, Mechanism.NONE, ciphered=False, max_pdu_bytes=512)

@@ -15,8 +15,8 @@ from standpipe.meter_gateway.dlms_client import AccessRefusedError, DlmsClient
 from standpipe.meter_gateway.dlms_values import instant_of
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.profiles.profile import MeterProfile
+from standpipe.platform.units import ML_PER_LITRE, currency_exponent
 from standpipe.tariffs.pricing import PriceTable
-from standpipe.units import ML_PER_LITRE, currency_exponent
 
 MAX_PRICE = 2**15 - 1
 MAX_BOUND_L = 2**32 - 2

@@ -14,7 +14,7 @@ from standpipe.meters.commands import BY_EFFECT
 from standpipe.meters.dlms import OnTheAir
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import ValveState
-from standpipe.units import currency_exponent
+from standpipe.platform.units import currency_exponent
 
 MAX_AMOUNT_UNITS = 2**31 - 1
 _MAX_SCALE = 9

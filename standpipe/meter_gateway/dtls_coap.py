@@ -11,7 +11,7 @@ from aiocoap.transports.generic_udp import GenericMessageInterface
 from standpipe.meter_gateway.dtls import DtlsServer, Limits
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters.dtls_keys import DtlsCredential
-from standpipe.settings import Settings
+from standpipe.platform.settings import Settings
 
 _log = structlog.get_logger(__name__)
 

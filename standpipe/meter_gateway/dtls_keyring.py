@@ -4,13 +4,13 @@ import asyncio
 
 import structlog
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import NotFoundError
 from standpipe.meter_gateway.dtls import DtlsServer
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters import dtls_keys
 from standpipe.meters.dtls_keys import DtlsCredential
 from standpipe.meters.keys import KeyRing
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotFoundError
 
 _log = structlog.get_logger(__name__)
 

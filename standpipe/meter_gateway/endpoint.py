@@ -7,7 +7,7 @@ from typing import Any
 import aiocoap
 import structlog
 
-from standpipe.errors import SettingsError
+from standpipe.platform.errors import SettingsError
 
 _log = structlog.get_logger(__name__)
 

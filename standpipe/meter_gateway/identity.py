@@ -8,10 +8,10 @@ has a private network, and why a meter that has a DTLS key is not heard on it.
 
 from typing import Any, Protocol
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters.registrations import Registration, by_meter, by_remote
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 
 _DTLS = "dtls://"
 

@@ -12,11 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from standpipe import metrics, tracing
-from standpipe.clock import Clock
-from standpipe.db.engine import DATABASE_DOWN, Sessions
-from standpipe.db.notify import COMMANDS, Listener
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meter_gateway.contacts import statement_of
 from standpipe.meter_gateway.lora_events import (
     Acknowledged,
@@ -71,6 +66,11 @@ from standpipe.meters.reports import (
     MeterReport,
     RegisterReading,
 )
+from standpipe.platform import metrics, tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.usage.readings import take_report
 
 LOOK_EVERY_S = 2.0

@@ -8,7 +8,7 @@ import grpc
 from chirpstack_api.api import device_pb2 as pb
 from chirpstack_api.api.device_pb2_grpc import DeviceServiceStub
 
-from standpipe.errors import SettingsError
+from standpipe.platform.errors import SettingsError
 
 TIMEOUT_S = 5.0
 

@@ -10,16 +10,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from standpipe.db.engine import DATABASE_DOWN, Sessions
-from standpipe.db.notify import Listener
-from standpipe.errors import NotFoundError
 from standpipe.meter_gateway.lora_carrier import LoraCarrier
 from standpipe.meter_gateway.lora_events import MAX_EVENT_BYTES, read_event
 from standpipe.meter_gateway.lora_network import ChirpStack
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.keys import KeyRing
-from standpipe.serving import serve
-from standpipe.settings import Settings, require
+from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.notify import Listener
+from standpipe.platform.serving import serve
+from standpipe.platform.settings import Settings, require
 
 _log = structlog.get_logger(__name__)
 

@@ -5,8 +5,6 @@ from decimal import Decimal
 
 import structlog
 
-from standpipe.clock import Clock
-from standpipe.errors import InvalidInputError
 from standpipe.meter_gateway import objects
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.peer import OCTET_STREAM, TEXT, MeterPeer, MeterRefusedError
@@ -20,6 +18,8 @@ from standpipe.meters.models import CommandKind
 from standpipe.meters.price_tables import MeterTable
 from standpipe.meters.registrations import Registration
 from standpipe.meters.reports import Diagnostics, HeldTables
+from standpipe.platform.clock import Clock
+from standpipe.platform.errors import InvalidInputError
 
 CLOCK_PATH = "/3/0/13"
 _DEVICE, _SIGNAL_PATH = "/3/0", "/4/0/2"

@@ -12,14 +12,14 @@ from typing import Any
 import aiocoap
 import structlog
 
-from standpipe.clock import Clock
-from standpipe.db.engine import DATABASE_DOWN, Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.meter_gateway import objects, water
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.peer import MeterPeer, MeterRefusedError
 from standpipe.meters import registrations
 from standpipe.meters.registrations import Registration
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.errors import InvalidInputError
 from standpipe.usage.readings import take_report
 
 MAX_TAKING = 64

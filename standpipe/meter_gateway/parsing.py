@@ -1,6 +1,6 @@
 """The one error that every codec raises."""
 
-from standpipe.errors import StandpipeError
+from standpipe.platform.errors import StandpipeError
 
 
 class ParsingError(StandpipeError):

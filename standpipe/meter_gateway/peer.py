@@ -11,10 +11,10 @@ from aiocoap.error import Error as CoapError
 from aiocoap.error import NetworkError
 from aiocoap.numbers.constants import TransportTuning
 
-from standpipe.errors import StandpipeError
 from standpipe.meter_gateway import senml, tlv
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.platform.errors import StandpipeError
 
 TEXT, OCTET_STREAM = 0, 42
 MAX_ANSWER_BYTES = 16 * 1024

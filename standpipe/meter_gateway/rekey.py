@@ -2,12 +2,12 @@
 
 import structlog
 
-from standpipe.db.engine import Sessions
 from standpipe.meter_gateway.peer import MeterPeer, MeterRefusedError
 from standpipe.meter_gateway.prepaid import KeyFrame
 from standpipe.meters import dtls_keys
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.keys import KeyRing
+from standpipe.platform.database import Sessions
 
 _log = structlog.get_logger(__name__)
 

@@ -12,9 +12,6 @@ from aiocoap.interfaces import Resource as CoapResource
 from aiocoap.numbers.constants import Unreliable
 from aiocoap.resource import PathCapable, Resource, Site
 
-from standpipe.clock import Clock
-from standpipe.db.engine import DATABASE_DOWN, Sessions
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.meter_gateway import senml, water
 from standpipe.meter_gateway.contacts import Contacts
 from standpipe.meter_gateway.identity import TransportIdentity, address, who_sent
@@ -24,6 +21,9 @@ from standpipe.meters import registrations
 from standpipe.meters.identity import by_transport_identity
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.registrations import Registration
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.usage.readings import take_report
 
 MAX_LIFETIME_S = 10 * 366 * 86_400

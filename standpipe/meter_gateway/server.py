@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import aiocoap
 import structlog
 
-from standpipe.db.engine import DATABASE_DOWN, Sessions
-from standpipe.db.notify import COMMANDS, Listener
-from standpipe.errors import NotFoundError, SettingsError
 from standpipe.meter_gateway.bootstrap import open_bootstrap
 from standpipe.meter_gateway.contacts import Contacts
 from standpipe.meter_gateway.dtls import DtlsServer
@@ -22,7 +19,10 @@ from standpipe.meter_gateway.resources import make_site
 from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters import registrations
 from standpipe.meters.keys import KeyRing
-from standpipe.settings import Settings, require
+from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.errors import NotFoundError, SettingsError
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe.platform.settings import Settings, require
 
 _log = structlog.get_logger(__name__)
 

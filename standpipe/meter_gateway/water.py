@@ -20,7 +20,7 @@ from standpipe.meters.reports import (
     MeterReport,
     RegisterReading,
 )
-from standpipe.units import ML_PER_KILOLITRE
+from standpipe.platform.units import ML_PER_KILOLITRE
 
 VOLUME_PATH = "/3424/0/1"
 METER_PATH = "/3424/0"

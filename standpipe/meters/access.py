@@ -6,9 +6,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import HouseholdRole, Membership
-from standpipe.errors import ForbiddenError, NotFoundError
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
+from standpipe.platform.errors import ForbiddenError, NotFoundError
 
 _REFUSED = {
     HouseholdRole.PAYER: "Your part in this household is to look: its owner or a payer can do this.",

@@ -9,7 +9,7 @@ none is nought: one wrong character, or two that changed places, never check.
 import hashlib
 import secrets
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 
 CODE_BITS = 80
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.limits import Limit, count_try
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.meters.access import account_number_of, locked_by_serial
 from standpipe.meters.claim_codes import hash_code, new_code, show_code
 from standpipe.meters.claim_models import ClaimCode
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
 
 MAX_DAYS = 3_650
 MAX_LISTED = 500

@@ -16,11 +16,8 @@ from typing import Any
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db import queue
-from standpipe.db.notify import COMMANDS, LIVE, notify
-from standpipe.db.queue import Backlog
-from standpipe.errors import NotFoundError
-from standpipe.ids import new_id
+from standpipe.engine import queue
+from standpipe.engine.queue import Backlog
 from standpipe.meters.measures import measure_of
 from standpipe.meters.models import (
     VOLUME_UNIT,
@@ -33,6 +30,9 @@ from standpipe.meters.models import (
     WalletKind,
 )
 from standpipe.meters.tids import tid_mark
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import COMMANDS, LIVE, notify
 
 BY_EFFECT = frozenset({CommandKind.READ_NOW, CommandKind.CLOCK, CommandKind.TARIFF, CommandKind.DIAGNOSTICS})
 """Confirmed by what the meter shows (``standpipe.meters.effects``). They wait behind credit and valve: a meter that

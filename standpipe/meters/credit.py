@@ -12,11 +12,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.measures import MONEY, VOLUME, Measure, measure_of
 from standpipe.meters.models import CommandKind, CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.meters.tids import reserve_tid
+from standpipe.platform.errors import InvalidInputError
 
 
 async def grant(

@@ -13,7 +13,6 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import (
     CommandKind,
@@ -24,6 +23,7 @@ from standpipe.meters.models import (
     MeterState,
     WalletKind,
 )
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 
 MAX_COUNTER = 0xFFFF_FFFF
 _KEY_BYTES, _TITLE_BYTES = 16, 8

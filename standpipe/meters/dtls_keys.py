@@ -12,12 +12,12 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.notify import COMMANDS, notify
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters import registrations
 from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.notify import COMMANDS, notify
 
 KEY_BYTES = 16
 MAX_KEY_BYTES = 32

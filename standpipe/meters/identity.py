@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import NotFoundError
 from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
+from standpipe.platform.errors import NotFoundError
 
 _NEEDS_DTLS = or_(
     MeterDtlsKeys.sealed_key.is_not(None),

@@ -6,12 +6,12 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError
 from standpipe.meters.access import locked_by_serial
 from standpipe.meters.commands import enqueue
 from standpipe.meters.keypad_models import MeterKeypad
 from standpipe.meters.models import CommandKind, CreditGrant, Meter, WalletKind
 from standpipe.meters.tids import keypad_of, reserve_tid
+from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.keys import LAST_TID, KeyTerms, is_expired, tid_now
 
 

@@ -2,7 +2,7 @@
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from standpipe.errors import SettingsError
+from standpipe.platform.errors import SettingsError
 
 
 class KeyRing:

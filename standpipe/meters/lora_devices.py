@@ -10,12 +10,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters import identity
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.lora_models import DeviceClass, LoraDevice, LoraDownlink
 from standpipe.meters.models import Meter, MeterCredential
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 
 _DEV_EUI = re.compile(r"[0-9a-f]{16}")
 _log = structlog.get_logger(__name__)

@@ -17,11 +17,11 @@ import structlog
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.queue import claim, finish, retry
-from standpipe.ids import new_id
+from standpipe.engine.queue import claim, finish, retry
 from standpipe.meters import commands
 from standpipe.meters.lora_models import WITH_NETWORK, DeviceClass, DownlinkState, LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand
+from standpipe.platform.ids import new_id
 
 LOST_AFTER_UPLINKS = 3
 """A Class A item goes out after the next uplink: one that is still there after this many will not go any more."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, QueueMixin
+from standpipe.platform.base import Base, QueueMixin
 
 
 class DeviceClass(StrEnum):

@@ -13,8 +13,8 @@ from sqlalchemy.orm import aliased
 
 from standpipe.customers.models import Customer, HouseholdRole, Invite, Membership
 from standpipe.customers.people import mask_phone
-from standpipe.ids import is_id
 from standpipe.meters.models import Meter
+from standpipe.platform.ids import is_id
 
 OPEN_INVITE = (Invite.accepted_at.is_(None), Invite.ended_at.is_(None), Invite.expires_at > func.now())
 _Reader = aliased(Membership)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Computed, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, TracedMixin
+from standpipe.platform.base import Base, TracedMixin
 
 _ACCOUNT_NUMBER = "ltrim(upper(regexp_replace(serial, '[^A-Za-z0-9]', '', 'g')), '0')"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 
 STEPS_PER_MINOR = 1_000_000
 """Prices travel as whole steps of a millionth of a minor unit per kilolitre."""

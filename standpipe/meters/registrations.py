@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import NotFoundError
 from standpipe.meters.models import MeterRegistration
+from standpipe.platform.errors import NotFoundError
 
 MAX_TRANSMIT_WAIT_S = 93
 """RFC 7252 §4.8.2: how long a queue-mode client listens after its last exchange."""

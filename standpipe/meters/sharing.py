@@ -14,14 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Customer, Household, HouseholdRole, Invite, Membership
 from standpipe.customers.people import hold_customer
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
-from standpipe.ids import is_id, new_id
 from standpipe.meters.access import require_meter
 from standpipe.meters.members import OPEN_INVITE, MemberView, member_by_id
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import AccessEnded, AccessNews, publish
-from standpipe.units import is_storable
+from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
+from standpipe.platform.ids import is_id, new_id
+from standpipe.platform.notify import LIVE, notify
+from standpipe.platform.units import is_storable
 
 MAX_PEOPLE = 50
 """Members and invited of one household."""

@@ -7,10 +7,6 @@ import structlog
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe import metrics, tracing
-from standpipe.db.engine import after_commit
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import InvalidInputError
 from standpipe.meters import effects
 from standpipe.meters.commands import BY_EFFECT, enqueue, open_commands
 from standpipe.meters.measures import accepted_by, measure_of, radio_total
@@ -18,6 +14,10 @@ from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Met
 from standpipe.meters.reports import CommandResult, MeterStatement
 from standpipe.meters.tids import keypad_of
 from standpipe.outbox.facts import CreditConfirmed, MeterStated, publish
+from standpipe.platform import metrics, tracing
+from standpipe.platform.database import after_commit
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.notify import LIVE, notify
 
 MAX_BAD_MAC = 3
 """A frame may be garbled on its way; three times in a row, the key is wrong and a person must look."""

@@ -9,8 +9,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer, Membership
-from standpipe.db.notify import LIVE, WORK, notify
-from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import (
     Alert,
@@ -24,6 +22,8 @@ from standpipe.notifications.models import (
 )
 from standpipe.notifications.preferences import days_left_of_members
 from standpipe.notifications.rules import EMPTY, LowBalanceSignal, concerns, evaluate
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import LIVE, WORK, notify
 
 _WANTS_PUSH = func.coalesce(NotificationPreference.channels.has_key(NotifyChannel.PUSH.value), True)
 _OF_BALANCE = (AlertKind.LOW_BALANCE, AlertKind.EMPTY)

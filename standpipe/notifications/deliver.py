@@ -15,12 +15,9 @@ import structlog
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe import tracing
-from standpipe.clock import Clock
 from standpipe.customers.models import Membership
-from standpipe.db import queue
-from standpipe.db.engine import Sessions
-from standpipe.db.queue import Backlog, claim, database_now, finish, retry
+from standpipe.engine import queue
+from standpipe.engine.queue import Backlog, claim, database_now, finish, retry
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import (
     Alert,
@@ -34,6 +31,9 @@ from standpipe.notifications.models import (
 from standpipe.notifications.push import PushMessage, PushOutcome, PushSender
 from standpipe.notifications.rules import quiet_until
 from standpipe.notifications.texts import text_of
+from standpipe.platform import tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
 
 LEASE_S = 90.0
 MAX_ATTEMPTS = 24

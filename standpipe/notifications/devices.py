@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from standpipe.customers.forgetting import is_present
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.notifications.models import Delivery, DeliveryStatus, Device
-from standpipe.units import is_storable
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import is_storable
 
 MAX_DEVICES = 20
 _MAX_TEXT = 4_096

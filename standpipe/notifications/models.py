@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, QueueMixin, TracedMixin
+from standpipe.platform.base import Base, QueueMixin, TracedMixin
 
 
 class AlertKind(StrEnum):

@@ -10,10 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Customer
-from standpipe.db.notify import WORK, notify
-from standpipe.errors import InvalidInputError
 from standpipe.notifications.models import Delivery, DeliveryStatus, NotificationPreference, NotifyChannel
 from standpipe.notifications.rules import THRESHOLDS_DAYS
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.notify import WORK, notify
 
 MAX_THRESHOLDS = 5
 MAX_DAYS = 30

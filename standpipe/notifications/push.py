@@ -21,8 +21,8 @@ from firebase_admin import credentials, exceptions, messaging
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 
-from standpipe.errors import SettingsError
-from standpipe.ids import new_id
+from standpipe.platform.errors import SettingsError
+from standpipe.platform.ids import new_id
 
 SEND_TIMEOUT_S = 10.0
 TIME_TO_LIVE = timedelta(days=1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from standpipe.errors import StandpipeError
+from standpipe.platform.errors import StandpipeError
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from standpipe.units import money_text, volume_text
+from standpipe.platform.units import money_text, volume_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import MONEY, record
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import by_operator, group, minor, month_of, read_now, show, the_meter
 from standpipe.payments.arrears import add_arrears, write_off
 from standpipe.payments.rails import Rails
-from standpipe.units import money_text
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.units import money_text
 from standpipe.usage.statement_body import StatementBody
 from standpipe.usage.statement_pdf import render
 from standpipe.usage.statement_text import line_text, month_text, movement_text, word

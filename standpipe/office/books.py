@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from standpipe.errors import InvalidInputError
 from standpipe.office.desk import AsJson, at_desk, group, harmless, out, show
 from standpipe.payments.rails import Rails
 from standpipe.payments.reconcile import Difference, Report, make_report
 from standpipe.payments.settlement_files import read_statement
 from standpipe.payments.settlements import ImportResult, import_lines, pull
-from standpipe.settings import Settings
-from standpipe.units import money_text
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.settings import Settings
+from standpipe.platform.units import money_text
 from standpipe.wiring import Database
 
 reconcile = group("Providers' statements, and the three-way report.")

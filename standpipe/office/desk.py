@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import OperatorRole, Utility
 from standpipe.customers.operators import authenticate_operator
-from standpipe.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.meters.models import Meter
 from standpipe.payments.rails import Rails
-from standpipe.settings import Settings, load
-from standpipe.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
+from standpipe.platform.settings import Settings, load
+from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
 from standpipe.wiring import Database, close_providers, configure_logging, make_providers, migrated_database
 
 KEY = "STANDPIPE_OPERATOR_KEY"

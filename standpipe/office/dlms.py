@@ -10,14 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import FIELD_WORK, record
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meter_gateway.profiles.profile import CreditMethod, load_profiles
 from standpipe.meters import dlms as dlms_meters
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter
 from standpipe.office.desk import AsJson, by_operator, group, show
 from standpipe.payments.rails import Rails
-from standpipe.settings import load, require
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.settings import load, require
 
 dlms = group("Meters that dial in over DLMS.")
 _FIELDS = ("system_title", "device_name", "encryption_key", "authentication_key", "password")

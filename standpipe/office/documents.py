@@ -9,11 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import PEOPLE, record
 from standpipe.documents.store import Document, add, all_documents, read_manifest, remove
-from standpipe.errors import InvalidInputError
 from standpipe.graphql.guard import prepare
 from standpipe.graphql.schema import schema
 from standpipe.office.desk import AsJson, by_operator, group, harmless, out, read, show
 from standpipe.payments.rails import Rails
+from standpipe.platform.errors import InvalidInputError
 
 documents = group("Trusted GraphQL documents: the operations that apps were built with.")
 Manifest = Annotated[

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError
 from standpipe.meters import dtls_keys
 from standpipe.meters.dtls_keys import IssuedKey
 from standpipe.meters.keys import KeyRing
 from standpipe.office.desk import AsJson, group, show
-from standpipe.settings import load, require
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.settings import load, require
 from standpipe.wiring import configure_logging, migrated_database
 
 meter_key = group("DTLS keys of meters.")

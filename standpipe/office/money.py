@@ -8,15 +8,15 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import MONEY
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, read, show
 from standpipe.payments import refunds, suspense_work
 from standpipe.payments.models import Refund, TopUp
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.rails import Rails
-from standpipe.settings import Settings
-from standpipe.units import money_text
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.settings import Settings
+from standpipe.platform.units import money_text
 from standpipe.wiring import Database
 
 refund = group("Refunds: asked for by one operator, approved by another.")

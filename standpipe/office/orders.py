@@ -9,14 +9,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import FIELD_WORK, record
-from standpipe.errors import InvalidInputError
 from standpipe.meters import commands
 from standpipe.meters.commands import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, MeterCommand
 from standpipe.office.desk import AsJson, by_operator, read, show, the_meter
 from standpipe.payments.rails import Rails
-from standpipe.settings import load
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.settings import load
 from standpipe.usage.price_tables import push_table
 
 

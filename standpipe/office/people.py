@@ -21,13 +21,13 @@ from standpipe.customers.operators import (
     change_role,
     disable_operator,
 )
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import KEY, AsJson, at_desk, by_operator, group, minor, read, show, the_utility
 from standpipe.payments import agents, vouchers
 from standpipe.payments.rails import Rails
 from standpipe.payments.vend_models import Agent
-from standpipe.settings import Settings, load, require
-from standpipe.units import money_text
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.settings import Settings, load, require
+from standpipe.platform.units import money_text
 from standpipe.wiring import Database, make_operator_keys
 
 operator = group("Operators, each with a key of their own.")

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe import tariffs
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import FIELD_WORK, record
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.office.desk import (
     AsJson,
     at_desk,
@@ -29,14 +28,15 @@ from standpipe.office.desk import (
     the_utility,
 )
 from standpipe.payments.rails import Rails
-from standpipe.settings import Settings
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.settings import Settings
+from standpipe.platform.units import money_text
 from standpipe.tariffs.catalogue import versions
 from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff, to_terms
 from standpipe.tariffs.models import Tariff
 from standpipe.tariffs.periods import Priced, TariffInForce, version_on
 from standpipe.tariffs.publishing import Published, publish, withdraw
 from standpipe.tariffs.sample import sample_bill
-from standpipe.units import money_text
 from standpipe.usage.price_tables import push_to_all
 from standpipe.usage.statement_body import bill_of
 from standpipe.usage.statement_text import line_text

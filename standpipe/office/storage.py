@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.engine import Sessions
 from standpipe.office.desk import AsJson, at_desk, group, out, read, show
 from standpipe.payments.rails import Rails
-from standpipe.settings import Settings
-from standpipe.synthetic.utility import Scale, generate
+from standpipe.platform.database import Sessions
+from standpipe.platform.settings import Settings
 from standpipe.usage.retention import Retention, horizon, let_go, plan, sweep
 from standpipe.usage.storage import (
     MONTHS_AHEAD,
@@ -25,6 +24,7 @@ from standpipe.usage.storage import (
     patiently,
 )
 from standpipe.wiring import Database
+from standpipe_demo.synthetic.utility import Scale, generate
 
 storage = group("Readings by month: made ahead, shown, let go.")
 

@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import FIELD_WORK
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.access import find_by_account, locked_by_serial
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, show, the_utility
 from standpipe.payments.rails import Rails
-from standpipe.settings import Settings
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.settings import Settings
+from standpipe.platform.units import ML_PER_LITRE, money_text
 from standpipe.tariffs.models import Tariff
-from standpipe.units import ML_PER_LITRE, money_text
 from standpipe.usage import cut_off, house_rules
 from standpipe.usage import supply as terms
 from standpipe.usage.price_tables import push_terms

@@ -10,8 +10,8 @@ from standpipe.customers.operators import FIELD_WORK
 from standpipe.meters import keypads
 from standpipe.office.desk import AsJson, by_operator, group, out, read, show
 from standpipe.payments.rails import Rails
+from standpipe.platform.units import volume_text
 from standpipe.sts.keys import KeyTerms
-from standpipe.units import volume_text
 from standpipe.vending.management import key_changed, request_management, tokens_of, try_again, withdraw
 from standpipe.vending.models import KeypadToken, Purpose
 from standpipe.vending.views import grouped

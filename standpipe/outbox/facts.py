@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db import queue
-from standpipe.db.notify import WORK
-from standpipe.db.queue import Backlog
+from standpipe.engine import queue
+from standpipe.engine.queue import Backlog
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
 from standpipe.outbox.models import OutboxFact
-from standpipe.tracing import current_traceparent
+from standpipe.platform.notify import WORK
+from standpipe.platform.tracing import current_traceparent
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import hash_key, record
-from standpipe.errors import (
-    IdempotencyMismatchError,
-    InsufficientFundsError,
-    InvalidInputError,
-    MeterBlockedError,
-    NotAuthenticatedError,
-    NotFoundError,
-)
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.access import find_by_account
@@ -28,7 +19,16 @@ from standpipe.meters.models import Meter
 from standpipe.payments.request_keys import check_key, hash_of
 from standpipe.payments.vend_models import Agent
 from standpipe.payments.vends import find_vend, vend
-from standpipe.units import MAX_MINOR
+from standpipe.platform.errors import (
+    IdempotencyMismatchError,
+    InsufficientFundsError,
+    InvalidInputError,
+    MeterBlockedError,
+    NotAuthenticatedError,
+    NotFoundError,
+)
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import MAX_MINOR
 
 ORIGIN = "AGENT"
 KEY_PREFIX = "agk_"

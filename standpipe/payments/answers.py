@@ -6,8 +6,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.engine import Sessions
 from standpipe.payments.models import ProviderAnswer
+from standpipe.platform.database import Sessions
 
 ASK_EVERY_S = 30
 """The same question is not put again within this time."""

@@ -5,12 +5,12 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.commands import lock_meter
-from standpipe.units import is_storable
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import is_storable
 
 MAX_REFERENCE = 80
 

@@ -17,11 +17,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.models import HouseholdRole, Membership
-from standpipe.db.engine import Sessions
-from standpipe.errors import ForbiddenError, InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter, WalletKind
@@ -35,7 +31,11 @@ from standpipe.payments.split import fee_for
 from standpipe.payments.timeline import note_status
 from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
-from standpipe.units import local_midnight
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import local_midnight
 
 MAX_FAILURES = 3
 PAUSE = timedelta(hours=1)

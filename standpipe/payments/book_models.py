@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base
+from standpipe.platform.base import Base
 
 
 class ReceiptCounter(Base):

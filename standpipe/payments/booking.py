@@ -10,10 +10,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe import metrics
 from standpipe.customers.models import Utility
-from standpipe.db.engine import after_commit
-from standpipe.errors import InvalidInputError
 from standpipe.ledger.dues import Dues, dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
@@ -26,6 +23,9 @@ from standpipe.payments.promises import day_promised
 from standpipe.payments.provider import PaymentTruth
 from standpipe.payments.purchases import buy_with_wallet, unbuy, unsent_minor
 from standpipe.payments.split import Owing, Position, Split, TakeBack, as_agreed, split, take_back
+from standpipe.platform import metrics
+from standpipe.platform.database import after_commit
+from standpipe.platform.errors import InvalidInputError
 
 _log = structlog.get_logger(__name__)
 

@@ -26,14 +26,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import NotYetError
 from standpipe.outbox.facts import PaymentTracesLeft, publish
 from standpipe.payments.book_models import SettlementEntry
 from standpipe.payments.models import ProviderAnswer, ProviderEvent, RequestKey, SuspenseItem, TopUp
 from standpipe.payments.provider import PaymentStatus, Provider
 from standpipe.payments.rails import provider_of
 from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod, VoucherTry
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotYetError
 
 BATCH = 5_000
 GONE = "forgotten:"

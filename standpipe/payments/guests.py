@@ -16,11 +16,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.limits import Limit, count_try, private_key
 from standpipe.customers.models import Household
-from standpipe.db.engine import Sessions
-from standpipe.errors import IdempotencyMismatchError, InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent
@@ -31,7 +28,10 @@ from standpipe.payments.request_keys import hash_of
 from standpipe.payments.split import fee_for
 from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
 from standpipe.payments.views import GUEST
-from standpipe.units import is_storable
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import IdempotencyMismatchError, InvalidInputError, MeterBlockedError, NotFoundError
+from standpipe.platform.units import is_storable
 
 MAX_NUMBER = 64
 LOOKS = (Limit(30, 600), Limit(500, 86_400))

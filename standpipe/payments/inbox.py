@@ -7,13 +7,8 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe import tracing
-from standpipe.clock import Clock
-from standpipe.db import queue
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import WORK, notify
-from standpipe.db.queue import Backlog, claim, finish, retry
-from standpipe.errors import NotFoundError
+from standpipe.engine import queue
+from standpipe.engine.queue import Backlog, claim, finish, retry
 from standpipe.payments import paybill, saved_methods
 from standpipe.payments.answers import take_answer
 from standpipe.payments.models import ProviderEvent, Refund, TopUp
@@ -28,6 +23,11 @@ from standpipe.payments.provider import (
 from standpipe.payments.rails import provider_of
 from standpipe.payments.settle import find_top_up, settle
 from standpipe.payments.settlements import ask_soon
+from standpipe.platform import tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.notify import WORK, notify
 
 LEASE_S = 60.0
 MAX_ATTEMPTS = 12

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, LargeBinary, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base, QueueMixin, TracedMixin
+from standpipe.platform.base import Base, QueueMixin, TracedMixin
 
 
 class TopUp(TracedMixin, QueueMixin, Base):

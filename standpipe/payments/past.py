@@ -4,11 +4,11 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.payments.provider import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
+from standpipe.platform.ids import new_id
 
 
 async def book_past(session: AsyncSession, meter: Meter, *, customer_id: str, pay_minor: int, at: datetime) -> None:

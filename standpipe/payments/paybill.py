@@ -13,9 +13,6 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.ids import new_id
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
@@ -26,6 +23,9 @@ from standpipe.payments.settle import apply_truth, lock_top_up, settle
 from standpipe.payments.split import FeeRule, fee_for
 from standpipe.payments.suspense import hold
 from standpipe.payments.timeline import note_status
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.ids import new_id
 
 MAX_ACCOUNT_LENGTH = 64
 _log = structlog.get_logger(__name__)

@@ -9,7 +9,6 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import QuoteOutdatedError
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, WalletKind
@@ -17,6 +16,7 @@ from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.purchases import place_of_purchases
 from standpipe.payments.views import GUEST
+from standpipe.platform.errors import QuoteOutdatedError
 from standpipe.tariffs.pricing import Place
 
 DAY, USED_ML, LEFT_MINOR = "DAY", "USED_ML", "LEFT_MINOR"

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from standpipe.errors import StandpipeError
+from standpipe.platform.errors import StandpipeError
 
 
 class PaymentStatus(StrEnum):

@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, post, wallet_balance_minor
 from standpipe.meters.credit import free_to_retract_ml, grant_volume, retract_volume
 from standpipe.meters.models import Meter, WalletKind
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.tariffs.bought import (
     add_purchase,
     bought_in_period,

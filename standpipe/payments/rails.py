@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from standpipe.errors import AmountOutOfRangeError, InvalidInputError
 from standpipe.payments.provider import PaymentMethod, Provider, ProviderUnavailableError
 from standpipe.payments.split import NO_FEE, FeeRule
+from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError
 
 
 class Rails(dict[str, Provider]):

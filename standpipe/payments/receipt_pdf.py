@@ -7,8 +7,8 @@ from reportlab.pdfgen.canvas import Canvas
 
 from standpipe.payments.receipt_text import issued_text, line_label, method_text, note_text, number_text, word
 from standpipe.payments.receipts import GIVEN_BACK, ReceiptView
-from standpipe.pdf import BOLD, REGULAR, fitted, shown
-from standpipe.units import money_text
+from standpipe.platform.pdf import BOLD, REGULAR, fitted, shown
+from standpipe.platform.units import money_text
 
 _LEFT, _RIGHT, _TOP = 40, A5[0] - 40, A5[1] - 50
 _MAX_LINES = 18

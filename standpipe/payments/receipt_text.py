@@ -7,7 +7,7 @@ from babel.core import Locale, UnknownLocaleError
 from babel.dates import format_datetime
 
 from standpipe.payments.receipts import GIVEN_BACK, ReceiptView
-from standpipe.units import money_text, volume_text
+from standpipe.platform.units import money_text, volume_text
 
 NUMBER_DIGITS = 6
 SMS_LENGTH = 160

@@ -14,13 +14,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.book_models import Receipt, ReceiptCounter
 from standpipe.payments.models import TopUp
 from standpipe.payments.purchases import purchase_key
 from standpipe.payments.views import GUEST
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.bought import lines_of as lines_bought
 from standpipe.tariffs.bought import purchase_by_key
 from standpipe.tariffs.periods import BillLine, LineKind

@@ -12,12 +12,8 @@ import structlog
 from sqlalchemy import func, null, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.operators import record
-from standpipe.db.engine import Sessions
-from standpipe.db.queue import claim, retry
-from standpipe.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
-from standpipe.ids import new_id
+from standpipe.engine.queue import claim, retry
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import is_proven, over_accepted
 from standpipe.payments.booking import hold_for_refund, release_hold
@@ -26,6 +22,10 @@ from standpipe.payments.provider import Provider, ProviderRefusedError, RefundRe
 from standpipe.payments.rails import provider_of
 from standpipe.payments.refund_states import RefundState, claimed_minor
 from standpipe.payments.settle import INTERNAL, lock_top_up, settle
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.ids import new_id
 
 LEASE_S = 60.0
 ASK_AFTER_S = 60

@@ -12,10 +12,10 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import IdempotencyMismatchError, InvalidInputError
 from standpipe.payments.models import RequestKey
-from standpipe.units import is_storable
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import IdempotencyMismatchError, InvalidInputError
+from standpipe.platform.units import is_storable
 
 MAX_KEY_LENGTH = 128
 

@@ -8,11 +8,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.forgetting import is_present
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.payments.provider import (
     CardVault,
     NoticeSubject,
@@ -24,6 +20,10 @@ from standpipe.payments.provider import (
 from standpipe.payments.rails import provider_of
 from standpipe.payments.request_keys import once
 from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
 
 
 def vault_of(providers: Mapping[str, Provider]) -> tuple[str, CardVault]:

@@ -13,12 +13,6 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe import tracing
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import NotFoundError
-from standpipe.ids import new_id
 from standpipe.outbox.facts import SecondPayment, TopUpFailed, publish
 from standpipe.payments.booking import book_captured, book_dispute_fee, book_taken_back
 from standpipe.payments.models import Refund, TopUp
@@ -39,6 +33,12 @@ from standpipe.payments.schedule import plan_next_poll
 from standpipe.payments.suspense import hold_foreign, out_of_suspense
 from standpipe.payments.timeline import note_status
 from standpipe.payments.vend_models import SavedMethod
+from standpipe.platform import tracing
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import LIVE, notify
 
 MAX_ROUNDS = 8
 INTERNAL = frozenset({"AGENT", "VOUCHER"})

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
-from standpipe.errors import InvalidInputError
 from standpipe.payments.provider import SettlementKind, SettlementLine
 from standpipe.payments.providers.mpesa_wire import CURRENCY, instant_of, is_transaction
-from standpipe.units import is_storable, to_minor
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import is_storable, to_minor
 
 COLUMNS = (
     *("external_id", "kind", "payment_ref", "currency", "gross", "fee"),

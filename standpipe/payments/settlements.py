@@ -13,9 +13,6 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.errors import StandpipeError
 from standpipe.ledger.models import AccountKind, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.payments.book_models import SettlementEntry, SettlementMark
@@ -31,6 +28,9 @@ from standpipe.payments.provider import (
 )
 from standpipe.payments.settle import lock_top_up, settle
 from standpipe.payments.suspense import hold
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import StandpipeError
 
 OVERLAP = timedelta(days=3)
 FIRST_LOOK = timedelta(days=30)

@@ -6,7 +6,7 @@ paid = credit + debt + standing + emergency + fee, always.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from standpipe.units import MAX_MINOR
+from standpipe.platform.units import MAX_MINOR
 
 FULL_PERCENT = 100
 FULL_POINTS = 10_000

@@ -7,12 +7,12 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.outbox.facts import MoneyInSuspense, publish
 from standpipe.payments.models import SuspenseItem, TopUp
 from standpipe.payments.provider import PaymentTruth
+from standpipe.platform.ids import new_id
 
 _log = structlog.get_logger(__name__)
 

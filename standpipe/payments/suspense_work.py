@@ -8,8 +8,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
@@ -18,6 +16,8 @@ from standpipe.payments.models import SuspenseItem, TopUp
 from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.settle import lock_top_up
 from standpipe.payments.timeline import note_status
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
 
 
 async def open_items(session: AsyncSession) -> Sequence[SuspenseItem]:

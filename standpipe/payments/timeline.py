@@ -4,9 +4,9 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe import metrics
-from standpipe.db.engine import after_commit
 from standpipe.payments.models import TopUpEvent
+from standpipe.platform import metrics
+from standpipe.platform.database import after_commit
 
 
 def note_status(session: AsyncSession, *, top_up_id: str, provider: str, status: str, at: datetime) -> None:

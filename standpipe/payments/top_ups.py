@@ -9,17 +9,8 @@ import structlog
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.models import Customer, HouseholdRole
-from standpipe.db.engine import Sessions
-from standpipe.db.queue import claim, retry
-from standpipe.errors import (
-    InvalidInputError,
-    MeterBlockedError,
-    NotFoundError,
-    StandpipeError,
-)
-from standpipe.ids import new_id
+from standpipe.engine.queue import claim, retry
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
@@ -41,6 +32,15 @@ from standpipe.payments.settle import apply_truth, lock_top_up, request_of, sett
 from standpipe.payments.split import fee_for
 from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import (
+    InvalidInputError,
+    MeterBlockedError,
+    NotFoundError,
+    StandpipeError,
+)
+from standpipe.platform.ids import new_id
 
 CREATED = "CREATED"
 MUTATION = "topUpStart"

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base
+from standpipe.platform.base import Base
 
 
 class Agent(Base):

@@ -9,13 +9,13 @@ from datetime import datetime
 from sqlalchemy import null, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError
-from standpipe.ids import new_id
 from standpipe.payments.booking import book_captured
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.timeline import note_status
-from standpipe.units import MAX_MINOR
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import MAX_MINOR
 
 
 async def vend(

@@ -9,21 +9,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import HouseholdRole, Utility
 from standpipe.customers.operators import record
-from standpipe.errors import (
-    IdempotencyMismatchError,
-    InvalidInputError,
-    MeterBlockedError,
-    NotFoundError,
-    RateLimitedError,
-)
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.access import require_meter
 from standpipe.payments.request_keys import hash_of, recall, remember
 from standpipe.payments.vend_models import Voucher, VoucherBatch, VoucherTry
 from standpipe.payments.vends import vend
-from standpipe.units import MAX_MINOR
+from standpipe.platform.errors import (
+    IdempotencyMismatchError,
+    InvalidInputError,
+    MeterBlockedError,
+    NotFoundError,
+    RateLimitedError,
+)
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import MAX_MINOR
 
 ORIGIN = "VOUCHER"
 MUTATION = "voucherRedeem"

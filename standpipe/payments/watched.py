@@ -7,8 +7,8 @@ from typing import ParamSpec, TypeVar
 
 from opentelemetry.trace import SpanKind
 
-from standpipe import metrics, tracing
 from standpipe.payments.provider import Provider, ProviderRefusedError, ProviderUnavailableError
+from standpipe.platform import metrics, tracing
 
 CALLS = ("create", "fetch", "find", "cancel", "refund", "find_refund", "fetch_refund", "unsolicited", "settlements")
 _P = ParamSpec("_P")

@@ -4,8 +4,8 @@ Water counts in 0.1 m³. Exact up to 1,638.3 m³; from there in steps of 10, 100
 nobody gets less than they paid for.
 """
 
-from standpipe.errors import InvalidInputError
-from standpipe.units import ML_PER_KILOLITRE
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import ML_PER_KILOLITRE
 
 ML_PER_UNIT = ML_PER_KILOLITRE // 10
 """0.1 m³, of which a water token's amount is so many."""

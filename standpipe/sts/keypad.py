@@ -7,7 +7,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.amounts import from_field
 from standpipe.sts.keys import NEVER_EXPIRES, DecoderKey
 from standpipe.sts.tokens import (

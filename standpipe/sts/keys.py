@@ -8,7 +8,7 @@ import hmac
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 
 VENDING_KEY_BYTES = 20
 DECODER_KEY_BYTES = 16

@@ -11,9 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
+from standpipe.platform.units import period_of
 from standpipe.tariffs.models import VolumePurchase
 from standpipe.tariffs.periods import BillLine, LineKind, Priced
-from standpipe.units import period_of
 
 _LINES = TypeAdapter(list[BillLine])
 

@@ -7,12 +7,12 @@ from datetime import date, datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.platform.units import period_of
 from standpipe.tariffs.files import terms_of
 from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.periods import Segment, Supply, TariffInForce, segments_of, supply_on, version_on
 from standpipe.tariffs.pricing import table_of
 from standpipe.tariffs.terms import Terms, plain_terms
-from standpipe.units import period_of
 
 _parsed: dict[str, Terms] = {}
 """Terms by version id: a published version never changes (the database refuses it), so each is read once."""

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from pydantic_core import ErrorDetails
 
-from standpipe.errors import InvalidInputError
-from standpipe.units import is_storable
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import is_storable
 
 MAX_BYTES = 256_000
 _MAX_DEPTH = 6

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from babel.numbers import is_currency
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from standpipe.platform.units import ML_PER_KILOLITRE, ML_PER_LITRE, currency_exponent
 from standpipe.tariffs.file_text import Path, TariffFileError, line_of, load, words
 from standpipe.tariffs.periods import UTILITY
 from standpipe.tariffs.pricing import WATER, Block, Part, PriceTable
@@ -28,7 +29,6 @@ from standpipe.tariffs.terms import (
     stacked,
     standing_parts,
 )
-from standpipe.units import ML_PER_KILOLITRE, ML_PER_LITRE, currency_exponent
 
 __all__ = ["TariffFile", "TariffFileError", "read_tariff", "terms_of", "to_terms"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.db.base import Base
+from standpipe.platform.base import Base
 
 
 class Tariff(Base):

@@ -12,10 +12,10 @@ from decimal import Decimal, localcontext
 from enum import StrEnum
 from fractions import Fraction
 
-from standpipe.errors import NotFoundError
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.units import ML_PER_KILOLITRE, period_of
 from standpipe.tariffs.pricing import PRECISION, WATER, Place, PriceTable, exact_minor, rounded, water_price
 from standpipe.tariffs.terms import Per, Proration, Season, Terms, meter_table, standing_parts
-from standpipe.units import ML_PER_KILOLITRE, period_of
 
 UTILITY = "utility"
 """The account code of what is the utility's own: water, standing charges, less discounts."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
-from standpipe.errors import InvalidInputError
-from standpipe.units import MAX_MINOR, ML_PER_KILOLITRE
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE
 
 MAX_VOLUME_ML = 10**15
 PRECISION = 60

@@ -6,12 +6,12 @@ from datetime import date, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import period_of
 from standpipe.tariffs.files import TariffFile, to_terms
 from standpipe.tariffs.models import Tariff, TariffVersion
 from standpipe.tariffs.terms import Proration, Terms
-from standpipe.units import period_of
 
 
 @dataclass(frozen=True, slots=True)

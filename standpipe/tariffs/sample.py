@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import date, timedelta
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import period_of
 from standpipe.tariffs.periods import Priced, Supply, TariffInForce, price_standing, price_use, segments_of
 from standpipe.tariffs.pricing import MAX_VOLUME_ML
-from standpipe.units import period_of
 
 MAX_HOUSEHOLDS = 10_000
 

@@ -18,13 +18,13 @@ from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, post
 from standpipe.meters.models import Meter, WalletKind
+from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.bought import bought_in_period
 from standpipe.tariffs.catalogue import Contract, contract_of
 from standpipe.tariffs.periods import UTILITY, Priced, Segment, places, price_standing, price_use, split_days
 from standpipe.tariffs.pricing import charge_minor
 from standpipe.tariffs.purchases import place_after
 from standpipe.tariffs.terms import Basis
-from standpipe.units import local_midnight, period_of
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, StandingCharged, Statement
 
 _INSTANT = timedelta(microseconds=1)

@@ -10,8 +10,8 @@ from time import monotonic
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.platform.units import period_of
 from standpipe.tariffs.periods import supply_on
-from standpipe.units import period_of
 from standpipe.usage.models import DailyUsage
 from standpipe.usage.overview import MeterView
 

@@ -14,16 +14,16 @@ import structlog
 from sqlalchemy import and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.models import Utility
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import WORK, notify
-from standpipe.errors import InvalidInputError
 from standpipe.meters.commands import OPEN, enqueue
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, MeterState
 from standpipe.meters.reports import ValveReason, ValveState
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.notify import WORK, notify
+from standpipe.platform.units import local_midnight
 from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
-from standpipe.units import local_midnight
 from standpipe.usage.cut_off_rules import ON_THE_WIRE, CutOff, cut_off_of, friendly_of, spared, told_at_zero
 from standpipe.usage.rests import Rests
 

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import holidays
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 
 LOOK_AHEAD = timedelta(days=400)
 """A year of any calendar passes in this; what has not changed by then is looked at anew."""

@@ -6,8 +6,6 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import HouseholdRole, Utility
-from standpipe.errors import MeterBlockedError
-from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
@@ -15,6 +13,8 @@ from standpipe.meters.access import require_meter
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import grant
 from standpipe.meters.models import WalletKind
+from standpipe.platform.errors import MeterBlockedError
+from standpipe.platform.ids import new_id
 from standpipe.usage.overview import MeterView
 
 

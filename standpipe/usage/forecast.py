@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 
+from standpipe.platform.units import period_of
 from standpipe.tariffs.pricing import Place, charge_minor, volume_for_ml
-from standpipe.units import period_of
 
 MIN_DAYS = 7
 """Under a week of use there is no forecast: too little to tell a household's habits."""

@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import record
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.models import Meter
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.units import MAX_MINOR
 from standpipe.tariffs.models import CustomerClass
-from standpipe.units import MAX_MINOR
 from standpipe.usage.cut_off import look_again
 from standpipe.usage.cut_off_rules import cut_off_of, friendly_of
 

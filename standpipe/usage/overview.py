@@ -16,12 +16,12 @@ from standpipe.customers.models import Membership, Utility
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState, WalletKind
+from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.bought import bought_by_day
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, TariffInForce
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import place_after
-from standpipe.units import local_midnight, period_of
 from standpipe.usage.forecast import Forecast, forecast, forecast_volume
 from standpipe.usage.models import DailyUsage
 

@@ -8,14 +8,14 @@ import structlog
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.commands import OPEN, enqueue, lock_meter
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, WalletKind
 from standpipe.meters.price_tables import MeterTable
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.units import local_midnight
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.periods import Segment
-from standpipe.units import local_midnight
 from standpipe.usage.charges import contract_for
 
 MAX_AHEAD = timedelta(days=400)

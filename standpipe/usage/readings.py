@@ -17,15 +17,15 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import InvalidInputError
 from standpipe.meters import effects, statements
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.conditions import note_conditions, note_measures
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
-from standpipe.units import service_day
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.notify import LIVE, notify
+from standpipe.platform.units import service_day
 from standpipe.usage import cut_off
 from standpipe.usage.charges import accrue_standing, charge_periods
 from standpipe.usage.models import COUNTED, DailyUsage, Reading, ReadingQuality, StorageHorizon

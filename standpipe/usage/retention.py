@@ -20,9 +20,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError
 from standpipe.meters.models import Meter
-from standpipe.units import day_span, period_of, service_day
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import day_span, period_of, service_day
 from standpipe.usage.models import Reading, ReadingQuality, StorageHorizon
 from standpipe.usage.readings import READINGS
 from standpipe.usage.storage import Partition, attach, be_alone, month_start, new_table, partitions

@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from standpipe.customers.operators import record
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
-from standpipe.units import service_day
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.notify import LIVE, notify
+from standpipe.platform.units import service_day
 from standpipe.usage.models import COUNTED, Reading, ReadingQuality, StorageHorizon
 from standpipe.usage.readings import READINGS, STANDING, apply_days, judge_in_order, neighbours
 from standpipe.usage.rollups import clear

@@ -8,7 +8,7 @@ from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
-from standpipe.units import day_span, period_of
+from standpipe.platform.units import day_span, period_of
 from standpipe.usage.models import DailyUsage, MonthlyUsage
 from standpipe.usage.register import register_at_ml
 

@@ -14,13 +14,13 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.errors import InvalidInputError
 from standpipe.meters.models import Meter
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import Span, day_span, local_midnight, period_of, service_day
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, places, split_days
 from standpipe.tariffs.pricing import Place, TierUse, tiers
 from standpipe.tariffs.terms import Basis
-from standpipe.units import Span, day_span, local_midnight, period_of, service_day
 from standpipe.usage.models import COUNTED, DailyUsage, MonthlyUsage, Reading
 from standpipe.usage.register import newest, oldest
 

@@ -7,12 +7,12 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Date, and_, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
 from standpipe.customers.models import Utility
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import LIVE, notify
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.notify import LIVE, notify
 from standpipe.usage.charges import accrue_standing
 from standpipe.usage.rests import Rests
 

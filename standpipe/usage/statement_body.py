@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
+from standpipe.platform.units import local_midnight
 from standpipe.tariffs.periods import BillLine, Priced
-from standpipe.units import local_midnight
 
 
 class _Part(BaseModel):

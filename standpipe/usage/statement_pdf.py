@@ -12,8 +12,8 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.platypus import KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
-from standpipe.pdf import BOLD, REGULAR, fitted, shown
-from standpipe.units import ML_PER_LITRE, money_text, volume_text
+from standpipe.platform.pdf import BOLD, REGULAR, fitted, shown
+from standpipe.platform.units import ML_PER_LITRE, money_text, volume_text
 from standpipe.usage.statement_body import StatementBody
 from standpipe.usage.statement_text import day_text, line_text, month_text, movement_text, word
 

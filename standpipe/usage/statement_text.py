@@ -7,7 +7,7 @@ from babel.core import Locale, UnknownLocaleError
 from babel.dates import format_date, format_skeleton
 from babel.numbers import format_currency
 
-from standpipe.units import currency_exponent, money_text, volume_text
+from standpipe.platform.units import currency_exponent, money_text, volume_text
 from standpipe.usage.statement_body import Movement, StatementLine
 
 _WORDS: dict[str, dict[str, str]] = {

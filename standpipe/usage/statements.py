@@ -14,15 +14,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
-from standpipe.errors import InvalidInputError
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, WalletKind
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.bought import bill_between
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import price_standing
-from standpipe.units import local_midnight, period_of
 from standpipe.usage.charges import accrue_standing, contract_for, period_use, priced_use
 from standpipe.usage.models import DailyUsage, StandingCharged, Statement, StatementCounter
 from standpipe.usage.statement_body import (

@@ -16,10 +16,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
-from standpipe.units import period_of
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import period_of
 
 MONTHS_AHEAD = 6
 CUT_AT_MOST = 2_000_000

@@ -15,8 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Household
 from standpipe.customers.operators import record
-from standpipe.db.notify import LIVE, notify
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import locked_by_serial
@@ -24,6 +22,8 @@ from standpipe.meters.claims import end_codes
 from standpipe.meters.models import Meter, MeterState, WalletKind
 from standpipe.meters.sharing import end_invites
 from standpipe.outbox.facts import AccessEnded, publish
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.notify import LIVE, notify
 from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.terms import Basis
 from standpipe.usage import cut_off

@@ -8,13 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Household, HouseholdRole
 from standpipe.customers.people import hold_customer
-from standpipe.errors import InvalidInputError, MeterBlockedError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.meters.access import require_meter
 from standpipe.meters.claims import use_code
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.sharing import join, lock_household, others_in, read_label
 from standpipe.outbox.facts import AccessNews, publish
+from standpipe.platform.errors import InvalidInputError, MeterBlockedError, NotFoundError
+from standpipe.platform.ids import new_id
 from standpipe.usage import supply
 
 MOVE_OUT_WITHIN = timedelta(days=7)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from standpipe.errors import StandpipeError
+from standpipe.platform.errors import StandpipeError
 from standpipe.sts.keys import KeyTerms
 from standpipe.vending.models import Purpose
 

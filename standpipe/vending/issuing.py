@@ -5,12 +5,12 @@ from datetime import datetime
 import structlog
 from sqlalchemy import update
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import LIVE, notify
-from standpipe.db.queue import claim, finish, retry
+from standpipe.engine.queue import claim, finish, retry
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.facts import TokenIssued, publish
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.notify import LIVE, notify
 from standpipe.sts.amounts import ML_PER_UNIT
 from standpipe.sts.keys import KeyTerms
 from standpipe.vending.issuer import TokenIssuer, TokenRequest

@@ -8,14 +8,14 @@ from sqlalchemy import func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
-from standpipe.db.notify import WORK, notify
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.meters.access import locked_by_serial
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.keypads import require_keypad
 from standpipe.meters.models import CreditGrant
 from standpipe.meters.tids import reserve_tid
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import WORK, notify
 from standpipe.vending.models import KeypadToken, Purpose
 from standpipe.vending.offers import QUEUE, described
 

@@ -10,15 +10,15 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import LIVE, WORK, notify
-from standpipe.ids import new_id
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.keypad_models import MeterKeypad
 from standpipe.meters.keypads import terms_of
 from standpipe.meters.models import CreditGrant
 from standpipe.meters.tids import keypad_of
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import LIVE, WORK, notify
 from standpipe.sts.amounts import MAX_EXACT_UNITS, ML_PER_UNIT
 from standpipe.vending.models import KeypadToken, Purpose
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 from standpipe.sts import tokens
 from standpipe.sts.amounts import to_field
 from standpipe.sts.keys import DecoderKey, KeyTerms, derive

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from standpipe.customers.models import Customer
-from standpipe.simulator.fake_stripe import event
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.clients import orders, told, working
 from tests.support.database import free_port
 from tests.support.node import Node

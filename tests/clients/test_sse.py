@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from standpipe.simulator.fake_stripe import event
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.clients import orders, told
 from tests.support.node import Node
 from tests.support.town import Town

@@ -16,12 +16,12 @@ from sqlalchemy import select, update
 
 from standpipe.app import make_app
 from standpipe.customers.models import Customer, CustomerIdentity
-from standpipe.db.engine import Sessions
-from standpipe.errors import SettingsError
 from standpipe.payments.models import TopUp
-from standpipe.simulator import fake_phone
-from standpipe.simulator.fake_google import GoogleState
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import SettingsError
 from standpipe.wiring import Database
+from standpipe_demo.simulator import fake_phone
+from standpipe_demo.simulator.fake_google import GoogleState
 from tests.support.command import standpipe
 from tests.support.google import Google, firebase_town
 from tests.support.town import Town, make_settings

@@ -21,7 +21,6 @@ from standpipe.customers.models import (
     RefreshToken,
     SignInCode,
 )
-from standpipe.ids import new_id
 from standpipe.meters.claim_models import ClaimCode
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import AlertRead, Device, NotificationPreference
@@ -29,7 +28,8 @@ from standpipe.outbox.models import OutboxFact
 from standpipe.payments.models import ProviderEvent, RequestKey, TopUp
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
-from standpipe.simulator.fake_stripe import event
+from standpipe.platform.ids import new_id
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town
 
 PHONE, NAME = "+254712345678", "Amina Wanjiru"

@@ -18,8 +18,8 @@ from standpipe.customers.sessions import (
     refresh_session,
 )
 from standpipe.customers.tokens import AccessToken
-from standpipe.db.engine import Sessions
-from standpipe.ids import new_id
+from standpipe.platform.database import Sessions
+from standpipe.platform.ids import new_id
 
 SECRET = "s" * 40
 YEAR = Lifetime(timedelta(days=60), timedelta(days=365))

@@ -14,15 +14,15 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from standpipe.db import embedded_place
-from standpipe.db.embedded import embedded
-from standpipe.errors import SettingsError
+from standpipe.platform import embedded_place
+from standpipe.platform.embedded import embedded
+from standpipe.platform.errors import SettingsError
 from tests.support.database import free_port, public_folder
 
 _HOLD = """
 import asyncio, sys
 from pathlib import Path
-from standpipe.db.embedded import embedded
+from standpipe.platform.embedded import embedded
 async def main():
     async with embedded(Path(sys.argv[1]), port=int(sys.argv[2]), durable=False) as url:
         print(url, flush=True)

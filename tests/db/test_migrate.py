@@ -6,7 +6,7 @@ import sys
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from standpipe.db import migrate
+from standpipe.platform import migrate
 from tests.support.database import DatabaseServer, renamed
 
 
@@ -17,7 +17,7 @@ async def test_models_and_migrations_agree(database_url: str) -> None:
 async def test_processes_that_migrate_at_once_take_turns(postgres: DatabaseServer) -> None:
     await postgres.admin.execute("CREATE DATABASE migrated_twice")
     url = renamed(postgres.url, "migrated_twice")
-    script = "import asyncio, sys; from standpipe.db.migrate import upgrade; asyncio.run(upgrade(sys.argv[1]))"
+    script = "import asyncio, sys; from standpipe.platform.migrate import upgrade; asyncio.run(upgrade(sys.argv[1]))"
     processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", script, url) for _ in range(3)]
 
     assert [await process.wait() for process in processes] == [0, 0, 0]

@@ -6,7 +6,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from standpipe.db.engine import Sessions, create_engine
+from standpipe.platform.database import Sessions, create_engine
 from tests.support.statements import counted
 
 

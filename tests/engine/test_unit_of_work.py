@@ -9,13 +9,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from standpipe.customers.operators import AUDIT, AuditLine
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import LIVE, WORK, Listener
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork, unit
-from standpipe.errors import InsufficientFundsError
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import LEDGER, AccountRef, Line, Posting
 from standpipe.outbox.facts import MeterStated, add_fact
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InsufficientFundsError
+from standpipe.platform.notify import LIVE, WORK, Listener
 from tests.support.statements import counted
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -26,11 +26,11 @@ from sqlalchemy import delete, update
 from standpipe.customers.models import Attempt, CustomerSession, Invite, RefreshToken, Utility
 from standpipe.graphql.budget import Budgets
 from standpipe.graphql.schema import schema
-from standpipe.ids import new_id
 from standpipe.ledger.models import Entry
 from standpipe.notifications.alerts import raise_once
 from standpipe.notifications.models import AlertKind
-from standpipe.simulator.fake_stripe import event
+from standpipe.platform.ids import new_id
+from standpipe_demo.simulator.fake_stripe import event
 from tests.graphql.test_graphql import water
 from tests.graphql.test_roles import card_of, voucher
 from tests.support.households import INVITE, join, make_neighbour

@@ -13,10 +13,10 @@ from sqlalchemy import delete, event, select, update
 from standpipe.app import make_signer
 from standpipe.customers.models import Customer, Household, Membership
 from standpipe.customers.tokens import AUDIENCE, ISSUER
-from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.notifications.alerts import raise_once
 from standpipe.notifications.models import Alert, AlertKind
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import SupplyTerms
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Home, Town, make_home

@@ -11,9 +11,9 @@ import pytest
 from standpipe.app import make_app
 from standpipe.documents.models import TrustedDocument
 from standpipe.documents.store import Document, add, read_manifest
-from standpipe.errors import InvalidInputError
 from standpipe.graphql.exchange import RESPONSE
-from standpipe.settings import DocumentsMode
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.settings import DocumentsMode
 from standpipe.wiring import Database
 from tests.support.office import hire
 from tests.support.sockets import opened

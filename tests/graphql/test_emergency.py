@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import select, update
 
 from standpipe.customers.models import Household, Membership, Utility
-from standpipe.ids import new_id
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
@@ -17,6 +16,7 @@ from standpipe.payments.agents import add_agent, deposit
 from standpipe.payments.models import ProviderEvent
 from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.vouchers import make_batch
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import Tariff
 from standpipe.usage.readings import take_report
 from tests.support.town import Home, Town, make_home, until

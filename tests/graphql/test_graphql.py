@@ -12,12 +12,12 @@ from sqlalchemy import event as sqlalchemy_event
 
 from standpipe.customers.tokens import AUDIENCE, ISSUER
 from standpipe.graphql.snapshot import current, problems
-from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.simulator.fake_stripe import event
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import TariffVersion
 from standpipe.usage.readings import take_report
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.sockets import first_of_subscription
 from tests.support.town import BLOCKS, Town, make_home
 

@@ -18,7 +18,7 @@ from standpipe.payments.models import Refund, SuspenseItem, TopUp
 from standpipe.payments.receipt_text import method_text
 from standpipe.payments.receipts import receipts_of
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
-from standpipe.simulator.fake_stripe import event
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.sockets import first_of_subscription
 from tests.support.town import Town, make_home
 

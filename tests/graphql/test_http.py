@@ -14,7 +14,7 @@ from starlette.routing import Route
 from standpipe.graphql import view
 from standpipe.graphql.exchange import EVENTS, JSON, RESPONSE, negotiate
 from standpipe.meters.models import Meter
-from standpipe.serving import serve
+from standpipe.platform.serving import serve
 from tests.support.database import free_port
 from tests.support.sockets import opened
 from tests.support.town import Town, until

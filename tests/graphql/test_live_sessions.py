@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from standpipe.customers.models import Membership
 from standpipe.customers.sessions import EndReason, end_sessions
 from standpipe.customers.tokens import AUDIENCE, ISSUER
-from standpipe.db.notify import LIVE, notify
+from standpipe.platform.notify import LIVE, notify
 from tests.support.sign_in import make_city, refresh, sign_in
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Town

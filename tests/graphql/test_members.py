@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import update
 
 from standpipe.customers.models import Invite, Membership
-from standpipe.ids import new_id
 from standpipe.meters.sharing import MAX_PEOPLE
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone
+from standpipe.platform.ids import new_id
+from standpipe.platform.serving import serve
+from standpipe_demo.simulator import fake_phone
 from tests.support.database import free_port
 from tests.support.households import (
     ANSWER,

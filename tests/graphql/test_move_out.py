@@ -13,7 +13,7 @@ from standpipe.customers.models import Customer, Invite, OperatorAction, Utility
 from standpipe.meters.models import Meter
 from standpipe.payments.auto_top_up import AutoMode
 from standpipe.payments.vend_models import AutoTopUp, SavedMethod
-from standpipe.simulator.fake_stripe import event
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.households import (
     ANSWER,
     MOVE_OUT,

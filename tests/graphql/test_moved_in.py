@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from standpipe.customers.models import Household
-from standpipe.ids import new_id
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish

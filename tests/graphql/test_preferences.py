@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from standpipe.ids import new_id
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.settings import SettingsError
+from standpipe.platform.ids import new_id
+from standpipe.platform.settings import SettingsError
 from standpipe.usage.readings import take_report
 from tests.graphql.test_alerts import stranger
 from tests.support.town import Town, make_settings, make_town

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from standpipe.ids import new_id
 from standpipe.payments.models import TopUp
+from standpipe.platform.ids import new_id
 from tests.support.till import (
     FEES,
     QUOTE,

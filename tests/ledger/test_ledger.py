@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import InsufficientFundsError, InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post, reverse, wallet_balance_minor
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 CLEARING = AccountRef(AccountKind.CLEARING, "stripe", "KES")

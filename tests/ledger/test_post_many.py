@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from standpipe.errors import InsufficientFundsError, InvalidInputError
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import (
     AccountRef,
@@ -26,6 +24,8 @@ from standpipe.ledger.posting import (
     balances,
     post_many,
 )
+from standpipe.platform.errors import InsufficientFundsError, InvalidInputError
+from standpipe.platform.ids import new_id
 from tests.support.statements import counted
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from standpipe.db.engine import Sessions
+from standpipe.platform.database import Sessions
 from tests.support.radio import Field, make_field
 
 

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import COMMANDS, Listener
-from standpipe.errors import SettingsError
 from standpipe.meter_gateway import tlv
 from standpipe.meter_gateway.server import run_gateway
 from standpipe.meters import dtls_keys
 from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
-from standpipe.simulator.meter_bootstrap import resources_of
-from standpipe.simulator.meter_device import SimulatedMeter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import SettingsError
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe_demo.simulator.meter_bootstrap import resources_of
+from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.meter_gateway.test_dtls_gateway import another_home
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter

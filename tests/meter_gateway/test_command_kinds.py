@@ -11,15 +11,15 @@ import aiocoap
 import pytest
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
 from standpipe.meters import commands
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, Meter, MeterCommand
-from standpipe.simulator import lora_codec, meter_orders
-from standpipe.simulator.dlms_objects import CHARGE, CLOCK
+from standpipe.platform.database import Sessions
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
 from standpipe.usage import price_tables
+from standpipe_demo.simulator import lora_codec, meter_orders
+from standpipe_demo.simulator.dlms_objects import CHARGE, CLOCK
 from tests.support.dlms import TOKEN, dlms_field
 from tests.support.lora import make_lora_field
 from tests.support.radio import make_field
@@ -184,7 +184,7 @@ async def test_a_clock_that_cannot_be_set_is_given_up_and_not_asked_for_again(
         if carrier == "lwm2m":
             here.meter.cannot = {"clock"}
         else:
-            monkeypatch.setattr("standpipe.simulator.meter_model.set_clock", lambda *_: None)
+            monkeypatch.setattr("standpipe_demo.simulator.meter_model.set_clock", lambda *_: None)
         here.meter.state.clock_error_s = 7_200.0
         row = await here.ends()
         assert (row.kind, row.status) == ("CLOCK", "REJECTED")
@@ -205,7 +205,7 @@ async def test_a_meter_that_cannot_do_it_rejects_it_with_its_reason(
         meter.cannot = {"clock", "table", "device", "signal", "uptime", "resets"}
         expected = {"CLOCK": "4.04", "TARIFF": "4.04", "DIAGNOSTICS": "4.04"}
     else:
-        monkeypatch.setattr("standpipe.simulator.meter_model._is_known", lambda *_: False)
+        monkeypatch.setattr("standpipe_demo.simulator.meter_model._is_known", lambda *_: False)
         monkeypatch.setattr(lora_codec, "open_part", lambda *_: None)
         expected = {"CLOCK": "UNSUPPORTED", "DIAGNOSTICS": "UNSUPPORTED", "TARIFF": "BAD_MAC"}
         meter.state.clock_error_s = 600.0

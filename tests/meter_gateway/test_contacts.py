@@ -11,8 +11,6 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
 from standpipe.meter_gateway import senml
 from standpipe.meter_gateway.contacts import Contacts
 from standpipe.meter_gateway.peer import MeterAsleepError, MeterRefusedError
@@ -20,6 +18,8 @@ from standpipe.meter_gateway.prepaid import CommandFrame, StatusFrame
 from standpipe.meters import credit, registrations
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, MeterCommand
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
 from tests.support.town import METER_SECRET, PREPAID_KEY, Home, make_home, make_settings, make_utility, until
 
 

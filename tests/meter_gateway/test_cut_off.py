@@ -8,15 +8,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from standpipe.db.engine import Sessions
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
 from standpipe.meters import commands
 from standpipe.meters.models import CommandKind, Meter
-from standpipe.simulator.meter_model import CLOSED, DISCONNECT, NEVER, OPEN, RESTRICTED, TRICKLE, pour
+from standpipe.platform.database import Sessions
 from standpipe.usage import cut_off, house_rules, supply
 from standpipe.usage.house_rules import UtilityRules
 from standpipe.usage.rests import Rests
+from standpipe_demo.simulator.meter_model import CLOSED, DISCONNECT, NEVER, OPEN, RESTRICTED, TRICKLE, pour
 from tests.support.radio import Field, make_field
 
 NAIROBI = ZoneInfo("Africa/Nairobi")

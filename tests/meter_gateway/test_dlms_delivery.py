@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
 from standpipe.meter_gateway.delivery import CommandRefusedError
 from standpipe.meter_gateway.dlms_tariff import send_tariff
 from standpipe.meter_gateway.profiles.profile import load_profiles, read_profile
 from standpipe.meters.models import CommandKind
-from standpipe.simulator.meter_model import pour
+from standpipe.platform.database import Sessions
 from standpipe.tariffs.pricing import Block, PriceTable
 from standpipe.usage.models import Reading
+from standpipe_demo.simulator.meter_model import pour
 from tests.support.dlms import HLS, TOKEN, DlmsField, dlms_field, enrol
 from tests.support.town import until
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.errors import SettingsError
 from standpipe.meter_gateway import dlms_acse, dlms_apdu, dlms_security, dlms_totals, dlms_values
 from standpipe.meter_gateway.axdr import NULL, Data, Tag, octets, structure
 from standpipe.meter_gateway.delivery import CommandRefusedError
@@ -22,6 +21,7 @@ from standpipe.meter_gateway.profiles.profile import FOLDER, Alarm, Column, load
 from standpipe.meters.dlms import OnTheAir
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import ValveState
+from standpipe.platform.errors import SettingsError
 from standpipe.tariffs.pricing import Block, PriceTable
 
 # Green Book, examples of clause 9.2.7: keys, titles and counters.

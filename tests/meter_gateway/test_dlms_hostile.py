@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from standpipe.db.engine import Sessions
 from standpipe.meters import dlms
-from standpipe.simulator.dlms_frames import Cryptographer
-from standpipe.simulator.dlms_meter import SimulatedDlmsMeter
+from standpipe.platform.database import Sessions
+from standpipe_demo.simulator.dlms_frames import Cryptographer
+from standpipe_demo.simulator.dlms_meter import SimulatedDlmsMeter
 from tests.support.database import free_port
 from tests.support.dlms import (
     HLS,

@@ -12,10 +12,10 @@ from sqlalchemy import select, update
 
 from standpipe.customers.models import OperatorAction
 from standpipe.customers.operators import add_operator
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.meters import dlms
 from standpipe.meters.models import Meter
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
 from standpipe.tariffs.models import Tariff
 from tests.support.dlms import HLS, dlms_field, enrol, identity_of
 from tests.support.town import METER_SECRET, make_home, make_utility

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from standpipe.clock import Clock
-from standpipe.simulator.dlms_meter import SimulatedDlmsMeter
-from standpipe.simulator.meter_model import MeterConfig
+from standpipe.platform.clock import Clock
+from standpipe_demo.simulator.dlms_meter import SimulatedDlmsMeter
+from standpipe_demo.simulator.meter_model import MeterConfig
 
 PEER = Path(__file__).parent / "peers" / "gurux_client.py"
 VERSION = "gurux-dlms==1.0.203"

@@ -12,9 +12,9 @@ import cbor2
 import pytest
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
 from standpipe.meters import models, registrations
 from standpipe.meters.models import MeterCommand, MeterRegistration
+from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port

@@ -11,17 +11,17 @@ import aiocoap
 import pytest
 from sqlalchemy import select
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import COMMANDS, Listener
-from standpipe.errors import InvalidInputError, SettingsError
 from standpipe.meter_gateway.server import run_gateway
 from standpipe.meters import commands
 from standpipe.meters.models import CommandKind, CreditGrant, MeterRegistration
 from standpipe.meters.reports import CommandResult, MeterReport, MeterStatement, ValveReason, ValveState
-from standpipe.simulator.meter_device import SimulatedMeter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, SettingsError
+from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.usage.models import Reading
 from standpipe.usage.readings import take_report
+from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.radio import OBJECT_ID, Field, exchange, make_field, make_meter
 from tests.support.town import make_settings, until
 

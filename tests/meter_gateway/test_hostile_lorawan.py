@@ -14,15 +14,15 @@ from chirpstack_api.integration import integration_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import Listener
-from standpipe.errors import SettingsError
 from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meter_gateway.lora_events import DownlinkLost, Uplink, read_event
 from standpipe.meter_gateway.lora_network import ChirpStack, NetworkUnavailableError
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.simulator import lora_codec
-from standpipe.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import SettingsError
+from standpipe.platform.notify import Listener
+from standpipe_demo.simulator import lora_codec
+from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
 from tests.support.certificates import make_certificate
 from tests.support.lora import EVENT_SECRET, OLD_EVENT_SECRET, LoraField, dev_eui_of, make_lora_field
 from tests.support.town import make_settings

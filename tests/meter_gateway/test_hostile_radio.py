@@ -17,9 +17,6 @@ from aiocoap.numbers.constants import TransportTuning
 from aiocoap.resource import PathCapable, Resource
 from sqlalchemy import func, select, text
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.errors import NotAuthenticatedError
 from standpipe.meter_gateway.contacts import Contacts
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.peer import MeterPeer, tuning
@@ -28,6 +25,9 @@ from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterRegistration
 from standpipe.meters.registrations import Registration
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.usage.models import Reading
 from tests.support.database import free_port
 from tests.support.radio import Field, exchange, give_key, make_field, make_meter

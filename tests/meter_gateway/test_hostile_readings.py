@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select
 
-from standpipe.clock import Clock
 from standpipe.meters.models import Meter
-from standpipe.simulator.meter_device import SimulatedMeter
-from standpipe.units import service_day
+from standpipe.platform.clock import Clock
+from standpipe.platform.units import service_day
 from standpipe.usage.models import DailyUsage, Reading
+from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.radio import Field, make_meter
 from tests.support.town import until
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from standpipe.errors import InvalidInputError
 from standpipe.notifications.models import Alert
-from standpipe.simulator.meter_model import CLOSED, OPEN
+from standpipe.platform.errors import InvalidInputError
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.offers import offer_due
+from standpipe_demo.simulator.meter_model import CLOSED, OPEN
 from tests.support.database import free_port
 from tests.support.dlms import TOKEN, DlmsField, enrol, identity_of, make_dlms_meter
 from tests.support.lora import LoraField, add_device, dev_eui_of, make_lora_network

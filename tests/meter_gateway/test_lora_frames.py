@@ -25,7 +25,7 @@ from standpipe.meter_gateway.lora_frames import (
     LoraStatus,
 )
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.simulator import lora_codec
+from standpipe_demo.simulator import lora_codec
 
 KEY = FrameKey(bytes(range(32)), bytes.fromhex("70b3d57ed0061001"), "KW1015")
 STATUS = LoraStatus(

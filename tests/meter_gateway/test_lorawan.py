@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
 from standpipe.meters.field_models import MeterCondition
 from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CreditGrant
-from standpipe.simulator import lora_codec
-from standpipe.simulator.fake_chirpstack import Faults
-from standpipe.simulator.lora_meter import LoraMeter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
+from standpipe_demo.simulator import lora_codec
+from standpipe_demo.simulator.fake_chirpstack import Faults
+from standpipe_demo.simulator.lora_meter import LoraMeter
 from tests.support.lora import LoraField, dev_eui_of, make_lora_field
 from tests.support.town import until
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
 from standpipe.meters.models import MeterRegistration
+from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.support.radio import make_field
 from tests.support.town import until

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from standpipe import metrics, tracing
-from standpipe.db.engine import Sessions
+from standpipe.platform import metrics, tracing
+from standpipe.platform.database import Sessions
 from tests.support.dlms import dlms_field
 from tests.support.logs import traced
 from tests.support.lora import add_device, dev_eui_of, make_lora_network

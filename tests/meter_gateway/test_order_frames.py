@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.errors import InvalidInputError
 from standpipe.meter_gateway.lora_frames import DR0_BYTES, FrameKey
 from standpipe.meter_gateway.lora_orders import LoraDiagnostics, LoraTablesHeld, TablePart
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.prepaid_tables import TableFrame, TablesHeldFrame
 from standpipe.meters.price_tables import MAX_BLOCKS, MeterTable
-from standpipe.simulator import lora_codec, meter_prices
+from standpipe.platform.errors import InvalidInputError
+from standpipe_demo.simulator import lora_codec, meter_prices
 
 KEY, DEV_EUI, SERIAL = bytes(range(32)), "70b3d57ed0061001", "KW1015"
 FRAME_KEY = FrameKey(KEY, bytes.fromhex(DEV_EUI), SERIAL)

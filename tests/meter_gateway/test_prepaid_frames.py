@@ -16,7 +16,7 @@ from standpipe.meter_gateway import prepaid
 from standpipe.meter_gateway.contacts import statement_of
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import CommandResult, ValveReason, ValveState
-from standpipe.simulator.meter_frames import make_status, open_command
+from standpipe_demo.simulator.meter_frames import make_status, open_command
 from tests.support.town import make_settings
 
 KEY, SERIAL = bytes(range(32)), "KW1001"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.errors import InvalidInputError
 from standpipe.meters.claim_codes import code_of, hash_code, new_code, read_code, show_code
+from standpipe.platform.errors import InvalidInputError
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 CODES = st.integers(0, 2**80 - 1).map(code_of)

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
 from standpipe.meters.field_models import MeterCondition, MeterMeasure
 from standpipe.meters.reports import Condition, ConditionKind, Measure, MeasureKind, MeterReport
+from standpipe.platform.database import Sessions
 from standpipe.usage.readings import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility
 

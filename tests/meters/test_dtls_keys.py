@@ -14,12 +14,12 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select, text
 
-from standpipe.db.engine import Sessions
 from standpipe.meters import dtls_keys
 from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterCredential, MeterRegistration
-from standpipe.simulator import meter_store
+from standpipe.platform.database import Sessions
+from standpipe_demo.simulator import meter_store
 from tests.support.radio import Field, make_field, make_meter
 from tests.support.town import METER_SECRET, PREPAID_KEY, until
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from standpipe.clock import Clock
 from standpipe.meters.reports import Condition, ConditionKind, MeterReport
 from standpipe.notifications.models import Alert
 from standpipe.outbox.facts import read
 from standpipe.outbox.models import OutboxFact
+from standpipe.platform.clock import Clock
 from standpipe.reactions import react
 from standpipe.usage.readings import take_report
 from tests.support.town import Town

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import func, select, update
 
-from standpipe.errors import InvalidInputError
 from standpipe.notifications import devices
 from standpipe.notifications.alerts import check_low_balance, raise_once
 from standpipe.notifications.deliver import deliver_due
@@ -14,6 +13,7 @@ from standpipe.notifications.devices import DeviceOrder
 from standpipe.notifications.models import Alert, AlertKind, Delivery, Device
 from standpipe.notifications.push import PushOutcome
 from standpipe.notifications.rules import LowBalanceSignal
+from standpipe.platform.errors import InvalidInputError
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PARAMS = {"label": "Home", "credit_minor": 1_200, "currency": "KES", "days_left": 2}

@@ -15,8 +15,8 @@ from standpipe.notifications.deliver import deliver_due
 from standpipe.notifications.models import Alert, AlertKind, Delivery, Device
 from standpipe.notifications.push import PushSender
 from standpipe.notifications.rules import LowBalanceSignal
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone
+from standpipe.platform.serving import serve
+from standpipe_demo.simulator import fake_phone
 from tests.support.database import free_port
 from tests.support.town import Town
 

@@ -6,9 +6,9 @@ import json
 import httpx
 import pytest
 
-from standpipe.errors import SettingsError
 from standpipe.notifications.push import PushMessage, PushSender
-from standpipe.simulator.fake_phone import make_app, write_service_account
+from standpipe.platform.errors import SettingsError
+from standpipe_demo.simulator.fake_phone import make_app, write_service_account
 from tests.support.loopback import loopback
 
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import insert
 
-from standpipe.clock import Clock
 from standpipe.meters.models import MeterState
 from standpipe.notifications.models import Alert
 from standpipe.notifications.rules import LowBalanceSignal, evaluate
 from standpipe.outbox.facts import TopUpPaid
+from standpipe.platform.clock import Clock
 from standpipe.usage.models import DailyUsage
 from standpipe.worker import react
 from tests.support.town import Town

@@ -10,9 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select, update
 
-from standpipe.clock import Clock
 from standpipe.customers.models import Membership
-from standpipe.db.engine import Sessions
 from standpipe.notifications import devices
 from standpipe.notifications.alerts import check_low_balance, raise_once
 from standpipe.notifications.deliver import deliver_due
@@ -21,6 +19,8 @@ from standpipe.notifications.models import Alert, AlertKind, Delivery
 from standpipe.notifications.preferences import PreferencesChange, change_preferences
 from standpipe.notifications.rules import LowBalanceSignal, concerns, evaluate, quiet_until
 from standpipe.notifications.views import AlertsRequest, alerts_of_meters, unread_counts
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PARAMS = {"label": "Home", "credit_minor": 1_200, "currency": "KES", "days_left": 2}

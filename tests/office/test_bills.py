@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.customers.models import OperatorAction
-from standpipe.db.engine import Sessions
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
+from standpipe.platform.database import Sessions
 from tests.support.office import Office, hire
 from tests.support.town import Home
 from tests.support.water import START, meter, take

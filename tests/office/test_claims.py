@@ -9,9 +9,9 @@ from pathlib import Path
 from sqlalchemy import select
 
 from standpipe.customers.models import OperatorAction
-from standpipe.db.engine import Sessions
 from standpipe.meters.claim_codes import hash_code, read_code
 from standpipe.meters.claim_models import ClaimCode
+from standpipe.platform.database import Sessions
 from tests.support.office import hire
 from tests.support.town import make_home, make_settings, make_utility
 

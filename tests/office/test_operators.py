@@ -15,8 +15,8 @@ from standpipe.customers.operators import (
     add_operator,
     authenticate_operator,
 )
-from standpipe.db.engine import Sessions
-from standpipe.errors import ForbiddenError
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import ForbiddenError
 from tests.support.office import Office, hire
 
 WORK = {

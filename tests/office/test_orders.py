@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.customers.models import OperatorAction
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.meters.models import Meter, MeterCommand
-from standpipe.units import period_of
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import period_of
 from standpipe.usage.price_tables import push_table, push_to_all
 from tests.support.office import hire
 from tests.support.radio import make_field

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import func, select, text
 
 from standpipe.customers.models import OperatorAction
-from standpipe.db.engine import Sessions
 from standpipe.office import prices
+from standpipe.platform.database import Sessions
+from standpipe.platform.units import period_of
 from standpipe.tariffs.models import TariffVersion
-from standpipe.units import period_of
 from tests.support.office import Office, hire
 from tests.support.town import make_utility
 

@@ -13,10 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import OperatorAction
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.lora_devices import bind as bind_device
 from standpipe.meters.lora_models import DeviceClass, LoraDevice
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 from tests.support.town import make_home, make_settings, make_utility
 
 

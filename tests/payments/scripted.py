@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.db.engine import Sessions
 from standpipe.payments.provider import (
     MOBILE_POLLS_S,
     Capabilities,
@@ -28,6 +27,7 @@ from standpipe.payments.provider import (
     WebhookCall,
 )
 from standpipe.payments.rail import Rail
+from standpipe.platform.database import Sessions
 
 NAME = "scripted"
 

@@ -24,10 +24,6 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select, text, update
 
-from standpipe.clock import Clock
-from standpipe.db.engine import create_engine, create_sessions
-from standpipe.errors import StandpipeError
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters import statements
@@ -43,6 +39,10 @@ from standpipe.payments.refunds import approve_refund, request_refund, work_refu
 from standpipe.payments.settle import settle
 from standpipe.payments.suspense_work import assign
 from standpipe.payments.top_ups import TopUpOrder, poll_due
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import create_engine, create_sessions
+from standpipe.platform.errors import StandpipeError
+from standpipe.platform.ids import new_id
 from standpipe.worker import work_outbox
 from tests.payments.scripted import NAME, CrashError, CrashingSessions, CrashPoint, Payment, ScriptedProvider
 from tests.support.database import DatabaseServer, database_server

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from standpipe.errors import InvalidInputError, StandpipeError
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters import statements
@@ -18,6 +17,7 @@ from standpipe.meters.models import Meter, MeterCommand, MeterState
 from standpipe.meters.reports import CommandResult, MeterStatement, ValveReason, ValveState
 from standpipe.payments.models import ProviderEvent, Refund, TopUp
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
+from standpipe.platform.errors import InvalidInputError, StandpipeError
 from tests.support.town import Town, until
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

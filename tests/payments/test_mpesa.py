@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
-from standpipe.errors import InvalidInputError
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.meters.models import Meter
@@ -17,6 +16,7 @@ from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.providers.mpesa_wire import amount_minor, read_c2b
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.suspense_work import assign
+from standpipe.platform.errors import InvalidInputError
 from tests.support.town import MPESA_SECRET, Town, make_home, until
 
 

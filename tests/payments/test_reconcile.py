@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from standpipe.errors import InvalidInputError
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.payments.models import ProviderEvent
@@ -20,7 +19,8 @@ from standpipe.payments.reconcile import Report, make_report
 from standpipe.payments.settlement_files import read_statement
 from standpipe.payments.settlements import ImportResult, import_lines, pull, pull_due
 from standpipe.payments.suspense_work import assign, open_items
-from standpipe.simulator.fake_stripe import event
+from standpipe.platform.errors import InvalidInputError
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town
 
 NOW = datetime.now(UTC)

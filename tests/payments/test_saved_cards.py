@@ -15,7 +15,7 @@ from standpipe.payments.providers.stripe import StripeProvider
 from standpipe.payments.saved_methods import keep_customer
 from standpipe.payments.settle import settle
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
-from standpipe.simulator.fake_stripe import event
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town, make_home
 
 SAVE = (

@@ -16,7 +16,7 @@ from standpipe.payments.models import ProviderEvent, TopUp
 from standpipe.payments.provider import PaymentTruth, ProviderRefusedError, RefundRequest
 from standpipe.payments.providers.stripe_amounts import from_stripe, to_stripe
 from standpipe.payments.settle import settle
-from standpipe.simulator.fake_stripe import event
+from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town, until, waits_for_lock
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.customers.models import Household
-from standpipe.ids import new_id
 from standpipe.meters.models import Meter
 from standpipe.payments import promises
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import period_of
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
-from standpipe.units import period_of
 from standpipe.usage.house_rules import UtilityRules, set_rules
 from standpipe.usage.rests import Rests
 from standpipe.usage.standing import accrue_due

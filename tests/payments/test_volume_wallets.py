@@ -25,11 +25,11 @@ from standpipe.payments.reconcile import make_report
 from standpipe.payments.refunds import work_refunds
 from standpipe.payments.split import Owing, split
 from standpipe.payments.vends import vend
-from standpipe.simulator.meter_model import CLOSED, NO_CREDIT, OPEN, pour
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import buy
+from standpipe_demo.simulator.meter_model import CLOSED, NO_CREDIT, OPEN, pour
 from tests.support.radio import Field
 from tests.support.tariffs import segments
 from tests.support.town import Town, until

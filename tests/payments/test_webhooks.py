@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from standpipe.payments.models import ProviderEvent, TopUp
-from standpipe.simulator.fake_stripe import event
-from standpipe.simulator.webhooks import sign
+from standpipe_demo.simulator.fake_stripe import event
+from standpipe_demo.simulator.webhooks import sign
 from tests.support.town import OLD_STRIPE_SECRET, SANDBOX_SECRET, STRIPE_SECRET, Town, until, waits_for_lock
 
 BODY = b'{"id": "evt_1", "object": "event", "livemode": false, "type": "x", "data": {"object": {}}}'

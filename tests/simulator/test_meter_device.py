@@ -14,11 +14,11 @@ import cbor2
 import pytest
 from aiocoap.resource import PathCapable, Resource
 
-from standpipe.clock import Clock
-from standpipe.simulator import meter_store
-from standpipe.simulator.meter_device import SimulatedMeter, read_manifest, run_meters
-from standpipe.simulator.meter_frames import mac
-from standpipe.simulator.meter_model import MeterConfig
+from standpipe.platform.clock import Clock
+from standpipe_demo.simulator import meter_store
+from standpipe_demo.simulator.meter_device import SimulatedMeter, read_manifest, run_meters
+from standpipe_demo.simulator.meter_frames import mac
+from standpipe_demo.simulator.meter_model import MeterConfig
 from tests.support.database import free_port
 from tests.support.town import until
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.simulator import meter_model, meter_store
-from standpipe.simulator.meter_frames import mac
-from standpipe.simulator.meter_model import (
+from standpipe_demo.simulator import meter_model, meter_store
+from standpipe_demo.simulator.meter_frames import mac
+from standpipe_demo.simulator.meter_model import (
     CLOSED,
     CREDIT,
     OPEN,
@@ -30,7 +30,7 @@ from standpipe.simulator.meter_model import (
     status_frame,
     take_command,
 )
-from standpipe.simulator.water_use import hour_ml, use_between_ml
+from standpipe_demo.simulator.water_use import hour_ml, use_between_ml
 
 NAIROBI = ZoneInfo("Africa/Nairobi")
 START = datetime(2026, 4, 1, tzinfo=NAIROBI)

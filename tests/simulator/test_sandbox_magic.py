@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from standpipe.simulator import sandbox_provider
+from standpipe_demo.simulator import sandbox_provider
 from tests.support.loopback import loopback
 from tests.support.town import until
 

@@ -3,8 +3,8 @@
 import pytest
 import stripe
 
-from standpipe.simulator import fake_stripe
-from standpipe.simulator.webhooks import sign
+from standpipe_demo.simulator import fake_stripe
+from standpipe_demo.simulator.webhooks import sign
 from tests.support.loopback import loopback
 
 KEY = "sk_test_fake"

@@ -4,9 +4,9 @@ import os
 import random
 from collections import Counter
 
-from standpipe.simulator.meter_keypad import type_token
-from standpipe.simulator.meter_model import MeterConfig, fresh_state
 from standpipe.sts.keypad import Typed
+from standpipe_demo.simulator.meter_keypad import type_token
+from standpipe_demo.simulator.meter_model import MeterConfig, fresh_state
 from tests.support.tokens import keypad_config
 
 ROUNDS = int(os.environ.get("CHAOS_FRAMES", "3000"))

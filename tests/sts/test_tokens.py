@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.amounts import MAX_UNITS, from_field, to_field, units_of
 from standpipe.sts.keypad import MEMORY, Keypad, Typed
 from standpipe.sts.keys import DecoderKey, KeyTerms, derive, pan_of, tid_at

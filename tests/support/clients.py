@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import update
 
 from standpipe.customers.models import Customer
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone
+from standpipe.platform.serving import serve
+from standpipe_demo.simulator import fake_phone
 from tests.support.database import free_port
 from tests.support.node import Script
 from tests.support.town import Town, make_town, until

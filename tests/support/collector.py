@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from standpipe.serving import serve
+from standpipe.platform.serving import serve
 from tests.support.database import free_port
 
 

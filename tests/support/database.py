@@ -14,8 +14,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy import make_url
 
-from standpipe.db.embedded import embedded
-from standpipe.db.migrate import upgrade
+from standpipe.platform.embedded import embedded
+from standpipe.platform.migrate import upgrade
 
 _numbers = itertools.count(1)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
 from standpipe.meters.reports import MeterReport, RegisterReading
+from standpipe.platform.database import Sessions
 from standpipe.usage import review
 from standpipe.usage.models import Reading
 from standpipe.usage.readings import take_report

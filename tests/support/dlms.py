@@ -12,18 +12,18 @@ from typing import Any
 
 from sqlalchemy import select
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import COMMANDS, Listener
 from standpipe.meter_gateway.dlms_server import DlmsServer, Patience
 from standpipe.meter_gateway.profiles.profile import load_profiles
 from standpipe.meters import commands, credit, dlms
 from standpipe.meters.dlms import DlmsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind, DlmsMeter, MeterCommand, MeterState
-from standpipe.settings import Settings
-from standpipe.simulator.dlms_meter import SimulatedDlmsMeter
-from standpipe.simulator.meter_model import MeterConfig
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe.platform.settings import Settings
+from standpipe_demo.simulator.dlms_meter import SimulatedDlmsMeter
+from standpipe_demo.simulator.meter_model import MeterConfig
 from tests.support.database import free_port
 from tests.support.radio import config_of
 from tests.support.town import METER_SECRET, Home, make_home, make_settings, make_utility, until

@@ -11,7 +11,7 @@ from OpenSSL import SSL
 from standpipe.meter_gateway.dtls import DtlsServer, Limits
 from standpipe.meter_gateway.dtls_session import DtlsSession
 from standpipe.meters.dtls_keys import DtlsCredential
-from standpipe.simulator.meter_dtls import PskClientContext
+from standpipe_demo.simulator.meter_dtls import PskClientContext
 from tests.support.database import free_port
 
 KEY = bytes(range(16))

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from standpipe.serving import serve
-from standpipe.simulator import fake_google, fake_phone
-from standpipe.simulator.fake_google import GoogleState
+from standpipe.platform.serving import serve
+from standpipe_demo.simulator import fake_google, fake_phone
+from standpipe_demo.simulator.fake_google import GoogleState
 from tests.support.database import free_port
 from tests.support.town import Town, make_town, until
 

@@ -8,10 +8,10 @@ from sqlalchemy import select, update
 
 from standpipe.app import make_signer
 from standpipe.customers.models import Customer, Membership
-from standpipe.ids import new_id
 from standpipe.meters.claims import issue
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import Alert, Delivery
+from standpipe.platform.ids import new_id
 from tests.support.town import Home, Town, make_home
 
 ERRORS = "userErrors { __typename code message field retryable }"

@@ -13,7 +13,7 @@ import structlog
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from standpipe import logs, tracing
+from standpipe.platform import logs, tracing
 
 
 @contextmanager

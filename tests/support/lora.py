@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 from sqlalchemy import func, select, update
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import COMMANDS, Listener
 from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters import commands, credit
 from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
-from standpipe.settings import Settings
-from standpipe.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
-from standpipe.simulator.lora_meter import LoraMeter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe.platform.settings import Settings
+from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
+from standpipe_demo.simulator.lora_meter import LoraMeter
 from tests.support.database import free_port
 from tests.support.radio import config_of
 from tests.support.town import Home, make_home, make_settings, make_utility, until

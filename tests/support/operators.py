@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from standpipe.customers.models import Operator, OperatorRole, OperatorSession
 from standpipe.customers.operator_sign_in import TOKEN_PREFIX
 from standpipe.customers.operators import add_operator, hash_key
-from standpipe.ids import new_id
+from standpipe.platform.ids import new_id
 from tests.support.office import Office, hire
 from tests.support.town import Town
 

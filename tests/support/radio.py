@@ -12,15 +12,15 @@ from typing import Any
 
 from sqlalchemy import select
 
-from standpipe.db.engine import Sessions
-from standpipe.db.notify import COMMANDS, Listener
 from standpipe.meter_gateway.server import run_gateway
 from standpipe.meters import commands, credit, dtls_keys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
-from standpipe.settings import Settings
-from standpipe.simulator.meter_device import SimulatedMeter
-from standpipe.simulator.meter_model import MeterConfig
+from standpipe.platform.database import Sessions
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe.platform.settings import Settings
+from standpipe_demo.simulator.meter_device import SimulatedMeter
+from standpipe_demo.simulator.meter_model import MeterConfig
 from tests.support.database import free_port
 from tests.support.town import BLOCKS, DTLS_KEY, METER_SECRET, PREPAID_KEY, Home, make_home, make_settings, make_utility
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from standpipe.serving import serve
-from standpipe.simulator import fake_phone
+from standpipe.platform.serving import serve
+from standpipe_demo.simulator import fake_phone
 from tests.support.database import free_port
 from tests.support.town import Town, make_town, until
 

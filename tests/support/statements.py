@@ -17,7 +17,7 @@ from asyncpg.connection import Connection
 from asyncpg.prepared_stmt import PreparedStatement
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from standpipe.db.engine import Sessions
+from standpipe.platform.database import Sessions
 
 PLUMBING = ("BEGIN;", "COMMIT;", "ROLLBACK;", ";")
 

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import update
 
 from standpipe.customers.models import Utility
-from standpipe.ids import new_id
 from standpipe.ledger.dues import Dues, dues_of
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import TopUp
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from standpipe.db.engine import Sessions
 from standpipe.meters import keypads
-from standpipe.simulator.meter_keypad import described
+from standpipe.platform.database import Sessions
 from standpipe.sts.keys import KeyTerms, derive, pan_of
 from standpipe.vending.software import SoftwareIssuer
+from standpipe_demo.simulator.meter_keypad import described
 
 GROUP = "123457"
 VENDING_KEYS = {(GROUP, 1): bytes(range(20)), (GROUP, 2): bytes(range(20, 40))}

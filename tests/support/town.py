@@ -18,8 +18,6 @@ from starlette.applications import Starlette
 
 from standpipe.app import make_app, make_signer
 from standpipe.customers.models import Customer, Household, Membership, Utility
-from standpipe.db.engine import Sessions, create_engine, create_sessions
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
@@ -27,13 +25,15 @@ from standpipe.payments.inbox import work_inbox
 from standpipe.payments.models import ProviderEvent, TopUp
 from standpipe.payments.provider import Provider
 from standpipe.payments.top_ups import poll_due
-from standpipe.serving import serve
-from standpipe.settings import Settings
-from standpipe.simulator import fake_flutterwave, fake_momo, fake_mpesa, fake_stripe, sandbox_provider
-from standpipe.simulator.webhooks import sign
+from standpipe.platform.database import Sessions, create_engine, create_sessions
+from standpipe.platform.ids import new_id
+from standpipe.platform.serving import serve
+from standpipe.platform.settings import Settings
 from standpipe.tariffs.models import Tariff, TariffVersion
 from standpipe.wiring import Database
 from standpipe.worker import work_outbox
+from standpipe_demo.simulator import fake_flutterwave, fake_momo, fake_mpesa, fake_stripe, sandbox_provider
+from standpipe_demo.simulator.webhooks import sign
 from tests.support.database import free_port
 
 STRIPE_SECRET = "whsec_of_the_town"

@@ -9,7 +9,7 @@ from typing import Any
 
 from standpipe.meters.models import Meter
 from standpipe.payments.refunds import approve_refund, request_refund
-from standpipe.settings import Settings
+from standpipe.platform.settings import Settings
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
 from tests.support.database import free_port

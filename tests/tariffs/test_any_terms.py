@@ -9,6 +9,7 @@ from math import floor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from standpipe.platform.units import period_of
 from standpipe.tariffs.periods import (
     LineKind,
     Segment,
@@ -23,7 +24,6 @@ from standpipe.tariffs.periods import (
 )
 from standpipe.tariffs.pricing import Place, charge_minor
 from standpipe.tariffs.terms import Allowance, Levy, Proration, Terms
-from standpipe.units import period_of
 from tests.support.tariffs import segments
 from tests.support.terms import DAYS, GROUPS, KL, all_year, any_terms
 

@@ -11,9 +11,9 @@ from importlib.resources import files
 
 import pytest
 
+from standpipe.platform.units import ML_PER_KILOLITRE, currency_exponent, period_of, to_minor
 from standpipe.tariffs.files import TariffFile, read_tariff, to_terms
 from standpipe.tariffs.periods import Priced, Segment, Supply, price_standing, price_use, segments_of
-from standpipe.units import ML_PER_KILOLITRE, currency_exponent, period_of, to_minor
 from tests.support.tariffs import version
 
 D = Decimal

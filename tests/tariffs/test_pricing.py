@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.errors import InvalidInputError
-from standpipe.simulator.meter_model import price_minor
+from standpipe.platform.errors import InvalidInputError
 from standpipe.tariffs.pricing import (
     MAX_VOLUME_ML,
     Block,
@@ -19,6 +18,7 @@ from standpipe.tariffs.pricing import (
     tiers,
     volume_for_ml,
 )
+from standpipe_demo.simulator.meter_model import price_minor
 
 KL = 1_000_000
 THREE = PriceTable((Block(10 * KL, Decimal(500)), Block(20 * KL, Decimal(1000)), Block(None, Decimal(2000))))

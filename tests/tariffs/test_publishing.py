@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.tariffs.catalogue import contract_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import TariffVersion

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from standpipe.errors import NotFoundError
+from standpipe.platform.errors import NotFoundError
 from standpipe.tariffs.periods import (
     LineKind,
     Priced,

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import update
 
 from standpipe.meters.models import Meter
+from standpipe.platform.units import local_midnight
 from standpipe.tariffs.models import SupplyTerms
-from standpipe.units import local_midnight
 from standpipe.usage import comparison
 from tests.support.june import APRIL, JUNE, MAY, NOW, STATEMENT, ZONE, add_home, read
 from tests.support.town import Home, Town, make_utility

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standpipe.errors import InvalidInputError
+from standpipe.platform.errors import InvalidInputError
 from standpipe.usage import cut_off_rules
 from standpipe.usage.cut_off_rules import (
     DAYS,

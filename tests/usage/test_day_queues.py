@@ -8,15 +8,15 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, text
 
-from standpipe.clock import Clock
 from standpipe.customers.models import Utility
-from standpipe.db.engine import Sessions
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.models import Meter
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.units import local_midnight, period_of
 from standpipe.usage.models import StandingCharged, Statement
 from standpipe.usage.rests import Rests
 from standpipe.usage.standing import accrue_due

@@ -5,8 +5,8 @@ from datetime import date, datetime
 import pytest
 from sqlalchemy import func, select
 
-from standpipe.db.engine import Sessions
 from standpipe.ledger.models import LedgerTransaction
+from standpipe.platform.database import Sessions
 from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, series_of_many
 from tests.support.desk import APRIL, DAY, HOUR, MAY
 from tests.support.water import LATER, START, meter, state, take

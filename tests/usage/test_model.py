@@ -14,9 +14,6 @@ import pytest
 from sqlalchemy import func, or_, select
 
 from standpipe.customers.models import Utility
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
-from standpipe.ids import new_id
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
@@ -25,6 +22,9 @@ from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import TopUp
 from standpipe.payments.provider import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish

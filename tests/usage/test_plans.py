@@ -15,9 +15,9 @@ from standpipe.app import make_signer
 from standpipe.customers.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.synthetic.utility import Scale, generate
 from standpipe.usage.models import Reading
 from standpipe.usage.readings import take_report
+from standpipe_demo.synthetic.utility import Scale, generate
 from tests.graphql.test_graphql import HOME
 from tests.support.database import DatabaseServer
 from tests.support.town import Town, make_town

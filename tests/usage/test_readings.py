@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
 
-from standpipe.db.engine import Sessions
 from standpipe.ledger.models import Entry
+from standpipe.platform.database import Sessions
+from standpipe.platform.units import day_span, local_midnight, period_of, service_day
 from standpipe.tariffs.pricing import cost_minor, table_of
-from standpipe.units import day_span, local_midnight, period_of, service_day
 from standpipe.usage.models import Reading
 from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
 from tests.support.town import BLOCKS

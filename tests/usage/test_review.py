@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text, update
 
 from standpipe.customers.models import OperatorAction
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.tariffs.pricing import cost_minor, table_of
 from standpipe.usage.models import DailyUsage, MonthlyUsage, StorageHorizon
 from standpipe.usage.readings import take_report

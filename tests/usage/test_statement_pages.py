@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from standpipe.meters.models import Meter
 from standpipe.payments.receipt_links import TTL_S, sign_link
-from standpipe.pdf import shown
+from standpipe.platform.pdf import shown
 from standpipe.usage.statement_body import (
     EMPTY,
     AccountSpan,

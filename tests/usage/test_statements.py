@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 from standpipe.customers.models import Utility
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.units import local_midnight, period_of
 from standpipe.usage.models import Statement
 from standpipe.usage.readings import take_report
 from standpipe.usage.statement_body import (

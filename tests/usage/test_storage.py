@@ -11,14 +11,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, text, update
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions, create_engine, create_sessions
-from standpipe.db.notify import WORK, Listener
-from standpipe.errors import InvalidInputError
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.units import period_of, service_day
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions, create_engine, create_sessions
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.notify import WORK, Listener
+from standpipe.platform.units import period_of, service_day
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, ReadingQuality
 from standpipe.usage.readings import apply_days, take_report
 from standpipe.usage.retention import horizon, let_go, sweep

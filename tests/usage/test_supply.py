@@ -11,18 +11,18 @@ from sqlalchemy import select, update
 
 from standpipe.app import make_signer
 from standpipe.customers.models import Customer, Household, Membership, OperatorAction, Utility
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError, NotFoundError
-from standpipe.ids import new_id
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
 from standpipe.meters import credit
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.ids import new_id
+from standpipe.platform.units import local_midnight
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.units import local_midnight
 from standpipe.usage import supply
 from standpipe.usage.models import PeriodCharge, StandingCharged
 from standpipe.usage.readings import take_report

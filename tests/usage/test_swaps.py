@@ -2,8 +2,8 @@
 
 import pytest
 
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
 from tests.support.desk import DAY, HOUR, desk_of, rows
 from tests.support.water import LATER, START, state, take
 

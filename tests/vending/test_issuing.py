@@ -9,8 +9,6 @@ import pytest
 from sqlalchemy import func, select, update
 
 from standpipe.customers.operators import add_operator
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.meter_gateway.contacts import statement_of
 from standpipe.meter_gateway.prepaid import StatusFrame
 from standpipe.meters import keypads
@@ -19,9 +17,8 @@ from standpipe.meters.credit import grant_volume
 from standpipe.meters.models import CreditGrant, WalletKind
 from standpipe.meters.reports import MeterReport
 from standpipe.notifications.models import Alert
-from standpipe.simulator.fake_hsm import HsmState, make_app
-from standpipe.simulator.meter_keypad import decoder_key, type_token
-from standpipe.simulator.meter_model import MeterConfig, MeterState, fresh_state
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.amounts import MAX_EXACT_UNITS
 from standpipe.sts.keys import KeyTerms, pan_of
 from standpipe.sts.tokens import Token
@@ -33,6 +30,9 @@ from standpipe.vending.models import KeypadToken, Purpose
 from standpipe.vending.offers import offer_due
 from standpipe.vending.remote import RemoteIssuer
 from standpipe.vending.views import grouped
+from standpipe_demo.simulator.fake_hsm import HsmState, make_app
+from standpipe_demo.simulator.meter_keypad import decoder_key, type_token
+from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, fresh_state
 from tests.support.command import standpipe
 from tests.support.loopback import loopback
 from tests.support.radio import config_of

@@ -12,17 +12,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from standpipe.clock import Clock
-from standpipe.db.engine import Sessions
-from standpipe.errors import InvalidInputError
 from standpipe.meter_gateway.contacts import frame_of, statement_of
 from standpipe.meter_gateway.prepaid import StatusFrame
 from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
 from standpipe.meters.credit import free_to_retract_ml, grant_volume, retract_volume
 from standpipe.meters.models import CreditGrant, Meter, WalletKind
 from standpipe.meters.reports import MeterReport
-from standpipe.simulator.meter_keypad import type_token
-from standpipe.simulator.meter_model import MeterConfig, fresh_state, status_frame, take_command
+from standpipe.platform.clock import Clock
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.keypad import Typed
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
@@ -30,6 +28,8 @@ from standpipe.usage.readings import take_report
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.models import KeypadToken
 from standpipe.vending.offers import offer_due
+from standpipe_demo.simulator.meter_keypad import type_token
+from standpipe_demo.simulator.meter_model import MeterConfig, fresh_state, status_frame, take_command
 from tests.support.radio import config_of
 from tests.support.tokens import give_keypad, issuer, keypad_config
 from tests.support.town import PREPAID_KEY, make_home, make_settings, make_utility

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from standpipe.errors import SettingsError
 from standpipe.meter_gateway.dlms_acse import Mechanism
 from standpipe.meter_gateway.dlms_apdu import Attribute, obis_bytes
 from standpipe.meter_gateway.dlms_client import AssociationAs
+from standpipe.platform.errors import SettingsError
 
 FOLDER = Path(__file__).parent
 _STRICT = ConfigDict(extra="forbid")

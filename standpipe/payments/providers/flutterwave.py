@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 
-from standpipe.errors import InvalidInputError
 from standpipe.payments.provider import (
     MOBILE_POLLS_S,
     Capabilities,
@@ -39,7 +38,8 @@ from standpipe.payments.provider import (
 )
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
 from standpipe.payments.rail import Rail
-from standpipe.units import currency_exponent, to_major, to_minor
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import currency_exponent, to_major, to_minor
 
 NAME = "flutterwave"
 # Currencies that Flutterwave collects in, with the most of one payment in major units (its published limits, rounded

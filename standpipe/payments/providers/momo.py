@@ -18,7 +18,6 @@ from typing import Any
 
 import httpx
 
-from standpipe.errors import InvalidInputError
 from standpipe.payments.provider import (
     MOBILE_POLLS_S,
     Capabilities,
@@ -38,7 +37,8 @@ from standpipe.payments.provider import (
 )
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
 from standpipe.payments.rail import Rail
-from standpipe.units import currency_exponent, to_major, to_minor
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import currency_exponent, to_major, to_minor
 
 NAME = "momo"
 _NAMESPACE = uuid.UUID("7b0c1f5e-5f0e-4a3b-9a59-0d9f7b1b2a44")

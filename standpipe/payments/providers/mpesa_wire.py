@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from standpipe.errors import InvalidInputError
 from standpipe.payments.provider import PaymentStatus
-from standpipe.units import is_storable, to_minor
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.units import is_storable, to_minor
 
 CURRENCY = "KES"
 EAST_AFRICA = timezone(timedelta(hours=3))

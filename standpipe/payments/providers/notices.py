@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from standpipe.payments.provider import ProviderNotice
-from standpipe.units import is_storable
+from standpipe.platform.units import is_storable
 
 MAX_TEXT = 255
 """Stripe's own limit of an id."""

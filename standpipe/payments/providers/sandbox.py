@@ -26,7 +26,7 @@ from standpipe.payments.provider import (
 from standpipe.payments.providers.notices import read_json, text_at, unreadable
 from standpipe.payments.rail import Rail
 from standpipe.payments.signatures import verify
-from standpipe.units import currency_exponent
+from standpipe.platform.units import currency_exponent
 
 NAME = "sandbox"
 TIMEOUT_S = 5.0

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from standpipe.payments.provider import ProviderRefusedError
-from standpipe.units import currency_exponent, to_minor
+from standpipe.platform.units import currency_exponent, to_minor
 
 NAME = "stripe"
 # Which exponent Stripe uses, where it is not ISO 4217's own. UGX and ISK are sent with two decimals that must be

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from importlib.metadata import entry_points
 
 import typer
 from rich.console import Console
@@ -36,10 +37,17 @@ def main() -> None:
 
 
 def _commands(first: str) -> typer.Typer:
-    """The command line that knows the first word; all of it where that is none of the office's."""
+    """Load the command line that knows the first word; all of it where that is none of the office's.
+
+    Packages installed beside ours bring commands too (entry points ``standpipe.commands``), as the demo does.
+    """
     if first in office.WHERE:
         return office.only(first)
     commands: typer.Typer = importlib.import_module("standpipe.roles").cli
+    ours = {command.name or getattr(command.callback, "__name__", "") for command in commands.registered_commands}
+    for plugin in entry_points(group="standpipe.commands"):
+        if first not in ours:
+            commands.command(plugin.name)(plugin.load())
     return commands
 
 

@@ -1,4 +1,4 @@
-"""Every command there is: each role apart, the demo that runs them all, and the office's."""
+"""Every command of the product: each role apart, and the office's."""
 
 import asyncio
 import os
@@ -26,6 +26,7 @@ from standpipe.platform.migrate import check as check_migrations
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.notify import COMMANDS, WORK, Listener
 from standpipe.platform.ready import Readiness, older_revisions
+from standpipe.platform.serving import require_free_tcp
 from standpipe.platform.serving import serve as serve_http
 from standpipe.platform.settings import Settings, load
 from standpipe.wiring import (
@@ -40,8 +41,6 @@ from standpipe.wiring import (
     traced,
 )
 from standpipe.worker import run_worker
-from standpipe_demo import demo as demo_role
-from standpipe_demo.simulator.run import run_world
 
 cli = typer.Typer(
     help="Standpipe: the customer backend for prepaid water meters. Settings come from the environment "
@@ -69,27 +68,20 @@ def serve(tied: Tied = False) -> None:
     """Serve HTTP: GraphQL, webhooks, the return page."""
     settings = _start_role()
     make_signer(settings)
-    demo_role.require_free_tcp(settings.http_host, settings.http_port, "STANDPIPE_HTTP_PORT")
-    _run(_serve(settings), tied=tied)
+    require_free_tcp(settings.http_host, settings.http_port, "STANDPIPE_HTTP_PORT")
+    run(_serve(settings), tied=tied)
 
 
 @cli.command()
 def worker(tied: Tied = False) -> None:
     """Work the queues: inbox, janitor, outbox, deliveries."""
-    _run(_worker(_start_role()), tied=tied)
+    run(_worker(_start_role()), tied=tied)
 
 
 @cli.command()
 def gateway(tied: Tied = False) -> None:
     """Speak with meters: LwM2M over CoAP, DLMS with those that dial in, and LoRaWAN through ChirpStack."""
-    _run(_gateway(_start_role()), tied=tied)
-
-
-@cli.command()
-def simulate(tied: Tied = False) -> None:
-    """Run simulated meters, the sandbox provider, Stripe's stand-in and the fake phone on the demo's data."""
-    settings = _start()
-    _run(run_world(demo_role.world_of(settings)), tied=tied)
+    run(_gateway(_start_role()), tied=tied)
 
 
 @cli.command()
@@ -97,14 +89,7 @@ def migrate(
     check: Annotated[bool, typer.Option("--check", help="Also fail where models and database differ.")] = False,
 ) -> None:
     """Bring the database to the newest revision."""
-    asyncio.run(_migrate(_start(), check=check))
-
-
-@cli.command()
-def demo() -> None:
-    """Run everything on this machine: database, town, server, worker, gateway, meters, provider, phone."""
-    settings = _start()
-    _run(demo_role.run_demo(settings), tied=False)
+    asyncio.run(_migrate(start(), check=check))
 
 
 @cli.command(name="new-key")
@@ -117,29 +102,29 @@ def new_key() -> None:
 def valve(serial: str, position: ValvePosition) -> None:
     """Queue a valve command for a meter; it goes out when the meter wakes."""
     values = {ValvePosition.OPEN: 0, ValvePosition.CLOSED: 1, ValvePosition.RESTRICTED: 2}
-    asyncio.run(_command(_start(), serial, CommandKind.VALVE, values[position]))
+    asyncio.run(_command(start(), serial, CommandKind.VALVE, values[position]))
 
 
 @cli.command()
 def threshold(serial: str, amount_minor: Annotated[int, typer.Argument(min=0)]) -> None:
     """Queue a low-credit threshold, in minor units, for a meter."""
-    asyncio.run(_command(_start(), serial, CommandKind.THRESHOLD, amount_minor))
+    asyncio.run(_command(start(), serial, CommandKind.THRESHOLD, amount_minor))
 
 
-def _start() -> Settings:
+def start() -> Settings:
     settings = load()
     configure_logging(settings)
     return settings
 
 
 def _start_role() -> Settings:
-    settings = _start()
+    settings = start()
     if settings.metrics_port is not None:
-        demo_role.require_free_tcp(settings.metrics_host, settings.metrics_port, "STANDPIPE_METRICS_PORT")
+        require_free_tcp(settings.metrics_host, settings.metrics_port, "STANDPIPE_METRICS_PORT")
     return settings
 
 
-def _run(role: Coroutine[Any, Any, None], *, tied: bool) -> None:
+def run(role: Coroutine[Any, Any, None], *, tied: bool) -> None:
     """Run a role until it ends, Ctrl-C, SIGTERM, or (tied) the parent's end, and let it close what it opened."""
 
     async def until_told() -> None:

@@ -22,6 +22,7 @@ from standpipe.payments.receipt_links import sign_link
 from standpipe.platform.clock import Clock
 from standpipe.platform.errors import SettingsError
 from standpipe.platform.migrate import upgrade
+from standpipe.platform.serving import bind, require_free_tcp
 from standpipe.platform.settings import Settings
 from standpipe.usage.series import last_reading_at
 from standpipe.wiring import Database, open_database
@@ -117,14 +118,7 @@ def require_free_ports(settings: Settings) -> None:
         (settings.coap_dtls_port, "STANDPIPE_COAP_DTLS_PORT"),
     ):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            _bind(probe, settings.coap_host, port, name)
-
-
-def require_free_tcp(host: str, port: int, setting: str) -> None:
-    """Raises SettingsError naming ``setting`` where somebody listens on the port already."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind(probe, host, port, setting)
+            bind(probe, settings.coap_host, port, name)
 
 
 def world_of(settings: Settings) -> World:
@@ -205,13 +199,6 @@ def _keep_clock(data_dir: Path, environment: dict[str, str]) -> None:
 def _kept_clock(data_dir: Path) -> datetime | None:
     path = data_dir / "clock.json"
     return datetime.fromisoformat(json.loads(path.read_text())["stood_at"]) if path.exists() else None
-
-
-def _bind(probe: socket.socket, host: str, port: int, setting: str) -> None:
-    try:
-        probe.bind((host, port))
-    except OSError as error:
-        raise SettingsError(f"Port {port} cannot be used ({error.strerror}): set {setting} to a free one.") from None
 
 
 @asynccontextmanager

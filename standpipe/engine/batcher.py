@@ -61,7 +61,7 @@ async def work_off(
         return await _try(work, items, name, again_after_s)
     except Exception as error:
         if is_passing(error) or isinstance(error, _WrongCountError):
-            _log.warning("batch given up", batch=name, items=len(items), error=type(error).__name__)
+            _log.warning("batch given up", queue=name, count=len(items), error=type(error).__name__)
             return [error] * len(items)
         if len(items) == 1:
             return [await _poison(items[0], error, name, set_aside)]
@@ -221,7 +221,7 @@ async def _try(work: Work[T, R], items: Sequence[T], name: str, again_after_s: S
         except Exception as error:
             if pause_s is None or not is_passing(error):
                 raise
-            _log.info("batch tried again", batch=name, items=len(items), error=type(error).__name__)
+            _log.info("batch tried again", queue=name, count=len(items), error=type(error).__name__)
             await asyncio.sleep(pause_s)
         else:
             if len(answers) != len(items):
@@ -238,10 +238,10 @@ async def _poison(item: T, error: Exception, name: str, set_aside: SetAside[T] |
     metrics.BATCH_POISONS.labels(name).inc()
     # Its caller says what it was; expected errors are the rule's own answers and no news.
     if not isinstance(error, StandpipeError):
-        _log.warning("item set aside", batch=name, error=f"{type(error).__name__}: {error}"[:500])
+        _log.warning("item set aside", queue=name, exc_info=error)
     if set_aside is not None:
         try:
             await set_aside(item, error)
         except Exception:
-            _log.exception("setting aside failed", batch=name)
+            _log.exception("setting aside failed", queue=name)
     return error

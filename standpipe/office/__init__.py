@@ -32,7 +32,6 @@ WHERE: Mapping[str, str] = {
     "documents": "documents:documents",
     "claim": "claims:claim",
     "meter-command": "orders:meter_command",
-    "trigger": "trigger:trigger",
 }
 """Each command or group of commands, and where in this package it is; it is loaded when it is wanted."""
 

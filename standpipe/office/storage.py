@@ -1,11 +1,9 @@
-"""Storage: the months of readings, what is let go, and a synthetic utility to measure with."""
+"""Storage: the months of readings, made ahead, shown and let go."""
 
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.office.desk import AsJson, at_desk, group, out, read, show
@@ -24,7 +22,6 @@ from standpipe.usage.storage import (
     patiently,
 )
 from standpipe.wiring import Database
-from standpipe_demo.synthetic.utility import Scale, generate
 
 storage = group("Readings by month: made ahead, shown, let go.")
 
@@ -87,31 +84,6 @@ def storage_retain(
         rows.append([going.swept.name, _text(going.swept.since), _text(going.before), str(going.swept.rows), word])
     show(f"Readings before {going.before:%Y-%m-%d}", ["partition", "from", "to", "rows", ""], rows, as_json=False)
     out.print(f"{going.held} held readings of before that wait for a person stay.")
-
-
-@storage.command("generate")
-def storage_generate(
-    meters: Annotated[int, typer.Option(help="How many synthetic meters there are to be.", min=1, max=9999)] = 500,
-    years: Annotated[int, typer.Option(help="Years of hourly readings of each.", min=1, max=20)] = 5,
-    seed: Annotated[int, typer.Option(help="Another number is another use of water.")] = 1,
-    at_once: Annotated[int, typer.Option(help="Meters at once.", min=1, max=8)] = 2,
-    more: Annotated[bool, typer.Option("--more", help="Go on where there are synthetic meters already.")] = False,
-) -> None:
-    """Make a synthetic utility to measure with. Not for a database that serves customers."""
-    scale = Scale(meters=meters, months=12 * years, seed=seed, at_once=at_once)
-
-    async def run(settings: Settings, database: Database, _rails: Rails) -> int:
-        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("Meters", total=meters)
-            return await generate(
-                database.sessions,
-                scale,
-                settings.clock.now(),
-                more=more,
-                progress=lambda done, _total: bar.update(task, completed=done),
-            )
-
-    typer.echo(f"{at_desk(run)} meters made; there are {meters}.")
 
 
 async def _sweep_all(sessions: Sessions, going: Retention) -> int:

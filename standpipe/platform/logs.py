@@ -1,7 +1,7 @@
 """Log lines: JSON for machines or text for people, and nothing personal in either.
 
 What keeps personal data out is an allow-list, not attention. A value is shown only under a key of ``KEYS``, and then
-without what ``standpipe.platform.redaction`` knows to be a number, a token or an address. An exception shows its type and place;
+without what ``platform.redaction`` knows to be a number, a token or an address. An exception shows its type and place;
 its message only where the type's messages are written by people who know this rule, or by machines. Other libraries
 speak from WARNING up and through the same processor: at DEBUG they tell whole frames and rows.
 """

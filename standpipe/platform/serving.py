@@ -1,6 +1,7 @@
 """An ASGI app on a port, until cancelled."""
 
 import asyncio
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import Any
@@ -9,6 +10,8 @@ import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from standpipe.platform.errors import SettingsError
 
 WS_MAX_BYTES = 64 * 1024
 KEEP_ALIVE_S = 15
@@ -135,3 +138,18 @@ async def serve(
         server.should_exit = True
         await running
         raise
+
+
+def require_free_tcp(host: str, port: int, setting: str) -> None:
+    """Raises SettingsError naming ``setting`` where somebody listens on the port already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bind(probe, host, port, setting)
+
+
+def bind(probe: socket.socket, host: str, port: int, setting: str) -> None:
+    """Bind a probe to a port. Raises SettingsError naming ``setting`` where it is taken."""
+    try:
+        probe.bind((host, port))
+    except OSError as error:
+        raise SettingsError(f"Port {port} cannot be used ({error.strerror}): set {setting} to a free one.") from None

@@ -178,7 +178,7 @@ async def test_it_goes_on_only_where_it_is_asked_to(sessions: Sessions) -> None:
 async def test_the_command_makes_meters_and_shows_where_they_lie(
     sessions: Sessions, database_url: str, tmp_path: Path
 ) -> None:
-    words = ("storage", "generate", "--years", "1", "--meters")
+    words = ("generate", "--years", "1", "--meters")
     made = standpipe(database_url, tmp_path, *words, "2")
     assert (made.returncode, made.stdout) == (0, "2 meters made; there are 2.\n"), made.stderr
     again = standpipe(database_url, tmp_path, *words, "3")

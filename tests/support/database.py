@@ -45,7 +45,7 @@ class DatabaseServer:
 @asynccontextmanager
 async def database_server() -> AsyncIterator[DatabaseServer]:
     """Start the suite's server in a folder of its own, forgotten at the end."""
-    # Where tests/on_any_day.py shifts our clock, PostgreSQL's now() is shifted as far; its programs get no more of ours.
+    # Where tests/on_any_day.py shifts our clock, PostgreSQL's now() is shifted as far.
     shifted = {name: os.environ[name] for name in os.environ if "FAKE" in name or name == "LD_PRELOAD"}
     with public_folder() as folder, patch.dict(embedded_place._ENVIRONMENT, shifted):
         async with embedded(folder, port=free_port(), durable=False) as url:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import stripe
 from cryptography.fernet import Fernet
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import func, select, text
 from starlette.applications import Starlette
 
@@ -262,11 +263,24 @@ async def make_utility(sessions: Sessions, zone: str = "Africa/Nairobi") -> tupl
     return utility.id, tariff.id
 
 
+class _Told(Settings):
+    """Settings that are what they are told, and read nothing from the environment of whoever runs the suite."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic names its arguments.
+        init_settings: PydanticBaseSettingsSource,
+        **_others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def make_settings(**more: Any) -> Settings:
-    """Settings that read nothing from the environment of whoever runs the suite."""
+    """A test's settings."""
     values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET}
     values |= {"coap_dtls_port": free_port()} | more
-    return Settings.model_validate(values)
+    return _Told.model_validate(values)
 
 
 @asynccontextmanager

@@ -196,7 +196,7 @@ WORDS = {
     "TopUp.status": "Payment and delivery in one.",
     "TopUp.updatedAt": "When payment or delivery last went a step on.",
     "TopUpAction.expiresAt": "Until when it can be done; null where that is not known.",
-    "TopUpAction.instructions": "What to do, in a sentence to show; in English.",
+    "TopUpAction.instructions": "What to do, in a sentence to show, in the language that the request asks for.",
     "TopUpCancelInput.topUpId": "The top-up to stop (top_…): one's own, or any of a household of which one is owner.",
     "TopUpEvent.at": "When it was reached.",
     "TopUpEvent.status": "The step: any status but REFUNDED.",

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import FIELD_WORK, record
-from standpipe.meter_gateway.profiles.profile import CreditMethod, load_profiles
-from standpipe.meters import dlms as dlms_meters
+from standpipe.meter_gateway.dlms import meters as dlms_meters
+from standpipe.meter_gateway.dlms.profiles.profile import CreditMethod, load_profiles
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter
 from standpipe.office.desk import AsJson, by_operator, group, show

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.meters import dtls_keys
-from standpipe.meters.dtls_keys import IssuedKey
+from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
+from standpipe.meter_gateway.lwm2m.dtls.keys import IssuedKey
 from standpipe.meters.keys import KeyRing
 from standpipe.office.desk import AsJson, group, show
 from standpipe.platform.errors import InvalidInputError

@@ -7,8 +7,8 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import FIELD_WORK
-from standpipe.meters import lora_devices
-from standpipe.meters.lora_models import DeviceClass
+from standpipe.meter_gateway.lorawan import devices as lora_devices
+from standpipe.meter_gateway.lorawan.tables import DeviceClass
 from standpipe.office.desk import AsJson, by_operator, group, read, show
 from standpipe.payments.rails import Rails
 

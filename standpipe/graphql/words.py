@@ -244,7 +244,7 @@ WORDS = {
     "UsageSeries.totalCost": "The sum of the buckets' costs.",
     "UserError.code": "For programs; switch on this.",
     "UserError.field": 'Path to what is at fault, such as ["pay", "amount"]; null where it is no one field.',
-    "UserError.message": "For people; in English.",
+    "UserError.message": "For people, in the language that the request asks for; English where it is not there yet.",
     "UserError.retryable": "Whether to ask again can help: later, or after QUOTE_CHANGED by the new quote.",
     "UserErrorCode=AMOUNT_OUT_OF_RANGE": "The method does not take this amount; AmountOutOfRange has the limits.",
     "UserErrorCode=FORBIDDEN": "The viewer may see this, but not do it; the message says who may.",

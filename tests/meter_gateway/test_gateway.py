@@ -20,9 +20,9 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, SettingsError
 from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.usage.models import Reading
-from standpipe.usage.readings import take_report
 from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.radio import OBJECT_ID, Field, exchange, make_field, make_meter
+from tests.support.rating import take_report
 from tests.support.town import make_settings, until
 
 

@@ -16,7 +16,7 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     await rating.rate_now(session, report.meter_id, now)
 
 
-async def rate_due(sessions: Sessions, clock: Clock) -> None:
-    """Rounds until no meter is due."""
-    while await rating.rate_due(sessions, clock):
+async def rate_due(sessions: Sessions, clock: Clock | None = None) -> None:
+    """Rounds until no meter is due, by a clock, else in real time."""
+    while await rating.rate_due(sessions, clock or Clock()):
         pass

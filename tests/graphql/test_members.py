@@ -181,7 +181,7 @@ async def test_a5_only_an_owner_invites_removes_and_changes_roles(town: Town, ro
         await do(town, SET_ROLE, member.token, i=one, r="OWNER") for one in (owner_id, other_id, own_id, waiting)
     ]
     refused.append(await do(town, RENAME, member.token, m=town.home.meter_id, l="Mine"))
-    day = str(datetime.now(UTC).date() - timedelta(days=1))
+    day = str(town.today() - timedelta(days=1))
     refused.append(await do(town, MOVE_OUT, member.token, k="k", m=town.home.meter_id, d=day))
     assert [code_of(payload) for payload in refused] == ["FORBIDDEN"] * len(refused)
     assert sorted(one["role"] for one in await members(town)) == sorted(["OWNER", role, "VIEWER", "VIEWER"])

@@ -30,7 +30,7 @@ ASK = """query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) {
 
 async def test_g7_what_was_before_a_household_moved_in_is_not_shown(town: Town) -> None:
     zone = ZoneInfo("Africa/Nairobi")
-    today = datetime.now(UTC).astimezone(zone).date()
+    today = town.today()
     installed, moved = today - timedelta(days=40), today - timedelta(days=5)
     before = await town.gql(ASK, m=town.home.meter_id, **{"from": str(installed), "to": str(today)})
     assert len(before["data"]["viewer"]["meter"]["usage"]["buckets"]) == 40

@@ -168,16 +168,17 @@ async def _plain_post(db: Any, key: str, meter: int) -> None:
             "UPDATE ledger_accounts SET balance_minor = $2, version = $3 WHERE id = $1",
             [(row["id"], row["balance_minor"] + amount, row["version"] + 1) for row, amount in moved],
         )
-        await db.executemany(
+        await db.execute(
             "INSERT INTO ledger_entries (transaction_id, account_id, currency, amount_minor, account_version, "
-            "balance_after_minor, floor_minor) VALUES ($1, $2, 'KES', $3, $4, $5, $6)",
-            [
-                (transaction, clearing["id"], -1500, None, None, None),
-                *(
-                    (transaction, row["id"], amount, row["version"] + 1, row["balance_minor"] + amount, 0)
-                    for row, amount in moved
-                ),
-            ],
+            "balance_after_minor, floor_minor) VALUES ($1, $2, 'KES', -1500, NULL, NULL, NULL), "
+            "($1, $3, 'KES', $4, $5, $6, 0), ($1, $7, 'KES', $8, $9, $10, 0)",
+            transaction,
+            clearing["id"],
+            *(
+                value
+                for row, amount in moved
+                for value in (row["id"], amount, row["version"] + 1, row["balance_minor"] + amount)
+            ),
         )
 
 

@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 import structlog
-from sqlalchemy.exc import DBAPIError, TimeoutError  # noqa: A004 - the pool's own time-out.
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 R = TypeVar("R")
 _log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ def is_lost(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         state = sql_state(error)
         return error.connection_invalidated or state in _LOST_STATES or state.startswith("08")
-    return isinstance(error, (OSError, TimeoutError))
+    return isinstance(error, (OSError, PoolTimeoutError))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -78,7 +79,9 @@ async def once_more(call: Callable[[], Awaitable[R]], *, idempotent: bool = Fals
         with attempt() as first:
             return await call()
     except Exception as error:
-        if not is_lost(error) or (first.may_have_committed and not idempotent):
+        # Who has waited in vain for a free connection does not stand in line again.
+        waited = isinstance(error, (PoolTimeoutError, TimeoutError))
+        if waited or not is_lost(error) or (first.may_have_committed and not idempotent):
             raise
         _log.info("connection lost; tried again", error=type(error).__name__)
     return await call()

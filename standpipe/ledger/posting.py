@@ -10,7 +10,7 @@ would stall them all.
 A batch takes two statements: ``OPEN_AND_LOCK`` opens the accounts that are new (in one order too) and locks the guarded
 ones; ``POST`` writes. Where a floor may refuse something, the keys are looked up in between, when the locks are held:
 what is posted already must not count twice. The floors are judged here, posting by posting; the database judges all of
-it again (migration 0001).
+it again (its triggers).
 """
 
 from collections.abc import Mapping, Sequence

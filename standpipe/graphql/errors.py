@@ -156,13 +156,15 @@ class Masked(MaskErrors):
 
         Where the database was away, asking again is safe: what was begun is undone or idempotent by its key.
         """
-        error_id = secrets.token_hex(8)
-        _log.error("resolver failed", error_id=error_id, path=error.path, exc_info=error.original_error or error)
+        error_id, cause = secrets.token_hex(8), error.original_error
         message = "Something went wrong on our side."
         extensions: dict[str, object] = {"code": INTERNAL, "errorId": error_id}
-        if error.original_error is not None and is_lost(error.original_error):
+        if cause is not None and is_lost(cause):
             message = "Not available at the moment. Please try again shortly."
             extensions = {"code": UNAVAILABLE, "errorId": error_id, "retryable": True}
+            _log.error("database away", error_id=error_id, path=error.path, error=type(cause).__name__)
+        else:
+            _log.error("resolver failed", error_id=error_id, path=error.path, exc_info=cause or error)
         return GraphQLError(
             message,
             nodes=error.nodes,

@@ -75,7 +75,7 @@ class Mutation(
         try:
             top_up_id, replayed = await top_ups.start(
                 context.tools.sessions,
-                context.tools.providers,
+                context.tools.rails,
                 context.tools.clock,
                 customer_id=customer_id,
                 idempotency_key=str(input.idempotency_key),
@@ -95,7 +95,7 @@ class Mutation(
                 raise NotFoundError("No such top-up.")
             await top_ups.cancel(
                 context.tools.sessions,
-                context.tools.providers,
+                context.tools.rails,
                 context.tools.clock,
                 customer_id=customer_id,
                 top_up_id=str(input.top_up_id),

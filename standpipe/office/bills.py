@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.operators import MONEY, record
 from standpipe.office.desk import by_operator, group, minor, month_of, read_now, show, the_meter
 from standpipe.payments.arrears import add_arrears, write_off
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import money_text
 from standpipe.usage.statement_body import StatementBody

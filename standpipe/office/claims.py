@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.operators import CLAIM_CODES
 from standpipe.meters import claims
 from standpipe.office.desk import AsJson, by_operator, group, read, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.ids import is_id
 
 claim = group("Codes by which people prove that a meter is theirs.")

@@ -15,7 +15,7 @@ from standpipe.meters import dlms as dlms_meters
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter
 from standpipe.office.desk import AsJson, by_operator, group, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.settings import load, require
 

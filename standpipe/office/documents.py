@@ -12,7 +12,7 @@ from standpipe.documents.store import Document, add, all_documents, read_manifes
 from standpipe.graphql.guard import prepare
 from standpipe.graphql.schema import schema
 from standpipe.office.desk import AsJson, by_operator, group, harmless, out, read, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError
 
 documents = group("Trusted GraphQL documents: the operations that apps were built with.")

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import FIELD_WORK
 from standpipe.office.desk import AsJson, by_operator, group, instant, read_now, register_ml, show, the_meter
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.units import ML_PER_KILOLITRE, money_text
 from standpipe.usage import review
 from standpipe.usage.review import HeldReading, Outcome

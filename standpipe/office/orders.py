@@ -14,7 +14,7 @@ from standpipe.meters.commands import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, MeterCommand
 from standpipe.office.desk import AsJson, by_operator, read, show, the_meter
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.settings import load
 from standpipe.usage.price_tables import push_table

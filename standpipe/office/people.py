@@ -23,7 +23,7 @@ from standpipe.customers.operators import (
 )
 from standpipe.office.desk import KEY, AsJson, at_desk, by_operator, group, minor, read, show, the_utility
 from standpipe.payments import agents, vouchers
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.payments.vend_models import Agent
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.settings import Settings, load, require

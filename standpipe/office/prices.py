@@ -27,7 +27,7 @@ from standpipe.office.desk import (
     show,
     the_utility,
 )
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.settings import Settings
 from standpipe.platform.units import money_text

@@ -10,7 +10,7 @@ from standpipe.customers.operators import FIELD_WORK
 from standpipe.meters import lora_devices
 from standpipe.meters.lora_models import DeviceClass
 from standpipe.office.desk import AsJson, by_operator, group, read, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 
 lorawan = group("LoRaWAN radios.")
 

@@ -13,7 +13,7 @@ from standpipe.customers.models import Utility
 from standpipe.customers.operators import FIELD_WORK
 from standpipe.meters.access import find_by_account, locked_by_serial
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, show, the_utility
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.settings import Settings
 from standpipe.platform.units import ML_PER_LITRE, money_text

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.operators import FIELD_WORK
 from standpipe.meters import keypads
 from standpipe.office.desk import AsJson, by_operator, group, out, read, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.units import volume_text
 from standpipe.sts.keys import KeyTerms
 from standpipe.vending.management import key_changed, request_management, tokens_of, try_again, withdraw

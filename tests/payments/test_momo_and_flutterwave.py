@@ -153,16 +153,16 @@ async def test_p31_two_attempts_paid_under_one_reference_are_both_credited(town:
 async def test_refunds_are_one_per_key_and_told_apart(town: Town, rail: str) -> None:
     top_up_id = await (momo if rail == "momo" else flutterwave)(town)
     await act(town, rail, top_up_id, "approve" if rail == "momo" else "pay")
-    rail = town.rails[rail]
+    adapter = town.rails[rail]
     ref = payment_id(top_up_id) if rail == "momo" else top_up_id
     request = RefundRequest("ref_" + "0" * 26, ref, None, 500, "KES", "r")
-    first = await rail.refund(request)
-    again = await rail.refund(request)
+    first = await adapter.refund(request)
+    again = await adapter.refund(request)
     assert (first.rail_ref, first.status) == (again.rail_ref, RefundStatus.PENDING)
     base = town.momo_url if rail == "momo" else town.flutterwave_url
     done = "succeed" if rail == "momo" else "completed"
     await town.http.post(f"{base}/_control/refunds/{first.rail_ref}/{done}")
-    truth = await rail.fetch_refund(first.rail_ref, rail_ref=ref)
+    truth = await adapter.fetch_refund(first.rail_ref, rail_ref=ref)
     assert (truth.status, truth.amount_minor) == (RefundStatus.SUCCEEDED, 500)
 
 

@@ -30,12 +30,12 @@ from standpipe.payments.rails.port import (
     SettlementLine,
     WebhookCall,
 )
+from standpipe.payments.rails.signatures import verify
 from standpipe.payments.rails.stripe_amounts import NAME, from_stripe, limits_minor, step_minor, to_stripe
 from standpipe.payments.rails.stripe_events import PAYMENT_ID, parse
 from standpipe.payments.rails.stripe_statement import line_of
 from standpipe.payments.rails.stripe_truth import REFERENCE, REFUND_KEY, intent_truth, refund_truth
 from standpipe.payments.rails.stripe_vault import StripeVault
-from standpipe.payments.rails.signatures import verify
 
 API_VERSION = "2026-10-28.endive"
 MAX_RETRIES = 2

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import structlog
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
@@ -88,7 +88,7 @@ async def overview(session: AsyncSession) -> list[list[str]]:
     """For the office, a row a radio: serial, DevEUI, class, region, last uplink, alarms, last downlink, its error."""
     last = (
         select(LoraDownlink)
-        .distinct(LoraDownlink.meter_id)
+        .ext(distinct_on(LoraDownlink.meter_id))
         .order_by(LoraDownlink.meter_id, LoraDownlink.id.desc())
         .subquery()
     )

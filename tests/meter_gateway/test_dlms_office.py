@@ -1,9 +1,6 @@
 """Enrolling a meter from the command line, as an operator does, and serving it with what was typed."""
 
-import asyncio
 import json
-import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from standpipe.meters.models import Meter
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.tariffs.models import Tariff
+from tests.support.command import standpipe_beside
 from tests.support.dlms import HLS, dlms_field, enrol, identity_of
 from tests.support.town import METER_SECRET, make_home, make_utility
 
@@ -97,13 +95,5 @@ async def test_a_file_with_a_key_of_the_wrong_length_is_refused(
 
 async def office(database_url: str, key: str, *words: str) -> tuple[int, str]:
     """The office's command line: exit code, and what it said."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
-    ours = {"DATABASE_URL": database_url, "METER_KEY_SECRETS": METER_SECRET, "OPERATOR_KEY": key}
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "standpipe.cli", *words),
-        env=kept | {f"STANDPIPE_{name}": value for name, value in ours.items()},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await child.communicate()
-    return child.returncode or 0, said.decode()
+    done = await standpipe_beside(database_url, Path(), *words, meter_key_secrets=METER_SECRET, operator_key=key)
+    return done.returncode, done.stdout + done.stderr

@@ -4,9 +4,7 @@ import asyncio
 import csv
 import io
 import json
-import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterCredential, MeterRegistration
 from standpipe.platform.database import Sessions
 from standpipe_demo.simulator import meter_store
+from tests.support.command import standpipe
 from tests.support.radio import Field, make_field, make_meter
 from tests.support.town import METER_SECRET, PREPAID_KEY, until
 
@@ -31,11 +30,8 @@ def run(database_url: str, tmp_path: Path) -> Run:
     """``run("rotate", serial)`` is ``standpipe meter-key rotate serial``."""
 
     def command(*words: str, secrets: str = METER_SECRET) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
-        environment |= {"STANDPIPE_DATABASE_URL": database_url, "STANDPIPE_METER_KEY_SECRETS": secrets}
-        environment |= {"STANDPIPE_DATA_DIR": str(tmp_path), "COLUMNS": "200", "STANDPIPE_LOG_LEVEL": "DEBUG"}
-        words = (sys.executable, "-m", "standpipe.cli", "meter-key", *words)
-        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        settings = {"meter_key_secrets": secrets, "log_level": "DEBUG"}
+        return standpipe(database_url, tmp_path, "meter-key", *words, **settings)
 
     return command
 

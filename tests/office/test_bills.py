@@ -1,4 +1,4 @@
-"""The office's commands around statements and arrears, as their own process."""
+"""The office's commands around statements and arrears."""
 
 import time
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The office's commands around tariffs, as their own process."""
+"""The office's commands around tariffs."""
 
 import json
 from datetime import UTC, date, datetime, timedelta

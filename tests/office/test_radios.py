@@ -1,10 +1,7 @@
 """The office binds radios to meters: by key, with a trace, and never one radio to two meters."""
 
-import asyncio
 import json
-import os
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from standpipe.meters.lora_devices import bind as bind_device
 from standpipe.meters.lora_models import DeviceClass, LoraDevice
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from tests.support.command import standpipe_beside
 from tests.support.town import make_home, make_settings, make_utility
 
 
@@ -31,13 +29,7 @@ async def test_a_radio_is_bound_to_a_meter_and_changed_but_never_shared(
     ]
 
     async def run(*words: str, key: str = "") -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
-        environment |= {"STANDPIPE_DATABASE_URL": database_url, "STANDPIPE_OPERATOR_KEY": key, "COLUMNS": "200"}
-        environment |= {"STANDPIPE_DATA_DIR": str(tmp_path), "STANDPIPE_LOG_LEVEL": "ERROR"}
-        command = [sys.executable, "-m", "standpipe.cli", *words]
-        return await asyncio.to_thread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
+        return await standpipe_beside(database_url, tmp_path, *words, operator_key=key)
 
     amina = (await run("operator", "add", "amina")).stdout.strip()
     bind = ("lorawan", "device")
@@ -64,7 +56,9 @@ async def test_a_radio_is_bound_to_a_meter_and_changed_but_never_shared(
         ("amina", first.meter_id),
         ("brian", first.meter_id),
     ]
-    listed = json.loads((await run("lorawan", "list", "--json")).stdout)
+    done = await run("lorawan", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
     assert [(row["serial"], row["dev_eui"], row["downlink"]) for row in listed] == [
         (first.serial, "70b3d57ed0060009", "")
     ]

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.payments.models import TopUp
-from tests.support.command import standpipe
+from tests.support.command import standpipe_beside
 from tests.support.town import METER_SECRET, SANDBOX_KEY, STRIPE_KEY, Town
 
 Trigger = Callable[..., Awaitable[subprocess.CompletedProcess[str]]]
@@ -19,7 +19,7 @@ Trigger = Callable[..., Awaitable[subprocess.CompletedProcess[str]]]
 
 @pytest.fixture
 def trigger(town: Town, database_url: str, tmp_path: Path) -> Trigger:
-    """The command, as a process with the settings of a demo."""
+    """The command, with the settings of a demo."""
     settings = {
         "sandbox_url": town.sandbox_url,
         "sandbox_api_key": SANDBOX_KEY,
@@ -34,7 +34,7 @@ def trigger(town: Town, database_url: str, tmp_path: Path) -> Trigger:
 
     async def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = ("trigger", *words, "--meter", town.home.serial)
-        return await asyncio.to_thread(lambda: standpipe(database_url, tmp_path, *command, **settings | more))
+        return await standpipe_beside(database_url, tmp_path, *command, **settings | more)
 
     return run
 

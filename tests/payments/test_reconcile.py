@@ -1,9 +1,7 @@
 """Statements and the three-way report: what nobody told us is found, and what differs is named."""
 
 import json
-import os
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from standpipe.payments.settlements import ImportResult, import_lines, pull, pul
 from standpipe.payments.suspense_work import assign, open_items
 from standpipe.platform.errors import InvalidInputError
 from standpipe_demo.simulator.fake_stripe import event
-from tests.support.town import Town
+from tests.support.command import standpipe
+from tests.support.town import SANDBOX_KEY, Town
 
 NOW = datetime.now(UTC)
 WEEK = timedelta(days=7)
@@ -313,13 +312,8 @@ def test_m_pesas_statement_with_its_head_and_its_commas() -> None:
 
 
 def office(town: Town, database_url: str, *words: str, key: str = "", folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
-    environment |= {"STANDPIPE_DATABASE_URL": database_url, "STANDPIPE_OPERATOR_KEY": key, "COLUMNS": "200"}
-    environment |= {"STANDPIPE_DATA_DIR": str(folder), "STANDPIPE_LOG_LEVEL": "ERROR"}
-    environment |= {"STANDPIPE_SANDBOX_URL": town.sandbox_url, "STANDPIPE_SANDBOX_API_KEY": "sandbox_key_of_the_town"}
-    environment |= {"STANDPIPE_SANDBOX_WEBHOOK_SECRETS": "s"}
-    command = [sys.executable, "-m", "standpipe.cli", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    settings = {"sandbox_url": town.sandbox_url, "sandbox_api_key": SANDBOX_KEY, "sandbox_webhook_secrets": "s"}
+    return standpipe(database_url, folder, *words, operator_key=key, **settings)
 
 
 async def test_the_office_on_the_command_line(town: Town, database_url: str, tmp_path: Path) -> None:

@@ -1,24 +1,19 @@
-"""The utility's command line, as its own process."""
+"""The utility's command line: one command after the other, by an operator."""
 
 import asyncio
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.command import standpipe
 
 
 def run_office(
     database_url: str, folder: Path, *words: str, key: str = "", more: tuple[tuple[str, str], ...] = (), typed: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """One command; settings come from here alone."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STANDPIPE_")}
-    environment |= {"STANDPIPE_DATABASE_URL": database_url, "STANDPIPE_OPERATOR_KEY": key, "COLUMNS": "200"}
-    environment |= {"STANDPIPE_DATA_DIR": str(folder), "STANDPIPE_LOG_LEVEL": "ERROR"} | dict(more)
-    command = [sys.executable, "-m", "standpipe.cli", *words]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=60, input=typed
-    )
+    settings = {name.removeprefix("STANDPIPE_").lower(): value for name, value in more}
+    return standpipe(database_url, folder, *words, typed=typed, **({"operator_key": key} | settings))
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,18 @@ A role opens what is named here; ADMIN opens everything.
 """
 
 import hashlib
+import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Operator, OperatorAction, OperatorRole, OperatorSession
+from standpipe.customers.models import Operator, OperatorRole, OperatorSession
+from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError
 from standpipe.platform.ids import new_id
 
@@ -118,7 +121,43 @@ async def _keep_an_admin(session: AsyncSession, *, without: Operator) -> None:
         raise InvalidInputError(f"{without.name} is the only ADMIN left; make another one first.", ("name",))
 
 
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """One act of an operator."""
+
+    operator: str
+    action: str
+    subject_id: str
+    detail: Mapping[str, Any]
+
+
+STORE_ACTIONS = text("""
+    INSERT INTO operator_actions (operator, action, subject_id, detail)
+    SELECT operator, action, subject_id, CAST(detail AS jsonb)
+    FROM unnest(CAST(:operators AS text[]), CAST(:actions AS text[]), CAST(:subjects AS text[]),
+                CAST(:details AS text[]))
+        WITH ORDINALITY AS line(operator, action, subject_id, detail, position)
+    ORDER BY position""")
+
+
+async def _store(work: UnitOfWork, lines: Sequence[AuditLine]) -> None:
+    await work.conn.execute(
+        STORE_ACTIONS,
+        {
+            "operators": [line.operator for line in lines],
+            "actions": [line.action for line in lines],
+            "subjects": [line.subject_id for line in lines],
+            "details": [json.dumps(line.detail) for line in lines],
+        },
+    )
+
+
+AUDIT: SetWriter[AuditLine] = SetWriter("audit", Order.AUDIT, _store)
+"""Writes the audit trail, in the transaction that does the thing."""
+
+
 async def record(session: AsyncSession, *, operator: str, action: str, subject_id: str, detail: dict[str, Any]) -> None:
     """Write into the audit trail, in the transaction that does the thing."""
-    session.add(OperatorAction(operator=operator, action=action, subject_id=subject_id, detail=detail))
-    await session.flush()
+    work = await UnitOfWork.of(session)
+    work.add(AUDIT, AuditLine(operator, action, subject_id, detail))
+    await work.flush()

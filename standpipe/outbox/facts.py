@@ -3,14 +3,19 @@
 A reaction may run twice (its worker may die before it is recorded), so each must be idempotent.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.engine import queue
 from standpipe.engine.queue import Backlog
+from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
 from standpipe.outbox.models import OutboxFact
-from standpipe.platform.notify import WORK, notify
+from standpipe.platform.notify import WORK
+from standpipe.platform.tracing import current_traceparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +174,39 @@ PATIENT = (CustomerForgotten, PaymentTracesLeft)
 _KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 
 
+STORE = text("""
+    INSERT INTO outbox_facts (kind, payload, traceparent)
+    SELECT kind, CAST(payload AS jsonb), traceparent
+    FROM unnest(CAST(:kinds AS text[]), CAST(:payloads AS text[]), CAST(:traceparents AS text[]))
+        WITH ORDINALITY AS fact(kind, payload, traceparent, position)
+    ORDER BY position""")
+
+
+async def _store(work: UnitOfWork, facts: Sequence[tuple[Fact, str | None]]) -> None:
+    await work.conn.execute(
+        STORE,
+        {
+            "kinds": [type(fact).__name__ for fact, _ in facts],
+            "payloads": [json.dumps(asdict(fact)) for fact, _ in facts],
+            "traceparents": [traceparent for _, traceparent in facts],
+        },
+    )
+    work.notify(WORK, "outbox")
+
+
+FACTS: SetWriter[tuple[Fact, str | None]] = SetWriter("facts", Order.FACTS, _store)
+
+
+def add_fact(work: UnitOfWork, fact: Fact) -> None:
+    """Have the fact stored with what else the work changes, in the trace of the step under way, and wake a worker."""
+    work.add(FACTS, (fact, current_traceparent()))
+
+
 async def publish(session: AsyncSession, fact: Fact) -> None:
     """Store the fact in the caller's transaction and wake a worker when it commits."""
-    session.add(OutboxFact(kind=type(fact).__name__, payload=asdict(fact)))
-    await notify(session, WORK, "outbox")
+    work = await UnitOfWork.of(session)
+    add_fact(work, fact)
+    await work.flush()
 
 
 def redact(row: OutboxFact) -> None:

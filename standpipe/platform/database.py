@@ -1,15 +1,48 @@
 """Engine and session factory. Only doors, workers and commands open transactions with what is made here."""
 
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import URL, event, func, make_url, select
-from sqlalchemy.exc import DBAPIError, TimeoutError  # noqa: A004 - the pool's own time-out.
+from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError  # noqa: A004 - the pool's own time-out.
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 Sessions = async_sessionmaker[AsyncSession]
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
 """What a door catches to answer "come back later" instead of losing what it was given."""
+
+
+_LOST_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300"})
+"""Shut down, crashed, starting up, closed as idle, and no room for another connection."""
+_PASSING_STATES = frozenset({"40001", "40P01"})
+_LOCK_STATES = frozenset({"55P03"})
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the error is the connection's, not the statement's: the same may succeed on another connection.
+
+    Where it came from a COMMIT, whether that happened is unknown.
+    """
+    if isinstance(error, DBAPIError):
+        state = sql_state(error)
+        return error.connection_invalidated or state in _LOST_STATES or state.startswith("08")
+    return isinstance(error, (OSError, TimeoutError))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the whole transaction may succeed when it is tried again: lost, a deadlock, a serialization failure."""
+    return is_lost(error) or (isinstance(error, DBAPIError) and sql_state(error) in _PASSING_STATES)
+
+
+def is_locked_out(error: BaseException) -> bool:
+    """Whether somebody else held a lock for longer than we wait."""
+    return isinstance(error, DBAPIError) and sql_state(error) in _LOCK_STATES
+
+
+def sql_state(error: DBAPIError) -> str:
+    """PostgreSQL's code of the error; "" where it came from the driver alone."""
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 def async_url(database_url: str) -> URL:
@@ -20,13 +53,13 @@ def async_url(database_url: str) -> URL:
 def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
     """An engine whose connections give up on a lock after 10 s and on an idle transaction after 60 s.
 
-    A stalled process must not hold a payment's row for ever.
+    A stalled process must not hold a payment's row for ever. No connection is pinged before its use: one that the
+    server has closed is known without asking, and replaced; one that breaks later is met by whoever tries again.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         async_url(database_url),
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
         pool_timeout=10,
         # Errors quote the statement, not the phone numbers and names that it was given.
         hide_parameters=True,
@@ -40,6 +73,13 @@ def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
             }
         },
     )
+    event.listen(engine.sync_engine, "checkout", _require_open)
+    return engine
+
+
+def _require_open(dbapi_connection: Any, _record: object, _proxy: object) -> None:
+    if dbapi_connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def create_sessions(engine: AsyncEngine) -> Sessions:

@@ -74,5 +74,22 @@ QUEUE_OLDEST_S = Gauge(
     "standpipe_queue_oldest_seconds", "Age of the oldest row that waits; 0 where none does.", ["queue"],
     registry=REGISTRY,
 )  # fmt: skip
+BATCH_ITEMS = Histogram(
+    "standpipe_batch_items",
+    "Items that shared a transaction.",
+    ["batch"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200),
+    registry=REGISTRY,
+)
+BATCH_S = Histogram(
+    "standpipe_batch_seconds",
+    "Time of a batch, with its retries and halves.",
+    ["batch"],
+    buckets=REQUEST_BUCKETS_S,
+    registry=REGISTRY,
+)
+BATCH_POISONS = Counter(
+    "standpipe_batch_poisons", "Items that failed alone and were set aside.", ["batch"], registry=REGISTRY
+)
 POOL_IN_USE = Gauge("standpipe_db_pool_in_use", "Database connections in use by this process.", registry=REGISTRY)
 POOL_SIZE = Gauge("standpipe_db_pool_size", "Database connections that it may keep and add.", registry=REGISTRY)

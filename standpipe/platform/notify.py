@@ -5,13 +5,13 @@ A notification is a hint, never the truth: whoever hears one reads the rows. A l
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import structlog
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.platform.database import async_url
 
@@ -22,12 +22,23 @@ COMMANDS = "standpipe_commands"
 LIVE = "standpipe_live"
 """What a customer sees has changed (payload: meter or top-up id)."""
 
+NOTIFY = text(
+    "SELECT pg_notify(call.channel, call.payload)"
+    " FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS call(channel, payload)"
+)
 _log = structlog.get_logger(__name__)
 
 
 async def notify(session: AsyncSession, channel: str, payload: str) -> None:
     """Tell listeners when, and only if, the caller's transaction commits."""
     await session.execute(select(func.pg_notify(channel, payload)))
+
+
+async def notify_many(conn: AsyncConnection, calls: Sequence[tuple[str, str]]) -> None:
+    """``notify`` for any number of (channel, payload), in one statement; in none where there are none."""
+    if calls:
+        channels, payloads = zip(*calls, strict=True)
+        await conn.execute(NOTIFY, {"channels": list(channels), "payloads": list(payloads)})
 
 
 class Listener:

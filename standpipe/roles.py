@@ -8,20 +8,16 @@ import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from cryptography.fernet import Fernet
 from rich.console import Console
-from sqlalchemy import select
 
 from standpipe import office
 from standpipe.app import make_app, make_signer, observed
 from standpipe.meter_gateway.carriers import run_carriers
-from standpipe.meters.commands import enqueue, lock_meter
-from standpipe.meters.models import CommandKind, Meter
-from standpipe.platform.errors import InvalidInputError, SettingsError
+from standpipe.platform.errors import SettingsError
 from standpipe.platform.migrate import check as check_migrations
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.notify import COMMANDS, WORK, Listener
@@ -53,14 +49,6 @@ for name in office.WHERE:
     office.add(cli, name)
 Tied = Annotated[bool, typer.Option("--tied", hidden=True, help="End when standard input closes.")]
 _errors = Console(stderr=True)
-
-
-class ValvePosition(StrEnum):
-    """Positions as a person writes them."""
-
-    OPEN = "open"
-    CLOSED = "closed"
-    RESTRICTED = "restricted"
 
 
 @cli.command()
@@ -96,19 +84,6 @@ def migrate(
 def new_key() -> None:
     """Print a fresh Fernet key for STANDPIPE_METER_KEY_SECRETS."""
     typer.echo(Fernet.generate_key().decode())
-
-
-@cli.command()
-def valve(serial: str, position: ValvePosition) -> None:
-    """Queue a valve command for a meter; it goes out when the meter wakes."""
-    values = {ValvePosition.OPEN: 0, ValvePosition.CLOSED: 1, ValvePosition.RESTRICTED: 2}
-    asyncio.run(_command(start(), serial, CommandKind.VALVE, values[position]))
-
-
-@cli.command()
-def threshold(serial: str, amount_minor: Annotated[int, typer.Argument(min=0)]) -> None:
-    """Queue a low-credit threshold, in minor units, for a meter."""
-    asyncio.run(_command(start(), serial, CommandKind.THRESHOLD, amount_minor))
 
 
 def start() -> Settings:
@@ -211,14 +186,3 @@ async def _migrate(settings: Settings, *, check: bool) -> None:
             if check:
                 await check_migrations(url)
     typer.echo("The database is at the newest revision.")
-
-
-async def _command(settings: Settings, serial: str, kind: CommandKind, value: int) -> None:
-    async with migrated_database(settings) as database, database.sessions.begin() as session:
-        meter_id = await session.scalar(select(Meter.id).where(Meter.serial == serial))
-        if meter_id is None:
-            raise InvalidInputError(f"No meter has the serial {serial}.")
-        meter = await lock_meter(session, meter_id)
-        deadline_s = settings.command_deadline_h * 3600
-        command_id = await enqueue(session, meter, kind=kind, value=value, deadline_s=deadline_s)
-    typer.echo(f"{command_id}: queued for {serial}; it goes out when the meter wakes.")

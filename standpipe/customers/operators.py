@@ -86,22 +86,37 @@ async def end_sessions(session: AsyncSession, operator_id: str) -> None:
     )
 
 
-async def authenticate_operator(session: AsyncSession, key: str, *, may: Sequence[OperatorRole]) -> str:
-    """The name of the operator who has this key.
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """An operator who asks for something, as a door has found out."""
 
-    Raises NotAuthenticatedError, and ForbiddenError for one who is neither ADMIN nor of a role in ``may``.
-    """
+    name: str
+    role: OperatorRole
+
+
+async def actor_of_key(session: AsyncSession, key: str) -> Actor:
+    """Find the operator who has this key. Raises NotAuthenticatedError."""
     query = select(Operator.name, Operator.role).where(
         Operator.key_hash == hash_key(key.encode("utf-8", "replace").decode()), Operator.disabled_at.is_(None)
     )
     found = (await session.execute(query)).one_or_none()
     if found is None:
         raise NotAuthenticatedError("This operator key is not known, or has been disabled.")
-    name, role = found
-    if role not in (OperatorRole.ADMIN, *may):
+    return Actor(str(found.name), OperatorRole(found.role))
+
+
+def require_role(actor: Actor, may: Sequence[OperatorRole]) -> None:
+    """Raises ForbiddenError for an operator who is neither ADMIN nor of a role in ``may``."""
+    if actor.role not in (OperatorRole.ADMIN, *may):
         wanted = " or ".join(dict.fromkeys((*may, OperatorRole.ADMIN)))
-        raise ForbiddenError(f"{name} is {role} and may not do this; it takes {wanted}.")
-    return str(name)
+        raise ForbiddenError(f"{actor.name} is {actor.role} and may not do this; it takes {wanted}.")
+
+
+async def authenticate_operator(session: AsyncSession, key: str, *, may: Sequence[OperatorRole]) -> str:
+    """Find the name of the operator who has this key. Raises NotAuthenticatedError, ForbiddenError."""
+    actor = await actor_of_key(session, key)
+    require_role(actor, may)
+    return actor.name
 
 
 async def _lock(session: AsyncSession, name: str) -> Operator:

@@ -32,6 +32,8 @@ WHERE: Mapping[str, str] = {
     "documents": "documents:documents",
     "claim": "claims:claim",
     "meter-command": "orders:meter_command",
+    "valve": "orders:valve",
+    "threshold": "orders:threshold",
 }
 """Each command or group of commands, and where in this package it is; it is loaded when it is wanted."""
 

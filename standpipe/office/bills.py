@@ -1,22 +1,19 @@
 """Statements, and debts from before."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import MONEY, record
-from standpipe.office.desk import by_operator, group, minor, month_of, read_now, show, the_meter
-from standpipe.payments.arrears import add_arrears, write_off
-from standpipe.payments.rails.registry import Rails
+from standpipe.office.desk import amount as major
+from standpipe.office.desk import group, month_of, perform, show
+from standpipe.operations import statements as operations
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import money_text
 from standpipe.usage.statement_body import StatementBody
 from standpipe.usage.statement_pdf import render
 from standpipe.usage.statement_text import line_text, month_text, movement_text, word
-from standpipe.usage.statements import issue, number_text, statement_by_month
+from standpipe.usage.statements import number_text
 
 Reference = Annotated[str, typer.Option(help="The bill or the decision it comes from; it counts once.")]
 
@@ -34,10 +31,7 @@ def statement_show(
     """A month of a meter: as it was closed, or as it stands so far."""
     start = month_of(month)
 
-    async def work(session: AsyncSession, now: datetime) -> tuple[StatementBody, int | None] | None:
-        return await statement_by_month(session, (await the_meter(session, serial)).id, start, now)
-
-    found: tuple[StatementBody, int | None] | None = read_now(work)
+    found = perform(operations.show, serial, start)
     if found is None:
         raise NotFoundError(f"No meter has the serial {serial}.")
     body, number = found
@@ -55,49 +49,20 @@ def statement_issue(serial: str, month: Annotated[str, typer.Argument(help="Like
     """Close a month now. What comes later for it stands in a later statement, as an adjustment."""
     start = month_of(month)
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str | None:
-        meter = await the_meter(session, serial)
-        made = await issue(session, meter.id, start, now)
-        if made is None:
-            return None
-        detail = {"serial": serial, "month": month, "number": made.number}
-        await record(session, operator=by, action="statement.issue", subject_id=made.id, detail=detail)
-        return number_text(made.number)
-
-    number = by_operator(work, may=MONEY)
-    if number is None:
-        raise InvalidInputError(f"{month} is closed already, or is not the month after the last one closed.")
+    number = number_text(perform(operations.issue, serial, start))
     typer.echo(f"statement {number}: {serial}, {month}")
 
 
 @arrears.command("add")
 def arrears_add(serial: str, amount: str, reference: Reference) -> None:
     """Put a debt from before on a meter; top-ups repay it by the utility's share."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str:
-        meter = await the_meter(session, serial)
-        amount_minor = minor(amount, meter.currency)
-        owed_minor = await add_arrears(
-            session, operator=by, meter_id=meter.id, amount_minor=amount_minor, reference=reference, now=now
-        )
-        return money_text(owed_minor, meter.currency)
-
-    typer.echo(f"{serial} owes {by_operator(work, may=MONEY)}")
+    typer.echo(f"{serial} owes {perform(operations.owe, serial, major(amount), reference=reference)}")
 
 
 @arrears.command("write-off")
 def arrears_write_off(serial: str, amount: str, reference: Reference) -> None:
     """Owe a part of it no more."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str:
-        meter = await the_meter(session, serial)
-        amount_minor = minor(amount, meter.currency)
-        owed_minor = await write_off(
-            session, operator=by, meter_id=meter.id, amount_minor=amount_minor, reference=reference, now=now
-        )
-        return money_text(owed_minor, meter.currency)
-
-    typer.echo(f"{serial} owes {by_operator(work, may=MONEY)}")
+    typer.echo(f"{serial} owes {perform(operations.forgive, serial, major(amount), reference=reference)}")
 
 
 def _print(body: StatementBody, number: str | None) -> None:

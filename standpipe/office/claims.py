@@ -6,13 +6,9 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import CLAIM_CODES
-from standpipe.meters import claims
-from standpipe.office.desk import AsJson, by_operator, group, read, show
-from standpipe.payments.rails.registry import Rails
-from standpipe.platform.ids import is_id
+from standpipe.office.desk import AsJson, group, perform, show
+from standpipe.operations import claims
 
 claim = group("Codes by which people prove that a meter is theirs.")
 
@@ -24,13 +20,7 @@ def claim_issue(
     as_csv: Annotated[bool, typer.Option("--csv", help="For a printer: serial, code, expiry, id.")] = False,
 ) -> None:
     """Make one code for each meter and print them, once; none, if one of the meters is not known."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> list[claims.IssuedClaim]:
-        return [
-            await claims.issue(session, operator=by, serial=serial, expires_in_days=expires_in) for serial in serials
-        ]
-
-    made: list[claims.IssuedClaim] = by_operator(work, may=CLAIM_CODES)
+    made = perform(claims.issue, serials, expires_in_days=expires_in)
     if as_csv:
         rows = csv.writer(sys.stdout)
         rows.writerow(["serial", "code", "expires", "id"])
@@ -46,28 +36,18 @@ def claim_revoke(
     claim_or_serial: Annotated[str, typer.Argument(metavar="CLAIM|SERIAL", help="clm_…, or all of a meter's.")],
 ) -> None:
     """End a code, or every open code of a meter: those on paper that is lost, for instance."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> int:
-        if is_id(claim_or_serial, "clm"):
-            await claims.revoke(session, operator=by, claim_id=claim_or_serial)
-            return 1
-        return await claims.revoke_all(session, operator=by, serial=claim_or_serial)
-
-    typer.echo(f"revoked: {by_operator(work, may=CLAIM_CODES)}")
+    typer.echo(f"revoked: {perform(claims.revoke, claim_or_serial)}")
 
 
 @claim.command("list")
 def claim_list(serial: Annotated[str | None, typer.Argument()] = None, as_json: AsJson = False) -> None:
     """Codes, newest first; their digits are not kept."""
-
-    async def work(session: AsyncSession) -> list[list[str]]:
-        return [
-            [row.id, row.serial, row.state, row.issued_by, f"{row.created_at:%Y-%m-%d}", _day(row.expires_at)]
-            for row in await claims.list_claims(session, serial)
-        ]
-
+    rows = [
+        [row.id, row.serial, row.state, row.issued_by, f"{row.created_at:%Y-%m-%d}", _day(row.expires_at)]
+        for row in perform(claims.list_claims, serial)
+    ]
     heads = ["id", "serial", "state", "by", "made", "expires"]
-    show("Claim codes", heads, read(work), as_json=as_json)
+    show("Claim codes", heads, rows, as_json=as_json)
 
 
 def _day(at: datetime | None) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,14 +16,18 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import OperatorRole, Utility
-from standpipe.customers.operators import authenticate_operator
+from standpipe.customers.operators import actor_of_key, authenticate_operator
+from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter
+from standpipe.operations.operation import Desk, Operation
 from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.platform.settings import Settings, load
 from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
 from standpipe.wiring import Database, close_rails, configure_logging, make_rails, migrated_database
 
+P = ParamSpec("P")
+R = TypeVar("R")
 KEY = "STANDPIPE_OPERATOR_KEY"
 out = Console(highlight=False, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="For scripts.")]
@@ -48,6 +52,35 @@ def at_desk(work: Callable[[Settings, Database, Rails], Awaitable[Any]]) -> Any:
                 await close_rails(rails)
 
     return asyncio.run(run())
+
+
+def perform(operation: Operation[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Do a use case in a transaction of its own, in the name of the operator whose key is in the environment.
+
+    Raises NotAuthenticatedError and ForbiddenError.
+    """
+
+    async def run(settings: Settings, database: Database, rails: Rails) -> R:
+        async with database.sessions.begin() as session:
+            return await operation(await _desk(session, settings, rails, reads=operation.reads), *args, **kwargs)
+
+    done: R = at_desk(run)
+    return done
+
+
+async def _desk(session: AsyncSession, settings: Settings, rails: Rails, *, reads: bool) -> Desk:
+    key = os.environ.get(KEY, "")
+    if not key and not reads:
+        raise NotAuthenticatedError(f"Put your operator key into {KEY}.")
+    secrets = [secret.get_secret_value() for secret in settings.meter_key_secrets]
+    return Desk(
+        session=session,
+        actor=await actor_of_key(session, key) if key else None,
+        now=settings.clock.now(),
+        rails=rails,
+        command_deadline_s=settings.command_deadline_h * 3600,
+        keys=KeyRing(secrets) if secrets else None,
+    )
 
 
 def by_operator(
@@ -105,6 +138,17 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, a
 def harmless(text: str) -> str:
     """A text that a stranger may have typed, without what would steer a terminal or turn its reading direction."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def amount(text: str) -> Decimal:
+    """An amount as a person typed it, in major units. Raises InvalidInputError."""
+    try:
+        typed = Decimal(text)
+    except InvalidOperation:
+        typed = Decimal("NaN")
+    if not typed.is_finite():
+        raise InvalidInputError(f"{text!r} is no amount; write it like 150.00.")
+    return typed
 
 
 def minor(text: str, currency: str) -> int:

@@ -1,18 +1,15 @@
 """`standpipe documents`: trusted GraphQL documents."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import PEOPLE, record
-from standpipe.documents.store import Document, add, all_documents, read_manifest, remove
+from standpipe.documents.store import Document, read_manifest
 from standpipe.graphql.guard import prepare
 from standpipe.graphql.schema import schema
-from standpipe.office.desk import AsJson, by_operator, group, harmless, out, read, show
-from standpipe.payments.rails.registry import Rails
+from standpipe.office.desk import AsJson, group, harmless, out, perform, show
+from standpipe.operations import documents as operations
 from standpipe.platform.errors import InvalidInputError
 
 documents = group("Trusted GraphQL documents: the operations that apps were built with.")
@@ -37,13 +34,7 @@ def documents_add(
     if _told(found):
         raise typer.Exit(1)
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> int:
-        fresh = await add(session, found, client=client)
-        detail = {"client": client, "documents": len(found), "new": fresh}
-        await record(session, operator=by, action="documents.add", subject_id="documents", detail=detail)
-        return fresh
-
-    fresh = by_operator(work, may=PEOPLE)
+    fresh = perform(operations.add, found, client=client)
     out.print(f"{fresh} documents are trusted from now on; {len(found) - fresh} were already.")
 
 
@@ -52,7 +43,7 @@ def documents_list(as_json: AsJson = False) -> None:
     """All trusted documents, oldest first."""
     rows = [
         [f"sha256:{row.id}", row.name, row.client, row.added_at.isoformat(timespec="seconds")]
-        for row in read(all_documents)
+        for row in perform(operations.list_documents)
     ]
     show("Trusted documents", ["id", "name", "client", "added"], rows, as_json=as_json)
 
@@ -62,7 +53,11 @@ def documents_check(
     manifests: Annotated[list[Path] | None, typer.Argument(help="Manifests. None: what is stored.")] = None,
 ) -> None:
     """Validate documents against this release's schema and limits; exit 1 where one would not run any more."""
-    found = _read(manifests) if manifests else [Document(row.id, row.body, row.name) for row in read(all_documents)]
+    found = (
+        _read(manifests)
+        if manifests
+        else [Document(row.id, row.body, row.name) for row in perform(operations.list_documents)]
+    )
     if _told(found):
         raise typer.Exit(1)
     out.print(f"{len(found)} documents run on this schema.")
@@ -71,12 +66,7 @@ def documents_check(
 @documents.command("remove")
 def documents_remove(document_id: str) -> None:
     """Trust a document no more. Running servers that have it in memory know it until they restart."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
-        await remove(session, document_id)
-        await record(session, operator=by, action="documents.remove", subject_id=document_id, detail={})
-
-    by_operator(work, may=PEOPLE)
+    perform(operations.remove, document_id)
     out.print(f"{document_id} is not trusted any more.")
 
 

@@ -1,22 +1,16 @@
 """Keys of meters: given out, replaced, taken away, sealed anew. A key is shown once, here, and nowhere else."""
 
-import asyncio
 import csv
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.meters import dtls_keys
-from standpipe.meters.dtls_keys import IssuedKey
-from standpipe.meters.keys import KeyRing
-from standpipe.office.desk import AsJson, group, show
+from standpipe.office.desk import AsJson, group, perform, show
+from standpipe.operations import keys
 from standpipe.platform.errors import InvalidInputError
-from standpipe.platform.settings import load, require
-from standpipe.wiring import configure_logging, migrated_database
 
 meter_key = group("DTLS keys of meters.")
 Bootstrap = Annotated[bool, typer.Option("--bootstrap", help="The key for the bootstrap server instead.")]
@@ -36,35 +30,29 @@ def provision(
         raise InvalidInputError("Name one meter, or a table of many with --from.")
     wanted = [(serial, None)] if serial is not None else list(_rows(table or Path()))
 
-    async def work(session: AsyncSession, ring: KeyRing) -> list[IssuedKey]:
-        # One transaction: of a table with a mistake in it, nothing is taken in.
-        return [
-            await dtls_keys.provision(session, ring, name, key=key, bootstrap=bootstrap) for name, key in wanted if name
-        ]
-
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    for issued in _run(work):
+    for issued in perform(keys.provision, [pair for pair in wanted if pair[0]], bootstrap=bootstrap):
         writer.writerow((issued.serial, issued.identity, issued.key.hex()))
 
 
 @meter_key.command("rotate")
 def rotate(serial: str) -> None:
     """Make a new key; the gateway writes it to the meter in its next contact, and both are good until it is used."""
-    generation = _run(lambda session, ring: dtls_keys.rotate(session, ring, serial))
+    generation = perform(keys.rotate, serial)
     typer.echo(f"{serial}: key {generation} waits for the meter; `meter-key show {serial}` tells how it goes.")
 
 
 @meter_key.command("revoke")
 def revoke(serial: str) -> None:
     """Take all keys away; the meter is heard no more, by DTLS, until it is provisioned again."""
-    _run(lambda session, _ring: dtls_keys.revoke(session, serial))
+    perform(keys.revoke, serial)
     typer.echo(f"{serial}: no key opens a session any more.")
 
 
 @meter_key.command("show")
 def show_keys(serial: str, as_json: AsJson = False) -> None:
     """Which keys a meter has, and when they were used; never the keys."""
-    row = _run(lambda session, _ring: dtls_keys.describe(session, serial))
+    row = perform(keys.describe, serial)
     cells = ["no", "", "no", "", "no", ""]
     if row is not None:
         waits = f"key {row.next_generation}" if row.sealed_next_key else "no"
@@ -80,7 +68,11 @@ def show_keys(serial: str, as_json: AsJson = False) -> None:
 @meter_key.command("reseal")
 def reseal() -> None:
     """Seal every stored key under the newest of STANDPIPE_METER_KEY_SECRETS; then the older ones may go."""
-    typer.echo(f"{asyncio.run(_reseal())} meters' keys are sealed under the newest secret.")
+    done, last = 0, ""
+    # Batch by batch: a town's worth of rows is not held locked at once.
+    while meter_ids := perform(keys.reseal, last):
+        done, last = done + len(meter_ids), meter_ids[-1]
+    typer.echo(f"{done} meters' keys are sealed under the newest secret.")
 
 
 def _rows(table: Path) -> Iterator[tuple[str, bytes | None]]:
@@ -98,36 +90,6 @@ def _rows(table: Path) -> Iterator[tuple[str, bytes | None]]:
             if not (serial := (row["serial"] or "").strip()):
                 raise InvalidInputError(f"Line {number}: no serial.")
             yield serial, key
-
-
-def _run(work: Callable[[AsyncSession, KeyRing], Awaitable[Any]]) -> Any:
-    """One transaction with the operator's key ring."""
-
-    async def run() -> Any:
-        settings = load()
-        configure_logging(settings)
-        require(settings, "meter_key_secrets")
-        ring = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
-        async with migrated_database(settings) as database, database.sessions.begin() as session:
-            return await work(session, ring)
-
-    return asyncio.run(run())
-
-
-async def _reseal() -> int:
-    settings = load()
-    configure_logging(settings)
-    require(settings, "meter_key_secrets")
-    ring = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
-    done, last = 0, ""
-    async with migrated_database(settings) as database:
-        while True:
-            # Batch by batch: a town's worth of rows is not held locked at once.
-            async with database.sessions.begin() as session:
-                ids = await dtls_keys.reseal(session, ring, last)
-            if not ids:
-                return done
-            done, last = done + len(ids), ids[-1]
 
 
 def _yes(sealed: str | None) -> str:

@@ -5,36 +5,34 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import FIELD_WORK, record
-from standpipe.meters import commands
 from standpipe.meters.commands import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
-from standpipe.meters.models import CommandKind, MeterCommand
-from standpipe.office.desk import AsJson, by_operator, read, show, the_meter
-from standpipe.payments.rails.registry import Rails
+from standpipe.meters.models import MeterCommand
+from standpipe.office.desk import AsJson, perform, show
+from standpipe.operations import meters
+from standpipe.operations.meters import Question, ValvePosition
 from standpipe.platform.errors import InvalidInputError
-from standpipe.platform.settings import load
-from standpipe.usage.price_tables import push_table
 
 
 class Order(StrEnum):
     """What can be asked of a meter, as a person writes it."""
 
-    READ_NOW = "read-now"
-    CLOCK = "clock"
-    DIAGNOSTICS = "diagnostics"
+    READ_NOW = Question.READ_NOW.value
+    CLOCK = Question.CLOCK.value
+    DIAGNOSTICS = Question.DIAGNOSTICS.value
     TARIFF = "tariff"
     LIST = "list"
 
 
-_KINDS = {
-    Order.READ_NOW: CommandKind.READ_NOW,
-    Order.CLOCK: CommandKind.CLOCK,
-    Order.DIAGNOSTICS: CommandKind.DIAGNOSTICS,
-}
+def valve(serial: str, position: ValvePosition) -> None:
+    """Queue a valve command for a meter; it goes out when the meter wakes."""
+    _queued(perform(meters.set_valve, serial, position), serial)
+
+
+def threshold(serial: str, amount_minor: Annotated[int, typer.Argument(min=0)]) -> None:
+    """Queue a low-credit threshold for a meter, in minor units of its currency, or in millilitres."""
+    _queued(perform(meters.set_threshold, serial, amount_minor), serial)
 
 
 def meter_command(
@@ -54,43 +52,24 @@ def meter_command(
         raise InvalidInputError("--from goes with tariff.")
     if order is Order.LIST:
         _list(serial, as_json=as_json)
-        return
-    deadline_s = load().command_deadline_h * 3600
+    elif order is Order.TARIFF:
+        _queued(perform(meters.push_tariff, serial, None if from_day is None else from_day.date()), serial)
+    else:
+        _queued(perform(meters.ask, serial, Question(order.value)), serial)
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str:
-        meter = await commands.lock_meter(session, (await the_meter(session, serial)).id)
-        if meter.closed_at is not None:
-            raise InvalidInputError(f"{serial} is out of service.")
-        if order is Order.TARIFF:
-            day = None if from_day is None else from_day.date()
-            command_id = await push_table(session, meter, now=now, from_day=day)
-        else:
-            kind = _KINDS[order]
-            command_id = await commands.enqueue(session, meter, kind=kind, value=0, deadline_s=deadline_s)
-        await record(session, operator=by, action=f"meter.{order}", subject_id=meter.id, detail={"command": command_id})
-        return command_id
 
-    typer.echo(f"{by_operator(work, may=FIELD_WORK)}: queued for {serial}; it goes out when the meter wakes.")
+def _queued(command_id: str, serial: str) -> None:
+    typer.echo(f"{command_id}: queued for {serial}; it goes out when the meter wakes.")
 
 
 def _list(serial: str, *, as_json: bool) -> None:
-    async def work(session: AsyncSession) -> tuple[list[list[str]], list[list[str]]]:
-        meter = await the_meter(session, serial)
-        found = await commands.history(session, meter.id)
-        told = await session.scalar(
-            select(MeterDiagnostics)
-            .where(MeterDiagnostics.meter_id == meter.id)
-            .order_by(MeterDiagnostics.told_at.desc())
-            .limit(1)
-        )
-        return [_row(command) for command in found], [] if told is None else [_told(told)]
-
-    rows, told = read(work)
+    history = perform(meters.command_history, serial)
     heads = ["number", "kind", "state", "waits", "tries", "queued", "sent", "confirmed", "reason"]
-    show(f"Commands to {serial}", heads, rows, as_json=as_json)
+    show(f"Commands to {serial}", heads, [_row(command) for command in history.commands], as_json=as_json)
     if not as_json:
         heads = ["told at", "battery %", "signal dBm", "uptime s", "resets", "error bits", "firmware"]
-        show("Diagnostics", heads, told, as_json=False)
+        told = history.diagnostics
+        show("Diagnostics", heads, [] if told is None else [_told(told)], as_json=False)
 
 
 def _row(command: MeterCommand) -> list[str]:

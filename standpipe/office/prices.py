@@ -6,36 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
-from standpipe.customers.models import Utility
-from standpipe.customers.operators import FIELD_WORK, record
-from standpipe.office.desk import (
-    AsJson,
-    at_desk,
-    by_operator,
-    group,
-    harmless,
-    month_of,
-    read_now,
-    register_ml,
-    show,
-    the_utility,
-)
+from standpipe.office.desk import AsJson, at_desk, group, harmless, month_of, perform, register_ml, show
+from standpipe.operations import tariffs as operations
 from standpipe.payments.rails.registry import Rails
-from standpipe.platform.errors import InvalidInputError, NotFoundError
-from standpipe.platform.settings import Settings
+from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.settings import Settings, load
 from standpipe.platform.units import money_text
-from standpipe.tariffs.catalogue import versions
 from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff, to_terms
-from standpipe.tariffs.models import Tariff
-from standpipe.tariffs.periods import Priced, TariffInForce, version_on
-from standpipe.tariffs.publishing import Published, publish, withdraw
+from standpipe.tariffs.periods import Priced, TariffInForce
 from standpipe.tariffs.sample import sample_bill
 from standpipe.usage.price_tables import push_to_all
 from standpipe.usage.statement_body import bill_of
@@ -71,16 +53,7 @@ def tariff_publish(file: Path, utility_id: UtilityId = None) -> None:
     """Announce a version of a tariff. Once it counts it is never changed: another follows it."""
     found = _read(file)
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> Published:
-        utility = await session.get_one(Utility, await _known_utility(session, utility_id))
-        today = now.astimezone(ZoneInfo(utility.time_zone)).date()
-        done = await publish(session, utility_id=utility.id, utility_currency=utility.currency, file=found, today=today)
-        if not done.was_there:
-            detail = {"code": found.tariff, "effective_from": str(found.effective_from), "file": file.name}
-            await record(session, operator=by, action="tariff.publish", subject_id=done.version_id, detail=detail)
-        return done
-
-    done: Published = by_operator(work, may=FIELD_WORK)
+    done = perform(operations.publish, utility_id, found, file_name=file.name)
     _push(done.tariff_id, found.effective_from)
     if done.was_there:
         typer.echo(f"{found.tariff} from {found.effective_from} is published already, just so: nothing to do.")
@@ -105,16 +78,7 @@ def tariff_withdraw(code: str, effective_from: str, utility_id: UtilityId = None
     """Take back a version before it counts."""
     day = _day(effective_from)
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> tuple[str, str]:
-        utility = await session.get_one(Utility, await _known_utility(session, utility_id))
-        today = now.astimezone(ZoneInfo(utility.time_zone)).date()
-        known = await _versions(session, utility.id, code)
-        version_id = await withdraw(session, utility_id=utility.id, code=code, effective_from=day, today=today)
-        detail = {"code": code, "effective_from": str(day)}
-        await record(session, operator=by, action="tariff.withdraw", subject_id=version_id, detail=detail)
-        return version_id, known[0].tariff_id
-
-    version_id, tariff_id = by_operator(work, may=FIELD_WORK)
+    version_id, tariff_id = perform(operations.withdraw, utility_id, code, day)
     # What waits in the meters is the withdrawn table: today's takes its place.
     _push(tariff_id, None)
     typer.echo(f"{version_id}: {code} from {day} is withdrawn")
@@ -123,24 +87,13 @@ def tariff_withdraw(code: str, effective_from: str, utility_id: UtilityId = None
 @tariff.command("list")
 def tariff_list(as_json: AsJson = False) -> None:
     """Every version of every tariff, and which of them counts today."""
-
-    async def work(session: AsyncSession, now: datetime) -> list[list[str]]:
-        rows = await session.execute(
-            select(Tariff, Utility.time_zone)
-            .join(Utility, Utility.id == Tariff.utility_id)
-            .order_by(Tariff.utility_id, Tariff.code)
-        )
-        found = {item.id: (item, now.astimezone(ZoneInfo(zone)).date()) for item, zone in rows}
-        known = await versions(session, list(found))
-        return [
-            [item.code, item.name, item.customer_class, item.basis, item.currency, str(version.effective_from),
-             _state(version, known[item.id], today), version.version_id, item.utility_id]
-            for item, today in found.values()
-            for version in known.get(item.id, ())
-        ]  # fmt: skip
-
+    rows = [
+        [one.tariff.code, one.tariff.name, one.tariff.customer_class, one.tariff.basis, one.tariff.currency,
+         str(one.version.effective_from), one.state, one.version.version_id, one.tariff.utility_id]
+        for one in perform(operations.list_versions)
+    ]  # fmt: skip
     columns = ["code", "name", "class", "basis", "currency", "from", "state", "version", "utility"]
-    show("Tariffs", columns, read_now(work), as_json=as_json)
+    show("Tariffs", columns, rows, as_json=as_json)
 
 
 @tariff.command("price")
@@ -158,11 +111,9 @@ def tariff_price(
     chosen = frozenset(part for item in groups.split(",") if (part := item.strip()))
     wanted = None if month is None else month_of(month)
 
-    async def work(session: AsyncSession, now: datetime) -> tuple[list[TariffInForce], date]:
-        return await _versions(session, await _known_utility(session, utility_id), code), now.date()
-
     is_file = code.endswith((".yaml", ".yml"))
-    known, today = (_as_published(_read(Path(code))), datetime.now(UTC).date()) if is_file else read_now(work)
+    today = (datetime.now(UTC) if is_file else load().clock.now()).date()
+    known = _as_published(_read(Path(code))) if is_file else perform(operations.versions_of, utility_id, code)
     bills = sample_bill(known, wanted or today, volume_ml, households=households, groups=chosen)
     _print_bill(f"{code}, {volume_m3} m³", bills, known[0].currency, as_json=as_json)
 
@@ -208,28 +159,6 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise InvalidInputError(f"{text!r} is no day; write it like 2026-10-01.") from None
-
-
-async def _known_utility(session: AsyncSession, utility_id: str | None) -> str:
-    """``the_utility``, and that there is one of that id. Raises NotFoundError too."""
-    found = await the_utility(session, utility_id)
-    if await session.get(Utility, found) is None:
-        raise NotFoundError(f"There is no utility {found}.")
-    return found
-
-
-async def _versions(session: AsyncSession, utility_id: str, code: str) -> list[TariffInForce]:
-    tariff_id = await session.scalar(select(Tariff.id).where(Tariff.utility_id == utility_id, Tariff.code == code))
-    found = {} if tariff_id is None else await versions(session, [tariff_id])
-    if tariff_id is None or not found.get(tariff_id):
-        raise NotFoundError(f"There is no tariff {code}.")
-    return found[tariff_id]
-
-
-def _state(version: TariffInForce, known: Sequence[TariffInForce], today: date) -> str:
-    if version_on(known, today) is version:
-        return "in force"
-    return "announced" if version.effective_from > today else "past"
 
 
 def _print_bill(title: str, bills: Sequence[Priced], currency: str, *, as_json: bool) -> None:

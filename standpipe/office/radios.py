@@ -1,16 +1,12 @@
 """LoRaWAN radios of meters, and what the network server holds for them."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import FIELD_WORK
-from standpipe.meters import lora_devices
 from standpipe.meters.lora_models import DeviceClass
-from standpipe.office.desk import AsJson, by_operator, group, read, show
-from standpipe.payments.rails.registry import Rails
+from standpipe.office.desk import AsJson, group, perform, show
+from standpipe.operations import radios
 
 lorawan = group("LoRaWAN radios.")
 
@@ -24,23 +20,11 @@ def lorawan_device(
     application: Annotated[str | None, typer.Option(help="Its ChirpStack application (id). Unset: any.")] = None,
 ) -> None:
     """Say which radio is a meter's: the DevEUI is the meter's identity from then on."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
-        await lora_devices.bind(
-            session,
-            operator=by,
-            serial=serial,
-            dev_eui=dev_eui,
-            device_class=device_class,
-            region=region,
-            application_id=application,
-        )
-
-    by_operator(work, may=FIELD_WORK)
+    perform(radios.bind_lorawan, serial, dev_eui, device_class=device_class, region=region, application_id=application)
 
 
 @lorawan.command("list")
 def lorawan_list(as_json: AsJson = False) -> None:
     """Radios, when each was last heard, what its meter complains of, and how its last downlink stands."""
     columns = ["serial", "dev_eui", "class", "region", "last uplink", "alarms", "downlink", "error"]
-    show("LoRaWAN devices", columns, read(lora_devices.overview), as_json=as_json)
+    show("LoRaWAN devices", columns, perform(radios.lorawan_overview), as_json=as_json)

@@ -1,27 +1,19 @@
 """Supply terms, tenancies, cut-off policies, friendly hours, releases."""
 
-from datetime import UTC, datetime
+from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import typer
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
-from standpipe.customers.operators import FIELD_WORK
-from standpipe.meters.access import find_by_account, locked_by_serial
-from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, show, the_utility
-from standpipe.payments.rails.registry import Rails
-from standpipe.platform.errors import InvalidInputError, NotFoundError
-from standpipe.platform.settings import Settings
+from standpipe.office.desk import AsJson, amount, group, perform, show
+from standpipe.operations import supply as operations
+from standpipe.operations.supply import UtilityPolicies
+from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import ML_PER_LITRE, money_text
-from standpipe.tariffs.models import Tariff
-from standpipe.usage import cut_off, house_rules
+from standpipe.usage import cut_off
 from standpipe.usage import supply as terms
-from standpipe.usage.price_tables import push_terms
-from standpipe.wiring import Database
 
 supply = group("How meters are supplied: terms, who lives there, what happens when the credit ends.")
 UtilityId = Annotated[str | None, typer.Option("--utility-id", "--utility", help="Where there are several.")]
@@ -48,25 +40,14 @@ CutOffOption = Annotated[Policy | None, typer.Option("--cut-off", help="What the
 @supply.command("show")
 def supply_show(serial: str, as_json: AsJson = False) -> None:
     """A meter's terms, and what it is told to do at zero now."""
-
-    async def run(settings: Settings, database: Database, _providers: Rails) -> tuple[list[list[str]], list[list[str]]]:
-        async with database.sessions() as session:
-            meter = await find_by_account(session, serial)
-            if meter is None:
-                raise NotFoundError(f"No meter has the serial {serial}.")
-            rows = await terms.terms_of(session, meter)
-            codes = {row.id: row.code for row in await session.scalars(select(Tariff))}
-            order = await cut_off.order_of(session, meter, settings.clock.now())
-            told = [
-                [order.policy, order.source, _why(order), order.at_zero, meter.at_zero or "not known"],
-            ]
-            return told, [
-                [row.from_day.isoformat(), codes[row.tariff_id], str(row.households), ",".join(row.groups),
-                 row.cut_off or "", row.household_id or "nobody"]
-                for row in rows
-            ]  # fmt: skip
-
-    told, rows = at_desk(run)
+    found = perform(operations.show, serial)
+    order = found.at_zero
+    told = [[order.policy, order.source, _why(order), order.at_zero, found.last_told or "not known"]]
+    rows = [
+        [row.from_day.isoformat(), found.codes[row.tariff_id], str(row.households), ",".join(row.groups),
+         row.cut_off or "", row.household_id or "nobody"]
+        for row in found.terms
+    ]  # fmt: skip
     if not as_json:
         show("At zero", ["policy", "by", "now", "to be told", "last told"], told, as_json=False)
     heads = ["from", "tariff", "households", "groups", "cut-off", "household"]
@@ -92,23 +73,14 @@ def supply_set(
         cut_off=None if policy is None else policy.stored,
     )
 
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> bool:
-        await terms.set_terms(session, operator=by, serial=serial, from_day=from_.date(), change=change, now=now)
-        priced_anew = (tariff, households, groups) != (None, None, None)
-        return priced_anew and await push_terms(session, await locked_by_serial(session, serial), from_.date(), now)
-
-    if by_operator(work, may=FIELD_WORK):
+    if perform(operations.set_terms, serial, from_.date(), change):
         typer.echo(f"Its price table is queued for {serial}.")
 
 
 @supply.command("move-out")
 def supply_move_out(serial: str, day: Day) -> None:
     """A household leaves; DAY is the first that is not theirs. Prints what its account stands at; moves no money."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> terms.Closing:
-        return await terms.move_out(session, operator=by, serial=serial, day=day.date(), now=now)
-
-    closing: terms.Closing = by_operator(work, may=FIELD_WORK)
+    closing = perform(operations.move_out, serial, day.date())
     measures = {
         "credit": closing.wallet_minor,
         "of it on its way to the meter": closing.on_its_way_minor,
@@ -125,12 +97,7 @@ def supply_move_in(
     serial: str, household: Annotated[str, typer.Option(help="The household's id, hh_…")], day: Day
 ) -> None:
     """A household comes; DAY is its first."""
-    by_operator(
-        lambda session, by, _rails, now: terms.move_in(
-            session, operator=by, serial=serial, household_id=household, day=day.date(), now=now
-        ),
-        may=FIELD_WORK,
-    )
+    perform(operations.move_in, serial, household, day.date())
 
 
 @supply.command("class")
@@ -141,19 +108,8 @@ def supply_class(
     utility_id: UtilityId = None,
 ) -> None:
     """Make or change a class of customers; a tariff names its class."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> None:
-        await house_rules.set_class(
-            session,
-            operator=by,
-            utility_id=await the_utility(session, utility_id),
-            code=code,
-            name=name,
-            cut_off="" if policy is None else policy.stored,
-            now=now,
-        )
-
-    by_operator(work, may=FIELD_WORK)
+    stored = "" if policy is None else policy.stored
+    perform(operations.set_class, utility_id, code, name=name, zero_credit=stored)
 
 
 @supply.command("utility")
@@ -174,23 +130,16 @@ def supply_utility(
     """Change what a utility rules for all its meters."""
     if policy is Policy.DEFAULT:
         raise InvalidInputError("A utility says what its meters do at zero.")
-    hours = _hours(friendly, on, weekends, holidays, lead_minutes)
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> None:
-        utility = await house_rules.utility_of(session, await the_utility(session, utility_id))
-        currency = utility.currency
-        change = house_rules.UtilityRules(
-            cut_off=None if policy is None else policy.stored,
-            friendly=_merged(utility.friendly, hours) if hours else None,
-            guaranteed_ml=None if guaranteed_litres is None else guaranteed_litres * ML_PER_LITRE,
-            emergency_credit_minor=_minor_or_none(emergency, currency),
-            emergency_threshold_minor=_minor_or_none(emergency_threshold, currency),
-            debt_share_percent=debt_share,
-            debt_weekly_cap_minor=-1 if debt_weekly_cap == "none" else _minor_or_none(debt_weekly_cap, currency),
-        )
-        await house_rules.set_rules(session, operator=by, utility_id=utility.id, change=change, now=now)
-
-    by_operator(work, may=FIELD_WORK)
+    change = UtilityPolicies(
+        zero_credit=None if policy is None else policy.stored,
+        friendly=_hours(friendly, on, weekends, holidays, lead_minutes),
+        guaranteed_ml=None if guaranteed_litres is None else guaranteed_litres * ML_PER_LITRE,
+        emergency_credit=None if emergency is None else amount(emergency),
+        emergency_threshold=None if emergency_threshold is None else amount(emergency_threshold),
+        debt_share_percent=debt_share,
+        debt_weekly_cap=_cap(debt_weekly_cap),
+    )
+    perform(operations.set_policies, utility_id, change)
 
 
 @supply.command("release")
@@ -201,23 +150,10 @@ def supply_release(
     end: Annotated[bool, typer.Option("--end", help="Back to what the policies say.")] = False,
 ) -> None:
     """Water for all whatever the credit (fire): no meter of the utility cuts off until then."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> None:
-        chosen = await the_utility(session, utility_id)
-        if end:
-            await house_rules.end_release(session, operator=by, utility_id=chosen, now=now)
-            return
-        zone = ZoneInfo((await session.get_one(Utility, chosen)).time_zone)
-        await house_rules.release(
-            session,
-            operator=by,
-            utility_id=chosen,
-            reason=reason or "",
-            until=None if until is None else until.replace(tzinfo=zone).astimezone(UTC),
-            now=now,
-        )
-
-    by_operator(work, may=FIELD_WORK)
+    if end:
+        perform(operations.end_release, utility_id)
+    else:
+        perform(operations.release, utility_id, reason=reason or "", until=until)
 
 
 def _why(order: cut_off.Order) -> str:
@@ -254,17 +190,12 @@ def _stretch(text: str) -> dict[str, str]:
     return {"from": start.strip(), "to": end.strip()}
 
 
-def _merged(before: dict[str, Any] | None, parts: dict[str, Any]) -> dict[str, Any]:
-    merged = (before or {}) | parts
-    if "days" in parts:
-        merged["days"] = {**((before or {}).get("days") or {}), **parts["days"]}
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def _minor_or_none(text: str | None, currency: str) -> int | None:
+def _cap(text: str | None) -> Decimal | None:
     if text is None:
         return None
-    amount_minor = minor(text, currency)
-    if amount_minor < 0:
+    if text == "none":
+        return Decimal(operations.NO_CAP)
+    cap = amount(text)
+    if cap < 0:
         raise InvalidInputError(f"{text} is below zero.")
-    return amount_minor
+    return cap

@@ -1,18 +1,13 @@
 """Keypad tokens: which meters have a keypad, tokens that an operator asks for, and all there are, to read again."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import FIELD_WORK
-from standpipe.meters import keypads
-from standpipe.office.desk import AsJson, by_operator, group, out, read, show
-from standpipe.payments.rails.registry import Rails
+from standpipe.office.desk import AsJson, group, out, perform, show
+from standpipe.operations import tokens
 from standpipe.platform.units import volume_text
 from standpipe.sts.keys import KeyTerms
-from standpipe.vending.management import key_changed, request_management, tokens_of, try_again, withdraw
 from standpipe.vending.models import KeypadToken, Purpose
 from standpipe.vending.views import grouped
 
@@ -30,19 +25,15 @@ def token_enrol(
     key_expiry: Annotated[int, typer.Option(help="Key expiry number; 255: never.")] = 255,
 ) -> None:
     """Say that a meter has a keypad. Credit from now on can be typed where the radio does not get through."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> None:
-        terms = KeyTerms(
-            pan=pan,
-            supply_group=supply_group,
-            tariff_index=tariff_index,
-            key_revision=key_revision,
-            base_year=base_year,
-            key_expiry=key_expiry,
-        )
-        await keypads.enrol(session, operator=by, serial=serial, terms=terms, now=now)
-
-    by_operator(work, may=FIELD_WORK)
+    terms = KeyTerms(
+        pan=pan,
+        supply_group=supply_group,
+        tariff_index=tariff_index,
+        key_revision=key_revision,
+        base_year=base_year,
+        key_expiry=key_expiry,
+    )
+    perform(tokens.enrol, serial, terms)
     out.print(f"{serial} has a keypad, and tokens under revision {key_revision} of supply group {supply_group}.")
 
 
@@ -72,21 +63,13 @@ def token_key_change(serial: str, revision: Annotated[int, typer.Option(help="Re
 @token.command("key-changed")
 def token_key_changed(serial: str) -> None:
     """The meter has taken its next key: tokens are made under it from now on."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> int:
-        return await key_changed(session, operator=by, serial=serial)
-
-    out.print(f"{serial}: tokens are made under revision {by_operator(work, may=FIELD_WORK)} from now on.")
+    out.print(f"{serial}: tokens are made under revision {perform(tokens.key_changed, serial)} from now on.")
 
 
 @token.command("retry")
 def token_retry(token_id: str) -> None:
     """Ask again for a token that could not be had."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
-        await try_again(session, operator=by, token_id=token_id)
-
-    by_operator(work, may=FIELD_WORK)
+    perform(tokens.retry, token_id)
     out.print(f"{token_id}: asked for again.")
 
 
@@ -95,32 +78,19 @@ def token_withdraw(
     token_id: str, note: Annotated[str, typer.Option(help="How you know that nobody has its digits; it is kept.")]
 ) -> None:
     """Give up a token that could not be had: its credit goes by radio alone, and can be given back."""
-
-    async def work(session: AsyncSession, by: str, _rails: Rails, _now: datetime) -> None:
-        await withdraw(session, operator=by, token_id=token_id, note=note)
-
-    by_operator(work, may=FIELD_WORK)
+    perform(tokens.withdraw, token_id, note)
     out.print(f"{token_id}: withdrawn.")
 
 
 @token.command("list")
 def token_list(serial: str, as_json: AsJson = False) -> None:
     """All tokens of a meter, newest first, to be read out again."""
-
-    async def work(session: AsyncSession) -> list[KeypadToken]:
-        return list(await tokens_of(session, serial))
-
     columns = ["id", "purpose", "volume", "requested", "state", "digits"]
-    show(f"Tokens of {serial}", columns, [_row(item) for item in read(work)], as_json=as_json)
+    show(f"Tokens of {serial}", columns, [_row(item) for item in perform(tokens.list_tokens, serial)], as_json=as_json)
 
 
 def _request(serial: str, purpose: Purpose, key_revision: int | None = None) -> None:
-    async def work(session: AsyncSession, by: str, _rails: Rails, now: datetime) -> str:
-        return await request_management(
-            session, operator=by, serial=serial, purpose=purpose, now=now, key_revision=key_revision
-        )
-
-    token_id = by_operator(work, may=FIELD_WORK)
+    token_id = perform(tokens.request, serial, purpose, key_revision)
     out.print(f"Asked for: {token_id}. `standpipe token list {serial}` shows its digits once it is made.")
 
 

@@ -12,6 +12,8 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select, text
 
+from standpipe.customers.models import OperatorRole
+from standpipe.customers.operators import add_operator
 from standpipe.meters import dtls_keys
 from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
@@ -26,11 +28,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(database_url: str, tmp_path: Path) -> Run:
-    """``run("rotate", serial)`` is ``standpipe meter-key rotate serial``."""
+async def run(database_url: str, sessions: Sessions, tmp_path: Path) -> Run:
+    """``run("rotate", serial)`` is ``standpipe meter-key rotate serial``, by an engineer."""
+    async with sessions.begin() as session:
+        engineer = await add_operator(session, "femi", by="root", role=OperatorRole.FIELD)
 
-    def command(*words: str, secrets: str = METER_SECRET) -> subprocess.CompletedProcess[str]:
-        settings = {"meter_key_secrets": secrets, "log_level": "DEBUG"}
+    def command(*words: str, secrets: str = METER_SECRET, key: str = engineer) -> subprocess.CompletedProcess[str]:
+        settings = {"meter_key_secrets": secrets, "log_level": "DEBUG", "operator_key": key}
         return standpipe(database_url, tmp_path, "meter-key", *words, **settings)
 
     return command

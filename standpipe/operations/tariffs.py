@@ -1,0 +1,106 @@
+"""Tariffs: published, withdrawn, listed, tried out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from standpipe.customers.models import Utility
+from standpipe.customers.operators import ANYBODY, FIELD_WORK
+from standpipe.operations.find import utility_of
+from standpipe.operations.operation import Desk, operation
+from standpipe.platform.errors import NotFoundError
+from standpipe.tariffs import publishing
+from standpipe.tariffs.catalogue import versions
+from standpipe.tariffs.files import TariffFile
+from standpipe.tariffs.models import Tariff
+from standpipe.tariffs.periods import TariffInForce, version_on
+from standpipe.tariffs.publishing import Published
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVersion:
+    """A version of a tariff; ``state``: in force, announced or past today, where its utility is."""
+
+    tariff: Tariff
+    version: TariffInForce
+    state: str
+
+
+@operation("tariffs.publish", may=FIELD_WORK)
+async def publish(desk: Desk, utility_id: str | None, file: TariffFile, *, file_name: str) -> Published:
+    """Announce a version of a tariff. Publishing the same again changes nothing.
+
+    Its meters' price tables are pushed after the commit. Raises InvalidInputError, NotFoundError.
+    """
+    utility = await utility_of(desk.session, utility_id)
+    done = await publishing.publish(
+        desk.session,
+        utility_id=utility.id,
+        utility_currency=utility.currency,
+        file=file,
+        today=_today(desk, utility),
+    )
+    if not done.was_there:
+        day = str(file.effective_from)
+        await desk.record("tariff.publish", done.version_id, code=file.tariff, effective_from=day, file=file_name)
+    return done
+
+
+@operation("tariffs.withdraw", may=FIELD_WORK)
+async def withdraw(desk: Desk, utility_id: str | None, code: str, effective_from: date) -> tuple[str, str]:
+    """Take back a version before it counts; returns its id and its tariff's.
+
+    Raises NotFoundError, InvalidInputError.
+    """
+    utility = await utility_of(desk.session, utility_id)
+    known = await _versions(desk.session, utility.id, code)
+    version_id = await publishing.withdraw(
+        desk.session, utility_id=utility.id, code=code, effective_from=effective_from, today=_today(desk, utility)
+    )
+    await desk.record("tariff.withdraw", version_id, code=code, effective_from=str(effective_from))
+    return version_id, known[0].tariff_id
+
+
+@operation("tariffs.list", may=ANYBODY, reads=True)
+async def list_versions(desk: Desk) -> Sequence[ListedVersion]:
+    """Read every version of every tariff, and which of them counts today."""
+    rows = await desk.session.execute(
+        select(Tariff, Utility.time_zone)
+        .join(Utility, Utility.id == Tariff.utility_id)
+        .order_by(Tariff.utility_id, Tariff.code)
+    )
+    found = {item.id: (item, desk.now.astimezone(ZoneInfo(zone)).date()) for item, zone in rows}
+    known = await versions(desk.session, list(found))
+    return [
+        ListedVersion(item, version, _state(version, known[item.id], today))
+        for item, today in found.values()
+        for version in known.get(item.id, ())
+    ]
+
+
+@operation("tariffs.versions", may=ANYBODY, reads=True)
+async def versions_of(desk: Desk, utility_id: str | None, code: str) -> Sequence[TariffInForce]:
+    """Read the versions of one tariff, oldest first. Raises NotFoundError."""
+    return await _versions(desk.session, (await utility_of(desk.session, utility_id)).id, code)
+
+
+async def _versions(session: AsyncSession, utility_id: str, code: str) -> Sequence[TariffInForce]:
+    tariff_id = await session.scalar(select(Tariff.id).where(Tariff.utility_id == utility_id, Tariff.code == code))
+    found = {} if tariff_id is None else await versions(session, [tariff_id])
+    if tariff_id is None or not found.get(tariff_id):
+        raise NotFoundError(f"There is no tariff {code}.")
+    return found[tariff_id]
+
+
+def _today(desk: Desk, utility: Utility) -> date:
+    return desk.now.astimezone(ZoneInfo(utility.time_zone)).date()
+
+
+def _state(version: TariffInForce, known: Sequence[TariffInForce], today: date) -> str:
+    if version_on(known, today) is version:
+        return "in force"
+    return "announced" if version.effective_from > today else "past"

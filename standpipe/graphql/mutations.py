@@ -79,7 +79,7 @@ class Mutation(
             start = partial(
                 top_ups.start,
                 context.tools.sessions,
-                context.tools.providers,
+                context.tools.rails,
                 context.tools.clock,
                 customer_id=customer_id,
                 idempotency_key=str(input.idempotency_key),
@@ -101,7 +101,7 @@ class Mutation(
                 raise NotFoundError("No such top-up.")
             await top_ups.cancel(
                 context.tools.sessions,
-                context.tools.providers,
+                context.tools.rails,
                 context.tools.clock,
                 customer_id=customer_id,
                 top_up_id=str(input.top_up_id),

@@ -1,6 +1,6 @@
 """entries are judged by the statement
 
-Revision: 0013, after: 0012
+Revision: 0014, after: 0013
 
 The ledger posts many transactions in one statement, and its judges look at all of its entries at once instead of one by
 one. They are stricter than those before: whatever adds entries leaves each of their transactions in balance, and each
@@ -12,8 +12,8 @@ edited.
 
 from alembic import op
 
-revision = '0013'
-down_revision = '0012'
+revision = '0014'
+down_revision = '0013'
 branch_labels = None
 depends_on = None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from standpipe.payments.models import ProviderEvent, TopUp
+from standpipe.payments.models import RailEvent, TopUp
 from standpipe.platform.database import Sessions
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.lost import end_all, lost_at
@@ -63,14 +63,14 @@ async def test_a_change_whose_commit_is_unknown_is_the_apps_to_ask_for_again(tow
     assert "errors" not in await town.gql(QUIET)
 
 
-@pytest.mark.parametrize("moment", ["INSERT INTO provider_events", "COMMIT"])
+@pytest.mark.parametrize("moment", ["INSERT INTO rail_events", "COMMIT"])
 async def test_a_webhook_that_was_lost_is_stored_once(town: Town, moment: str) -> None:
     _, intent = await town.pay_by_card()
     with lost_at(town.sessions, moment) as lost:
         answer = await town.tell(event("payment_intent.succeeded", intent))
     assert lost
     assert answer.status_code == 200
-    assert await town.count(ProviderEvent) == 1
+    assert await town.count(RailEvent) == 1
 
 
 async def test_a_page_is_read_again_and_then_says_when_to_come_back(town: Town) -> None:

@@ -185,7 +185,7 @@ class GuestQuery:
         try:
             found = await guests.look(
                 tools.sessions,
-                tools.providers,
+                tools.rails,
                 number=number,
                 address=tools.caller(context.request),
                 secret=tools.signer.secret,
@@ -210,7 +210,7 @@ class GuestQuery:
         async with tools.sessions() as session:
             if not await guests.is_guests(session, top_up_id):
                 return None
-        await refresh(tools.sessions, tools.providers, tools.clock, top_up_id)
+        await refresh(tools.sessions, tools.rails, tools.clock, top_up_id)
         return GuestTopUp(view=await info.context.top_ups.load(top_up_id))
 
 
@@ -225,7 +225,7 @@ class GuestMutation:
         try:
             top_up_id, replayed = await guests.start(
                 tools.sessions,
-                tools.providers,
+                tools.rails,
                 tools.clock,
                 key=str(input.idempotency_key),
                 order=_order(input),

@@ -24,8 +24,8 @@ from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
 from standpipe.payments.inbox import work_inbox
-from standpipe.payments.models import ProviderEvent, TopUp
-from standpipe.payments.provider import Provider
+from standpipe.payments.models import RailEvent, TopUp
+from standpipe.payments.rails.port import Rail
 from standpipe.payments.top_ups import poll_due
 from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.platform.ids import new_id
@@ -86,7 +86,7 @@ class Town:
     momo: fake_momo.MomoState
     flutterwave_url: str
     flutterwave: fake_flutterwave.FlutterwaveState
-    providers: dict[str, Provider]
+    rails: dict[str, Rail]
     app: Starlette
     home: Home
     tariff_id: str
@@ -135,8 +135,8 @@ class Town:
         intent: dict[str, Any] = (await self.http.post(url, params=params)).json()
         return intent
 
-    async def post(self, provider: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        return await self.http.post(f"{self.api}/webhooks/{provider}", content=body, headers=headers)
+    async def post(self, rail: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        return await self.http.post(f"{self.api}/webhooks/{rail}", content=body, headers=headers)
 
     async def tell(self, event: dict[str, Any], secret: str = STRIPE_SECRET) -> httpx.Response:
         """A Stripe webhook, signed by the real SDK."""
@@ -152,20 +152,20 @@ class Town:
     async def drain(self) -> None:
         """Rate what is due, and work the inbox and the outbox until nothing is due."""
         await rate_due(self.sessions, self.settings.clock)
-        while await work_inbox(self.sessions, self.providers, self.settings.clock) or await work_outbox(
-            self.sessions, self.providers, self.settings.clock, timedelta(hours=26)
+        while await work_inbox(self.sessions, self.rails, self.settings.clock) or await work_outbox(
+            self.sessions, self.rails, self.settings.clock, timedelta(hours=26)
         ):
             pass
 
     async def drain_inbox(self) -> None:
         """The inbox alone."""
-        while await work_inbox(self.sessions, self.providers, self.settings.clock):
+        while await work_inbox(self.sessions, self.rails, self.settings.clock):
             pass
 
     async def poll(self) -> int:
         """The janitor, as if every wait were over."""
         await self.hurry(TopUp)
-        return await poll_due(self.sessions, self.providers, self.settings.clock)
+        return await poll_due(self.sessions, self.rails, self.settings.clock)
 
     async def hurry(self, model: Any) -> None:
         """Make waiting rows due now."""
@@ -198,9 +198,9 @@ class Town:
             rows = await session.execute(select(Entry.currency, func.sum(Entry.amount_minor)).group_by(Entry.currency))
             return {currency: int(total) for currency, total in rows}
 
-    async def inbox(self) -> list[ProviderEvent]:
+    async def inbox(self) -> list[RailEvent]:
         async with self.sessions() as session:
-            return list((await session.scalars(select(ProviderEvent).order_by(ProviderEvent.id))).all())
+            return list((await session.scalars(select(RailEvent).order_by(RailEvent.id))).all())
 
 
 async def until(look: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) -> Any:
@@ -397,7 +397,7 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
             momo=momo_app.state.momo,
             flutterwave_url=f"http://127.0.0.1:{flutterwave_port}",
             flutterwave=flutterwave_app.state.flutterwave,
-            providers=app.state.providers,
+            rails=app.state.rails,
             app=app,
             home=home,
             tariff_id=tariff_id,

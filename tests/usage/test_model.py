@@ -20,7 +20,7 @@ from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus, PaymentTruth
+from standpipe.payments.rails.port import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
@@ -33,13 +33,14 @@ from standpipe.usage.emergency import activate
 from standpipe.usage.review import correct
 from standpipe.usage.statement_body import Bill, StatementBody, is_balanced
 from standpipe.usage.statements import build, issue
+from tests.support.lengths import rounds
 from tests.support.rating import take_report
 from tests.support.town import make_home, make_settings
 from tests.usage import histories
 from tests.usage.reference import ACCOUNTS, Books, Supply, midnight, month_of
 from tests.usage.reference import Bill as SlowBill
 
-HISTORIES = int(os.environ.get("MODEL_HISTORIES", "40"))
+HISTORIES = rounds(12, 40, "MODEL_HISTORIES")
 FIRST_SEED = int(os.environ.get("MODEL_SEED", "0"))
 STEPS = 16
 
@@ -156,7 +157,7 @@ class History:
         paid = self.chance.choice([1, 99, 1_000, 5_000, 77_777])
         async with self.sessions.begin() as session:
             top_up = TopUp(
-                id=new_id("top"), customer_id=self.home.customer_id, meter_id=self.home.meter_id, provider="sandbox",
+                id=new_id("top"), customer_id=self.home.customer_id, meter_id=self.home.meter_id, rail="sandbox",
                 pay_minor=paid, currency=self.currency, idempotency_key=new_id("key"), request_hash="-",
                 status="CREATED", created_at=self.now, updated_at=self.now,
             )  # fmt: skip
@@ -164,7 +165,7 @@ class History:
             await session.flush()
             await session.refresh(top_up)
             truth = PaymentTruth(
-                provider_ref=new_id("sch"), reference=top_up.id, status=PaymentStatus.SUCCEEDED, currency=self.currency,
+                rail_ref=new_id("sch"), reference=top_up.id, status=PaymentStatus.SUCCEEDED, currency=self.currency,
                 requested_minor=paid, captured_minor=paid, refunded_minor=0,
             )  # fmt: skip
             await apply_truth(session, top_up, truth, self.now)

@@ -38,6 +38,8 @@ from tests.support.households import INVITE, join, make_neighbour
 from tests.support.operators import operator_token
 from tests.support.town import SETTLED, Town, make_town, settled
 
+pytestmark = pytest.mark.calendar
+
 CORE = schema._schema
 TABLE = Path(__file__).with_name("access.txt")
 ACTORS = ("anonymous", "operator", "stranger", "viewer", "payer", "owner")

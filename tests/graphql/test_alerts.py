@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
+import pytest
 from sqlalchemy import delete, event, select, update
 
 from standpipe.app import make_signer
@@ -20,6 +21,8 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import SupplyTerms
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Home, Town, make_home
+
+pytestmark = pytest.mark.calendar
 
 PAGE = """query($m: ID!, $n: Int!, $a: String, $u: Boolean! = false) { node(id: $m) { ... on Meter {
     alerts(first: $n, after: $a, unreadOnly: $u) { unreadCount pageInfo { hasNextPage hasPreviousPage endCursor }

@@ -30,6 +30,8 @@ from tests.support.households import (
 from tests.support.operators import operator_token
 from tests.support.town import Town
 
+pytestmark = pytest.mark.calendar
+
 ISSUE = (
     "mutation($s: String!, $d: Int) { claimCodeIssue(input: {serial: $s, expiresInDays: $d}) "
     "{ claimCode { id serial code expiresAt } userErrors { code field } } }"

@@ -21,6 +21,8 @@ from tests.support.rating import take_report
 from tests.support.sockets import first_of_subscription
 from tests.support.town import BLOCKS, Town, make_home
 
+pytestmark = pytest.mark.calendar
+
 HOME = """
 query Home($from: Date!, $to: Date!) { viewer { phone language meters(first: 20) {
   edges { cursor role } pageInfo { hasNextPage }

@@ -41,6 +41,8 @@ from tests.support.households import (
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Home, Town, make_town, until
 
+pytestmark = pytest.mark.calendar
+
 
 async def invitations(town: Town, token: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (await town.gql(INVITATIONS, token))["data"]["viewer"]["invitations"]

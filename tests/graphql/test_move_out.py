@@ -30,6 +30,8 @@ from tests.support.households import (
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Town
 
+pytestmark = pytest.mark.calendar
+
 AUTO = "query($m: ID!) { viewer { meter(id: $m) { autoTopUp { enabled pausedReason amount { amount } } } } }"
 
 

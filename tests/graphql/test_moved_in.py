@@ -21,6 +21,8 @@ from standpipe.usage.charges import accrue_standing, recharge
 from tests.support.june import NOW, ZONE, close, make_june, read
 from tests.support.town import Town, make_home
 
+pytestmark = pytest.mark.calendar
+
 ASK = """query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) {
     usage(from: $from, to: $to, interval: DAY) { buckets { start } }
     statement(month: $from) { statement { month } userErrors { message } }

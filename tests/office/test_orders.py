@@ -17,6 +17,8 @@ from standpipe.usage.price_tables import push_table, push_to_all
 from tests.support.office import hire
 from tests.support.radio import make_field
 
+pytestmark = pytest.mark.calendar
+
 TARIFF = """\
 tariff: d
 name: Domestic

@@ -23,6 +23,8 @@ from standpipe.usage.standing import accrue_due
 from standpipe.usage.statement_queue import issue_due
 from tests.support.town import Home, make_home, make_settings, make_utility
 
+pytestmark = pytest.mark.calendar
+
 TARIFF = """
 tariff: homes
 name: Homes

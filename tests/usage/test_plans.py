@@ -22,6 +22,8 @@ from tests.support.database import DatabaseServer
 from tests.support.rating import take_report
 from tests.support.town import Town, make_town, settled
 
+pytestmark = pytest.mark.calendar
+
 USAGE = {"daily_usage", "monthly_usage"}
 MONEY = {"ledger_entries", "ledger_transactions", "top_ups", "top_up_events", "credit_grants", "meter_commands"}
 SERIES = """query($m: ID!, $f: Date!, $t: Date!, $i: UsageInterval!) { viewer { meter(id: $m) {

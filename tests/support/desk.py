@@ -8,8 +8,8 @@ from sqlalchemy import select
 
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
+from standpipe.readings.models import Reading
 from standpipe.usage import review
-from standpipe.usage.models import Reading
 from standpipe.usage.review import HeldReading, Outcome
 from tests.support.rating import take_report
 from tests.support.town import Home

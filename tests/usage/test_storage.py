@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, text, update
 
+from standpipe.billing.models import PeriodCharge
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.reports import MeterReport, RegisterReading
@@ -19,12 +20,8 @@ from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.platform.units import period_of, service_day
-from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, ReadingQuality
-from standpipe.usage.readings import apply_days, take_report
-from standpipe.usage.retention import horizon, let_go, sweep
-from standpipe.usage.review import reject, release
-from standpipe.usage.statements import issue
-from standpipe.usage.storage import (
+from standpipe.readings.models import DailyUsage, MonthlyUsage, Reading, ReadingQuality
+from standpipe.readings.storage import (
     add_partitions,
     cut_first,
     is_lock_failure,
@@ -33,6 +30,10 @@ from standpipe.usage.storage import (
     months_from,
     partitions,
 )
+from standpipe.usage.readings import apply_days, take_report
+from standpipe.usage.retention import horizon, let_go, sweep
+from standpipe.usage.review import reject, release
+from standpipe.usage.statements import issue
 from standpipe.worker import daily, run_worker
 from tests.support.command import standpipe
 from tests.support.database import DatabaseServer

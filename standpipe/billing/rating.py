@@ -144,7 +144,7 @@ def decide(state: MeterState, now: datetime) -> Changes:
     zero_credit, look_at = _zero_credit(state, now)
     return Changes(
         judged=judged,
-        months={month: rating.month(month) for month in sorted(touched)},
+        months={month: use for month in sorted(touched) if (use := rating.month(month)).days},
         usage=rating.usage,
         standing=rating.standing,
         postings=tuple(rating.postings),

@@ -51,7 +51,7 @@ class Desk:
 
     async def reading(self, read_at: datetime) -> Reading:
         async with self.sessions() as session:
-            return await session.get_one(Reading, (self.home.meter_id, read_at))
+            return await session.get_one(Reading, (self.home.meter_id, read_at, 0))
 
     async def volume(self) -> int:
         return sum((await state(self.sessions, self.home))["days"].values())

@@ -91,6 +91,8 @@ async def test_t3_a_silent_month_accrues_the_same_day_by_day_or_at_once(
     async with sessions.begin() as session:
         # Somebody else's worker looks after the first, nobody after the second.
         (await session.get_one(Meter, late.meter_id)).installed_at = local_midnight(end, tz) + timedelta(days=9)
+        await mark_due(await session.connection(), [late.meter_id])
+    assert await accrue(sessions, local_midnight(month, tz)) == 1
     for number in range(1, days):
         midnight = local_midnight(month + timedelta(days=number), tz)
         assert await accrue(sessions, midnight - timedelta(seconds=1)) == 0, "not before the day begins there"

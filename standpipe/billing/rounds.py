@@ -21,8 +21,9 @@ from standpipe.meters import due
 from standpipe.meters.due import Claimed
 from standpipe.platform import metrics
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions, is_passing
+from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotFoundError
+from standpipe.platform.reconnect import is_passing
 
 BACKOFF_S, MAX_BACKOFF_S = 5.0, 3600.0
 STALE_AFTER = timedelta(days=1)

@@ -1,6 +1,6 @@
 """another value for an instant stands beside the first
 
-Revision: 0013, after: 0012
+Revision: 0015, after: 0014
 
 Nothing is released: the key of readings changes.
 """
@@ -8,8 +8,8 @@ Nothing is released: the key of readings changes.
 import sqlalchemy as sa
 from alembic import op
 
-revision = '0013'
-down_revision = '0012'
+revision = '0015'
+down_revision = '0014'
 branch_labels = None
 depends_on = None
 

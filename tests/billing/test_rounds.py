@@ -302,7 +302,7 @@ REPORTS = st.lists(
 )
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reports=REPORTS)
 async def test_two_workers_in_batches_come_to_the_ledger_of_one_by_one(
     sessions: Sessions, reports: list[tuple[int, list[tuple[int, int]]]]

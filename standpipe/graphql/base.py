@@ -6,6 +6,8 @@ from typing import Any, NewType
 
 import strawberry
 
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.ids import is_id
 from standpipe.platform.units import ML_PER_LITRE, currency_exponent, money_text, to_major, volume_text
 
 CurrencyCode = NewType("CurrencyCode", str)
@@ -89,6 +91,13 @@ class Node:
     """One prefixed id everywhere: mtr_…, top_…."""
 
     id: strawberry.ID = strawberry.field(description="Opaque, prefixed by kind: mtr_…, top_….")
+
+
+def known_id(id: str, prefix: str, missing: str) -> str:
+    """An id of this kind. Raises NotFoundError, saying ``missing``, for any other text."""
+    if not is_id(str(id), prefix):
+        raise NotFoundError(missing)
+    return str(id)
 
 
 @strawberry.type(description="Where a page of a connection lies.")

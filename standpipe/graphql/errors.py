@@ -1,9 +1,11 @@
 """Errors at this door, in one place: expected ones become data, unexpected ones are masked and logged with an id."""
 
+import functools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import strawberry
 import structlog
@@ -13,6 +15,7 @@ from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
 from standpipe.graphql.base import Money, money
+from standpipe.graphql.context import Ctx
 from standpipe.platform import metrics
 from standpipe.platform.errors import (
     AmountOutOfRangeError,
@@ -28,7 +31,12 @@ from standpipe.platform.errors import (
 INTERNAL = "INTERNAL"
 CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})
 """The codes of errors that metrics tell apart."""
+USER_ERRORS = "Expected failures, to show; empty where it went well."
+"""The description of a payload's ``userErrors``."""
 _log = structlog.get_logger(__name__)
+P = ParamSpec("P")
+Payload = TypeVar("Payload")
+Made = TypeVar("Made", covariant=True)
 
 
 @strawberry.enum(description="Stable codes; the message beside one is for people.")
@@ -120,6 +128,41 @@ def _user_error(error: StandpipeError, language: str) -> UserError:
             )
         case _:
             raise error
+
+
+class Refusal(Protocol[Made]):
+    """A payload whose other fields have defaults that say that nothing was done."""
+
+    def __call__(self, *, user_errors: list[UserError]) -> Made:
+        """The payload with nothing but its errors."""
+
+
+def expected_failures(
+    payload: Refusal[Payload], *, told: Callable[[StandpipeError, str], UserError] = user_error
+) -> Callable[
+    [Callable[Concatenate[Ctx, P], Awaitable[Payload | None]]], Callable[Concatenate[Ctx, P], Awaitable[Payload | None]]
+]:
+    """Answer with the payload where a resolver raises an expected failure; unexpected ones go on, to be masked."""
+
+    def decorate(
+        resolve: Callable[Concatenate[Ctx, P], Awaitable[Payload | None]],
+    ) -> Callable[Concatenate[Ctx, P], Awaitable[Payload | None]]:
+        # Strawberry reads arguments and types from the function that is wrapped, and hands ``info`` over by its name.
+        @functools.wraps(resolve)
+        async def resolved(info: Ctx, *args: P.args, **kwargs: P.kwargs) -> Payload | None:
+            try:
+                return await resolve(info, *args, **kwargs)
+            except StandpipeError as error:
+                return payload(user_errors=[told(error, info.context.language)])
+
+        return resolved  # type: ignore[return-value]  # Concatenate knows positional-only arguments alone.
+
+    return decorate
+
+
+def invalid(message: str, *field: str, retryable: bool = False) -> InputError:
+    """An expected failure that has no exception of its own: INVALID, with a message for people."""
+    return InputError(code=UserErrorCode.INVALID, message=message, field=list(field) or None, retryable=retryable)
 
 
 def _input_error(code: UserErrorCode, message: str, *field: str) -> InputError:

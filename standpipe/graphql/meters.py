@@ -11,7 +11,7 @@ from graphql import GraphQLError
 from standpipe.customers.models import HouseholdRole
 from standpipe.graphql.alerts import AlertConnection, load_alerts
 from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
-from standpipe.graphql.context import Ctx, TopUpsRequest
+from standpipe.graphql.context import Context, Ctx, TopUpsRequest
 from standpipe.graphql.members import HouseholdMember, load_members
 from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
 from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
@@ -288,7 +288,7 @@ class Meter(Node):
         currency = self.view.currency
         return [
             method_of(method, currency, info.context.language)
-            for _, method in methods_in(info.context.tools.providers, currency)
+            for _, method in methods_in(info.context.services.providers, currency)
         ]
 
     @strawberry.field(description="Newest first; none from before the household moved in.")
@@ -320,6 +320,13 @@ class Meter(Node):
 def meter_of(view: MeterView) -> Meter:
     """A meter for its reader."""
     return Meter(id=strawberry.ID(view.id), view=view)
+
+
+async def reload_meter(context: Context, meter_id: str) -> Meter | None:
+    """The meter as it is after a change, whatever this request has read of it before; None for other people's."""
+    context.forget_meters()
+    view = await context.meters.load(meter_id)
+    return None if view is None else meter_of(view)
 
 
 def balance_of(view: MeterView, language: str) -> Balance:

@@ -16,7 +16,7 @@ from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cu
 from standpipe.graphql.operators import Operator, operator_of
 from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
-from standpipe.graphql.sign_in import Session, load_sessions
+from standpipe.graphql.sessions import Session, load_sessions
 from standpipe.graphql.top_ups import TopUp, top_up_of
 from standpipe.payments.top_ups import refresh, require_top_up
 from standpipe.platform.errors import NotFoundError
@@ -40,14 +40,14 @@ class Viewer(Node):
 
     @strawberry.field
     async def meters(self, info: Ctx, first: int = 20, after: str | None = None) -> MeterConnection:
-        tools = info.context.tools
+        services = info.context.services
         check_first(first)
-        async with tools.sessions() as session:
+        async with services.sessions() as session:
             views = await meters_of_customer(
                 session,
                 self.person.id,
-                tools.clock.now(),
-                offline_after=tools.offline_after,
+                services.clock.now(),
+                offline_after=services.offline_after,
                 first=first,
                 after=check_cursor(after, "mtr"),
             )
@@ -101,14 +101,14 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
         return None
     customer_id = context.require_customer()
     try:
-        async with context.tools.sessions() as session:
+        async with context.services.sessions() as session:
             found = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
     except NotFoundError:
         return None
     view = await context.meters.load(found.meter_id)
     if view is None or (view.history_since is not None and found.created_at < view.history_since):
         return None
-    await refresh(context.tools.sessions, context.tools.providers, context.tools.clock, top_up_id)
+    await refresh(context.services.sessions, context.services.providers, context.services.clock, top_up_id)
     return top_up_of(await context.top_ups.load(top_up_id))
 
 
@@ -120,7 +120,7 @@ class Query(GuestQuery):
     async def viewer(self, info: Ctx) -> Viewer | None:
         if info.context.customer_id is None:
             return None
-        async with info.context.tools.sessions() as session:
+        async with info.context.services.sessions() as session:
             person = await read_person(session, info.context.customer_id)
         return None if person is None else Viewer(id=strawberry.ID(person.id), person=person)
 

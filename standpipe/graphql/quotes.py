@@ -115,9 +115,9 @@ class Offer:
 
 def quote_of(context: Context, view: MeterView, by: QuoteBy, method_id: str | None) -> QuotePayload:
     """A quote for its reader."""
-    now = context.tools.clock.now()
+    now = context.services.clock.now()
     try:
-        offer = make_offer(context.tools.providers, view, by, method_id, now)
+        offer = make_offer(context.services.providers, view, by, method_id, now)
     except StandpipeError as error:
         return QuotePayload(quote=None, user_errors=[user_error(error, context.language)])
     return QuotePayload(quote=_shown(view, offer, method_id, context.language), user_errors=[])
@@ -132,9 +132,9 @@ def agreed_of(
     """
     if quote_id is None:
         return None
-    now = context.tools.clock.now()
+    now = context.services.clock.now()
     try:
-        offer = _by_money(context.tools.providers, view, pay_minor, method_id, now)
+        offer = _by_money(context.services.providers, view, pay_minor, method_id, now)
     except AmountOutOfRangeError:
         raise
     except StandpipeError:

@@ -30,7 +30,7 @@ class Receipt(Node):
 
 def receipt_of(context: Context, view: ReceiptView) -> Receipt:
     """A receipt for its reader."""
-    language, tools = context.language, context.tools
+    language, services = context.language, context.services
     return Receipt(
         id=strawberry.ID(view.id),
         number=number_text(view),
@@ -47,6 +47,6 @@ def receipt_of(context: Context, view: ReceiptView) -> Receipt:
             for line in view.lines
         ],
         volume=volume(sum(line.get("volume_ml", 0) for line in view.lines), language),
-        pdf=Url(sign_link(tools.signer.secret, tools.public_url, view.id, time.time())),
+        pdf=Url(sign_link(services.signer.secret, services.public_url, view.id, time.time())),
         sms_text=sms_text(view, language),
     )

@@ -68,14 +68,14 @@ def auto_top_up_of(view: AutoView, customer_id: str, language: str) -> AutoTopUp
 async def load_auto_top_up(info: Ctx, meter_id: str) -> AutoTopUp | None:
     """The standing order of a meter that came out of the customer's own."""
     customer_id = info.context.require_customer()
-    async with info.context.tools.sessions() as session:
+    async with info.context.services.sessions() as session:
         view = await order_of_meter(session, meter_id)
     return None if view is None else auto_top_up_of(view, customer_id, info.context.language)
 
 
 async def load_cards(info: Ctx) -> list[SavedCard]:
     """The customer's cards; asks about one that was just saved and of which nobody has told us."""
-    tools, customer_id = info.context.tools, info.context.require_customer()
-    await refresh_setups(tools.sessions, tools.providers, tools.clock, customer_id=customer_id)
-    async with tools.sessions() as session:
+    services, customer_id = info.context.services, info.context.require_customer()
+    await refresh_setups(services.sessions, services.providers, services.clock, customer_id=customer_id)
+    async with services.sessions() as session:
         return [card_of(row) for row in await cards_of(session, customer_id)]

@@ -91,14 +91,14 @@ class Comparison:
 
 async def load_statement(context: Context, view: MeterView, month: date) -> StatementPayload:
     """A month's statement for its reader."""
-    tools = context.tools
+    services = context.services
     try:
         # Without reckoning from it: the last month of the calendar has no next one.
         if month.replace(day=1) < view.history_start.replace(day=1):
             raise InvalidInputError("The meter was not yours yet.", ("month",))
-        async with tools.sessions() as session:
+        async with services.sessions() as session:
             since = None if view.history_since is None else view.history_start
-            found = await statement_by_month(session, view.id, month, tools.clock.now(), since=since)
+            found = await statement_by_month(session, view.id, month, services.clock.now(), since=since)
         if found is None:
             raise NotFoundError("No such meter.")
     except StandpipeError as error:
@@ -109,7 +109,7 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
 
 async def load_comparison(context: Context, view: MeterView) -> Comparison:
     """The comparison for its reader."""
-    async with context.tools.sessions() as session:
+    async with context.services.sessions() as session:
         facts: ComparisonFacts = await compare(session, view)
     language = context.language
     return Comparison(
@@ -124,7 +124,7 @@ async def load_comparison(context: Context, view: MeterView) -> Comparison:
 
 
 def _statement(context: Context, view: MeterView, body: StatementBody, number: int | None) -> Statement:
-    language, currency, tools = context.language, body.currency, context.tools
+    language, currency, services = context.language, body.currency, context.services
     wallet = body.accounts["WALLET"]
     name = f"{view.id}/{body.period_start:%Y-%m}"
     if view.history_since is not None:
@@ -157,7 +157,7 @@ def _statement(context: Context, view: MeterView, body: StatementBody, number: i
         charges_total=money(body.use.total_minor, currency, language),
         standing_charges=_charges(body.standing, currency, language),
         adjustments=[_adjustment(item, currency, language) for item in body.adjustments],
-        pdf=Url(sign_link(tools.signer.secret, tools.public_url, name, time.time(), kind="statement")),
+        pdf=Url(sign_link(services.signer.secret, services.public_url, name, time.time(), kind="statement")),
     )
 
 

@@ -31,7 +31,7 @@ class Subscription(AlertSubscription):
     async def meter_updated(self, info: Ctx, meter_id: strawberry.ID) -> AsyncGenerator[Meter, None]:
         context = info.context
         last: MeterView | None = None
-        async with context.tools.listener.subscribe(LIVE, *live_keys(context, str(meter_id))) as flag:
+        async with context.services.listener.subscribe(LIVE, *live_keys(context, str(meter_id))) as flag:
             while True:
                 view = await _meter(context, str(meter_id))
                 if view != last:
@@ -47,7 +47,7 @@ class Subscription(AlertSubscription):
         view = await _top_up(context, str(top_up_id))
         last: TopUpView | None = None
         # Payment changes the top-up, delivery its meter: both are listened to.
-        async with context.tools.listener.subscribe(LIVE, *live_keys(context, view.id, view.meter_id)) as flag:
+        async with context.services.listener.subscribe(LIVE, *live_keys(context, view.id, view.meter_id)) as flag:
             while True:
                 view = await _top_up(context, str(top_up_id))
                 if view != last:
@@ -59,12 +59,12 @@ class Subscription(AlertSubscription):
 
 async def _meter(context: Context, meter_id: str) -> MeterView:
     context.forget_loaded()
-    tools, customer_id = context.tools, context.require_customer()
+    services, customer_id = context.services, context.require_customer()
     found: dict[str, Any] = {}
     if is_id(meter_id, "mtr"):
-        async with tools.sessions() as session:
+        async with services.sessions() as session:
             found = await meters_by_id(
-                session, customer_id, [meter_id], tools.clock.now(), offline_after=tools.offline_after
+                session, customer_id, [meter_id], services.clock.now(), offline_after=services.offline_after
             )
     if meter_id not in found:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
@@ -76,7 +76,7 @@ async def _top_up(context: Context, top_up_id: str) -> TopUpView:
     found: dict[str, TopUpView] = {}
     if is_id(top_up_id, "top"):
         context.require_customer()
-        async with context.tools.sessions() as session:
+        async with context.services.sessions() as session:
             found = await top_ups_by_id(session, [top_up_id])
     view = found.get(top_up_id)
     if view is None or not view.shown:

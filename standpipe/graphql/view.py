@@ -25,7 +25,7 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
-from standpipe.graphql.context import Context, Tools
+from standpipe.graphql.context import Context, Services
 from standpipe.graphql.documents import DocumentError
 from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate, refusal
 from standpipe.graphql.meters import meter_of
@@ -61,7 +61,7 @@ class GraphQLView(GraphQL[Context, None]):
     graphql_transport_ws_handler_class = Socket
     request_adapter_class = _Adapter
 
-    def __init__(self, tools: Tools, *, ide: bool) -> None:
+    def __init__(self, services: Services, *, ide: bool) -> None:
         super().__init__(
             schema,
             graphql_ide="graphiql" if ide else None,
@@ -70,7 +70,7 @@ class GraphQLView(GraphQL[Context, None]):
             connection_init_wait_timeout=INIT_TIMEOUT,
             max_subscriptions_per_connection=MAX_SUBSCRIPTIONS,
         )
-        self.tools = tools
+        self.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or say in GraphQL's form why there is no answer."""
@@ -111,8 +111,8 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
-        context = Context(self.tools, None, meter_of, request=request, response=response)
-        context.address = self.tools.caller(request)
+        context = Context(self.services, None, meter_of, request=request, response=response)
+        context.address = self.services.caller(request)
         if isinstance(request, Request):
             await find_out(context)
         context.language = _language(request.headers.get("accept-language"))
@@ -142,7 +142,7 @@ class GraphQLView(GraphQL[Context, None]):
             if not isinstance(data.get(name), kind | None):
                 what = "a string" if kind is str else "an object"
                 raise HTTPException(HTTPStatus.BAD_REQUEST, f"`{name}` must be {what} or null.")
-        text, by_id = await self.tools.documents.text(self.tools.sessions, data)
+        text, by_id = await self.services.documents.text(self.services.sessions, data)
         if not text:
             raise HTTPException(HTTPStatus.BAD_REQUEST, "Send a `query` or a `documentId`.")
         exchange: Exchange = request.scope[_EXCHANGE]  # type: ignore[attr-defined]

@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 Sessions = async_sessionmaker[AsyncSession]
+Conn = AsyncSession
+"""A transaction that its caller begins and commits."""
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
 """What a door catches to answer "come back later" instead of losing what it was given."""
 

@@ -27,6 +27,7 @@ from standpipe.platform.errors import (
     RateLimitedError,
     StandpipeError,
 )
+from standpipe.platform.language import in_language, phrase
 
 INTERNAL = "INTERNAL"
 CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})
@@ -100,7 +101,7 @@ def user_error(error: StandpipeError, language: str) -> UserError:
 
 
 def _user_error(error: StandpipeError, language: str) -> UserError:
-    message = str(error)
+    message = error.text_in(language)
     match error:
         case AmountOutOfRangeError():
             return AmountOutOfRange(
@@ -116,7 +117,10 @@ def _user_error(error: StandpipeError, language: str) -> UserError:
         case IdempotencyMismatchError():
             return _input_error(UserErrorCode.IDEMPOTENCY_MISMATCH, message, "idempotencyKey")
         case NotFoundError() | ForbiddenError() | MeterBlockedError():
-            return _input_error(_CODES[type(error)], "Not found." if isinstance(error, NotFoundError) else message)
+            return _input_error(
+                _CODES[type(error)],
+                in_language(phrase("Not found."), language) if isinstance(error, NotFoundError) else message,
+            )
         case RateLimitedError():
             return RateLimited(
                 code=UserErrorCode.RATE_LIMITED,
@@ -160,9 +164,10 @@ def expected_failures(
     return decorate
 
 
-def invalid(message: str, *field: str, retryable: bool = False) -> InputError:
+def invalid(message: str, language: str, *field: str, retryable: bool = False) -> InputError:
     """An expected failure that has no exception of its own: INVALID, with a message for people."""
-    return InputError(code=UserErrorCode.INVALID, message=message, field=list(field) or None, retryable=retryable)
+    said = in_language(message, language)
+    return InputError(code=UserErrorCode.INVALID, message=said, field=list(field) or None, retryable=retryable)
 
 
 def _input_error(code: UserErrorCode, message: str, *field: str) -> InputError:

@@ -12,14 +12,17 @@ import cbor2
 import pytest
 from sqlalchemy import select
 
-from standpipe.meters import models, registrations
-from standpipe.meters.models import MeterCommand, MeterRegistration
+from standpipe.meter_gateway.lwm2m import registrations
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
+from standpipe.meters import models
+from standpipe.meters.models import MeterCommand
 from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
 from tests.support.radio import Field, give_key, make_meter
+from tests.support.rating import rate_due
 from tests.support.town import DTLS_KEY, Home, make_home, until
 
 FLOOD = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
@@ -59,6 +62,7 @@ async def test_m4_a_session_acts_for_its_own_meter_and_no_other(secure: Field, s
     # Some write down the port that they ask at.
     assert (await other.asks(aiocoap.POST, "/rd?lwm2m=1.1", uri_port=port)).code == aiocoap.CREATED
     assert (await other.asks(aiocoap.POST, "/dp", payload=pack, content_format=112)).code == aiocoap.CHANGED
+    await rate_due(sessions)
     async with sessions() as session:
         kept = {row.meter_id: row.location for row in await session.scalars(select(MeterRegistration))}
         readings = (await session.scalars(select(Reading))).all()

@@ -17,20 +17,21 @@ from aiocoap.numbers.constants import TransportTuning
 from aiocoap.resource import PathCapable, Resource
 from sqlalchemy import func, select, text
 
-from standpipe.meter_gateway.contacts import Contacts
+from standpipe.meter_gateway.lwm2m.contacts import Contacts
+from standpipe.meter_gateway.lwm2m.peer import MeterPeer, tuning
+from standpipe.meter_gateway.lwm2m.registrations import Registration
+from standpipe.meter_gateway.lwm2m.request_limiter import Workroom
+from standpipe.meter_gateway.lwm2m.resources import make_site
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meter_gateway.peer import MeterPeer, tuning
-from standpipe.meter_gateway.resources import make_site
-from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import MeterRegistration
-from standpipe.meters.registrations import Registration
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.usage.models import Reading
 from tests.support.database import free_port
 from tests.support.radio import Field, exchange, give_key, make_field, make_meter
+from tests.support.rating import rate_due
 from tests.support.town import METER_SECRET, make_home, make_settings, make_utility, until
 
 REGISTER = bytes.fromhex("4002000c") + b"\xb2rd\x4bep=nobody12"
@@ -174,6 +175,7 @@ async def test_a_backlog_of_weeks_arrives_in_blocks_and_packs(
     async with make_field(database_url, sessions, tmp_path, started_at=started_at) as field:
         assert await field.meter.wake()
         assert field.meter.state.unsent == []
+        await rate_due(sessions)
         async with sessions() as session:
             assert (await session.scalar(select(func.count()).select_from(Reading)) or 0) >= 30 * 24
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from standpipe.customers.operators import add_operator
-from standpipe.meter_gateway.contacts import statement_of
 from standpipe.meter_gateway.prepaid import StatusFrame
+from standpipe.meter_gateway.translation import status_report_of
 from standpipe.meters import keypads
 from standpipe.meters.commands import lock_meter, next_to_send
 from standpipe.meters.credit import grant_volume
@@ -22,7 +22,6 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.amounts import MAX_EXACT_UNITS
 from standpipe.sts.keys import KeyTerms, pan_of
 from standpipe.sts.tokens import Token
-from standpipe.usage.readings import take_report
 from standpipe.vending.issuer import IssuerRefusedError, TokenRequest
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.management import key_changed, request_management, try_again, withdraw
@@ -36,6 +35,7 @@ from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, fresh_
 from tests.support.command import standpipe
 from tests.support.loopback import loopback
 from tests.support.radio import config_of
+from tests.support.rating import take_report
 from tests.support.tokens import GROUP, TERMS, VENDING_KEYS, give_keypad, issuer, keypad_config
 from tests.support.town import Town
 from tests.support.volume import UNIT_ML, refunded, volume_town
@@ -313,7 +313,7 @@ async def test_terms_under_which_no_token_would_work_are_refused(town: Town, mor
 
 async def test_a_keypad_meter_that_does_not_say_what_was_typed_is_not_believed(home: Town) -> None:
     frame = StatusFrame(1, 0, 0, 0, 0, 8 * UNIT_ML, 8 * UNIT_ML, 0, int(home.settings.clock.now().timestamp()))
-    report = MeterReport(home.home.meter_id, home.settings.clock.now(), (), statement_of(frame, WalletKind.VOLUME))
+    report = MeterReport(home.home.meter_id, home.settings.clock.now(), (), status_report_of(frame, WalletKind.VOLUME))
     async with home.sessions.begin() as session:
         with pytest.raises(InvalidInputError, match="how much was typed"):
             await take_report(session, report, home.settings.clock.now())

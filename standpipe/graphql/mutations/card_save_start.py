@@ -35,4 +35,4 @@ async def card_save_start(info: Ctx, input: Input[CardSaveStartInput]) -> CardSa
     action, replayed = await saved_methods.begin(
         services.sessions, services.providers, services.clock, customer_id=customer_id, key=str(input.idempotency_key)
     )
-    return CardSavePayload(next_action=action_of(action), replayed=replayed)
+    return CardSavePayload(next_action=action_of(action, info.context.language), replayed=replayed)

@@ -50,7 +50,9 @@ async def operator_sign_in(info: Ctx, input: Input[OperatorSignInInput]) -> Oper
             secret=services.signer.secret,
         )
     except NotAuthenticatedError as error:
-        return OperatorSignInPayload(user_errors=[invalid(str(error), retryable=True)])
+        return OperatorSignInPayload(
+            user_errors=[invalid(error.text_in(info.context.language), info.context.language, retryable=True)]
+        )
     return OperatorSignInPayload(
         token=token,
         expires_in_s=operators.TOKEN_TTL_S,

@@ -45,7 +45,7 @@ async def session_refresh(
     granted = await _refresh(context, token) if token else None
     if granted is None:
         clear_cookies(cookies)
-        return SessionRefreshPayload(user_errors=[invalid(ENDED, "refreshToken")])
+        return SessionRefreshPayload(user_errors=[invalid(ENDED, context.language, "refreshToken")])
     hand_out(context, granted, payload, cookies)
     return payload
 

@@ -12,8 +12,9 @@ from standpipe.graphql.errors import expected_failures, invalid
 from standpipe.graphql.mutations.session_tokens import SessionTokens, hand_out
 from standpipe.graphql.sessions import asker_of
 from standpipe.graphql.who import own_page_cookies
+from standpipe.platform.language import phrase
 
-WRONG_CODE = "The code is wrong or has expired. Ask for a new one."
+WRONG_CODE = phrase("The code is wrong or has expired. Ask for a new one.")
 
 
 @strawberry.input(description="Exchange a one-time code for a session.")
@@ -44,7 +45,7 @@ async def sign_in_finish(
     cookies = own_page_cookies(context) if input.web else None
     granted = await _begin(context, input)
     if granted is None:
-        return SignInFinishPayload(user_errors=[invalid(WRONG_CODE, "code", retryable=True)])
+        return SignInFinishPayload(user_errors=[invalid(WRONG_CODE, context.language, "code", retryable=True)])
     hand_out(context, granted, payload, cookies)
     return payload
 

@@ -11,6 +11,7 @@ from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.sessions import asker_of
 from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import in_language, phrase
 
 
 @strawberry.input(description="Ask for a one-time code.")
@@ -41,8 +42,9 @@ async def sign_in_start(
     asker = asker_of(info.context, input.phone)
     async with services.sessions.begin() as conn:
         code = await sign_in.start(conn, asker, limits=services.code_limits, secret=services.signer.secret)
+    text = in_language(phrase("Your Standpipe code is {code}.", code=code), info.context.language)
     try:
-        await send_sms(services.http, services.sms_url, phone=asker.phone, text=f"Your Standpipe code is {code}.")
+        await send_sms(services.http, services.sms_url, phone=asker.phone, text=text)
     except SmsNotSentError as error:
         raise InvalidInputError("The text could not be sent. Please try again shortly.", ("phone",)) from error
     return SignInStartPayload(sent=True)

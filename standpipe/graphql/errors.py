@@ -14,7 +14,7 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
-from standpipe.graphql.base import Money, money
+from standpipe.graphql.base import Money, described_enum, money
 from standpipe.graphql.context import Ctx
 from standpipe.platform import metrics
 from standpipe.platform.errors import (
@@ -40,7 +40,6 @@ Payload = TypeVar("Payload")
 Made = TypeVar("Made", covariant=True)
 
 
-@strawberry.enum(description="Stable codes; the message beside one is for people.")
 class UserErrorCode(StrEnum):
     """What went wrong."""
 
@@ -55,14 +54,38 @@ class UserErrorCode(StrEnum):
     IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
 
 
+described_enum(
+    UserErrorCode,
+    {
+        UserErrorCode.INVALID: "The input breaks a rule; the message says which.",
+        UserErrorCode.NOT_FOUND: "There is no such thing among what the viewer may see.",
+        UserErrorCode.FORBIDDEN: "The viewer may see this, but not do it; the message says who may.",
+        UserErrorCode.AMOUNT_OUT_OF_RANGE: "The method does not take this amount; AmountOutOfRange has the limits.",
+        UserErrorCode.QUOTE_CHANGED: "The quote does not hold any more; QuoteChanged has the new one.",
+        UserErrorCode.METER_BLOCKED: "The meter does not take this at the moment; the message says why.",
+        UserErrorCode.PROVIDER_DOWN: "Kept for a payment provider that does not answer; not sent today.",
+        UserErrorCode.RATE_LIMITED: "Too many tries; RateLimited says when to come back.",
+        UserErrorCode.IDEMPOTENCY_MISMATCH: "This key was used before with other input: make a new one.",
+    },
+    name="UserErrorCode",
+    description="Stable codes; the message beside one is for people.",
+)
+
+
 @strawberry.interface(description="Every expected failure. code is stable; message is for people.")
 class UserError:
     """Data, not an exception."""
 
-    code: UserErrorCode
-    message: str
-    field: list[str] | None
-    retryable: bool
+    code: UserErrorCode = strawberry.field(description="For programs; switch on this.")
+    message: str = strawberry.field(
+        description="For people, in the language that the request asks for; English where it is not there yet."
+    )
+    field: list[str] | None = strawberry.field(
+        description='Path to what is at fault, such as ["pay", "amount"]; null where it is no one field.'
+    )
+    retryable: bool = strawberry.field(
+        description="Whether to ask again can help: later, or after QUOTE_CHANGED by the new quote."
+    )
 
 
 @strawberry.type(description="The input breaks a rule, or names what is not there.")
@@ -74,8 +97,8 @@ class InputError(UserError):
 class AmountOutOfRange(UserError):
     """With both limits."""
 
-    minimum: Money
-    maximum: Money
+    minimum: Money = strawberry.field(description="The least that the method takes in one payment.")
+    maximum: Money = strawberry.field(description="The most that the method takes in one payment.")
 
 
 @strawberry.type(description="Too many tries.")

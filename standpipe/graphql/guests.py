@@ -1,6 +1,7 @@
 """Top-ups by meter number without an account. What is shown here is what any stranger may know."""
 
 from datetime import datetime
+from typing import Annotated
 
 import strawberry
 
@@ -150,7 +151,16 @@ class GuestQuery:
     """Part of Query."""
 
     @strawberry.field(description="The meter that a payer without an account means. Looks are counted per address.")
-    async def guest_meter(self, info: Ctx, number: str) -> GuestMeterPayload:
+    async def guest_meter(
+        self,
+        info: Ctx,
+        number: Annotated[
+            str,
+            strawberry.argument(
+                description="As it is printed on the meter; case, spaces and leading zeros do not matter."
+            ),
+        ],
+    ) -> GuestMeterPayload:
         context = info.context
         services = context.services
         try:
@@ -174,7 +184,12 @@ class GuestQuery:
         return GuestMeterPayload(meter=meter, user_errors=[])
 
     @strawberry.field(description="A guest's top-up; null for every id that this key does not open. Send it by POST.")
-    async def guest_top_up(self, info: Ctx, id: strawberry.ID, guest_key: str) -> GuestTopUp | None:
+    async def guest_top_up(
+        self,
+        info: Ctx,
+        id: Annotated[strawberry.ID, strawberry.argument(description="As guestTopUpStart gave it (top_…).")],
+        guest_key: Annotated[str, strawberry.argument(description="As guestTopUpStart gave it.")],
+    ) -> GuestTopUp | None:
         services, top_up_id = info.context.services, str(id)
         if not guests.key_opens(services.signer.secret, top_up_id, guest_key) or not is_id(top_up_id, "top"):
             return None

@@ -5,11 +5,20 @@ from datetime import datetime
 import strawberry
 
 from standpipe.customers.models import HouseholdRole
-from standpipe.graphql.base import Node, PhoneNumber
+from standpipe.graphql.base import Node, PhoneNumber, described_enum
 from standpipe.graphql.context import Context, Ctx
 from standpipe.meters.members import InvitationView, MemberView, invitations_for, member_by_id
 
-strawberry.enum(HouseholdRole, name="HouseholdRole", description="What a member may do.")
+described_enum(
+    HouseholdRole,
+    {
+        HouseholdRole.OWNER: "May do all that a payer may, and rename meters, invite and remove members, move out.",
+        HouseholdRole.PAYER: "May look and pay: top-ups, vouchers, emergency credit, standing orders.",
+        HouseholdRole.VIEWER: "May look.",
+    },
+    name="HouseholdRole",
+    description="What a member may do.",
+)
 
 
 @strawberry.type(description="Somebody who shares the household's meters, or who is invited to (accepted: false).")

@@ -10,7 +10,24 @@ from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.graphql.alerts import AlertConnection, load_alerts
-from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
+from standpipe.graphql.base import (
+    AFTER,
+    CURSOR,
+    EDGES,
+    FIRST,
+    NODE,
+    NODES,
+    PAGE_INFO,
+    Money,
+    Node,
+    PageInfo,
+    Volume,
+    described_enum,
+    litres,
+    money,
+    page_info,
+    volume,
+)
 from standpipe.graphql.context import Context, Ctx, TopUpsRequest
 from standpipe.graphql.members import HouseholdMember, load_members
 from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
@@ -30,11 +47,61 @@ from standpipe.usage.series import UsageBucket as BucketView
 
 MAX_FIRST = 100
 
-strawberry.enum(ValveState, name="ValveState", description="Where the valve stands.")
-strawberry.enum(WalletKind, name="WalletKind", description="Whether the meter holds money or water that is paid for.")
-strawberry.enum(ValveReason, name="ValveReason", description="Why, by the meter's word.")
-strawberry.enum(UsageInterval, name="UsageInterval", description="The length of a bucket.")
-strawberry.enum(BucketQuality, name="ReadingQuality", description="MISSING is not zero.")
+described_enum(
+    ValveState,
+    {
+        ValveState.OPEN: "Water runs.",
+        ValveState.CLOSED: "No water.",
+        ValveState.RESTRICTED: "A trickle.",
+        ValveState.UNKNOWN: "The meter has not told.",
+    },
+    name="ValveState",
+    description="Where the valve stands.",
+)
+described_enum(
+    WalletKind,
+    {
+        WalletKind.MONEY: "Credit is money, and is taken as water runs.",
+        WalletKind.VOLUME: "Water is paid for when it is bought; the meter holds its volume.",
+    },
+    name="WalletKind",
+    description="Whether the meter holds money or water that is paid for.",
+)
+described_enum(
+    ValveReason,
+    {
+        ValveReason.NORMAL: "Nothing is amiss.",
+        ValveReason.NO_CREDIT: "The credit is used up.",
+        ValveReason.TAMPER: "Somebody laid hand on the meter.",
+        ValveReason.LEAK: "The meter notices a leak.",
+        ValveReason.MAINTENANCE: "Work on the meter or the supply.",
+        ValveReason.CUSTOMER: "The household wanted it.",
+        ValveReason.UNKNOWN: "The meter has not told.",
+    },
+    name="ValveReason",
+    description="Why, by the meter's word.",
+)
+described_enum(
+    UsageInterval,
+    {
+        UsageInterval.HOUR: "An hour of elapsed time: a day has 23 or 25 of them where the clocks change.",
+        UsageInterval.DAY: "A calendar day in the meter's time zone.",
+        UsageInterval.MONTH: "A calendar month in the meter's time zone; the first and last only as far as asked for.",
+    },
+    name="UsageInterval",
+    description="The length of a bucket.",
+)
+described_enum(
+    BucketQuality,
+    {
+        BucketQuality.MEASURED: "Told by readings.",
+        BucketQuality.ESTIMATED: "A share of what was measured over a gap in the readings.",
+        BucketQuality.PARTIAL: "Only some days of the month are told, or asked for; this month so far, too.",
+        BucketQuality.MISSING: "No reading tells of it (yet): show a gap, not zero.",
+    },
+    name="ReadingQuality",
+    description="MISSING is not zero.",
+)
 
 
 def check_first(first: int) -> int:
@@ -56,9 +123,15 @@ class Connectivity:
     """``online`` is about the meter's own rhythm, not about this second: it sleeps most of the day."""
 
     meter_id: strawberry.Private[str]
-    last_seen_at: datetime | None
-    online: bool
-    battery_percent: int | None
+    last_seen_at: datetime | None = strawberry.field(
+        description="When the meter was last heard; null until it has spoken."
+    )
+    online: bool = strawberry.field(
+        description="Heard within the last 26 hours (a server may be set to others): a meter sleeps a lot."
+    )
+    battery_percent: int | None = strawberry.field(
+        description="0 to 100, as last reported; null where the meter has not told it."
+    )
 
     @strawberry.field(
         description="When the meter should speak next, by its own habit of the last weeks; in the past where it is "
@@ -73,11 +146,16 @@ class Connectivity:
 class Forecast:
     """Days at high, usual and low use."""
 
-    days_low: float
-    days_likely: float
-    days_high: float
-    empty_on: date
-    litres_left: Volume
+    days_low: float = strawberry.field(description="Days until empty if much water is used; at most 366.")
+    days_likely: float = strawberry.field(
+        description="Days until empty at the average of the last 28 whole days (of 7 at least); at most 366."
+    )
+    days_high: float = strawberry.field(description="Days until empty if little water is used; at most 366.")
+    empty_on: date = strawberry.field(description="The day on which daysLikely ends, in the meter's time zone.")
+    litres_left: Volume = strawberry.field(
+        description="Water that the credit buys from here on at this period's prices. Of a meter that holds volume: "
+        "what it holds, and what is on its way."
+    )
 
 
 @strawberry.type(description="ledger = onMeter (as last reported) + inFlight - usedSinceReport")
@@ -114,9 +192,11 @@ class Balance:
 class Valve:
     """State, reason, and what is on its way."""
 
-    state: ValveState
-    reason: ValveReason
-    changed_at: datetime | None
+    state: ValveState = strawberry.field(description="Where it stands, by the meter's last word.")
+    reason: ValveReason = strawberry.field(description="Why it stands there, as far as the meter tells.")
+    changed_at: datetime | None = strawberry.field(
+        description="When a report first told of this state; null until the meter has spoken."
+    )
     pending: ValveState | None = strawberry.field(description="The position that a waiting command asks for.")
 
 
@@ -124,21 +204,27 @@ class Valve:
 class UsageBucket:
     """Volume and cost through the tiers."""
 
-    start: datetime
-    end: datetime
-    volume: Volume
-    cost: Money
-    tiers: list[TierLine]
-    quality: BucketQuality
+    start: datetime = strawberry.field(
+        description="Included. Days and months begin at midnight in the meter's time zone."
+    )
+    end: datetime = strawberry.field(description="Not included.")
+    volume: Volume = strawberry.field(description="Water used; zero says nothing where the quality is MISSING.")
+    cost: Money = strawberry.field(
+        description="Through the tiers, levies within; zero where water is paid for when it is bought."
+    )
+    tiers: list[TierLine] = strawberry.field(
+        description="The cost by tier; empty where water is paid for when it is bought."
+    )
+    quality: BucketQuality = strawberry.field(description="How far volume and cost can be relied on.")
 
 
 @strawberry.type(description="Column form for charts on slow networks: same order as buckets, null where MISSING.")
 class CompactSeries:
     """Two columns."""
 
-    start: datetime | None
-    litres: list[Decimal | None]
-    cost: list[Decimal | None]
+    start: datetime | None = strawberry.field(description="When the first bucket begins; null where there are none.")
+    litres: list[Decimal | None] = strawberry.field(description="What each bucket used, in litres.")
+    cost: list[Decimal | None] = strawberry.field(description="What each bucket cost, in the currency's major unit.")
 
 
 @strawberry.type(description="A history of use.")
@@ -147,17 +233,17 @@ class UsageSeries:
 
     found: strawberry.Private[list[BucketView]]
     currency: strawberry.Private[str]
-    interval: UsageInterval
+    interval: UsageInterval = strawberry.field(description="As asked for.")
 
-    @strawberry.field
+    @strawberry.field(description="The sum of the buckets; those MISSING add nothing.")
     def total(self, info: Ctx) -> Volume:
         return volume(sum(bucket.volume_ml for bucket in self.found), info.context.language)
 
-    @strawberry.field
+    @strawberry.field(description="The sum of the buckets' costs.")
     def total_cost(self, info: Ctx) -> Money:
         return money(sum(bucket.cost_minor for bucket in self.found), self.currency, info.context.language)
 
-    @strawberry.field
+    @strawberry.field(description="Oldest first; none in the future.")
     def buckets(self, info: Ctx) -> list[UsageBucket]:
         language = info.context.language
         return [
@@ -172,7 +258,7 @@ class UsageSeries:
             for bucket in self.found
         ]
 
-    @strawberry.field
+    @strawberry.field(description="The same in columns, some times smaller.")
     def compact(self, info: Ctx) -> CompactSeries:
         language = info.context.language
         told = [None if bucket.quality is BucketQuality.MISSING else bucket for bucket in self.found]
@@ -189,11 +275,11 @@ class Meter(Node):
 
     view: strawberry.Private[MeterView]
 
-    @strawberry.field
+    @strawberry.field(description="The number on the meter.")
     def serial(self) -> str:
         return self.view.serial
 
-    @strawberry.field
+    @strawberry.field(description="What the household calls it; its serial until somebody names it.")
     def label(self) -> str:
         return self.view.label
 
@@ -201,7 +287,7 @@ class Meter(Node):
     def time_zone(self) -> str:
         return self.view.time_zone
 
-    @strawberry.field
+    @strawberry.field(description="When the meter was last heard, and its battery.")
     def connectivity(self) -> Connectivity:
         view = self.view
         return Connectivity(
@@ -215,11 +301,11 @@ class Meter(Node):
     def wallet_kind(self) -> WalletKind:
         return self.view.wallet_kind
 
-    @strawberry.field
+    @strawberry.field(description="Credit by our books, on the meter and on its way, and what is owed.")
     def balance(self, info: Ctx) -> Balance:
         return balance_of(self.view, info.context.language)
 
-    @strawberry.field
+    @strawberry.field(description="Where the valve stands by the meter's last word.")
     def valve(self) -> Valve:
         view = self.view
         return Valve(
@@ -229,7 +315,7 @@ class Meter(Node):
             pending=None if view.valve_pending is None else ValveState(view.valve_pending),
         )
 
-    @strawberry.field
+    @strawberry.field(description="Today's prices, and where this meter stands in them.")
     def tariff(self, info: Ctx) -> Tariff:
         view, language = self.view, info.context.language
         tariff = tariff_of(view, view.segment, language)
@@ -244,7 +330,13 @@ class Meter(Node):
         "left out."
     )
     async def usage(
-        self, info: Ctx, from_: Annotated[date, strawberry.argument(name="from")], to: date, interval: UsageInterval
+        self,
+        info: Ctx,
+        from_: Annotated[
+            date, strawberry.argument(name="from", description="The first day, in the meter's time zone.")
+        ],
+        to: Annotated[date, strawberry.argument(description="The day after the last one, in the meter's time zone.")],
+        interval: Annotated[UsageInterval, strawberry.argument(description="How long each bucket is.")],
     ) -> UsageSeries:
         view = self.view
         request = SeriesRequest(
@@ -261,7 +353,16 @@ class Meter(Node):
         return UsageSeries(found=found, currency=self.view.currency, interval=interval)
 
     @strawberry.field(description="A month's statement (any day of it): as it was closed, or as it stands so far.")
-    async def statement(self, info: Ctx, month: date) -> StatementPayload:
+    async def statement(
+        self,
+        info: Ctx,
+        month: Annotated[
+            date,
+            strawberry.argument(
+                description="Any day of the month, from the household's first month to the present one."
+            ),
+        ],
+    ) -> StatementPayload:
         return await load_statement(info.context, self.view, month)
 
     @strawberry.field(description="This period against the last, and against similar households.")
@@ -272,7 +373,17 @@ class Meter(Node):
         description="Price check against this period's use so far and what the meter owes; stores nothing. With a "
         "methodId, the fee of that way to pay is counted in."
     )
-    def quote(self, info: Ctx, by: QuoteBy, method_id: strawberry.ID | None = None) -> QuotePayload:
+    def quote(
+        self,
+        info: Ctx,
+        by: Annotated[QuoteBy, strawberry.argument(description="The money to pay, or the water to get.")],
+        method_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(
+                description="One of topUpMethods: its fee and limits count. Without it, no fee is reckoned."
+            ),
+        ] = None,
+    ) -> QuotePayload:
         return quote_of(info.context, self.view, by, None if method_id is None else str(method_id))
 
     @strawberry.field(description="The standing order that tops this meter up by itself; null where there is none.")
@@ -283,7 +394,7 @@ class Meter(Node):
     async def members(self, info: Ctx) -> list[HouseholdMember]:
         return await load_members(info.context, self.view.id)
 
-    @strawberry.field
+    @strawberry.field(description="Ways to pay that this server offers in the meter's currency.")
     def top_up_methods(self, info: Ctx) -> list[TopUpMethod]:
         currency = self.view.currency
         return [
@@ -292,7 +403,12 @@ class Meter(Node):
         ]
 
     @strawberry.field(description="Newest first; none from before the household moved in.")
-    async def top_ups(self, info: Ctx, first: int = 20, after: str | None = None) -> TopUpConnection:
+    async def top_ups(
+        self,
+        info: Ctx,
+        first: Annotated[int, strawberry.argument(description=FIRST)] = 20,
+        after: Annotated[str | None, strawberry.argument(description=AFTER)] = None,
+    ) -> TopUpConnection:
         request = TopUpsRequest(self.view.id, check_first(first), check_cursor(after, "top"), self.view.history_since)
         ids = await info.context.top_up_pages.load(request)
         views = await info.context.top_ups.load_many(ids[:first])
@@ -362,18 +478,18 @@ def balance_of(view: MeterView, language: str) -> Balance:
 class MeterEdge:
     """Cursor, node, role."""
 
-    cursor: str
-    node: Meter
-    role: HouseholdRole
+    cursor: str = strawberry.field(description=CURSOR)
+    node: Meter = strawberry.field(description=NODE)
+    role: HouseholdRole = strawberry.field(description="What the viewer may do with this meter.")
 
 
 @strawberry.type(description="A page of meters.")
 class MeterConnection:
     """Keyset page."""
 
-    edges: list[MeterEdge]
-    page_info: PageInfo
+    edges: list[MeterEdge] = strawberry.field(description=EDGES)
+    page_info: PageInfo = strawberry.field(description=PAGE_INFO)
 
-    @strawberry.field
+    @strawberry.field(description=NODES)
     def nodes(self) -> list[Meter]:
         return [edge.node for edge in self.edges]

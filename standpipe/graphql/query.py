@@ -1,12 +1,14 @@
 """Queries."""
 
+from typing import Annotated
+
 import strawberry
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import Person, read_person
 from standpipe.graphql.alerts import load_alert
 from standpipe.graphql.app_config import AppConfig, app_config
-from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
+from standpipe.graphql.base import AFTER, FIRST, LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.devices import Device, load_device, load_devices
 from standpipe.graphql.guard import pay_for_more
@@ -30,16 +32,21 @@ class Viewer(Node):
 
     person: strawberry.Private[Person]
 
-    @strawberry.field
+    @strawberry.field(description="The number that the viewer signs in by.")
     def phone(self) -> PhoneNumber:
         return PhoneNumber(self.person.phone)
 
-    @strawberry.field
+    @strawberry.field(description="What alerts and texts speak; notificationPreferencesUpdate sets it.")
     def language(self) -> LanguageTag:
         return LanguageTag(self.person.language)
 
-    @strawberry.field
-    async def meters(self, info: Ctx, first: int = 20, after: str | None = None) -> MeterConnection:
+    @strawberry.field(description="The meters of all of the viewer's households.")
+    async def meters(
+        self,
+        info: Ctx,
+        first: Annotated[int, strawberry.argument(description=FIRST)] = 20,
+        after: Annotated[str | None, strawberry.argument(description=AFTER)] = None,
+    ) -> MeterConnection:
         services = info.context.services
         check_first(first)
         async with services.sessions() as session:
@@ -82,7 +89,9 @@ class Viewer(Node):
         return await load_preferences(info.context)
 
     @strawberry.field(description="Null for any id that is not one of the viewer's meters.")
-    async def meter(self, info: Ctx, id: strawberry.ID) -> Meter | None:
+    async def meter(
+        self, info: Ctx, id: Annotated[strawberry.ID, strawberry.argument(description="As in Meter.id (mtr_…).")]
+    ) -> Meter | None:
         return await load_meter(info, id)
 
 
@@ -112,7 +121,7 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
     return top_up_of(await context.top_ups.load(top_up_id))
 
 
-@strawberry.type
+@strawberry.type(description="Where reading starts.")
 class Query(GuestQuery):
     """Where reading starts."""
 
@@ -129,7 +138,14 @@ class Query(GuestQuery):
         return operator_of(info.context.operator)
 
     @strawberry.field(description="Anything of the viewer's by its id; null for every other id.")
-    async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:
+    async def node(
+        self,
+        info: Ctx,
+        id: Annotated[
+            strawberry.ID,
+            strawberry.argument(description="Of a meter, a top-up, a member or invitation, an alert or a device."),
+        ],
+    ) -> Node | None:
         if info.context.customer_id is None:
             return None
         found = await load_meter(info, id) or await load_top_up(info, id) or await load_member(info.context, id)

@@ -15,7 +15,6 @@ from standpipe.graphql.query import Query
 from standpipe.graphql.quotes import QuoteChanged
 from standpipe.graphql.subscriptions import Subscription
 from standpipe.graphql.top_ups import RedirectToUrl, StkPush, StripeCardSetup, StripePaymentSheet, TopUp
-from standpipe.graphql.words import describe
 
 
 class Schema(strawberry.Schema):
@@ -45,4 +44,3 @@ schema = Schema(
     extensions=[Masked, Guard],
     config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
 )
-describe(schema._schema)  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.

@@ -6,7 +6,7 @@ subscription ends with the token that opened it, and with its session.
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
 import strawberry
 from graphql import GraphQLError
@@ -23,12 +23,20 @@ from standpipe.platform.notify import LIVE
 from standpipe.usage.overview import MeterView, meters_by_id
 
 
-@strawberry.type
+@strawberry.type(
+    description="Where listening starts. The first event is how things stand, so reconnecting loses nothing."
+)
 class Subscription(AlertSubscription):
     """Where listening starts."""
 
     @strawberry.subscription(description="The meter now, and again at each change.")
-    async def meter_updated(self, info: Ctx, meter_id: strawberry.ID) -> AsyncGenerator[Meter, None]:
+    async def meter_updated(
+        self,
+        info: Ctx,
+        meter_id: Annotated[
+            strawberry.ID, strawberry.argument(description="One of the viewer's meters; NOT_FOUND for any other.")
+        ],
+    ) -> AsyncGenerator[Meter, None]:
         context = info.context
         last: MeterView | None = None
         async with context.services.listener.subscribe(LIVE, *live_keys(context, str(meter_id))) as flag:
@@ -42,7 +50,14 @@ class Subscription(AlertSubscription):
                     return
 
     @strawberry.subscription(description="Ends by itself at a terminal status.")
-    async def top_up_updated(self, info: Ctx, top_up_id: strawberry.ID) -> AsyncGenerator[TopUp, None]:
+    async def top_up_updated(
+        self,
+        info: Ctx,
+        top_up_id: Annotated[
+            strawberry.ID,
+            strawberry.argument(description="A top-up of one of the viewer's meters; NOT_FOUND for any other."),
+        ],
+    ) -> AsyncGenerator[TopUp, None]:
         context = info.context
         view = await _top_up(context, str(top_up_id))
         last: TopUpView | None = None

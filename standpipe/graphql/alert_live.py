@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator
 
 import strawberry
 
-from standpipe.graphql.alerts import Alert, alert_of, of_tenancy
+from standpipe.graphql.alerts import of_tenancy
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait
+from standpipe.graphql.meters import Alert, alert_of
 from standpipe.graphql.who import live_keys
 from standpipe.notifications.views import AlertView, newest_waiting, raised_after
 from standpipe.platform.ids import first_id_at

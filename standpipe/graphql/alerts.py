@@ -3,20 +3,16 @@
 from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
-from standpipe.graphql.base import Node, PageInfo, page_info
+from standpipe.graphql.base import Node
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.preferences import NotifyChannel
 from standpipe.notifications.texts import Text, text_of
-from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView, alerts_by_id
+from standpipe.notifications.views import AlertView, alerts_by_id
 from standpipe.platform.ids import is_id
 from standpipe.usage.overview import MeterView
-
-if TYPE_CHECKING:
-    from standpipe.graphql.meters import Meter
 
 
 @strawberry.enum(description="What an alert is about.")
@@ -57,9 +53,9 @@ class Delivery:
     at: datetime = strawberry.field(description="When that was last so.")
 
 
-@strawberry.type(description="Something that a household was told about its meter.")
-class Alert(Node):
-    """As one member reads it."""
+@strawberry.type
+class AlertFields(Node):
+    """An alert as one member reads it; ``graphql.meters`` adds the meter that it is about."""
 
     view: strawberry.Private[AlertView]
 
@@ -96,64 +92,8 @@ class Alert(Node):
             if told.channel in NotifyChannel.__members__ and told.status in DeliveryStatus.__members__
         ]
 
-    @strawberry.field(description="The meter that it is about.")
-    async def meter(self, info: Ctx) -> Annotated["Meter", strawberry.lazy("standpipe.graphql.meters")]:
-        view = await info.context.meters.load(self.view.meter_id)
-        assert view is not None, "alerts come only out of meters that the customer has"  # noqa: S101 - for types.
-        meter: Meter = info.context.meter_of(view)
-        return meter
-
     def _words(self, info: Ctx) -> Text:
         return text_of(self.view.kind, self.view.params, info.context.language)
-
-
-@strawberry.type(description="One alert and its place in the list.")
-class AlertEdge:
-    """Cursor and node."""
-
-    cursor: str = strawberry.field(description="For `after`.")
-    node: Alert = strawberry.field(description="The alert.")
-
-
-@strawberry.type(description="A page of alerts, newest first.")
-class AlertConnection:
-    """Keyset page."""
-
-    counted: strawberry.Private[tuple[str, datetime | None]]
-    edges: list[AlertEdge] = strawberry.field(description="With a cursor each.")
-    page_info: PageInfo = strawberry.field(description="Where the page lies.")
-
-    @strawberry.field(description="The alerts alone.")
-    def nodes(self) -> list[Alert]:
-        return [edge.node for edge in self.edges]
-
-    @strawberry.field(description=f"Of the meter's newest {COUNTED_ALERTS} alerts, how many the reader has not read.")
-    async def unread_count(self, info: Ctx) -> int:
-        return await info.context.unread_alerts.load(self.counted)
-
-
-async def load_alerts(
-    context: Context, meter: MeterView, *, first: int, after: str | None, unread_only: bool
-) -> AlertConnection:
-    """A page of a meter's alerts; none from before the household moved in."""
-    views = await context.alert_pages.load(AlertsRequest(meter.id, first, after, meter.history_since, unread_only))
-    edges = [AlertEdge(cursor=view.id, node=alert_of(view)) for view in views[:first]]
-    return AlertConnection(
-        counted=(meter.id, meter.history_since),
-        edges=edges,
-        page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
-    )
-
-
-async def load_alert(context: Context, alert_id: str) -> Alert | None:
-    """The alert, if it is of this customer's present tenancy; None for every other id, existing or not."""
-    views = await own_alerts(context, [alert_id])
-    return alert_of(views[0]) if views else None
-
-
-def alert_of(view: AlertView) -> Alert:
-    """An alert for its reader."""
-    return Alert(id=strawberry.ID(view.id), view=view)
 
 
 def of_tenancy(views: Iterable[AlertView], meters: Iterable[MeterView | None]) -> list[AlertView]:

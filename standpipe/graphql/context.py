@@ -100,8 +100,6 @@ class Context:
 
     services: Services
     customer_id: str | None
-    # Meter and TopUp refer to each other; handing the factory in keeps their modules from importing in a circle.
-    meter_of: Callable[[MeterView], Any]
     expires_at_s: int | None = None
     language: str = "en"
     request: Any = None

@@ -1,15 +1,17 @@
-"""Meters as the app sees them: the three balances apart, the valve, the tariff, history and quotes."""
+"""Meters as the app sees them, and what points back to them: a meter has top-ups and alerts, each of which has a meter.
 
-from dataclasses import replace
+The three types close that circle here, in one module; all else of each stands in a module of its own.
+"""
+
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Annotated
 
 import strawberry
 from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
-from standpipe.graphql.alerts import AlertConnection, load_alerts
+from standpipe.graphql.alerts import AlertFields, own_alerts
+from standpipe.graphql.balances import Balance, balance_of
 from standpipe.graphql.base import (
     AFTER,
     CURSOR,
@@ -18,32 +20,27 @@ from standpipe.graphql.base import (
     NODE,
     NODES,
     PAGE_INFO,
-    Money,
     Node,
     PageInfo,
-    Volume,
     described_enum,
-    litres,
-    money,
     page_info,
-    volume,
 )
 from standpipe.graphql.context import Context, Ctx, TopUpsRequest
 from standpipe.graphql.members import HouseholdMember, load_members
 from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
 from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
 from standpipe.graphql.statements import Comparison, StatementPayload, load_comparison, load_statement
-from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
-from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
+from standpipe.graphql.tariffs import Tariff, tariff_of
+from standpipe.graphql.top_ups import TopUpFields, TopUpMethod, method_of
+from standpipe.graphql.usage import UsageSeries, load_usage
 from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
+from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView
 from standpipe.payments.rails import methods_in
-from standpipe.platform.errors import InvalidInputError
+from standpipe.payments.views import TopUpView
 from standpipe.platform.ids import is_id
-from standpipe.usage.emergency import emergency_offer_minor
 from standpipe.usage.overview import MeterView
-from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check
-from standpipe.usage.series import UsageBucket as BucketView
+from standpipe.usage.series import UsageInterval
 
 MAX_FIRST = 100
 
@@ -80,27 +77,6 @@ described_enum(
     },
     name="ValveReason",
     description="Why, by the meter's word.",
-)
-described_enum(
-    UsageInterval,
-    {
-        UsageInterval.HOUR: "An hour of elapsed time: a day has 23 or 25 of them where the clocks change.",
-        UsageInterval.DAY: "A calendar day in the meter's time zone.",
-        UsageInterval.MONTH: "A calendar month in the meter's time zone; the first and last only as far as asked for.",
-    },
-    name="UsageInterval",
-    description="The length of a bucket.",
-)
-described_enum(
-    BucketQuality,
-    {
-        BucketQuality.MEASURED: "Told by readings.",
-        BucketQuality.ESTIMATED: "A share of what was measured over a gap in the readings.",
-        BucketQuality.PARTIAL: "Only some days of the month are told, or asked for; this month so far, too.",
-        BucketQuality.MISSING: "No reading tells of it (yet): show a gap, not zero.",
-    },
-    name="ReadingQuality",
-    description="MISSING is not zero.",
 )
 
 
@@ -142,52 +118,6 @@ class Connectivity:
         return None if usual is None or self.last_seen_at is None else self.last_seen_at + usual
 
 
-@strawberry.type(description="How long the credit lasts.")
-class Forecast:
-    """Days at high, usual and low use."""
-
-    days_low: float = strawberry.field(description="Days until empty if much water is used; at most 366.")
-    days_likely: float = strawberry.field(
-        description="Days until empty at the average of the last 28 whole days (of 7 at least); at most 366."
-    )
-    days_high: float = strawberry.field(description="Days until empty if little water is used; at most 366.")
-    empty_on: date = strawberry.field(description="The day on which daysLikely ends, in the meter's time zone.")
-    litres_left: Volume = strawberry.field(
-        description="Water that the credit buys from here on at this period's prices. Of a meter that holds volume: "
-        "what it holds, and what is on its way."
-    )
-
-
-@strawberry.type(description="ledger = onMeter (as last reported) + inFlight - usedSinceReport")
-class Balance:
-    """Three balances, shown apart."""
-
-    ledger: Money = strawberry.field(description="What our books say.")
-    on_meter: Money | None = strawberry.field(
-        description="What the meter last said; null until it has spoken, and of a meter that holds volume."
-    )
-    on_meter_as_of: datetime | None = strawberry.field(description="When it said so.")
-    in_flight: Money = strawberry.field(description="Credit on its way to the meter.")
-    on_meter_volume: Volume | None = strawberry.field(
-        description="What a meter that holds volume last said; null until it has spoken, and of one that holds money."
-    )
-    in_flight_volume: Volume | None = strawberry.field(
-        description="Volume on its way to the meter; null of one that holds money."
-    )
-    arrears: Money = strawberry.field(
-        description="Owed from before, or for credit whose payment was taken back; each top-up repays a share."
-    )
-    standing_due: Money = strawberry.field(
-        description="Standing charges that have fallen due, whatever the valve does; the next top-up pays them."
-    )
-    emergency_credit: Money = strawberry.field(description="Emergency credit in use; the next top-up repays it first.")
-    emergency_credit_available: Money = strawberry.field(
-        description="What emergencyCreditActivate would give now; zero where it would refuse."
-    )
-    used_since_report: Money | None = strawberry.field(description="Booked use that the meter has not reported on.")
-    lasts: Forecast | None = strawberry.field(description="Null while there are under 7 days of use.")
-
-
 @strawberry.type(description="The meter's own valve.")
 class Valve:
     """State, reason, and what is on its way."""
@@ -200,73 +130,67 @@ class Valve:
     pending: ValveState | None = strawberry.field(description="The position that a waiting command asks for.")
 
 
-@strawberry.type(description="Use in [start, end).")
-class UsageBucket:
-    """Volume and cost through the tiers."""
+@strawberry.type(description="A vend that the customer pays for.")
+class TopUp(TopUpFields):
+    """With its meter."""
 
-    start: datetime = strawberry.field(
-        description="Included. Days and months begin at midnight in the meter's time zone."
-    )
-    end: datetime = strawberry.field(description="Not included.")
-    volume: Volume = strawberry.field(description="Water used; zero says nothing where the quality is MISSING.")
-    cost: Money = strawberry.field(
-        description="Through the tiers, levies within; zero where water is paid for when it is bought."
-    )
-    tiers: list[TierLine] = strawberry.field(
-        description="The cost by tier; empty where water is paid for when it is bought."
-    )
-    quality: BucketQuality = strawberry.field(description="How far volume and cost can be relied on.")
+    @strawberry.field(description="The meter that gets the credit.")
+    async def meter(self, info: Ctx) -> "Meter":
+        return await _owner(info.context, self.view.meter_id)
 
 
-@strawberry.type(description="Column form for charts on slow networks: same order as buckets, null where MISSING.")
-class CompactSeries:
-    """Two columns."""
+@strawberry.type(description="One top-up and its place in the list.")
+class TopUpEdge:
+    """Cursor and node."""
 
-    start: datetime | None = strawberry.field(description="When the first bucket begins; null where there are none.")
-    litres: list[Decimal | None] = strawberry.field(description="What each bucket used, in litres.")
-    cost: list[Decimal | None] = strawberry.field(description="What each bucket cost, in the currency's major unit.")
+    cursor: str = strawberry.field(description=CURSOR)
+    node: TopUp = strawberry.field(description=NODE)
 
 
-@strawberry.type(description="A history of use.")
-class UsageSeries:
-    """Buckets of one length, oldest first; none in the future."""
+@strawberry.type(description="A page of top-ups, newest first.")
+class TopUpConnection:
+    """Keyset page."""
 
-    found: strawberry.Private[list[BucketView]]
-    currency: strawberry.Private[str]
-    interval: UsageInterval = strawberry.field(description="As asked for.")
+    edges: list[TopUpEdge] = strawberry.field(description=EDGES)
+    page_info: PageInfo = strawberry.field(description=PAGE_INFO)
 
-    @strawberry.field(description="The sum of the buckets; those MISSING add nothing.")
-    def total(self, info: Ctx) -> Volume:
-        return volume(sum(bucket.volume_ml for bucket in self.found), info.context.language)
+    @strawberry.field(description=NODES)
+    def nodes(self) -> list[TopUp]:
+        return [edge.node for edge in self.edges]
 
-    @strawberry.field(description="The sum of the buckets' costs.")
-    def total_cost(self, info: Ctx) -> Money:
-        return money(sum(bucket.cost_minor for bucket in self.found), self.currency, info.context.language)
 
-    @strawberry.field(description="Oldest first; none in the future.")
-    def buckets(self, info: Ctx) -> list[UsageBucket]:
-        language = info.context.language
-        return [
-            UsageBucket(
-                start=bucket.start,
-                end=bucket.end,
-                volume=volume(bucket.volume_ml, language),
-                cost=money(bucket.cost_minor, self.currency, language),
-                tiers=tier_lines(bucket.tiers, self.currency, language),
-                quality=bucket.quality,
-            )
-            for bucket in self.found
-        ]
+@strawberry.type(description="Something that a household was told about its meter.")
+class Alert(AlertFields):
+    """With its meter."""
 
-    @strawberry.field(description="The same in columns, some times smaller.")
-    def compact(self, info: Ctx) -> CompactSeries:
-        language = info.context.language
-        told = [None if bucket.quality is BucketQuality.MISSING else bucket for bucket in self.found]
-        return CompactSeries(
-            start=self.found[0].start if self.found else None,
-            litres=[litres(bucket.volume_ml) if bucket else None for bucket in told],
-            cost=[money(bucket.cost_minor, self.currency, language).amount if bucket else None for bucket in told],
-        )
+    @strawberry.field(description="The meter that it is about.")
+    async def meter(self, info: Ctx) -> "Meter":
+        return await _owner(info.context, self.view.meter_id)
+
+
+@strawberry.type(description="One alert and its place in the list.")
+class AlertEdge:
+    """Cursor and node."""
+
+    cursor: str = strawberry.field(description="For `after`.")
+    node: Alert = strawberry.field(description="The alert.")
+
+
+@strawberry.type(description="A page of alerts, newest first.")
+class AlertConnection:
+    """Keyset page."""
+
+    counted: strawberry.Private[tuple[str, datetime | None]]
+    edges: list[AlertEdge] = strawberry.field(description="With a cursor each.")
+    page_info: PageInfo = strawberry.field(description="Where the page lies.")
+
+    @strawberry.field(description="The alerts alone.")
+    def nodes(self) -> list[Alert]:
+        return [edge.node for edge in self.edges]
+
+    @strawberry.field(description=f"Of the meter's newest {COUNTED_ALERTS} alerts, how many the reader has not read.")
+    async def unread_count(self, info: Ctx) -> int:
+        return await info.context.unread_alerts.load(self.counted)
 
 
 @strawberry.type(description="A prepaid water meter.")
@@ -338,19 +262,7 @@ class Meter(Node):
         to: Annotated[date, strawberry.argument(description="The day after the last one, in the meter's time zone.")],
         interval: Annotated[UsageInterval, strawberry.argument(description="How long each bucket is.")],
     ) -> UsageSeries:
-        view = self.view
-        request = SeriesRequest(
-            view.id, view.tariff_id, view.time_zone, from_, to, interval, view.first_day, view.contract
-        )
-        try:
-            check(request)
-        except InvalidInputError as error:
-            raise GraphQLError(str(error), extensions={"code": "INVALID"}) from None
-        since = max(from_, view.history_start)
-        if since >= to:
-            return UsageSeries(found=[], currency=view.currency, interval=interval)
-        found = await info.context.usage.load(replace(request, from_day=since))
-        return UsageSeries(found=found, currency=self.view.currency, interval=interval)
+        return await load_usage(info.context, self.view, from_, to, interval)
 
     @strawberry.field(description="A month's statement (any day of it): as it was closed, or as it stands so far.")
     async def statement(
@@ -445,35 +357,6 @@ async def reload_meter(context: Context, meter_id: str) -> Meter | None:
     return None if view is None else meter_of(view)
 
 
-def balance_of(view: MeterView, language: str) -> Balance:
-    """The three balances."""
-    known = view.on_meter_minor is not None
-    used_minor = (view.on_meter_minor or 0) + view.in_flight_minor - view.ledger_minor
-    lasts, in_volume = view.lasts, view.wallet_kind is WalletKind.VOLUME
-    return Balance(
-        ledger=money(view.ledger_minor, view.currency, language),
-        on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
-        on_meter_as_of=view.on_meter_as_of,
-        in_flight=money(view.in_flight_minor, view.currency, language),
-        on_meter_volume=None if view.on_meter_ml is None else volume(view.on_meter_ml, language),
-        in_flight_volume=volume(view.in_flight_ml, language) if in_volume else None,
-        arrears=money(view.dues.debt_minor, view.currency, language),
-        standing_due=money(view.dues.standing_minor, view.currency, language),
-        emergency_credit=money(view.dues.emergency_minor, view.currency, language),
-        emergency_credit_available=money(emergency_offer_minor(view), view.currency, language),
-        used_since_report=money(used_minor, view.currency, language) if known else None,
-        lasts=None
-        if lasts is None
-        else Forecast(
-            days_low=round(lasts.days_low, 1),
-            days_likely=round(lasts.days_likely, 1),
-            days_high=round(lasts.days_high, 1),
-            empty_on=lasts.empty_on,
-            litres_left=volume(lasts.volume_left_ml, language),
-        ),
-    )
-
-
 @strawberry.type(description="One meter and the reader's role in its household.")
 class MeterEdge:
     """Cursor, node, role."""
@@ -493,3 +376,39 @@ class MeterConnection:
     @strawberry.field(description=NODES)
     def nodes(self) -> list[Meter]:
         return [edge.node for edge in self.edges]
+
+
+def top_up_of(view: TopUpView) -> TopUp:
+    """A top-up for its reader."""
+    return TopUp(id=strawberry.ID(view.id), view=view)
+
+
+async def load_alerts(
+    context: Context, meter: MeterView, *, first: int, after: str | None, unread_only: bool
+) -> AlertConnection:
+    """A page of a meter's alerts; none from before the household moved in."""
+    views = await context.alert_pages.load(AlertsRequest(meter.id, first, after, meter.history_since, unread_only))
+    edges = [AlertEdge(cursor=view.id, node=alert_of(view)) for view in views[:first]]
+    return AlertConnection(
+        counted=(meter.id, meter.history_since),
+        edges=edges,
+        page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
+    )
+
+
+async def load_alert(context: Context, alert_id: str) -> Alert | None:
+    """The alert, if it is of this customer's present tenancy; None for every other id, existing or not."""
+    views = await own_alerts(context, [alert_id])
+    return alert_of(views[0]) if views else None
+
+
+def alert_of(view: AlertView) -> Alert:
+    """An alert for its reader."""
+    return Alert(id=strawberry.ID(view.id), view=view)
+
+
+async def _owner(context: Context, meter_id: str) -> Meter:
+    """The meter of a top-up or an alert, which come only out of meters that the customer has."""
+    view = await context.meters.load(meter_id)
+    assert view is not None, "top-ups and alerts come only out of the customer's own meters"  # noqa: S101 - for types.
+    return meter_of(view)

@@ -6,7 +6,6 @@ import strawberry
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import Person, read_person
-from standpipe.graphql.alerts import load_alert
 from standpipe.graphql.app_config import AppConfig, app_config
 from standpipe.graphql.base import AFTER, FIRST, LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
@@ -14,12 +13,21 @@ from standpipe.graphql.devices import Device, load_device, load_devices
 from standpipe.graphql.guard import pay_for_more
 from standpipe.graphql.guests import GuestQuery
 from standpipe.graphql.members import Invitation, load_invitations, load_member
-from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.meters import (
+    Meter,
+    MeterConnection,
+    MeterEdge,
+    TopUp,
+    check_cursor,
+    check_first,
+    load_alert,
+    meter_of,
+    top_up_of,
+)
 from standpipe.graphql.operators import Operator, operator_of
 from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sessions import Session, load_sessions
-from standpipe.graphql.top_ups import TopUp, top_up_of
 from standpipe.payments.top_ups import refresh, require_top_up
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.ids import is_id

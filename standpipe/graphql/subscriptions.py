@@ -14,8 +14,7 @@ from graphql import GraphQLError
 from standpipe.graphql.alert_live import AlertSubscription
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait as _wait
-from standpipe.graphql.meters import Meter, meter_of
-from standpipe.graphql.top_ups import TopUp, top_up_of
+from standpipe.graphql.meters import Meter, TopUp, meter_of, top_up_of
 from standpipe.graphql.who import live_keys
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.platform.ids import is_id

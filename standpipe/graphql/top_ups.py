@@ -1,19 +1,13 @@
 """Top-ups as the app sees them."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import strawberry
 
 from standpipe.graphql.base import (
-    CURSOR,
-    EDGES,
-    NODE,
-    NODES,
-    PAGE_INFO,
     Money,
     Node,
-    PageInfo,
     Url,
     Volume,
     described_enum,
@@ -28,9 +22,6 @@ from standpipe.payments.views import TopUpStatus, TopUpView
 from standpipe.platform.language import to_translate, translate
 from standpipe.platform.units import is_storable
 from standpipe.vending.views import TokenView, grouped
-
-if TYPE_CHECKING:
-    from standpipe.graphql.meters import Meter
 
 described_enum(
     TopUpStatus,
@@ -200,19 +191,11 @@ def _token(view: TokenView, language: str) -> KeypadToken:
     )
 
 
-@strawberry.type(description="A vend that the customer pays for.")
-class TopUp(Node):
-    """Payment and delivery in one status."""
+@strawberry.type
+class TopUpFields(Node):
+    """Payment and delivery in one status; ``graphql.meters`` adds the meter that gets the credit."""
 
     view: strawberry.Private[TopUpView]
-
-    @strawberry.field(description="The meter that gets the credit.")
-    async def meter(self, info: Ctx) -> Annotated["Meter", strawberry.lazy("standpipe.graphql.meters")]:
-        """The meter that gets the credit."""
-        view = await info.context.meters.load(self.view.meter_id)
-        assert view is not None, "top-ups come only out of meters that the customer has"  # noqa: S101 - for types.
-        meter: Meter = info.context.meter_of(view)
-        return meter
 
     @strawberry.field(description="Payment and delivery in one.")
     def status(self) -> TopUpStatus:
@@ -295,11 +278,6 @@ class TopUp(Node):
         return None if self.view.terminal else POLL_AFTER_MS
 
 
-def top_up_of(view: TopUpView) -> TopUp:
-    """A top-up for its reader."""
-    return TopUp(id=strawberry.ID(view.id), view=view)
-
-
 def action_of(stored: dict[str, Any] | None, language: str) -> TopUpAction | None:
     """Read the next action that a rail left us; one that this release does not know still has its instructions."""
     if stored is None:
@@ -344,23 +322,3 @@ def is_web_address(url: str) -> bool:
     return (
         len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)
     )
-
-
-@strawberry.type(description="One top-up and its place in the list.")
-class TopUpEdge:
-    """Cursor and node."""
-
-    cursor: str = strawberry.field(description=CURSOR)
-    node: TopUp = strawberry.field(description=NODE)
-
-
-@strawberry.type(description="A page of top-ups, newest first.")
-class TopUpConnection:
-    """Keyset page."""
-
-    edges: list[TopUpEdge] = strawberry.field(description=EDGES)
-    page_info: PageInfo = strawberry.field(description=PAGE_INFO)
-
-    @strawberry.field(description=NODES)
-    def nodes(self) -> list[TopUp]:
-        return [edge.node for edge in self.edges]

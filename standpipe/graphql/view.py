@@ -28,7 +28,6 @@ from strawberry.types.graphql import OperationType
 from standpipe.graphql.context import Context, Services
 from standpipe.graphql.documents import DocumentError
 from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate, refusal
-from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
 from standpipe.graphql.sockets import Socket
 from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
@@ -111,7 +110,7 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
-        context = Context(self.services, None, meter_of, request=request, response=response)
+        context = Context(self.services, None, request=request, response=response)
         context.address = self.services.caller(request)
         if isinstance(request, Request):
             await find_out(context)

@@ -2,9 +2,10 @@
 
 import strawberry
 
-from standpipe.graphql.alerts import Alert, alert_of, own_alerts
+from standpipe.graphql.alerts import own_alerts
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, expected_failures, user_error
+from standpipe.graphql.meters import Alert, alert_of
 from standpipe.graphql.mutations.common import Input
 from standpipe.notifications.views import alerts_by_id, mark_read
 from standpipe.platform.errors import InvalidInputError, NotFoundError

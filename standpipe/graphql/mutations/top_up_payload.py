@@ -4,8 +4,8 @@ import strawberry
 
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import USER_ERRORS, UserError
+from standpipe.graphql.meters import TopUp, top_up_of
 from standpipe.graphql.mutations.common import REPLAYED
-from standpipe.graphql.top_ups import TopUp, top_up_of
 
 
 @strawberry.type(description="A top-up, or why there is none.")

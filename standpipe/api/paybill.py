@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from standpipe.api.webhooks import read_call, refusal
 from standpipe.payments.paybill import Verdict, validate
-from standpipe.payments.provider import SignatureInvalidError
-from standpipe.payments.providers.mpesa import NAME
-from standpipe.payments.providers.mpesa_callbacks import VALIDATION_ANSWERS
-from standpipe.payments.providers.mpesa_wire import CURRENCY, read_c2b
+from standpipe.payments.rails.mpesa import NAME
+from standpipe.payments.rails.mpesa_callbacks import VALIDATION_ANSWERS
+from standpipe.payments.rails.mpesa_wire import CURRENCY, read_c2b
+from standpipe.payments.rails.port import SignatureInvalidError
 from standpipe.platform.database import DATABASE_DOWN, Sessions
 
 ANSWER_WITHIN_S = 4.0
@@ -25,13 +25,13 @@ _log = structlog.get_logger(__name__)
 
 async def validation(request: Request) -> Response:
     """``POST /webhooks/mpesa/{secret}/c2b/validation``."""
-    provider = request.app.state.providers.get(NAME)
-    if provider is None:
+    rail = request.app.state.rails.get(NAME)
+    if rail is None:
         return refusal(HTTPStatus.NOT_FOUND, "no such provider")
     request.path_params["tail"] = f"{request.path_params['secret']}/c2b/validation"
     try:
         call = await read_call(request)
-        provider.authenticate(call)
+        rail.authenticate(call)
     except (ClientDisconnect, SignatureInvalidError) as error:
         _log.warning("validation refused", reason=str(error))
         return refusal(HTTPStatus.BAD_REQUEST, "the signature does not hold")
@@ -42,7 +42,7 @@ async def validation(request: Request) -> Response:
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S), sessions() as session:
             verdict = await validate(
-                session, provider, account=asked.account_reference, amount_minor=asked.amount_minor, currency=CURRENCY
+                session, rail, account=asked.account_reference, amount_minor=asked.amount_minor, currency=CURRENCY
             )
     except (TimeoutError, *DATABASE_DOWN):
         _log.error("validation not decided in time; accepted")

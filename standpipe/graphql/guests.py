@@ -166,7 +166,7 @@ class GuestQuery:
         try:
             found = await guests.look(
                 services.sessions,
-                services.providers,
+                services.rails,
                 number=number,
                 address=services.caller(context.request),
                 secret=services.signer.secret,
@@ -196,5 +196,5 @@ class GuestQuery:
         async with services.sessions() as session:
             if not await guests.is_guests(session, top_up_id):
                 return None
-        await refresh(services.sessions, services.providers, services.clock, top_up_id)
+        await refresh(services.sessions, services.rails, services.clock, top_up_id)
         return GuestTopUp(view=await info.context.top_ups.load(top_up_id))

@@ -36,7 +36,7 @@ from standpipe.graphql.usage import UsageSeries, load_usage
 from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView
-from standpipe.payments.rails import methods_in
+from standpipe.payments.rails.registry import methods_in
 from standpipe.payments.views import TopUpView
 from standpipe.platform.ids import is_id
 from standpipe.usage.overview import MeterView
@@ -311,7 +311,7 @@ class Meter(Node):
         currency = self.view.currency
         return [
             method_of(method, currency, info.context.language)
-            for _, method in methods_in(info.context.services.providers, currency)
+            for _, method in methods_in(info.context.services.rails, currency)
         ]
 
     @strawberry.field(description="Newest first; none from before the household moved in.")

@@ -82,6 +82,6 @@ async def load_auto_top_up(info: Ctx, meter_id: str) -> AutoTopUp | None:
 async def load_cards(info: Ctx) -> list[SavedCard]:
     """The customer's cards; asks about one that was just saved and of which nobody has told us."""
     services, customer_id = info.context.services, info.context.require_customer()
-    await refresh_setups(services.sessions, services.providers, services.clock, customer_id=customer_id)
+    await refresh_setups(services.sessions, services.rails, services.clock, customer_id=customer_id)
     async with services.sessions() as session:
         return [card_of(row) for row in await cards_of(session, customer_id)]

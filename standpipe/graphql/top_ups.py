@@ -16,7 +16,7 @@ from standpipe.graphql.base import (
 )
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.receipts import Receipt, receipt_of
-from standpipe.payments.provider import MethodKind, PaymentMethod
+from standpipe.payments.rails.port import MethodKind, PaymentMethod
 from standpipe.payments.receipts import SALE
 from standpipe.payments.views import TopUpStatus, TopUpView
 from standpipe.platform.language import to_translate, translate

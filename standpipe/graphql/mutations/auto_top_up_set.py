@@ -41,7 +41,7 @@ async def auto_top_up_set(info: Ctx, input: Input[AutoTopUpSetInput]) -> AutoTop
     order = _standing_order(input)
     replayed = await auto_top_up.set_order_once(
         services.sessions,
-        services.providers,
+        services.rails,
         services.clock,
         customer_id=customer_id,
         key=str(input.idempotency_key),

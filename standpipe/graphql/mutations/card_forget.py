@@ -35,5 +35,5 @@ async def card_forget(info: Ctx, input: Input[CardForgetInput]) -> CardsPayload 
     services = info.context.services
     customer_id = await info.context.require_trusted_customer()
     card_id = known_id(input.card_id, "pmt", "No such card.")
-    await saved_methods.forget(services.sessions, services.providers, customer_id=customer_id, saved_method_id=card_id)
+    await saved_methods.forget(services.sessions, services.rails, customer_id=customer_id, saved_method_id=card_id)
     return CardsPayload(cards=await load_cards(info))

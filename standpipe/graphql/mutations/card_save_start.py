@@ -33,6 +33,6 @@ async def card_save_start(info: Ctx, input: Input[CardSaveStartInput]) -> CardSa
     services = info.context.services
     customer_id = await info.context.require_trusted_customer()
     action, replayed = await saved_methods.begin(
-        services.sessions, services.providers, services.clock, customer_id=customer_id, key=str(input.idempotency_key)
+        services.sessions, services.rails, services.clock, customer_id=customer_id, key=str(input.idempotency_key)
     )
     return CardSavePayload(next_action=action_of(action, info.context.language), replayed=replayed)

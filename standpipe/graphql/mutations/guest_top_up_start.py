@@ -48,7 +48,7 @@ async def guest_top_up_start(info: Ctx, input: Input[GuestTopUpStartInput]) -> G
     context, services = info.context, info.context.services
     top_up_id, replayed = await guests.start(
         services.sessions,
-        services.providers,
+        services.rails,
         services.clock,
         key=str(input.idempotency_key),
         order=_order(input),

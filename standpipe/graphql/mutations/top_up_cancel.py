@@ -26,6 +26,6 @@ async def top_up_cancel(info: Ctx, input: Input[TopUpCancelInput]) -> TopUpPaylo
     customer_id = await info.context.require_trusted_customer()
     top_up_id = known_id(input.top_up_id, "top", "No such top-up.")
     await top_ups.cancel(
-        services.sessions, services.providers, services.clock, customer_id=customer_id, top_up_id=top_up_id
+        services.sessions, services.rails, services.clock, customer_id=customer_id, top_up_id=top_up_id
     )
     return await top_up_payload(info, top_up_id)

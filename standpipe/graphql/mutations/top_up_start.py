@@ -49,7 +49,7 @@ async def top_up_start(info: Ctx, input: Input[TopUpStartInput]) -> TopUpPayload
     order = _order(input)
     top_up_id, replayed = await top_ups.start(
         services.sessions,
-        services.providers,
+        services.rails,
         services.clock,
         customer_id=customer_id,
         idempotency_key=str(input.idempotency_key),

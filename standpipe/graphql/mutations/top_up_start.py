@@ -1,6 +1,7 @@
 """topUpStart: begin to pay for a meter's credit."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import strawberry
 
@@ -15,6 +16,7 @@ from standpipe.graphql.top_ups import is_web_address
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.reconnect import once_more
 from standpipe.platform.units import to_minor
 
 
@@ -47,7 +49,8 @@ async def top_up_start(info: Ctx, input: Input[TopUpStartInput]) -> TopUpPayload
     context, services = info.context, info.context.services
     customer_id = await context.require_trusted_customer()
     order = _order(input)
-    top_up_id, replayed = await top_ups.start(
+    start = partial(
+        top_ups.start,
         services.sessions,
         services.rails,
         services.clock,
@@ -56,6 +59,8 @@ async def top_up_start(info: Ctx, input: Input[TopUpStartInput]) -> TopUpPayload
         order=order,
         agree=lambda: _agreed(context, order),
     )
+    # Idempotent by its key, whatever became of a COMMIT.
+    top_up_id, replayed = await once_more(start, idempotent=True)
     return await top_up_payload(info, top_up_id, replayed=replayed)
 
 

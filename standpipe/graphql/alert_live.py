@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator
 import strawberry
 
 from standpipe.graphql.alerts import of_tenancy
+from standpipe.graphql.authentication import live_keys
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait
 from standpipe.graphql.meters import Alert, alert_of
-from standpipe.graphql.who import live_keys
 from standpipe.notifications.views import AlertView, newest_waiting, raised_after
 from standpipe.platform.ids import first_id_at
 from standpipe.platform.notify import LIVE
@@ -52,8 +52,8 @@ def _floor() -> str:
 
 
 async def _waiting(context: Context, customer_id: str) -> AlertView | None:
-    async with context.services.sessions() as session:
-        views = await newest_waiting(session, customer_id)
+    async with context.services.sessions() as conn:
+        views = await newest_waiting(conn, customer_id)
     return max(await _checked(context, customer_id, views), key=lambda view: view.id, default=None)
 
 
@@ -61,8 +61,8 @@ async def _fresh(context: Context, customer_id: str, floor: str, seen: set[str])
     """Up to AT_ONCE alerts at a time until there is none that was not ``seen``, and adds them there."""
     fresh: list[AlertView] = []
     while True:
-        async with context.services.sessions() as session:
-            views = await raised_after(session, customer_id, floor, seen=seen, limit=AT_ONCE)
+        async with context.services.sessions() as conn:
+            views = await raised_after(conn, customer_id, floor, seen=seen, limit=AT_ONCE)
         seen |= {view.id for view in views}
         fresh += await _checked(context, customer_id, views)
         if len(views) < AT_ONCE:
@@ -75,10 +75,8 @@ async def _checked(context: Context, customer_id: str, views: list[AlertView]) -
     if not ids:
         return []
     services = context.services
-    async with services.sessions() as session:
-        found = await meters_by_id(
-            session, customer_id, ids, services.clock.now(), offline_after=services.offline_after
-        )
+    async with services.sessions() as conn:
+        found = await meters_by_id(conn, customer_id, ids, services.clock.now(), offline_after=services.offline_after)
     for meter_id, meter in found.items():
         context.meters.prime(meter_id, meter, force=True)
     return of_tenancy(views, found.values())

@@ -111,7 +111,7 @@ async def own_alerts(context: Context, ids: list[str]) -> list[AlertView]:
     customer_id, known = context.require_customer(), [alert_id for alert_id in ids if is_id(alert_id, "alr")]
     if not known:
         return []
-    async with context.services.sessions() as session:
-        found = await alerts_by_id(session, customer_id, known)
+    async with context.services.sessions() as conn:
+        found = await alerts_by_id(conn, customer_id, known)
     meters = await context.meters.load_many({view.meter_id for view in found.values()})
     return of_tenancy([found[alert_id] for alert_id in known if alert_id in found], meters)

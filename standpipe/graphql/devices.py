@@ -39,8 +39,8 @@ class Device(Node):
 
 async def load_devices(context: Context) -> list[Device]:
     """The customer's devices, those seen last first."""
-    async with context.services.sessions() as session:
-        rows = await devices.devices_of(session, context.require_customer())
+    async with context.services.sessions() as conn:
+        rows = await devices.devices_of(conn, context.require_customer())
     return [device_of(row) for row in rows]
 
 

@@ -19,9 +19,9 @@ async def identify(services: Services, token: str) -> Identity | None:
     if firebase is None or not is_firebase(token):
         return None
     claims = await firebase.verify(token)
-    async with services.sessions() as session:
+    async with services.sessions() as conn:
         customer_id = await find_customer(
-            session, issuer=claims.issuer, subject=claims.subject, signed_in_at_s=claims.signed_in_at_s
+            conn, issuer=claims.issuer, subject=claims.subject, signed_in_at_s=claims.signed_in_at_s
         )
     if customer_id is None:
         customer_id = await _first_sign_in(services, firebase, claims, token)
@@ -37,5 +37,5 @@ async def _first_sign_in(services: Services, firebase: FirebaseTokens, claims: F
     except InvalidInputError as error:
         raise NotAuthenticatedError(error.message) from None
     await firebase.check(token)
-    async with services.sessions.begin() as session:
-        return await link_by_phone(session, issuer=claims.issuer, subject=claims.subject, phone=phone)
+    async with services.sessions.begin() as conn:
+        return await link_by_phone(conn, issuer=claims.issuer, subject=claims.subject, phone=phone)

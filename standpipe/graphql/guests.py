@@ -193,8 +193,8 @@ class GuestQuery:
         services, top_up_id = info.context.services, str(id)
         if not guests.key_opens(services.signer.secret, top_up_id, guest_key) or not is_id(top_up_id, "top"):
             return None
-        async with services.sessions() as session:
-            if not await guests.is_guests(session, top_up_id):
+        async with services.sessions() as conn:
+            if not await guests.is_guests(conn, top_up_id):
                 return None
         await refresh(services.sessions, services.rails, services.clock, top_up_id)
         return GuestTopUp(view=await info.context.top_ups.load(top_up_id))

@@ -12,7 +12,7 @@ async def identify(services: Services, token: str) -> Identity | None:
     """
     if not token.startswith(TOKEN_PREFIX):
         return None
-    async with services.sessions() as session:
-        found = await find_session(session, token)
+    async with services.sessions() as conn:
+        found = await find_session(conn, token)
     operator = OperatorIdentity(found.name, found.role, found.token_hash)
     return Identity(int(found.expires_at.timestamp()), operator=operator)

@@ -41,8 +41,8 @@ class NotificationPreferences:
 
 async def load_preferences(context: Context) -> NotificationPreferences:
     """The signed-in customer's."""
-    async with context.services.sessions() as session:
-        return preferences_of(await read_preferences(session, context.require_customer()))
+    async with context.services.sessions() as conn:
+        return preferences_of(await read_preferences(conn, context.require_customer()))
 
 
 def preferences_of(found: Preferences) -> NotificationPreferences:

@@ -57,9 +57,9 @@ class Viewer(Node):
     ) -> MeterConnection:
         services = info.context.services
         check_first(first)
-        async with services.sessions() as session:
+        async with services.sessions() as conn:
             views = await meters_of_customer(
-                session,
+                conn,
                 self.person.id,
                 services.clock.now(),
                 offline_after=services.offline_after,
@@ -118,8 +118,8 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
         return None
     customer_id = context.require_customer()
     try:
-        async with context.services.sessions() as session:
-            found = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
+        async with context.services.sessions() as conn:
+            found = await require_top_up(conn, customer_id=customer_id, top_up_id=top_up_id)
     except NotFoundError:
         return None
     view = await context.meters.load(found.meter_id)
@@ -137,8 +137,8 @@ class Query(GuestQuery):
     async def viewer(self, info: Ctx) -> Viewer | None:
         if info.context.customer_id is None:
             return None
-        async with info.context.services.sessions() as session:
-            person = await read_person(session, info.context.customer_id)
+        async with info.context.services.sessions() as conn:
+            person = await read_person(conn, info.context.customer_id)
         return None if person is None else Viewer(id=strawberry.ID(person.id), person=person)
 
     @strawberry.field(description="The operator who is signed in; null for everybody else.")

@@ -74,8 +74,8 @@ def auto_top_up_of(view: AutoView, customer_id: str, language: str) -> AutoTopUp
 async def load_auto_top_up(info: Ctx, meter_id: str) -> AutoTopUp | None:
     """The standing order of a meter that came out of the customer's own."""
     customer_id = info.context.require_customer()
-    async with info.context.services.sessions() as session:
-        view = await order_of_meter(session, meter_id)
+    async with info.context.services.sessions() as conn:
+        view = await order_of_meter(conn, meter_id)
     return None if view is None else auto_top_up_of(view, customer_id, info.context.language)
 
 
@@ -83,5 +83,5 @@ async def load_cards(info: Ctx) -> list[SavedCard]:
     """The customer's cards; asks about one that was just saved and of which nobody has told us."""
     services, customer_id = info.context.services, info.context.require_customer()
     await refresh_setups(services.sessions, services.rails, services.clock, customer_id=customer_id)
-    async with services.sessions() as session:
-        return [card_of(row) for row in await cards_of(session, customer_id)]
+    async with services.sessions() as conn:
+        return [card_of(row) for row in await cards_of(conn, customer_id)]

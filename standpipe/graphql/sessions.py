@@ -33,8 +33,8 @@ class Session:
 async def load_sessions(info: Ctx) -> list[Session]:
     """The viewer's sessions."""
     context = info.context
-    async with context.services.sessions() as session:
-        views = await sessions_of(session, context.require_customer())
+    async with context.services.sessions() as conn:
+        views = await sessions_of(conn, context.require_customer())
     return [_session(view, context.session_id) for view in views]
 
 

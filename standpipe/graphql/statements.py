@@ -117,9 +117,9 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
         # Without reckoning from it: the last month of the calendar has no next one.
         if month.replace(day=1) < view.history_start.replace(day=1):
             raise InvalidInputError("The meter was not yours yet.", ("month",))
-        async with services.sessions() as session:
+        async with services.sessions() as conn:
             since = None if view.history_since is None else view.history_start
-            found = await statement_by_month(session, view.id, month, services.clock.now(), since=since)
+            found = await statement_by_month(conn, view.id, month, services.clock.now(), since=since)
         if found is None:
             raise NotFoundError("No such meter.")
     except StandpipeError as error:
@@ -130,8 +130,8 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
 
 async def load_comparison(context: Context, view: MeterView) -> Comparison:
     """The comparison for its reader."""
-    async with context.services.sessions() as session:
-        facts: ComparisonFacts = await compare(session, view)
+    async with context.services.sessions() as conn:
+        facts: ComparisonFacts = await compare(conn, view)
     language = context.language
     return Comparison(
         days=facts.days,

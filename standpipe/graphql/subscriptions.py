@@ -12,10 +12,10 @@ import strawberry
 from graphql import GraphQLError
 
 from standpipe.graphql.alert_live import AlertSubscription
+from standpipe.graphql.authentication import live_keys
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait as _wait
 from standpipe.graphql.meters import Meter, TopUp, meter_of, top_up_of
-from standpipe.graphql.who import live_keys
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.platform.ids import is_id
 from standpipe.platform.notify import LIVE
@@ -76,9 +76,9 @@ async def _meter(context: Context, meter_id: str) -> MeterView:
     services, customer_id = context.services, context.require_customer()
     found: dict[str, Any] = {}
     if is_id(meter_id, "mtr"):
-        async with services.sessions() as session:
+        async with services.sessions() as conn:
             found = await meters_by_id(
-                session, customer_id, [meter_id], services.clock.now(), offline_after=services.offline_after
+                conn, customer_id, [meter_id], services.clock.now(), offline_after=services.offline_after
             )
     if meter_id not in found:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
@@ -90,8 +90,8 @@ async def _top_up(context: Context, top_up_id: str) -> TopUpView:
     found: dict[str, TopUpView] = {}
     if is_id(top_up_id, "top"):
         context.require_customer()
-        async with context.services.sessions() as session:
-            found = await top_ups_by_id(session, [top_up_id])
+        async with context.services.sessions() as conn:
+            found = await top_ups_by_id(conn, [top_up_id])
     view = found.get(top_up_id)
     if view is None or not view.shown:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})

@@ -25,14 +25,14 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
+from standpipe.graphql.authentication import REFUSALS, authenticate_request, authenticate_socket
+from standpipe.graphql.authentication import refusal as unanswered
 from standpipe.graphql.context import Context, Services
 from standpipe.graphql.documents import DocumentError
 from standpipe.graphql.errors import UNAVAILABLE
 from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate, refusal
 from standpipe.graphql.schema import schema
 from standpipe.graphql.sockets import Socket
-from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
-from standpipe.graphql.who import refusal as unanswered
 from standpipe.platform.ids import is_id
 from standpipe.platform.reconnect import attempt
 
@@ -115,7 +115,7 @@ class GraphQLView(GraphQL[Context, None]):
         context = Context(self.services, None, request=request, response=response)
         context.address = self.services.caller(request)
         if isinstance(request, Request):
-            await find_out(context)
+            await authenticate_request(context)
         context.language = _language(request.headers.get("accept-language"))
         if (exchange := request.scope.get(_EXCHANGE)) is not None:
             exchange.signed_in = not context.stranger
@@ -124,7 +124,7 @@ class GraphQLView(GraphQL[Context, None]):
     async def on_ws_connect(self, context: Context) -> Any:
         """``connection_init`` with ``{"authorization": "Bearer …"}``. Raises ConnectionRejectionError."""
         try:
-            await find_out_of_socket(context)
+            await authenticate_socket(context)
         except REFUSALS as error:
             raise ConnectionRejectionError({"code": "UNAUTHENTICATED"}) from error
         return await super().on_ws_connect(context)

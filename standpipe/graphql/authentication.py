@@ -1,4 +1,4 @@
-"""Who asks: a token in the Authorization header (or in ``connection_init``), or a browser's cookie, to an identity.
+"""Authentication: a token in the Authorization header (or ``connection_init``), or a browser's cookie, to an identity.
 
 Kinds of tokens are tried by their look, in the order of ``WAYS``: a way to sign in is added there, and nowhere else.
 """
@@ -61,8 +61,8 @@ WAYS: Sequence[Callable[[Services, str], Awaitable[Identity | None]]] = (
 """Each looks at a token's form, and gives None for what is another's; our own tokens are what is left."""
 
 
-async def find_out(context: Context) -> None:
-    """Who asks by HTTP. A header goes before a cookie, and must be good; a cookie that is not counts as none.
+async def authenticate_request(context: Context) -> None:
+    """Find out who asks by HTTP. A header goes before a cookie, and must be good; a cookie that is not counts as none.
 
     Raises NotAuthenticatedError, ForbiddenError (a cookie from elsewhere), UnknownForNowError.
     """
@@ -73,10 +73,11 @@ async def find_out(context: Context) -> None:
         await _sign_in_by_cookie(context)
 
 
-async def find_out_of_socket(context: Context) -> None:
-    """Who opens a WebSocket: ``connection_init``'s ``authorization``, the handshake's header or its cookie.
+async def authenticate_socket(context: Context) -> None:
+    """Find out who opens a WebSocket: ``connection_init``'s ``authorization``, the handshake's header or its cookie.
 
-    From here on the connection is closed when the session ends or the token expires. Raises as ``find_out`` does.
+    From here on the connection is closed when the session ends or the token expires. Raises what
+    ``authenticate_request`` raises.
     """
     params = context.connection_params if isinstance(context.connection_params, dict) else {}
     header = params.get("authorization") or params.get("Authorization") or context.request.headers.get("authorization")
@@ -164,8 +165,8 @@ def _bearer(header: str) -> str:
 
 async def _is_signed_in(services: Services, token: AccessToken) -> bool:
     async def ask() -> bool:
-        async with services.sessions.begin() as session:
-            return await is_signed_in(session, token)
+        async with services.sessions.begin() as conn:
+            return await is_signed_in(conn, token)
 
     try:
         # All that it may write is that the answer with this token arrived: the same twice.

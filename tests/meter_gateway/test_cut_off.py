@@ -135,7 +135,9 @@ async def test_m12_friendly_hours_are_told_before_they_begin_and_end_in_a_cut_of
     assert await valve(field) == ("OPEN", "NORMAL")
     assert await wallet(field) < 0
     await field.at(nairobi("07-16T07:59"))
-    assert await work(field) == 0
+    told = await field.statuses()
+    assert await work(field) == 1, "a new day has begun, and nothing is to be told"
+    assert await field.statuses() == told
     # After the hours the rating of the first contact tells it, whether or not the worker came to it before.
     await field.at(nairobi("07-16T08:01"))
     await wake(field)

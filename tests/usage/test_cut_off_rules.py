@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standpipe.platform.errors import InvalidInputError
+from standpipe.supply import zero_credit_rules
 from standpipe.supply.zero_credit_rules import (
     DAYS,
     CutOff,
@@ -20,7 +21,6 @@ from standpipe.supply.zero_credit_rules import (
     is_friendly,
     zero_credit_action,
 )
-from standpipe.usage import cut_off_rules
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 KENYA = {"from": "18:00", "to": "08:00", "weekends": True, "holidays": "KE"}
@@ -83,7 +83,7 @@ def test_m12_friendly_hours_agree_with_a_walk_minute_by_minute(
         return
     zone, start = ZoneInfo(place[0]), place[1] + offset * MINUTE
     days = {(start + n * DAY).astimezone(zone).date() for n in range(-2, 6)}
-    free = {day for day in days if rules.holidays and day in cut_off_rules._calendar(rules.holidays)}
+    free = {day for day in days if rules.holidays and day in zero_credit_rules._calendar(rules.holidays)}
     answers = {}
     for n in range(3 * 24 * 60):
         at = start + n * MINUTE
@@ -105,17 +105,17 @@ def test_m12_who_asks_first_and_when_changes_no_answer(
     rules, zone = friendly_of(raw), ZoneInfo(place[0])
     if rules is None:
         return
-    cut_off_rules._answers.clear()
+    zero_credit_rules._answers.clear()
     for offset in offsets:
         at = place[1] + offset * MINUTE
         told = in_friendly_hours(rules, at, zone)
-        assert told.now is cut_off_rules._spared(rules, at, zone).now
+        assert told.now is zero_credit_rules._spared(rules, at, zone).now
         near = [at + n * 10 * MINUTE for n in range(int(rules.lead / (10 * MINUTE)) + 1)]
         if any(is_friendly(rules, moment, zone) for moment in near):
             assert told.now, "friendly now, or about to be"
         if told.until is not None:
             assert told.until > at
-            assert cut_off_rules._spared(rules, told.until, zone).now is not told.now
+            assert zero_credit_rules._spared(rules, told.until, zone).now is not told.now
 
 
 def nairobi(text: str) -> datetime:
@@ -194,7 +194,9 @@ def test_always_and_only_on_holidays() -> None:
     always = friendly_of({"weekends": list(DAYS)})
     assert always is not None
     assert friendly_changes_at(always, nairobi("2026-07-15T12:00"), NAIROBI) is None
-    assert in_friendly_hours(always, nairobi("2026-07-15T12:00"), NAIROBI) == cut_off_rules.Spared(now=True, until=None)
+    assert in_friendly_hours(always, nairobi("2026-07-15T12:00"), NAIROBI) == zero_credit_rules.Spared(
+        now=True, until=None
+    )
     seldom = FriendlyHours((None,) * 7, holidays="KE")
     assert friendly_changes_at(seldom, nairobi("2026-06-02T00:00"), NAIROBI) == nairobi("2026-10-10T00:00")
 

@@ -247,9 +247,9 @@ async def test_g7_every_field_for_everybody(world: World) -> None:
         type_: Any = CORE.get_type(kind)
         for way in reached[kind]:
             query = f"{{ {way.before} {_everything(type_)} {way.after} }}"
+            async with world.town.sessions.begin() as session:
+                await session.execute(delete(Attempt))
             for actor in ACTORS:
-                async with world.town.sessions.begin() as session:
-                    await session.execute(delete(Attempt))
                 answer = await world.ask(actor, query)
                 found = [one for one in _at(answer.get("data"), way.keys) if one.get("__typename") == kind]
                 told = json.dumps(answer)

@@ -11,9 +11,9 @@ import time
 from multiprocessing import Process
 
 from bench.support import allow_many_files, rss_kb
-from standpipe.meter_gateway.dtls import DtlsServer, Limits
-from standpipe.meter_gateway.dtls_session import DtlsSession
-from standpipe.meters.dtls_keys import DtlsCredential
+from standpipe.meter_gateway.lwm2m.dtls.keys import DtlsCredential
+from standpipe.meter_gateway.lwm2m.dtls.server import DtlsServer, Limits
+from standpipe.meter_gateway.lwm2m.dtls.session import DtlsSession
 from standpipe_demo.simulator.meter_dtls import PskClientContext
 from tests.support.dtls import DtlsClient
 from tests.support.town import until

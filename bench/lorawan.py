@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from bench.fleet import FLOW_ML, HOURS, Enrolled, PlainStore, bare, enrol_many, gateway, own_database
 from bench.support import CONNECTIONS, Row, cpu_s, print_rows, rate, rss_kb
-from standpipe.meters.lora_models import LoraDevice
+from standpipe.meter_gateway.lorawan.tables import LoraDevice
 from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.usage.models import Reading
 from standpipe_demo.simulator import lora_codec

@@ -8,7 +8,10 @@ from types import ModuleType
 from standpipe.customers import models as customers
 from standpipe.documents import models as documents
 from standpipe.ledger import models as ledger
-from standpipe.meters import claim_models, field_models, keypad_models, lora_models
+from standpipe.meter_gateway.dlms import tables as dlms
+from standpipe.meter_gateway.lorawan import tables as lorawan
+from standpipe.meter_gateway.lwm2m import tables as lwm2m
+from standpipe.meters import claim_models, field_models, keypad_models
 from standpipe.meters import models as meters
 from standpipe.notifications import models as notifications
 from standpipe.outbox import models as outbox
@@ -20,6 +23,6 @@ from standpipe.vending import models as vending
 
 MODULES: tuple[ModuleType, ...] = (
     *(customers, documents, ledger, tariffs, usage, notifications, outbox, vending),
-    *(meters, claim_models, field_models, keypad_models, lora_models),
+    *(meters, claim_models, field_models, keypad_models, lwm2m, dlms, lorawan),
     *(payments, book_models, vend_models),
 )

@@ -20,16 +20,16 @@ from standpipe import tariffs
 from standpipe.customers.models import Customer, Household, HouseholdRole, Membership, Utility
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
-from standpipe.meters import dlms
-from standpipe.meters.dtls_keys import provision
+from standpipe.meter_gateway.dlms import meters as dlms
+from standpipe.meter_gateway.lorawan.tables import DeviceClass, LoraDevice
+from standpipe.meter_gateway.lwm2m.dtls.keys import provision
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.lora_models import DeviceClass, LoraDevice
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
 from standpipe.meters.reports import (
     CommandResult,
     MeterReport,
-    MeterStatement,
     RegisterReading,
+    StatusReport,
     ValveReason,
     ValveState,
 )
@@ -332,7 +332,7 @@ async def _top_up(session: AsyncSession, meter: Meter, customer_id: str, wanted_
 async def _hand_over(session: AsyncSession, meter: Meter, plan: Plan, key: bytes, last: RegisterReading) -> MeterConfig:
     """Let the meter state all that, and put its inside where the ledger is."""
     balance_minor = await wallet_balance_minor(session, meter.id, CURRENCY)
-    statement = MeterStatement(
+    statement = StatusReport(
         report_counter=1,
         last_sequence=meter.last_sequence,
         result=CommandResult.DONE,

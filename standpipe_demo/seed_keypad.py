@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
+from standpipe.meter_gateway.lwm2m.dtls.keys import provision
 from standpipe.meters import keypads
-from standpipe.meters.dtls_keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
 from standpipe.meters.reports import (
     CommandResult,
     MeterReport,
-    MeterStatement,
+    StatusReport,
     ValveReason,
     ValveState,
 )
@@ -94,8 +94,8 @@ def vending_key_of(data_dir: Path) -> bytes | None:
     return bytes.fromhex(kept["keypad_vending_key"]) if "keypad_vending_key" in kept else None
 
 
-def _statement(meter: Meter, now: datetime) -> MeterStatement:
-    return MeterStatement(
+def _statement(meter: Meter, now: datetime) -> StatusReport:
+    return StatusReport(
         report_counter=1,
         last_sequence=meter.last_sequence,
         result=CommandResult.DONE,

@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 from standpipe.customers.models import Customer, Household, Membership, Utility
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.ledger.posting import AccountRef, Line, post
-from standpipe.meters.dtls_keys import provision
+from standpipe.meter_gateway.lwm2m.dtls.keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
 from standpipe.payments.models import RailEvent

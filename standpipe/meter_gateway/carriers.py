@@ -2,9 +2,9 @@
 
 import asyncio
 
-from standpipe.meter_gateway.dlms_server import run_dlms
-from standpipe.meter_gateway.lora_server import run_lorawan
-from standpipe.meter_gateway.server import run_gateway
+from standpipe.meter_gateway.dlms.server import run_dlms
+from standpipe.meter_gateway.lorawan.server import run_lorawan
+from standpipe.meter_gateway.lwm2m.server import run_gateway
 from standpipe.platform.database import Sessions
 from standpipe.platform.notify import Listener
 from standpipe.platform.settings import Settings

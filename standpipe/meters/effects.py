@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.meters.commands import OPEN, enqueue, in_flight
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, MeterState
-from standpipe.meters.reports import CommandResult, Diagnostics, HeldTables, MeterReport, MeterStatement
+from standpipe.meters.reports import CommandResult, Diagnostics, HeldTables, MeterReport, StatusReport
 
 MAX_TRIES = 3
 """A meter that has heard a command so often and shows no effect will not: a person must look."""
@@ -41,7 +41,7 @@ async def take_answers(session: AsyncSession, meter: Meter, report: MeterReport,
         await _take_tables(session, meter, report.tables, now)
 
 
-def judge(command: MeterCommand, statement: MeterStatement, now: datetime) -> None:
+def judge(command: MeterCommand, statement: StatusReport, now: datetime) -> None:
     """What a fresh statement says of a command that went out: done, to be sent again, or given up."""
     if _shows(command, statement, now):
         _confirm(command, now)
@@ -73,7 +73,7 @@ async def mind_clock(session: AsyncSession, meter: Meter, state: MeterState, clo
     await enqueue(session, meter, kind=CommandKind.CLOCK, value=0)
 
 
-def _shows(command: MeterCommand, statement: MeterStatement, now: datetime) -> bool:
+def _shows(command: MeterCommand, statement: StatusReport, now: datetime) -> bool:
     if statement.report_counter <= (command.after_report or 0):
         return False
     if command.kind == CommandKind.CLOCK:

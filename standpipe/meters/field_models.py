@@ -1,4 +1,4 @@
-"""What the radio of a meter needs to be trusted with, and what meters complain of."""
+"""What meters complain of, measure and say of themselves."""
 
 from datetime import datetime
 
@@ -6,26 +6,6 @@ from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.platform.base import Base
-
-
-class MeterDtlsKeys(Base):
-    """A meter's pre-shared keys, sealed; see ``standpipe.meters.dtls_keys``. Instants are real time.
-
-    ``next_generation`` numbers the keys that were written to the meter, so that it refuses an older one;
-    ``next_written_at``: when the meter acknowledged the next key; ``used_at``: when the present one last opened a
-    session.
-    """
-
-    __tablename__ = "meter_dtls_keys"
-
-    meter_id: Mapped[str] = mapped_column(ForeignKey("meter_credentials.meter_id"), primary_key=True)
-    sealed_key: Mapped[str | None]
-    sealed_next_key: Mapped[str | None]
-    next_generation: Mapped[int] = mapped_column(server_default="0")
-    next_written_at: Mapped[datetime | None]
-    used_at: Mapped[datetime | None]
-    sealed_bootstrap_key: Mapped[str | None]
-    bootstrapped_at: Mapped[datetime | None]
 
 
 class MeterCondition(Base):

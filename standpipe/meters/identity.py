@@ -2,19 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.meters.field_models import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential, WalletKind
 from standpipe.platform.errors import NotFoundError
-
-_NEEDS_DTLS = or_(
-    MeterDtlsKeys.sealed_key.is_not(None),
-    MeterDtlsKeys.sealed_next_key.is_not(None),
-    MeterDtlsKeys.sealed_bootstrap_key.is_not(None),
-).is_(True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +17,6 @@ class MeterIdentity:
     meter_id: str
     serial: str
     currency: str
-    needs_dtls: bool
-    """It has a DTLS key, so that nobody may speak for it without one."""
     prepaid_key: bytes = field(repr=False)
     wallet_kind: WalletKind = WalletKind.MONEY
 
@@ -43,20 +34,16 @@ async def by_meter_id(session: AsyncSession, keys: KeyRing, meter_id: str) -> Me
 async def _identity(session: AsyncSession, keys: KeyRing, condition: ColumnElement[bool]) -> MeterIdentity:
     row = (
         await session.execute(
-            select(Meter, MeterCredential, _NEEDS_DTLS)
-            .join(MeterCredential, MeterCredential.meter_id == Meter.id)
-            .outerjoin(MeterDtlsKeys, MeterDtlsKeys.meter_id == Meter.id)
-            .where(condition)
+            select(Meter, MeterCredential).join(MeterCredential, MeterCredential.meter_id == Meter.id).where(condition)
         )
     ).one_or_none()
     if row is None:
         raise NotFoundError("No meter has this identity.")
-    meter, credential, needs_dtls = row
+    meter, credential = row
     return MeterIdentity(
         meter_id=meter.id,
         serial=meter.serial,
         currency=meter.currency,
-        needs_dtls=needs_dtls,
         prepaid_key=keys.open(credential.sealed_prepaid_key),
         wallet_kind=WalletKind(meter.wallet_kind),
     )

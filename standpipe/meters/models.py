@@ -138,52 +138,6 @@ class MeterState(Base):
     volume_typed_ml: Mapped[int] = mapped_column(server_default="0")
 
 
-class MeterRegistration(Base):
-    """An LwM2M registration. Instants are real time: they pace the radio, not the town."""
-
-    __tablename__ = "meter_registrations"
-
-    location: Mapped[str] = mapped_column(primary_key=True)
-    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), unique=True)
-    remote: Mapped[str] = mapped_column(index=True)
-    queue_mode: Mapped[bool]
-    lifetime_s: Mapped[int]
-    objects: Mapped[str]
-    lwm2m: Mapped[str] = mapped_column(server_default="1.0")
-    sends: Mapped[bool] = mapped_column(server_default="false")
-    updates: Mapped[int] = mapped_column(server_default="0")
-    expires_at: Mapped[datetime]
-    awake_until: Mapped[datetime]
-
-
-class DlmsMeter(Base):
-    """What we know of a meter that speaks DLMS, and the counters that must survive us.
-
-    ``sealed_keys``: its keys and password; ``client_counter``: the next invocation counter of ours that nobody has
-    taken; ``meter_counter``: the highest of its own that we have believed; ``report_number``: the last statement asked
-    for. ``base_units`` and ``paid_units``, in the meter's own money units: what its registers held that was not our
-    credit, and all that it says to have deducted (decision 15). ``profile_read_to``: the last load profile entry taken.
-    """
-
-    __tablename__ = "dlms_meters"
-    __table_args__ = (
-        CheckConstraint("client_counter BETWEEN 0 AND 4294967296", name="client_counter_fits"),
-        CheckConstraint("meter_counter BETWEEN -1 AND 4294967295", name="meter_counter_fits"),
-    )
-
-    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
-    profile: Mapped[str]
-    system_title: Mapped[str] = mapped_column(unique=True)
-    device_name: Mapped[str] = mapped_column(unique=True)
-    sealed_keys: Mapped[str]
-    client_counter: Mapped[int] = mapped_column(server_default="0")
-    meter_counter: Mapped[int] = mapped_column(server_default="-1")
-    report_number: Mapped[int] = mapped_column(server_default="0")
-    base_units: Mapped[int | None]
-    paid_units: Mapped[int | None]
-    profile_read_to: Mapped[datetime | None]
-
-
 class CreditGrant(TracedMixin, Base):
     """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique.
 

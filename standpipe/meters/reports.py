@@ -127,7 +127,7 @@ class RegisterReading:
 
 
 @dataclass(frozen=True, slots=True)
-class MeterStatement:
+class StatusReport:
     """The meter's own, authenticated word on its credit and valve: the only thing that confirms a command.
 
     A MONEY meter states its credit in minor units, a VOLUME meter in millilitres; the other fields are then nought.
@@ -155,7 +155,7 @@ class MeterReport:
     meter_id: str
     received_at: datetime
     readings: tuple[RegisterReading, ...] = ()
-    statement: MeterStatement | None = None
+    statement: StatusReport | None = None
     battery_percent: int | None = None
     empty_pipe: bool = False
     """The meter felt air at the time of its statement."""

@@ -11,7 +11,7 @@ from standpipe.meters import effects
 from standpipe.meters.commands import BY_EFFECT, enqueue, open_commands
 from standpipe.meters.measures import accepted_by, measure_of, radio_total
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState, WalletKind
-from standpipe.meters.reports import CommandResult, MeterStatement
+from standpipe.meters.reports import CommandResult, StatusReport
 from standpipe.meters.tids import keypad_of
 from standpipe.outbox.facts import CreditConfirmed, MeterStated, publish
 from standpipe.platform import metrics, tracing
@@ -40,9 +40,7 @@ async def touch(session: AsyncSession, meter_id: str, *, seen_at: datetime, batt
     return state
 
 
-async def apply(
-    session: AsyncSession, meter: Meter, state: MeterState, statement: MeterStatement, now: datetime
-) -> bool:
+async def apply(session: AsyncSession, meter: Meter, state: MeterState, statement: StatusReport, now: datetime) -> bool:
     """Apply a statement to a locked meter; False for one heard before.
 
     Raises InvalidInputError for a report counter below the last one (replayed or rolled back, M5), and for less credit
@@ -70,7 +68,7 @@ async def apply(
     return True
 
 
-def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: datetime) -> None:
+def _store(meter: Meter, state: MeterState, statement: StatusReport, now: datetime) -> None:
     if statement.valve != state.valve:
         state.valve_changed_at = now
     state.report_counter = statement.report_counter
@@ -87,7 +85,7 @@ def _store(meter: Meter, state: MeterState, statement: MeterStatement, now: date
     state.valve, state.valve_reason = statement.valve, statement.valve_reason
 
 
-async def _confirm_grants(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
+async def _confirm_grants(session: AsyncSession, meter: Meter, statement: StatusReport, now: datetime) -> None:
     """Steps within the total that it took by radio; and those typed, where it can be told which they are."""
     measure, by_radio = measure_of(meter), radio_total(meter, statement)
     await _confirm_typed(session, meter, statement, now)
@@ -110,7 +108,7 @@ async def _confirm_grants(session: AsyncSession, meter: Meter, statement: MeterS
                 await publish(session, CreditConfirmed(meter.id, by_radio))
 
 
-async def _confirm_typed(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
+async def _confirm_typed(session: AsyncSession, meter: Meter, statement: StatusReport, now: datetime) -> None:
     """A typed sum does not say which tokens it is made of, unless it is made of all that are not in the total.
 
     Otherwise the next total, which holds them all, tells; it goes out in this very contact.
@@ -140,7 +138,7 @@ def _count(session: AsyncSession, granted_at: datetime, now: datetime) -> None:
     after_commit(session, partial(metrics.CREDIT_CONFIRMED_S.observe, waited_s))
 
 
-async def _resolve_commands(session: AsyncSession, meter: Meter, statement: MeterStatement, now: datetime) -> None:
+async def _resolve_commands(session: AsyncSession, meter: Meter, statement: StatusReport, now: datetime) -> None:
     # Our numbering may lag behind the meter's (a restored backup, a meter taken over): go on above its number.
     meter.last_sequence = max(meter.last_sequence, statement.last_sequence)
     for command in await open_commands(session, meter.id):
@@ -153,7 +151,7 @@ async def _resolve_commands(session: AsyncSession, meter: Meter, statement: Mete
 
 
 async def _resolve_passed(
-    session: AsyncSession, meter: Meter, command: MeterCommand, statement: MeterStatement, now: datetime
+    session: AsyncSession, meter: Meter, command: MeterCommand, statement: StatusReport, now: datetime
 ) -> None:
     """The meter is at or past this number: it took the command, unless the number was never sent by us."""
     is_credit = command.kind == CommandKind.CREDIT
@@ -176,7 +174,7 @@ async def _resolve_passed(
     )
 
 
-def _resolve_not_taken(command: MeterCommand, statement: MeterStatement) -> None:
+def _resolve_not_taken(command: MeterCommand, statement: StatusReport) -> None:
     """The meter says that it has not taken a command that went out: send the same number again, or give up."""
     heard = command.status == CommandStatus.ACKNOWLEDGED
     garbled = statement.result is CommandResult.BAD_MAC and command.attempts >= MAX_BAD_MAC

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from standpipe.meter_gateway.profiles.profile import CreditMethod, load_profiles
-from standpipe.meters.dlms import DlmsKeys
+from standpipe.meter_gateway.dlms.meters import DlmsKeys
+from standpipe.meter_gateway.dlms.profiles.profile import CreditMethod, load_profiles
 from standpipe.office.desk import AsJson, group, perform, show
 from standpipe.operations import radios
 from standpipe.platform.errors import InvalidInputError

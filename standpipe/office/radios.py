@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from standpipe.meters.lora_models import DeviceClass
+from standpipe.meter_gateway.lorawan.tables import DeviceClass
 from standpipe.office.desk import AsJson, group, perform, show
 from standpipe.operations import radios
 

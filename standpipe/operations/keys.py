@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from standpipe.customers.operators import ANYBODY, FIELD_WORK
-from standpipe.meters import dtls_keys
-from standpipe.meters.dtls_keys import IssuedKey
-from standpipe.meters.field_models import MeterDtlsKeys
+from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
+from standpipe.meter_gateway.lwm2m.dtls.keys import IssuedKey
+from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
 

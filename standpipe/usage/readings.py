@@ -21,7 +21,7 @@ from standpipe.meters import effects, statements
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.conditions import note_conditions, note_measures
 from standpipe.meters.models import Meter
-from standpipe.meters.reports import MeterReport, MeterStatement, RegisterReading
+from standpipe.meters.reports import MeterReport, RegisterReading, StatusReport
 from standpipe.outbox.facts import UsageRecorded, publish
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import LIVE, notify
@@ -109,7 +109,7 @@ async def _is_overtaken(session: AsyncSession, meter: Meter, stated_at: datetime
     return found is not None
 
 
-def _register_of(statement: MeterStatement, *, empty_pipe: bool) -> RegisterReading:
+def _register_of(statement: StatusReport, *, empty_pipe: bool) -> RegisterReading:
     """A statement's register. Its time has whole seconds; the report number puts several within one in order."""
     order = timedelta(microseconds=statement.report_counter % 1_000_000)
     return RegisterReading(statement.stated_at + order, statement.register_ml, empty_pipe)

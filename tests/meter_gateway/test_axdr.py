@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standpipe.meter_gateway import axdr
-from standpipe.meter_gateway.axdr import Data, Tag, array, octets, structure
-from standpipe.meter_gateway.cosem_time import ANY_BYTE, ANY_DEVIATION, CosemTime
+from standpipe.meter_gateway.dlms import axdr
+from standpipe.meter_gateway.dlms.axdr import Data, Tag, array, octets, structure
+from standpipe.meter_gateway.dlms.cosem_time import ANY_BYTE, ANY_DEVIATION, CosemTime
+from standpipe.meter_gateway.dlms.wrapper import HEADER_BYTES, Unwrapper, WrapperFrame
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meter_gateway.wrapper import HEADER_BYTES, Unwrapper, WrapperFrame
 
 FUZZ_CASES = int(os.environ.get("CHAOS_FRAMES", "5000"))
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from standpipe.meter_gateway import tlv
-from standpipe.meter_gateway.server import run_gateway
-from standpipe.meters import dtls_keys
-from standpipe.meters.field_models import MeterDtlsKeys
+from standpipe.meter_gateway.lwm2m import tlv
+from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
+from standpipe.meter_gateway.lwm2m.server import run_gateway
+from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions

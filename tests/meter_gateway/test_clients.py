@@ -12,10 +12,11 @@ import pytest
 from aiocoap.resource import Resource, Site
 from sqlalchemy import func, select, update
 
-from standpipe.meter_gateway.peer import MeterPeer, MeterRefusedError, tuning
+from standpipe.meter_gateway.lwm2m.peer import MeterPeer, MeterRefusedError, tuning
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.meters.field_models import MeterCondition, MeterMeasure
 from standpipe.meters.models import Meter as MeterRow
-from standpipe.meters.models import MeterRegistration, MeterState
+from standpipe.meters.models import MeterState
 from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client

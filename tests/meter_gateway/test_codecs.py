@@ -13,7 +13,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from standpipe.meter_gateway import objects, prepaid, senml, tlv, water
+from standpipe.meter_gateway import prepaid
+from standpipe.meter_gateway.lwm2m import objects, senml, tlv, water
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import RegisterReading
 

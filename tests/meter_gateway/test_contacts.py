@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.meter_gateway import senml
-from standpipe.meter_gateway.contacts import Contacts
-from standpipe.meter_gateway.peer import MeterAsleepError, MeterRefusedError
+from standpipe.meter_gateway.lwm2m import registrations, senml
+from standpipe.meter_gateway.lwm2m.contacts import Contacts
+from standpipe.meter_gateway.lwm2m.peer import MeterAsleepError, MeterRefusedError
 from standpipe.meter_gateway.prepaid import CommandFrame, StatusFrame
-from standpipe.meters import credit, registrations
+from standpipe.meters import credit
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, MeterCommand
 from standpipe.platform.clock import Clock

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.meter_gateway.delivery import CommandRefusedError
-from standpipe.meter_gateway.dlms_tariff import send_tariff
-from standpipe.meter_gateway.profiles.profile import load_profiles, read_profile
+from standpipe.meter_gateway.dlms.profiles.profile import load_profiles, read_profile
+from standpipe.meter_gateway.dlms.tariff import send_tariff
 from standpipe.meters.models import CommandKind
 from standpipe.platform.database import Sessions
 from standpipe.tariffs.pricing import Block, PriceTable

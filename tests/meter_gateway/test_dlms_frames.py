@@ -7,18 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.meter_gateway import dlms_acse, dlms_apdu, dlms_security, dlms_totals, dlms_values
-from standpipe.meter_gateway.axdr import NULL, Data, Tag, octets, structure
 from standpipe.meter_gateway.delivery import CommandRefusedError
-from standpipe.meter_gateway.dlms_acse import AssociationRequest, AssociationResponse, Mechanism
-from standpipe.meter_gateway.dlms_apdu import Attribute, ExceptionResponse, Response
-from standpipe.meter_gateway.dlms_security import GlobalKeys
-from standpipe.meter_gateway.dlms_tariff import unit_charge
-from standpipe.meter_gateway.dlms_totals import MoneyRegisters, MoneyScale, Seen, concluded
-from standpipe.meter_gateway.dlms_values import VolumeScale
+from standpipe.meter_gateway.dlms import acse as dlms_acse
+from standpipe.meter_gateway.dlms import apdu as dlms_apdu
+from standpipe.meter_gateway.dlms import security as dlms_security
+from standpipe.meter_gateway.dlms import totals as dlms_totals
+from standpipe.meter_gateway.dlms import values as dlms_values
+from standpipe.meter_gateway.dlms.acse import AssociationRequest, AssociationResponse, Mechanism
+from standpipe.meter_gateway.dlms.apdu import Attribute, ExceptionResponse, Response
+from standpipe.meter_gateway.dlms.axdr import NULL, Data, Tag, octets, structure
+from standpipe.meter_gateway.dlms.meters import OnTheAir
+from standpipe.meter_gateway.dlms.profiles.profile import FOLDER, Alarm, Column, load_profiles, read_profile
+from standpipe.meter_gateway.dlms.security import GlobalKeys
+from standpipe.meter_gateway.dlms.tariff import unit_charge
+from standpipe.meter_gateway.dlms.totals import MoneyRegisters, MoneyScale, Seen, concluded
+from standpipe.meter_gateway.dlms.values import VolumeScale
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meter_gateway.profiles.profile import FOLDER, Alarm, Column, load_profiles, read_profile
-from standpipe.meters.dlms import OnTheAir
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import ValveState
 from standpipe.platform.errors import SettingsError

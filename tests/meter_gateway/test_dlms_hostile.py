@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from standpipe.meters import dlms
+from standpipe.meter_gateway.dlms import meters as dlms
 from standpipe.platform.database import Sessions
 from standpipe_demo.simulator.dlms_frames import Cryptographer
 from standpipe_demo.simulator.dlms_meter import SimulatedDlmsMeter
@@ -292,7 +292,7 @@ async def test_m4_a_meter_that_cannot_answer_our_challenge_is_not_served(
 
 
 async def test_m9_a_crowd_of_strangers_keeps_no_meter_out(hls: DlmsField, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("standpipe.meter_gateway.dlms_server.MAX_UNPROVEN", 8)
+    monkeypatch.setattr("standpipe.meter_gateway.dlms.server.MAX_UNPROVEN", 8)
     strangers = [await asyncio.open_connection("127.0.0.1", hls.port) for _ in range(40)]
     await hls.grant(5_000)
     hls.run_meter()

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from standpipe.customers.models import OperatorAction
 from standpipe.customers.operators import add_operator
-from standpipe.meters import dlms
+from standpipe.meter_gateway.dlms import meters as dlms
 from standpipe.meters.models import Meter
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError

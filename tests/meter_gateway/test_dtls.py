@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from standpipe.meter_gateway import dtls_records
-from standpipe.meter_gateway.dtls import Limits
+from standpipe.meter_gateway.lwm2m.dtls import records as dtls_records
+from standpipe.meter_gateway.lwm2m.dtls.server import Limits
 from tests.support.dtls import KEY, DtlsClient, Echo, echo
 from tests.support.town import until
 

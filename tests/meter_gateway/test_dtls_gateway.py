@@ -12,8 +12,10 @@ import cbor2
 import pytest
 from sqlalchemy import select
 
-from standpipe.meters import models, registrations
-from standpipe.meters.models import MeterCommand, MeterRegistration
+from standpipe.meter_gateway.lwm2m import registrations
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
+from standpipe.meters import models
+from standpipe.meters.models import MeterCommand
 from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client

@@ -11,10 +11,11 @@ import aiocoap
 import pytest
 from sqlalchemy import select
 
-from standpipe.meter_gateway.server import run_gateway
+from standpipe.meter_gateway.lwm2m.server import run_gateway
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.meters import commands
-from standpipe.meters.models import CommandKind, CreditGrant, MeterRegistration
-from standpipe.meters.reports import CommandResult, MeterReport, MeterStatement, ValveReason, ValveState
+from standpipe.meters.models import CommandKind, CreditGrant
+from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, SettingsError
@@ -144,7 +145,7 @@ async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
     await field.meter.wake()
     state = await field.state()
     assert state is not None
-    old = MeterStatement(
+    old = StatusReport(
         report_counter=state.report_counter - 1,
         last_sequence=9,
         result=CommandResult.DONE,

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standpipe.meter_gateway.carriers import run_carriers
-from standpipe.meter_gateway.lora_events import DownlinkLost, Uplink, read_event
-from standpipe.meter_gateway.lora_network import ChirpStack, NetworkUnavailableError
+from standpipe.meter_gateway.lorawan.events import DownlinkLost, Uplink, read_event
+from standpipe.meter_gateway.lorawan.network import ChirpStack, NetworkUnavailableError
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import SettingsError

@@ -17,14 +17,14 @@ from aiocoap.numbers.constants import TransportTuning
 from aiocoap.resource import PathCapable, Resource
 from sqlalchemy import func, select, text
 
-from standpipe.meter_gateway.contacts import Contacts
+from standpipe.meter_gateway.lwm2m.contacts import Contacts
+from standpipe.meter_gateway.lwm2m.peer import MeterPeer, tuning
+from standpipe.meter_gateway.lwm2m.registrations import Registration
+from standpipe.meter_gateway.lwm2m.request_limiter import Workroom
+from standpipe.meter_gateway.lwm2m.resources import make_site
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meter_gateway.peer import MeterPeer, tuning
-from standpipe.meter_gateway.resources import make_site
-from standpipe.meter_gateway.workroom import Workroom
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import MeterRegistration
-from standpipe.meters.registrations import Registration
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotAuthenticatedError

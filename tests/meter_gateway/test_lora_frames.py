@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from standpipe.meter_gateway.lora_frames import (
+from standpipe.meter_gateway.lorawan.frames import (
     DR0_BYTES,
     KIND_CREDIT,
     KIND_CREDIT_MARKED,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from standpipe.meter_gateway.lorawan.tables import LoraDevice, LoraDownlink
 from standpipe.meters.field_models import MeterCondition
-from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, CreditGrant
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from standpipe.meters.models import MeterRegistration
+from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.support.radio import make_field

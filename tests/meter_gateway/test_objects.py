@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.meter_gateway import objects, senml, tlv, water
+from standpipe.meter_gateway.lwm2m import objects, senml, tlv, water
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import Condition, ConditionKind, Measure, MeasureKind, RegisterReading
 

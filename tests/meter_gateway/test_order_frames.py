@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standpipe.meter_gateway.lora_frames import DR0_BYTES, FrameKey
-from standpipe.meter_gateway.lora_orders import LoraDiagnostics, LoraTablesHeld, TablePart
+from standpipe.meter_gateway.lorawan.frames import DR0_BYTES, FrameKey
+from standpipe.meter_gateway.lorawan.orders import LoraDiagnostics, LoraTablesHeld, TablePart
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.prepaid_tables import TableFrame, TablesHeldFrame
 from standpipe.meters.price_tables import MAX_BLOCKS, MeterTable

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standpipe.meter_gateway import prepaid
-from standpipe.meter_gateway.contacts import statement_of
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meter_gateway.translation import status_report_of
 from standpipe.meters.reports import CommandResult, ValveReason, ValveState
 from standpipe_demo.simulator.meter_frames import make_status, open_command
 from tests.support.town import make_settings
@@ -118,7 +118,7 @@ def test_a_total_that_no_database_holds_is_refused_though_its_mac_is_good() -> N
 
 def test_codes_of_the_page_in_our_words_and_unknown_ones_never_as_done() -> None:
     def said(result: int, valve: int, reason: int) -> tuple[CommandResult, ValveState, ValveReason]:
-        statement = statement_of(prepaid.StatusFrame(1, 1, result, valve, reason, 0, 0, 0, 0))
+        statement = status_report_of(prepaid.StatusFrame(1, 1, result, valve, reason, 0, 0, 0, 0))
         return statement.result, statement.valve, statement.valve_reason
 
     assert said(0, 0, 0) == (CommandResult.DONE, ValveState.OPEN, ValveReason.NORMAL)

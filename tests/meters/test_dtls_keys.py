@@ -14,10 +14,10 @@ from sqlalchemy import select, text
 
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.operators import add_operator
-from standpipe.meters import dtls_keys
-from standpipe.meters.field_models import MeterDtlsKeys
+from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
+from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys, MeterRegistration
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import MeterCredential, MeterRegistration
+from standpipe.meters.models import MeterCredential
 from standpipe.platform.database import Sessions
 from standpipe_demo.simulator import meter_store
 from tests.support.command import standpipe

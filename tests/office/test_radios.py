@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import OperatorAction
-from standpipe.meters.lora_devices import bind as bind_device
-from standpipe.meters.lora_models import DeviceClass, LoraDevice
+from standpipe.meter_gateway.lorawan.devices import bind as bind_device
+from standpipe.meter_gateway.lorawan.tables import DeviceClass, LoraDevice
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from tests.support.command import standpipe_beside

@@ -29,7 +29,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters import statements
 from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
 from standpipe.meters.models import Meter
-from standpipe.meters.reports import CommandResult, MeterStatement, ValveReason, ValveState
+from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments import top_ups
 from standpipe.payments.inbox import receive, work_inbox
@@ -317,7 +317,7 @@ class PaymentHistory(RuleBasedStateMachine):
         async with self.plain.begin() as session:
             meter = await lock_meter(session, self.home.meter_id)
             row = await statements.touch(session, meter.id, seen_at=NOW, battery_percent=None)
-            said = MeterStatement(
+            said = StatusReport(
                 report_counter=self.counter, last_sequence=self.sequence, result=CommandResult.DONE,
                 credit_accepted_minor=self.accepted, credit_remaining_minor=self.accepted, register_ml=0,
                 valve=ValveState.OPEN, valve_reason=ValveReason.NORMAL, stated_at=NOW,

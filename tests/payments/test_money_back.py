@@ -14,7 +14,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters import statements
 from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
 from standpipe.meters.models import Meter, MeterCommand, MeterState
-from standpipe.meters.reports import CommandResult, MeterStatement, ValveReason, ValveState
+from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
 from standpipe.payments.models import RailEvent, Refund, TopUp
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.platform.errors import InvalidInputError, StandpipeError
@@ -76,7 +76,7 @@ async def state(town: Town, *, accepted_minor: int, sequence: int) -> None:
     async with town.sessions.begin() as session:
         meter = await lock_meter(session, town.home.meter_id)
         row = await statements.touch(session, meter.id, seen_at=NOW, battery_percent=None)
-        said = MeterStatement(
+        said = StatusReport(
             report_counter=row.report_counter + 1,
             last_sequence=sequence,
             result=CommandResult.DONE,

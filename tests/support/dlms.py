@@ -12,12 +12,14 @@ from typing import Any
 
 from sqlalchemy import select
 
-from standpipe.meter_gateway.dlms_server import DlmsServer, Patience
-from standpipe.meter_gateway.profiles.profile import load_profiles
-from standpipe.meters import commands, credit, dlms
-from standpipe.meters.dlms import DlmsKeys
+from standpipe.meter_gateway.dlms import meters as dlms
+from standpipe.meter_gateway.dlms.meters import DlmsKeys
+from standpipe.meter_gateway.dlms.profiles.profile import load_profiles
+from standpipe.meter_gateway.dlms.server import DlmsServer, Patience
+from standpipe.meter_gateway.dlms.tables import DlmsMeter
+from standpipe.meters import commands, credit
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import CommandKind, DlmsMeter, MeterCommand, MeterState
+from standpipe.meters.models import CommandKind, MeterCommand, MeterState
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.notify import COMMANDS, Listener

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from OpenSSL import SSL
 
-from standpipe.meter_gateway.dtls import DtlsServer, Limits
-from standpipe.meter_gateway.dtls_session import DtlsSession
-from standpipe.meters.dtls_keys import DtlsCredential
+from standpipe.meter_gateway.lwm2m.dtls.keys import DtlsCredential
+from standpipe.meter_gateway.lwm2m.dtls.server import DtlsServer, Limits
+from standpipe.meter_gateway.lwm2m.dtls.session import DtlsSession
 from standpipe_demo.simulator.meter_dtls import PskClientContext
 from tests.support.database import free_port
 

@@ -13,8 +13,8 @@ import httpx
 from sqlalchemy import func, select, update
 
 from standpipe.meter_gateway.carriers import run_carriers
+from standpipe.meter_gateway.lorawan.tables import LoraDevice, LoraDownlink
 from standpipe.meters import commands, credit
-from standpipe.meters.lora_models import LoraDevice, LoraDownlink
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions

@@ -12,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from standpipe.meter_gateway.server import run_gateway
-from standpipe.meters import commands, credit, dtls_keys
+from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
+from standpipe.meter_gateway.lwm2m.server import run_gateway
+from standpipe.meters import commands, credit
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
 from standpipe.platform.database import Sessions

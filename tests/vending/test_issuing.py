@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from standpipe.customers.operators import add_operator
-from standpipe.meter_gateway.contacts import statement_of
 from standpipe.meter_gateway.prepaid import StatusFrame
+from standpipe.meter_gateway.translation import status_report_of
 from standpipe.meters import keypads
 from standpipe.meters.commands import lock_meter, next_to_send
 from standpipe.meters.credit import grant_volume
@@ -313,7 +313,7 @@ async def test_terms_under_which_no_token_would_work_are_refused(town: Town, mor
 
 async def test_a_keypad_meter_that_does_not_say_what_was_typed_is_not_believed(home: Town) -> None:
     frame = StatusFrame(1, 0, 0, 0, 0, 8 * UNIT_ML, 8 * UNIT_ML, 0, int(home.settings.clock.now().timestamp()))
-    report = MeterReport(home.home.meter_id, home.settings.clock.now(), (), statement_of(frame, WalletKind.VOLUME))
+    report = MeterReport(home.home.meter_id, home.settings.clock.now(), (), status_report_of(frame, WalletKind.VOLUME))
     async with home.sessions.begin() as session:
         with pytest.raises(InvalidInputError, match="how much was typed"):
             await take_report(session, report, home.settings.clock.now())

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from standpipe.meter_gateway.contacts import frame_of, statement_of
 from standpipe.meter_gateway.prepaid import StatusFrame
+from standpipe.meter_gateway.translation import command_frame_of, status_report_of
 from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
 from standpipe.meters.credit import free_to_retract_ml, grant_volume, retract_volume
 from standpipe.meters.models import CreditGrant, Meter, WalletKind
@@ -102,7 +102,7 @@ class Life:
             if command is None:
                 return
             await mark_unknown(session, command.id, "no answer")
-        self.frames.append(frame_of(command).to_bytes(PREPAID_KEY, self.config.serial))
+        self.frames.append(command_frame_of(command).to_bytes(PREPAID_KEY, self.config.serial))
 
     async def arrive(self) -> None:
         """Any frame that was ever on the air, again or for the first time."""
@@ -115,7 +115,7 @@ class Life:
         frame = status_frame(self.config, self.state)
         status = StatusFrame.from_bytes(frame, PREPAID_KEY, self.config.serial)
         async with self.sessions.begin() as session:
-            statement = statement_of(status, WalletKind.VOLUME)
+            statement = status_report_of(status, WalletKind.VOLUME)
             await take_report(session, MeterReport(self.meter_id, self.now, (), statement), self.now)
 
     async def wait(self) -> None:

@@ -1,0 +1,1 @@
+"""DLMS/COSEM over TCP: meters that dial in."""

@@ -1,0 +1,1 @@
+"""LoRaWAN through a network server: meters that speak in uplinks."""

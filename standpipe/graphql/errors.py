@@ -24,6 +24,7 @@ from standpipe.platform.errors import (
     RateLimitedError,
     StandpipeError,
 )
+from standpipe.platform.language import in_language, phrase
 
 INTERNAL = "INTERNAL"
 CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})
@@ -92,7 +93,7 @@ def user_error(error: StandpipeError, language: str) -> UserError:
 
 
 def _user_error(error: StandpipeError, language: str) -> UserError:
-    message = str(error)
+    message = error.text_in(language)
     match error:
         case AmountOutOfRangeError():
             return AmountOutOfRange(
@@ -108,7 +109,10 @@ def _user_error(error: StandpipeError, language: str) -> UserError:
         case IdempotencyMismatchError():
             return _input_error(UserErrorCode.IDEMPOTENCY_MISMATCH, message, "idempotencyKey")
         case NotFoundError() | ForbiddenError() | MeterBlockedError():
-            return _input_error(_CODES[type(error)], "Not found." if isinstance(error, NotFoundError) else message)
+            return _input_error(
+                _CODES[type(error)],
+                in_language(phrase("Not found."), language) if isinstance(error, NotFoundError) else message,
+            )
         case RateLimitedError():
             return RateLimited(
                 code=UserErrorCode.RATE_LIMITED,

@@ -179,7 +179,7 @@ class MoneyMutation:
             )
         except StandpipeError as error:
             return CardSavePayload(next_action=None, replayed=False, user_errors=[user_error(error, context.language)])
-        return CardSavePayload(next_action=action_of(action), replayed=replayed, user_errors=[])
+        return CardSavePayload(next_action=action_of(action, context.language), replayed=replayed, user_errors=[])
 
     @strawberry.mutation(description="Forgets a card.")
     async def card_forget(self, info: Ctx, input: CardForgetInput) -> CardsPayload | None:

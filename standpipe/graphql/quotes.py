@@ -19,6 +19,7 @@ from standpipe.payments.rails.port import PaymentMethod, Rail
 from standpipe.payments.rails.registry import check_amount, fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
 from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError, QuoteOutdatedError, StandpipeError
+from standpipe.platform.language import phrase, to_translate, translate
 from standpipe.platform.units import MAX_MINOR, ML_PER_LITRE, to_minor
 from standpipe.tariffs.periods import LineKind
 from standpipe.usage.overview import MeterView
@@ -90,18 +91,14 @@ class QuoteChangedError(StandpipeError):
     quote: Quote | None
 
     def __str__(self) -> str:
-        return "The price has changed since you looked. Please check the new one."
+        return phrase("The price has changed since you looked. Please check the new one.")
 
 
 _LABELS = {
-    "DEBT": {"en": "Repayment of what is owed", "sw": "Malipo ya deni", "fr": "Remboursement de la dette"},
-    "FEE": {"en": "Service fee", "sw": "Ada ya huduma", "fr": "Frais de service"},
-    "STANDING": {"en": "Standing charges due", "sw": "Ada za kudumu", "fr": "Charges fixes dues"},
-    "EMERGENCY": {
-        "en": "Repayment of emergency credit",
-        "sw": "Malipo ya salio la dharura",
-        "fr": "Remboursement du crédit d'urgence",
-    },
+    "DEBT": to_translate("Repayment of what is owed"),
+    "FEE": to_translate("Service fee"),
+    "STANDING": to_translate("Standing charges due"),
+    "EMERGENCY": to_translate("Repayment of emergency credit"),
 }
 
 
@@ -154,7 +151,11 @@ def quote_error(error: StandpipeError, language: str) -> UserError:
     if isinstance(error, QuoteChangedError | QuoteOutdatedError):
         quote = error.quote if isinstance(error, QuoteChangedError) else None
         return QuoteChanged(
-            code=UserErrorCode.QUOTE_CHANGED, message=str(error), field=["quoteId"], retryable=True, quote=quote
+            code=UserErrorCode.QUOTE_CHANGED,
+            message=error.text_in(language),
+            field=["quoteId"],
+            retryable=True,
+            quote=quote,
         )
     return user_error(error, language)
 
@@ -198,9 +199,8 @@ def owing_by(view: MeterView) -> Owing:
 
 
 def label_of(code: str, language: str) -> str:
-    """A deduction's name; English where a language is not spoken yet."""
-    words = _LABELS[code]
-    return words.get(language.partition("-")[0].lower(), words["en"])
+    """Name a deduction in the reader's language."""
+    return translate(_LABELS[code], language)
 
 
 def _by_money(

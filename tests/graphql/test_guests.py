@@ -209,7 +209,7 @@ async def test_a_guests_mpesa_push_rings_the_payers_phone_and_is_credited_once(t
     # The number on the payer's own receipt is the payer's: the household's page says "M-Pesa" and no more.
     async with town.sessions() as session:
         [receipt] = (await receipts_of(session, [made["topUp"]["id"]]))[made["topUp"]["id"]]
-    assert method_text(receipt) == "M-Pesa"
+    assert method_text(receipt, "en") == "M-Pesa"
     async with town.sessions() as session:
         assert (await session.get_one(TopUp, made["topUp"]["id"])).receipt_ref == town.mpesa.pushes[push]["receipt"]
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import stripe
 from cryptography.fernet import Fernet
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import func, select, text
 from starlette.applications import Starlette
 
@@ -35,6 +36,7 @@ from standpipe.worker import work_outbox
 from standpipe_demo.simulator import fake_flutterwave, fake_momo, fake_mpesa, fake_stripe, sandbox_provider
 from standpipe_demo.simulator.webhooks import sign
 from tests.support.database import free_port
+from tests.support.rating import rate_due
 
 STRIPE_SECRET = "whsec_of_the_town"
 OLD_STRIPE_SECRET = "whsec_before_the_rotation"
@@ -136,7 +138,8 @@ class Town:
         return await self.post("stripe", body, {"Stripe-Signature": sign(body, STRIPE_SECRET, stamp)})
 
     async def drain(self) -> None:
-        """Work the inbox and the outbox until nothing is due."""
+        """Rate what is due, and work the inbox and the outbox until nothing is due."""
+        await rate_due(self.sessions, self.settings.clock)
         while await work_inbox(self.sessions, self.rails, self.settings.clock) or await work_outbox(
             self.sessions, self.rails, self.settings.clock, timedelta(hours=26)
         ):
@@ -262,11 +265,24 @@ async def make_utility(sessions: Sessions, zone: str = "Africa/Nairobi") -> tupl
     return utility.id, tariff.id
 
 
+class _Told(Settings):
+    """Settings that are what they are told, and read nothing from the environment of whoever runs the suite."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic names its arguments.
+        init_settings: PydanticBaseSettingsSource,
+        **_others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def make_settings(**more: Any) -> Settings:
-    """Settings that read nothing from the environment of whoever runs the suite."""
+    """A test's settings."""
     values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET}
     values |= {"coap_dtls_port": free_port()} | more
-    return Settings.model_validate(values)
+    return _Told.model_validate(values)
 
 
 @asynccontextmanager

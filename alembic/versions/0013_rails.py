@@ -1,14 +1,14 @@
 """a way to pay is a rail, wherever it was called a provider
 
-Revision: 0012, after: 0011
+Revision: 0013, after: 0012
 
 Nothing is released yet, so tables and columns may change their names.
 """
 
 from alembic import op
 
-revision = '0012'
-down_revision = '0011'
+revision = '0013'
+down_revision = '0012'
 branch_labels = None
 depends_on = None
 

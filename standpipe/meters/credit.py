@@ -244,9 +244,9 @@ async def load_credit(
     return found
 
 
-async def _save(work: UnitOfWork, credits: Sequence[Credit]) -> None:
+async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
     # A meter that was decided on several times in a batch is stored as it ended.
-    last = {credit.meter_id: credit for credit in credits if credit.changed}
+    last = {credit.meter_id: credit for credit in changed_credits if credit.changed}
     changed = [last[meter_id] for meter_id in sorted(last)]
     if not changed:
         return

@@ -7,7 +7,7 @@ What a decision cannot do it says by raising; then nothing has changed.
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -30,11 +30,26 @@ from standpipe.payments.state import (
     RefundRow,
 )
 from standpipe.payments.volume import buy_with_wallet, unbuy, unsent_minor
-from standpipe.platform.errors import InsufficientFundsError, InvalidInputError
+from standpipe.platform.errors import InsufficientFundsError
 from standpipe.platform.ids import new_id
 
 _ENDS = {RefundStatus.SUCCEEDED: RefundState.DONE, RefundStatus.FAILED: RefundState.FAILED}
 _log = structlog.get_logger(__name__)
+
+
+class Funded(Protocol):
+    """What says by whom a payment is paid, and for which meter."""
+
+    @property
+    def rail(self) -> str: ...
+    @property
+    def origin(self) -> str: ...
+    @property
+    def funder_id(self) -> str | None: ...
+    @property
+    def currency(self) -> str: ...
+    @property
+    def meter_id(self) -> str: ...
 
 
 @dataclass
@@ -83,9 +98,7 @@ class _Draft:
         Raises InvalidInputError where the meter holds it (or, volume, may hold it).
         """
         if self.meter.volume is not None:
-            self.meter, postings = unbuy(
-                self.meter, source_id=self.payment.id, amount_minor=amount_minor, now=self.now
-            )
+            self.meter, postings = unbuy(self.meter, source_id=self.payment.id, amount_minor=amount_minor, now=self.now)
             self.postings += postings
             return bool(postings)
         credit = retracted(self.meter.credit, source_id=self.payment.id, amount=amount_minor)
@@ -164,6 +177,19 @@ def decide(
     return draft.changes(poll=next_poll(draft.payment, polls_s), card=card)
 
 
+def first_answer(
+    payment: PaymentState, truth: PaymentTruth, now: datetime, polls_s: tuple[int, ...]
+) -> tuple[PaymentState, Poll] | None:
+    """What the answer to a create makes of an order, where it moves no money and ends nothing; None: ``decide`` it."""
+    moves = truth.captured_minor or truth.refunded_minor or truth.disputed_minor or truth.captured_is_request
+    simple = truth.status is PaymentStatus.PENDING and truth.reference == payment.id
+    if moves or truth.saved_card is not None or not simple or truth.currency != payment.currency:
+        return None
+    values: dict[str, Any] = {**_names_of(payment, truth), "status": truth.status, "updated_at": now}
+    payment = replace(payment, **values, next_action=truth.next_action, version=payment.version + 1)
+    return payment, next_poll(payment, polls_s)
+
+
 def capture(
     payment: PaymentState, meter: MeterMoney, amount_minor: int, now: datetime, source: AccountRef | None = None
 ) -> Changes:
@@ -234,7 +260,7 @@ def next_poll(payment: PaymentState, polls_s: tuple[int, ...]) -> Poll:
     return Poll(polls_s[payment.attempts])
 
 
-def funding(payment: PaymentState) -> AccountRef:
+def funding(payment: Funded) -> AccountRef:
     """The account that a payment is paid from."""
     if payment.origin == "AGENT":
         return AccountRef(AccountKind.FLOAT, payment.funder_id or "", payment.currency)
@@ -243,7 +269,7 @@ def funding(payment: PaymentState) -> AccountRef:
     return AccountRef(AccountKind.CLEARING, payment.rail, payment.currency)
 
 
-def captured_lines(payment: PaymentState, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
+def captured_lines(payment: Funded, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
     """How a captured payment is posted, part by part; none is zero."""
     currency, meter_id = payment.currency, payment.meter_id
     lines = [
@@ -426,10 +452,10 @@ def _hold_foreign(draft: _Draft, truth: PaymentTruth) -> None:
         _log.error("money in suspense", rail=payment.rail, rail_ref=truth.rail_ref, reason=reason)
     else:
         left_minor = -difference_minor
-        for item in draft.around.waiting:
-            if item.top_up_id == payment.id and item.amount_minor <= left_minor:
-                left_minor -= item.amount_minor
-                draft.resolved[item.id] = replace(item, status="RETURNED", resolved_by="the provider")
+        for held in draft.around.waiting:
+            if held.top_up_id == payment.id and held.amount_minor <= left_minor:
+                left_minor -= held.amount_minor
+                draft.resolved[held.id] = replace(held, status="RETURNED", resolved_by="the provider")
     draft.set(suspense_minor=held_minor)
 
 

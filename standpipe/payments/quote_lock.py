@@ -16,6 +16,7 @@ from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.views import GUEST
 from standpipe.platform.errors import QuoteOutdatedError
 
+
 async def require_quote_lock(session: AsyncSession, meter: Meter, agreed: Mapping[str, int], now: datetime) -> None:
     """Lock a VOLUME meter and see that an order by a quote can give what the quote said.
 

@@ -1,4 +1,4 @@
-"""``settle``: make the ledger agree with the rail. Webhook, redirect, poll and payment poller all call this one function.
+"""``settle``: make the ledger agree with the rail. Webhook, redirect, poll and poller all call this function.
 
 Rails are asked outside any transaction, many at once. Then all that was answered is booked in one: payments and meters
 are loaded and locked, ``decide`` says what the difference between running totals becomes, and it is saved table by
@@ -43,6 +43,8 @@ from standpipe.platform.errors import NotFoundError, StandpipeError
 from standpipe.platform.ids import new_id
 
 MAX_ROUNDS = 8
+BUSY_AFTER_S = (0.02, 0.1, 0.3)
+"""Pauses before another look at rows that somebody holds; after them whoever called comes again."""
 ASKED_AT_ONCE = 16
 """Questions under way at one rail, by one batch."""
 INTERNAL = frozenset({"AGENT", "VOUCHER"})
@@ -50,7 +52,8 @@ INTERNAL = frozenset({"AGENT", "VOUCHER"})
 _log = structlog.get_logger(__name__)
 
 SNAPSHOT = text("""
-    SELECT t.id, t.version, t.rail, t.rail_ref, t.alias_ref, t.pay_minor, t.currency, t.return_url, t.method_id,
+    SELECT t.id, t.meter_id, t.customer_id, t.created_at,
+           t.version, t.rail, t.rail_ref, t.alias_ref, t.pay_minor, t.currency, t.return_url, t.method_id,
            t.account_reference, t.phone, t.payer_ref, t.origin, t.traceparent, s.rail_ref AS saved_ref,
            CAST(extract(epoch FROM now() - t.started_real_at) AS double precision) AS age_s,
            (SELECT json_agg(json_build_array(r.rail_ref, r.amount_minor, r.currency, r.status) ORDER BY r.id)
@@ -130,29 +133,42 @@ async def settle_many(
     """
     outcomes: dict[int, Exception | None] = {}
     places = list(range(len(asks)))
-    for round_ in range(MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         answers = await _ask_all(sessions, rails, [asks[place] for place in places])
         told = [(place, answer) for place, answer in zip(places, answers, strict=True) if isinstance(answer, Answered)]
         outcomes |= {
-            place: answer
-            for place, answer in zip(places, answers, strict=True)
-            if not isinstance(answer, Answered)
+            place: answer for place, answer in zip(places, answers, strict=True) if not isinstance(answer, Answered)
         }
-        booked = await work_off(
-            partial(book, sessions, rails, clock), [answer for _, answer in told], name="settle"
-        )
+        booked = await _book_all(sessions, rails, clock, [answer for _, answer in told])
         places = []
         for (place, answer), outcome in zip(told, booked, strict=True):
             outcomes[place] = outcome
             if isinstance(outcome, BusyError | _StaleError):
-                # What others saw may be older than what we were called for: in the end whoever called asks again.
-                busy = RailUnavailableError(answer.rail, "others settle this payment at the same moment")
-                outcomes[place] = busy
+                reason = "others settle this payment at the same moment"
+                outcomes[place] = RailUnavailableError(answer.rail, reason)
+            if isinstance(outcome, _StaleError):
+                # What others saw may be older than what we were called for.
                 places.append(place)
         if not places:
             break
-        await asyncio.sleep(0.01 * round_)
     return [outcomes[place] for place in range(len(asks))]
+
+
+async def _book_all(
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, items: Sequence[Answered]
+) -> list[Exception | None]:
+    """``book``, and once more after each pause for those whose rows somebody else holds: they keep nobody waiting."""
+    work = partial(book, sessions, rails, clock)
+    outcomes = await work_off(work, items, name="settle")
+    for pause_s in BUSY_AFTER_S:
+        busy = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, BusyError)]
+        if not busy:
+            break
+        await asyncio.sleep(pause_s)
+        again = await work_off(work, [items[place] for place in busy], name="settle")
+        for place, outcome in zip(busy, again, strict=True):
+            outcomes[place] = outcome
+    return outcomes
 
 
 async def book(
@@ -347,12 +363,23 @@ async def snapshots(sessions: Sessions, top_up_ids: Sequence[str]) -> dict[str, 
         return {row.id: _snapshot(row) for row in rows}
 
 
-async def request_of(sessions: Sessions, top_up_id: str) -> tuple[str, PaymentRequest]:
-    """The rail of a stored top-up, and what it is asked for. Raises NotFoundError."""
-    found = (await snapshots(sessions, [top_up_id])).get(top_up_id)
-    if found is None:
+async def created_of(sessions: Sessions, top_up_id: str) -> tuple[PaymentState, PaymentRequest]:
+    """A top-up that has just been stored, and what its rail is asked for. Raises NotFoundError."""
+    async with sessions() as session:
+        row = (await (await _reading(session)).execute(SNAPSHOT, {"ids": [top_up_id]})).one_or_none()
+    if row is None:
         raise NotFoundError("No such top-up.")
-    return found.rail, found.request
+    payment = new_payment(
+        meter_id=row.meter_id,
+        customer_id=row.customer_id,
+        rail=row.rail,
+        rail_ref=row.rail_ref,
+        origin=row.origin,
+        pay_minor=row.pay_minor,
+        currency=row.currency,
+        now=row.created_at,
+    )
+    return replace(payment, id=row.id, version=row.version), _snapshot(row).request
 
 
 async def _reading(session: AsyncSession) -> AsyncConnection:
@@ -466,9 +493,18 @@ async def lock_top_up(session: AsyncSession, top_up_id: str) -> TopUp:
 
 
 async def apply_truth(
-    session: AsyncSession, rails: Mapping[str, Rail], top_up_id: str, truth: PaymentTruth, now: datetime
+    session: AsyncSession,
+    rails: Mapping[str, Rail],
+    top_up_id: str,
+    truth: PaymentTruth,
+    now: datetime,
+    *,
+    only_first: bool = False,
 ) -> None:
-    """``book`` for one payment whose rail has just answered, in the caller's transaction. Raises NotFoundError."""
+    """``book`` for one payment whose rail has just answered, in the caller's transaction. Raises NotFoundError.
+
+    ``only_first``: the answer may be older than what others have settled meanwhile, and counts only where nobody has.
+    """
     work = await UnitOfWork.of(session)
     await session.flush()
     loaded = await load(work.conn, [top_up_id], now, {top_up_id: truth})
@@ -476,9 +512,10 @@ async def apply_truth(
         raise NotFoundError("No such top-up.")
     opened: dict[str, Opening] = {}
     payment = loaded.payments[top_up_id]
+    if only_first and payment.version:
+        return
     await save(work, _decide_one(loaded, payment, truth, now, polls_of(rails.get(payment.rail)), opened), now, opened)
     await work.flush()
-    session.expire_all()
 
 
 async def save_one(session: AsyncSession, change: Changes, now: datetime, opening: Opening | None = None) -> None:
@@ -486,6 +523,3 @@ async def save_one(session: AsyncSession, change: Changes, now: datetime, openin
     work = await UnitOfWork.of(session)
     await save(work, [change], now, {} if opening is None else {change.payment.id: opening})
     await work.flush()
-    session.expire_all()
-
-

@@ -1,7 +1,7 @@
 """What a payment's rules look at, and what they change: frozen, whole, and read in one go. Pure.
 
-``PaymentState`` is a payment as we have it, ``MeterMoney`` what its meter holds and owes. ``Changes`` is what a decision
-makes of both, for ``standpipe.payments.rows`` to store.
+``PaymentState`` is a payment as we have it, ``MeterMoney`` what its meter holds and owes. ``Changes`` is what a
+decision makes of both, for ``standpipe.payments.rows`` to store.
 """
 
 from collections.abc import Mapping
@@ -114,8 +114,8 @@ class Purchase:
 class VolumeBook:
     """By what a VOLUME meter buys, and what it has bought.
 
-    ``sums``: volume and price by the meter's own day, of the billing periods that may be bought in. ``purchases``: those
-    of the sources in question, oldest first. ``fresh``: how many of them at the end are not stored yet.
+    ``sums``: volume and price by the meter's own day, of the billing periods that may be bought in. ``purchases``:
+    those of the sources in question, oldest first. ``fresh``: how many of them at the end are not stored yet.
     """
 
     contract: Contract

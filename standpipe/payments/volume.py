@@ -91,7 +91,8 @@ def unbuy(
 
     Raises InvalidInputError where that is not to be had: the meter may hold the water.
     """
-    missing_minor, posted = amount_minor - meter.wallet_minor, []
+    missing_minor = amount_minor - meter.wallet_minor
+    posted: list[Posting] = []
     if missing_minor <= 0:
         return meter, ()
     unsent = _unsent(meter, source_id)

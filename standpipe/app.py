@@ -18,6 +18,7 @@ from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
 from standpipe.api.statements import statement_pdf
+from standpipe.api.unavailable import or_unavailable
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.sessions import Lifetime, Lifetimes
 from standpipe.customers.sign_in import CodeLimits
@@ -130,12 +131,12 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
         Route("/webhooks/mpesa/{secret}/c2b/validation", validation, methods=["POST"], max_body_size=MAX_BODY_BYTES),
         Route("/webhooks/{rail}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
         Route("/webhooks/{rail}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
-        Route("/agents/me", agents.me, methods=["GET"]),
-        Route("/agents/meters/{number}", agents.meter, methods=["GET"]),
-        Route("/agents/vends", agents.vend, methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
-        Route("/return/{top_up_id}", returned, methods=["GET"]),
-        Route("/receipts/{receipt_id}.pdf", receipt_pdf, methods=["GET"]),
-        Route("/statements/{meter_id}/{month}.pdf", statement_pdf, methods=["GET"]),
+        Route("/agents/me", or_unavailable(agents.me), methods=["GET"]),
+        Route("/agents/meters/{number}", or_unavailable(agents.meter), methods=["GET"]),
+        Route("/agents/vends", or_unavailable(agents.vend), methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
+        Route("/return/{top_up_id}", or_unavailable(returned), methods=["GET"]),
+        Route("/receipts/{receipt_id}.pdf", or_unavailable(receipt_pdf), methods=["GET"]),
+        Route("/statements/{meter_id}/{month}.pdf", or_unavailable(statement_pdf), methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/readyz", ready, methods=["GET"]),
         WebSocketRoute("/graphql", view),

@@ -15,9 +15,10 @@ from standpipe.api.webhooks import read_call, refusal
 from standpipe.payments.paybill import Verdict, validate
 from standpipe.payments.rails.mpesa import NAME
 from standpipe.payments.rails.mpesa_callbacks import VALIDATION_ANSWERS
-from standpipe.payments.rails.mpesa_wire import CURRENCY, read_c2b
-from standpipe.payments.rails.port import SignatureInvalidError
+from standpipe.payments.rails.mpesa_wire import CURRENCY, C2bRequest, read_c2b
+from standpipe.payments.rails.port import Rail, SignatureInvalidError
 from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.reconnect import once_more
 
 ANSWER_WITHIN_S = 4.0
 _log = structlog.get_logger(__name__)
@@ -40,11 +41,16 @@ async def validation(request: Request) -> Response:
         return JSONResponse(VALIDATION_ANSWERS[Verdict.UNKNOWN_ACCOUNT])
     sessions: Sessions = request.app.state.sessions
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S), sessions() as session:
-            verdict = await validate(
-                session, rail, account=asked.account_reference, amount_minor=asked.amount_minor, currency=CURRENCY
-            )
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            verdict = await once_more(lambda: _decide(sessions, rail, asked))
     except (TimeoutError, *DATABASE_DOWN):
         _log.error("validation not decided in time; accepted")
         verdict = Verdict.ACCEPT
     return JSONResponse(VALIDATION_ANSWERS[verdict])
+
+
+async def _decide(sessions: Sessions, rail: Rail, asked: C2bRequest) -> Verdict:
+    async with sessions() as session:
+        return await validate(
+            session, rail, account=asked.account_reference, amount_minor=asked.amount_minor, currency=CURRENCY
+        )

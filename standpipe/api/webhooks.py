@@ -16,6 +16,7 @@ from standpipe.payments.inbox import receive
 from standpipe.payments.rails.port import Rail, SignatureInvalidError, WebhookCall
 from standpipe.platform.addresses import caller_address
 from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.reconnect import once_more
 
 MAX_BODY_BYTES = 256 * 1024
 _log = structlog.get_logger(__name__)
@@ -33,8 +34,7 @@ async def webhook(request: Request) -> Response:
         return refusal(HTTPStatus.NOT_FOUND, "no such provider")
     try:
         call = await read_call(request)
-        async with sessions.begin() as session:
-            fresh = await receive(session, rail, call)
+        fresh = await once_more(lambda: _keep(sessions, rail, call), idempotent=True)
     except ClientDisconnect:
         return refusal(HTTPStatus.BAD_REQUEST, "the body ended early")
     except SignatureInvalidError as error:
@@ -44,6 +44,12 @@ async def webhook(request: Request) -> Response:
         _log.error("webhook not stored", rail=rail.name, error=type(error).__name__)
         return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not stored; send it again")
     return JSONResponse({**rail.webhook_answer, "duplicate": not fresh})
+
+
+async def _keep(sessions: Sessions, rail: Rail, call: WebhookCall) -> bool:
+    """Idempotent by the provider's own id of the event."""
+    async with sessions.begin() as session:
+        return await receive(session, rail, call)
 
 
 async def read_call(request: Request) -> WebhookCall:

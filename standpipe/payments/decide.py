@@ -331,7 +331,10 @@ def _capture(draft: _Draft, captured_minor: int, source: AccountRef | None) -> N
 def _book_reversals(draft: _Draft, truth: PaymentTruth) -> None:
     """Book what refunds and disputes took, or gave back again, beyond what is booked (P35 to P40)."""
     payment, meter = draft.payment, draft.meter
-    if (truth.refunded_minor, truth.disputed_minor) == (payment.refunded_minor, payment.disputed_minor):
+    # Where more was captured since, more of what went back is the customer's, and less is lost.
+    target_minor = min(payment.captured_minor, truth.refunded_minor + truth.disputed_minor)
+    booked = (payment.refunded_minor, payment.disputed_minor, payment.taken_back_minor)
+    if (truth.refunded_minor, truth.disputed_minor, target_minor) == booked:
         return
     position = PaymentPosition(
         captured_minor=payment.captured_minor,

@@ -38,7 +38,7 @@ from standpipe.platform.errors import NotYetError
 BATCH = 5_000
 GONE = "forgotten:"
 _UNDECIDED = and_(TopUp.status.in_(["CREATED", PaymentStatus.PENDING]), TopUp.due_at.is_not(None))
-"""The provider may yet be asked for it in the words of before; once the janitor has given up, it is not."""
+"""The provider may yet be asked for it in the words of before; once the payment poller has given up, it is not."""
 
 
 def digits_of(phone: str) -> str:

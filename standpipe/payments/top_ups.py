@@ -85,7 +85,7 @@ async def start(
     """Begin a top-up; returns its id and whether the key was used before with the same order (P28).
 
     Our row is committed before the provider is called, so nothing that the provider says can find us without it. A
-    provider that does not answer leaves the top-up CREATED; the janitor finds out what became of it. ``agree`` gives
+    provider that does not answer leaves the top-up CREATED; the poller finds out what became of it. ``agree`` gives
     the parts of the quote that was ordered by; it is not asked for an order that was begun before.
     Raises what ``agree`` does, QuoteOutdatedError, NotFoundError, InvalidInputError, AmountOutOfRangeError,
     MeterBlockedError, IdempotencyMismatchError.
@@ -276,7 +276,7 @@ def new_top_up(
         status=CREATED,
         created_at=now,
         updated_at=now,
-        # Not due before the first call has had its time: the janitor must not race the request that is under way.
+        # Not due before the first call has had its time: the poller must not race the request that is under way.
         due_at=func.now() + timedelta(seconds=polls_of(rail)[0]),
     )
 

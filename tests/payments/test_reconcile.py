@@ -225,7 +225,7 @@ async def test_p50_with_every_webhook_dead_all_is_found_and_nothing_differs(town
     ):
         assert (await town.http.post(url)).status_code == 200
     assert await town.count(RailEvent) == 0
-    # The janitor's first round, and the statements' first reading.
+    # The payment poller's first round, and the statements' first reading.
     await town.poll()
     await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC) + timedelta(minutes=1))
     await town.drain()

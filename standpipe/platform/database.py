@@ -11,6 +11,8 @@ from sqlalchemy.pool import QueuePool
 from standpipe.platform.reconnect import note_commit
 
 Sessions = async_sessionmaker[AsyncSession]
+Conn = AsyncSession
+"""A transaction that its caller begins and commits."""
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
 """What a door catches to answer "come back later" instead of losing what it was given."""
 

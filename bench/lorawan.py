@@ -27,7 +27,7 @@ from bench.fleet import FLOW_ML, HOURS, Enrolled, PlainStore, bare, enrol_many, 
 from bench.support import CONNECTIONS, Row, cpu_s, print_rows, rate, rss_kb
 from standpipe.meter_gateway.lorawan.tables import LoraDevice
 from standpipe.platform.database import Sessions, create_engine, create_sessions
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from standpipe_demo.simulator import lora_codec
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
 from tests.support.database import free_port

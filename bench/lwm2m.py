@@ -26,7 +26,7 @@ from bench.fleet import FLOW_ML, HOURS, Enrolled, PlainStore, bare, enrol_many, 
 from bench.support import Row, allow_many_files, cpu_s, print_rows, rate, rss_kb
 from standpipe.meters.models import MeterState
 from standpipe.platform.database import Sessions, create_engine, create_sessions
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from standpipe_demo.simulator.meter_frames import make_status
 from tests.support.database import free_port
 from tests.support.town import PREPAID_KEY, until

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
+from standpipe.meters.due import mark_due
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.meters.tids import KeypadTids, next_tid
 from standpipe.platform.errors import InvalidInputError
@@ -184,13 +185,13 @@ SHIFT_STEPS = text("""
 SAVE_CREDIT = text("""
     WITH change AS (
         SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:totals AS bigint[]), CAST(:volumes AS boolean[]),
-                             CAST(:stale AS boolean[]), CAST(:commands AS text[]), CAST(:tids AS bigint[]))
-            AS c(meter_id, total, holds_volume, stale, command_id, last_tid)
+                             CAST(:commands AS text[]), CAST(:tids AS bigint[]))
+            AS c(meter_id, total, holds_volume, command_id, last_tid)
     ), meter AS (
         UPDATE meters m SET
             credit_granted_minor = CASE WHEN c.holds_volume THEN m.credit_granted_minor ELSE c.total END,
             volume_granted_ml = CASE WHEN c.holds_volume THEN c.total ELSE m.volume_granted_ml END,
-            last_sequence = m.last_sequence + 1, guarantee_is_stale = m.guarantee_is_stale OR c.stale
+            last_sequence = m.last_sequence + 1
         FROM change c WHERE m.id = c.meter_id RETURNING m.id, m.last_sequence
     ), superseded AS (
         UPDATE meter_commands o SET status = 'SUPERSEDED' FROM change c
@@ -268,7 +269,6 @@ async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
             "meters": [credit.meter_id for credit in changed],
             "totals": [credit.total for credit in changed],
             "volumes": [credit.holds_volume for credit in changed],
-            "stale": [credit.bought_water for credit in changed],
             "commands": [new_id("cmd") for _ in changed],
             "tids": [None if credit.keypad is None else credit.keypad.last_tid for credit in changed],
             "trace": current_traceparent(),
@@ -285,8 +285,16 @@ async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
     )
     for credit in changed:
         work.notify(COMMANDS, credit.meter_id)
+        if credit.bought_water:
+            # What its utility guarantees it for a top-up is reckoned anew.
+            work.add(_DUE, credit.meter_id)
 
 
+async def _mark_due(work: UnitOfWork, meter_ids: Sequence[str]) -> None:
+    await mark_due(work.conn, sorted(set(meter_ids)))
+
+
+_DUE: SetWriter[str] = SetWriter("due", Order.FACTS, _mark_due)
 CREDIT: SetWriter[Credit] = SetWriter("credit", Order.ROWS, _save)
 """Stores what became of the credit of locked meters; of one that was added twice, the last."""
 

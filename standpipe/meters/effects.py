@@ -23,7 +23,7 @@ CLOCK_TOLERANCE = timedelta(minutes=2)
 SLOW_TOLERANCE = timedelta(minutes=5)
 """The most that a slow radio may add to it."""
 CLOCK_FAR_OFF = timedelta(minutes=15)
-"""From here on readings are kept by their arrival, not by the meter's own time (``usage.validation``)."""
+"""From here on readings are kept by their arrival, not by the meter's own time (``readings.validation``)."""
 _REFUSALS = {
     CommandResult.BAD_MAC,
     CommandResult.WRONG_CURRENCY,

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from standpipe.billing.review import HeldReading, Outcome
 from standpipe.office.desk import AsJson, group, instant, perform, register_ml, show
 from standpipe.operations import readings as operations
 from standpipe.platform.settings import load
 from standpipe.platform.units import ML_PER_KILOLITRE, money_text
-from standpipe.usage.review import HeldReading, Outcome
 
 Note = Annotated[str, typer.Option(help="How you know; it is kept.")]
 At = Annotated[str, typer.Argument(help="The reading's instant, as `held` shows it.")]
@@ -28,6 +28,21 @@ def readings_held(
     held = perform(operations.held, serial, older_than=timedelta(days=older_than_days))
     columns = ["serial", "at", "reason", "register m³", "before it m³", "days", "clock said"]
     show("Held readings", columns, [_row(item, now) for item in held], as_json=as_json)
+
+
+@readings.command("failing")
+def readings_failing(as_json: AsJson = False) -> None:
+    """Meters whose readings could not be rated, with the reason; each is tried again by itself."""
+    columns = ["serial", "tries", "why", "since", "again at"]
+    rows = [
+        [item.serial, str(item.attempts), item.error, _at(item.since), _at(item.again_at)]
+        for item in perform(operations.failing)
+    ]
+    show("Meters that could not be rated", columns, rows, as_json=as_json)
+
+
+def _at(at: datetime | None) -> str:
+    return "" if at is None else at.isoformat(timespec="seconds")
 
 
 @readings.command("release")

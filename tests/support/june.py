@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from standpipe.billing.models import Statement
+from standpipe.billing.statements import issue
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.usage.statements import issue
 from tests.support.rating import take_report
 from tests.support.town import SETTLED, ZONE, Home, Town, make_home, make_town, settled
 

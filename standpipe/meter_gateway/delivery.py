@@ -17,7 +17,7 @@ from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, StandpipeError
-from standpipe.usage.readings import take_report
+from standpipe.readings.reports import take_report
 
 MAX_COMMANDS = 8
 Note = Callable[[Any], Awaitable[None]]

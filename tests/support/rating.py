@@ -9,12 +9,12 @@ from standpipe.meters.due import mark_due
 from standpipe.meters.reports import MeterReport
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.usage import readings
+from standpipe.readings import reports
 
 
 async def take_report(session: AsyncSession, report: MeterReport, now: datetime) -> None:
     """``usage.readings.take_report``, and the rating that it marks due, in one transaction."""
-    await readings.take_report(session, report, now)
+    await reports.take_report(session, report, now)
     await rate(session, report.meter_id, now)
 
 

@@ -32,7 +32,7 @@ from standpipe.platform.database import DATABASE_DOWN, Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError, SettingsError, StandpipeError
 from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.platform.settings import Settings, require
-from standpipe.usage.readings import take_report
+from standpipe.readings.reports import take_report
 
 PUBLIC = AssociationAs(16, 1, Mechanism.NONE, ciphered=False, max_pdu_bytes=512)
 """Where a meter is asked for its name before we know its profile (Green Book: client 16, management logical device)."""

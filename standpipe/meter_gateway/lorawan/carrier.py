@@ -72,7 +72,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import DATABASE_DOWN, Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.notify import COMMANDS, Listener
-from standpipe.usage.readings import take_report
+from standpipe.readings.reports import take_report
 
 LOOK_EVERY_S = 2.0
 """Retries and leases fall due in silence."""

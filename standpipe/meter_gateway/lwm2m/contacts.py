@@ -31,7 +31,7 @@ from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
-from standpipe.usage.readings import take_report
+from standpipe.readings.reports import take_report
 
 CARRIER = "coap"
 MAX_COMMANDS = 8

@@ -19,7 +19,7 @@ from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import DATABASE_DOWN, Sessions
 from standpipe.platform.errors import InvalidInputError
-from standpipe.usage.readings import take_report
+from standpipe.readings.reports import take_report
 
 MAX_TAKING = 64
 """Notifications being stored; what comes on top is left to the next one, which tells a register's total again."""

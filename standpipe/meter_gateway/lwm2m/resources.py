@@ -25,7 +25,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import DATABASE_DOWN, Sessions
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.platform.reconnect import once_more
-from standpipe.usage.readings import take_report
+from standpipe.readings.reports import take_report
 
 MAX_LIFETIME_S = 10 * 366 * 86_400
 DEFAULT_LIFETIME_S = 86_400

@@ -1,7 +1,5 @@
 """The office's commands around statements and arrears."""
 
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.platform.database import Sessions
 from tests.support.office import Office, hire
-from tests.support.town import Home
+from tests.support.town import SETTLED, Home, settled
 from tests.support.water import START, meter, take
 
-NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+NOW = SETTLED
 
 
 @pytest.fixture
@@ -29,10 +27,7 @@ async def home(sessions: Sessions) -> Home:
 @pytest.fixture
 async def office(database_url: str, tmp_path: Path) -> Office:
     """By the town's clock it is the middle of June."""
-    clock = {
-        "STANDPIPE_CLOCK_ANCHOR_AT": NOW.isoformat(),
-        "STANDPIPE_CLOCK_ANCHOR_REAL_S": str(time.time()),
-    }
+    clock = {f"STANDPIPE_{name.upper()}": str(value) for name, value in settled().items()}
     return await hire(database_url, tmp_path, **clock)
 
 

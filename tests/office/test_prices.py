@@ -1,7 +1,7 @@
 """The office's commands around tariffs."""
 
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.units import period_of
 from standpipe.tariffs.models import TariffVersion
 from tests.support.office import Office, hire
-from tests.support.town import make_utility
+from tests.support.town import SETTLED, make_utility, settled
 
 pytestmark = pytest.mark.calendar
 
@@ -91,8 +91,10 @@ async def test_the_files_that_come_with_us_are_good(nowhere: Office) -> None:
 
 @pytest.fixture
 async def office(sessions: Sessions, database_url: str, tmp_path: Path) -> Office:
+    """By the utility's clock it is the middle of a month."""
     await make_utility(sessions)
-    return await hire(database_url, tmp_path)
+    clock = {f"STANDPIPE_{name.upper()}": str(value) for name, value in settled().items()}
+    return await hire(database_url, tmp_path, **clock)
 
 
 async def test_a_tariff_s_life(office: Office, sessions: Sessions, tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ async def test_a_tariff_s_life(office: Office, sessions: Sessions, tmp_path: Pat
     assert "just so: nothing to do" in await office.good("tariff", "publish", str(file))
     file.write_text(good(second="99.00"))
     assert "another version from 2026-01-01" in await office.refused("tariff", "publish", str(file))
-    today = datetime.now(UTC).date()
+    today = SETTLED.date()
     file.write_text(good(since=str(today)))
     assert "too early" in await office.refused("tariff", "publish", str(file))
     follows = period_of(today)[1]

@@ -22,6 +22,7 @@ from standpipe.platform.database import create_engine, create_sessions
 from standpipe.platform.embedded import embedded
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.settings import Settings
+from standpipe.usage.rating import rate_now
 from standpipe.usage.readings import take_report
 from standpipe.wiring import Database
 from tests.support.database import free_port
@@ -85,6 +86,7 @@ async def main() -> None:
         readings = tuple(RegisterReading(start + timedelta(hours=n), 10_000 * n) for n in range(HOURS))
         async with sessions.begin() as session:
             await take_report(session, MeterReport(home.meter_id, now, readings), now)
+            await rate_now(session, home.meter_id, now)
         headers = {"authorization": f"Bearer {make_signer(settings).issue(home.customer_id)}"}
         today = str(now.date())
         async with serving(make_app(settings, Database(url, sessions))) as http:

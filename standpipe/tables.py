@@ -11,18 +11,19 @@ from standpipe.ledger import models as ledger
 from standpipe.meter_gateway.dlms import tables as dlms
 from standpipe.meter_gateway.lorawan import tables as lorawan
 from standpipe.meter_gateway.lwm2m import tables as lwm2m
-from standpipe.meters import claim_models, field_models, keypad_models
+from standpipe.meters import claim_models, due, field_models, keypad_models
 from standpipe.meters import models as meters
 from standpipe.notifications import models as notifications
 from standpipe.outbox import models as outbox
 from standpipe.payments import book_models, vend_models
 from standpipe.payments import models as payments
+from standpipe.readings import models as readings
 from standpipe.tariffs import models as tariffs
 from standpipe.usage import models as usage
 from standpipe.vending import models as vending
 
 MODULES: tuple[ModuleType, ...] = (
-    *(customers, documents, ledger, tariffs, usage, notifications, outbox, vending),
-    *(meters, claim_models, field_models, keypad_models, lwm2m, dlms, lorawan),
+    *(customers, documents, ledger, tariffs, readings, usage, notifications, outbox, vending),
+    *(meters, claim_models, due, field_models, keypad_models, lwm2m, dlms, lorawan),
     *(payments, book_models, vend_models),
 )

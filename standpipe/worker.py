@@ -12,6 +12,7 @@ import structlog
 
 from standpipe.customers.retention import forget_sign_ins
 from standpipe.engine.queue import claim, finish, retry
+from standpipe.meters import due
 from standpipe.notifications.deliver import deliver_due
 from standpipe.notifications.push import PushSender
 from standpipe.outbox.facts import PATIENT, read, redact
@@ -28,6 +29,7 @@ from standpipe.platform.errors import NotYetError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.reactions import follow_up, react
 from standpipe.usage import cut_off
+from standpipe.usage.rating import rate_due
 from standpipe.usage.rests import Rests
 from standpipe.usage.standing import accrue_due
 from standpipe.usage.statement_queue import issue_due
@@ -66,6 +68,7 @@ async def run_worker(
     queues: dict[str, Callable[[], Awaitable[int]]] = {
         "inbox": lambda: work_inbox(sessions, providers, clock),
         "janitor": lambda: poll_due(sessions, providers, clock),
+        due.QUEUE: partial(rate_due, sessions, clock),
         "outbox": lambda: work_outbox(sessions, providers, clock, offline_after),
         "statements": lambda: pull_due(sessions, providers, clock),
         "refunds": lambda: work_refunds(sessions, providers, clock),

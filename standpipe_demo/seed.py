@@ -44,6 +44,7 @@ from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.pricing import PriceTable, cost_minor
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.charges import contract_for, period_volume_ml
+from standpipe.usage.rating import rate_now
 from standpipe.usage.readings import take_report
 from standpipe_demo.seed_keypad import keypad_house
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID
@@ -292,6 +293,7 @@ async def _live(
         due_minor = (await dues_of(session, meter.id, chunk[0].read_at)).standing_minor
         await _top_up(session, meter, customer_id, wanted_minor + due_minor - balance_minor, chunk[0].read_at)
         await take_report(session, MeterReport(meter.id, chunk[-1].read_at, tuple(chunk)), chunk[-1].read_at)
+        await rate_now(session, meter.id, chunk[-1].read_at)
     await session.refresh(meter)
     config = await _hand_over(session, meter, plan, key, readings[-1])
     if plan.lora_class:
@@ -344,6 +346,7 @@ async def _hand_over(session: AsyncSession, meter: Meter, plan: Plan, key: bytes
         stated_at=last.read_at,
     )
     await take_report(session, MeterReport(meter.id, last.read_at, (), statement, 91), last.read_at)
+    await rate_now(session, meter.id, last.read_at)
     day = service_day(last.read_at, ZoneInfo(ZONE))
     table = (await contract_for(session, meter)).segment_on(day).table
     return MeterConfig(

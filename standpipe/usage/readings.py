@@ -13,27 +13,27 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import func, or_, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters import effects, statements
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.conditions import note_conditions, note_measures
+from standpipe.meters.due import mark_due
 from standpipe.meters.models import Meter
-from standpipe.meters.reports import MeterReport, RegisterReading, StatusReport
+from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.outbox.facts import UsageRecorded, publish
-from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import LIVE, notify
 from standpipe.platform.units import service_day
-from standpipe.usage import cut_off
+from standpipe.readings.models import RawReport
+from standpipe.readings.raw import raw_readings, store_raw
 from standpipe.usage.charges import accrue_standing, charge_periods
 from standpipe.usage.models import COUNTED, DailyUsage, Reading, ReadingQuality, StorageHorizon
 from standpipe.usage.register import newest
 from standpipe.usage.rollups import roll_up
 from standpipe.usage.validation import (
     FLOW_SLACK_ML,
-    MAX_CLOCK_ERROR,
     MAX_CLOCK_LEAD,
     Candidate,
     Counted,
@@ -44,7 +44,6 @@ from standpipe.usage.validation import (
     judge,
 )
 
-MAX_READINGS = 10_000
 HABIT_DAYS = 28
 READINGS = "readings"
 """The name of readings among the storage horizons."""
@@ -63,13 +62,12 @@ class Judged:
 
 
 async def take_report(session: AsyncSession, report: MeterReport, now: datetime) -> None:
-    """Store all that a report says and post what follows from it; hearing it again changes nothing.
+    """Store what a report says, apply its status report and mark its meter due; hearing it again changes nothing.
 
-    Raises NotFoundError for an unknown meter, InvalidInputError for a replayed statement or too many readings; the
-    caller's transaction is then to be rolled back, and the report is refused whole.
+    Nothing is judged or charged here: that is the rating's. Raises NotFoundError for an unknown meter,
+    InvalidInputError for a replayed statement or too many readings; the caller's transaction is then to be rolled
+    back, and the report is refused whole.
     """
-    if len(report.readings) > MAX_READINGS:
-        raise InvalidInputError(f"A report may hold {MAX_READINGS} readings.")
     meter = await lock_meter(session, report.meter_id)
     state = await statements.touch(
         session, meter.id, seen_at=report.received_at, battery_percent=report.battery_percent
@@ -77,18 +75,33 @@ async def take_report(session: AsyncSession, report: MeterReport, now: datetime)
     await note_conditions(session, meter.id, report.conditions, now)
     await note_measures(session, meter.id, report.measures, now)
     await effects.take_answers(session, meter, report, now)
-    readings = list(report.readings)
-    # Kept hours come before the statement that could tell of a wrong clock: what it told last time holds until then.
-    clock_wrong = abs(timedelta(seconds=state.clock_error_s or 0)) > MAX_CLOCK_ERROR
-    if report.statement is not None and await statements.apply(session, meter, state, report.statement, now):
-        stated = _register_of(report.statement, empty_pipe=report.empty_pipe)
-        clock_wrong = abs(report.statement.stated_at - now) > MAX_CLOCK_ERROR
-        clock_wrong = clock_wrong or await _is_overtaken(session, meter, stated.read_at, now)
-        readings.append(stated)
-        await cut_off.refresh(session, meter, now)
-    if readings:
-        await _store(session, meter, readings, now, clock_wrong=clock_wrong)
+    clock_error_s = state.clock_error_s
+    is_new = report.statement is not None and await statements.apply(session, meter, state, report.statement, now)
+    raw = raw_readings(report, now, statement_is_new=is_new, clock_error_s=clock_error_s)
+    await session.flush()
+    conn = await session.connection()
+    if raw is not None:
+        await store_raw(conn, [raw])
+    if raw is not None or is_new:
+        await mark_due(conn, [meter.id])
     await notify(session, LIVE, meter.id)
+
+
+async def judge_raw(session: AsyncSession, meter: Meter, now: datetime) -> None:
+    """Judge what a locked meter's reports have brought, one report after the other, and charge what follows."""
+    rows = await session.scalars(
+        delete(RawReport)
+        .where(RawReport.meter_id == meter.id)
+        .returning(RawReport)
+        .execution_options(synchronize_session=False)
+    )
+    for row in sorted(rows, key=lambda row: row.arrival):
+        air = row.empty_pipe or [False] * len(row.read_at)
+        readings = [RegisterReading(*told) for told in zip(row.read_at, row.register_ml, air, strict=True)]
+        clock_wrong = row.clock_wrong or (
+            row.stated_at is not None and await _is_overtaken(session, meter, row.stated_at, row.received_at)
+        )
+        await _store(session, meter, readings, row.received_at, now, clock_wrong=clock_wrong)
 
 
 async def _is_overtaken(session: AsyncSession, meter: Meter, stated_at: datetime, now: datetime) -> bool:
@@ -109,16 +122,16 @@ async def _is_overtaken(session: AsyncSession, meter: Meter, stated_at: datetime
     return found is not None
 
 
-def _register_of(statement: StatusReport, *, empty_pipe: bool) -> RegisterReading:
-    """A statement's register. Its time has whole seconds; the report number puts several within one in order."""
-    order = timedelta(microseconds=statement.report_counter % 1_000_000)
-    return RegisterReading(statement.stated_at + order, statement.register_ml, empty_pipe)
-
-
 async def _store(
-    session: AsyncSession, meter: Meter, readings: Sequence[RegisterReading], now: datetime, *, clock_wrong: bool
+    session: AsyncSession,
+    meter: Meter,
+    readings: Sequence[RegisterReading],
+    received_at: datetime,
+    now: datetime,
+    *,
+    clock_wrong: bool,
 ) -> None:
-    fresh = await _only_new(session, meter, readings, now, clock_wrong=clock_wrong)
+    fresh = await _only_new(session, meter, readings, received_at, clock_wrong=clock_wrong)
     if not fresh:
         return
     judged, days = await judge_in_order(session, meter, fresh, now)
@@ -129,7 +142,7 @@ async def _store(
             "register_ml": item.candidate.register_ml,
             "quality": item.verdict.quality,
             "reason": item.verdict.reason,
-            "received_at": now,
+            "received_at": received_at,
             "counted_ml": item.verdict.counted_ml,
             "claimed_at": item.claimed_at,
         }

@@ -15,8 +15,6 @@ from enum import StrEnum
 from standpipe.usage.models import ReadingQuality
 
 MAX_CLOCK_LEAD = timedelta(minutes=15)
-MAX_CLOCK_ERROR = timedelta(hours=12)
-"""A statement is made while we listen: one whose time is further from ours has a wrong clock behind it."""
 MAX_FLOW_ML_PER_H = 20_000_000
 """20 m³/h: beyond the overload flow of a household meter (ISO 4064-1, Q4 for Q3 = 16 m³/h)."""
 FLOW_SLACK_ML = 1_000_000

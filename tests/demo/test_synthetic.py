@@ -27,12 +27,12 @@ from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.usage.charges import accrue_standing, charge_periods, contract_for, period_use, priced_use
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, StandingCharged, Statement
-from standpipe.usage.readings import take_report
 from standpipe.usage.rollups import roll_up_first
 from standpipe.usage.statement_body import StatementBody, is_balanced
 from standpipe_demo.synthetic.past import STEP_MINOR
 from standpipe_demo.synthetic.utility import Scale, generate
 from tests.support.command import standpipe
+from tests.support.rating import take_report
 
 NOW = datetime(2026, 11, 17, 9, 30, tzinfo=UTC)
 _BALANCES = text("""

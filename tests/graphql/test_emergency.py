@@ -18,7 +18,7 @@ from standpipe.payments.providers.mpesa import MpesaProvider
 from standpipe.payments.vouchers import make_batch
 from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import Tariff
-from standpipe.usage.readings import take_report
+from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, until
 
 RESERVE, LOW = 20_000, 5_000

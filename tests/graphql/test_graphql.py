@@ -16,8 +16,8 @@ from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import TariffVersion
-from standpipe.usage.readings import take_report
 from standpipe_demo.simulator.fake_stripe import event
+from tests.support.rating import take_report
 from tests.support.sockets import first_of_subscription
 from tests.support.town import BLOCKS, Town, make_home
 

@@ -9,8 +9,8 @@ import pytest
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.ids import new_id
 from standpipe.platform.settings import SettingsError
-from standpipe.usage.readings import take_report
 from tests.graphql.test_alerts import stranger
+from tests.support.rating import take_report
 from tests.support.town import Town, make_settings, make_town
 
 FIELDS = "language daysLeft channels quietFrom quietTo"

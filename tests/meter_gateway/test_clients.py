@@ -23,6 +23,7 @@ from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
 from tests.support.radio import Field, give_key
+from tests.support.rating import rate_due
 from tests.support.town import until
 
 LINKS = b"</>;rt=oma.lwm2m,</1/0>,</3/0>,</3424/0>,</4/0>,</3411/0>,</10274/0>,</10275/0>,</3425/1>"
@@ -69,6 +70,7 @@ async def test_a_first_registration_is_surveyed_and_an_update_is_not(patient: Fi
         assert asked[:7] == ["/3424/0", "/3/0/9", "/4/0", "/3411/0", "/10274/0", "/10275/0", "/42769/0/1"]
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
+    await rate_due(sessions)
     async with sessions() as session:
         raised = {row.kind: row.is_raised for row in await session.scalars(select(MeterCondition))}
         signal = (await session.scalars(select(MeterMeasure))).one()
@@ -291,6 +293,7 @@ async def _registration(sessions: Sessions) -> Any:
 
 
 async def _counted(sessions: Sessions, model: Any, wanted: int) -> bool:
+    await rate_due(sessions)
     async with sessions() as session:
         return (await session.scalar(select(func.count()).select_from(model)) or 0) >= wanted
 

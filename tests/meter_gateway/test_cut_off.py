@@ -18,6 +18,7 @@ from standpipe.usage.house_rules import UtilityRules
 from standpipe.usage.rests import Rests
 from standpipe_demo.simulator.meter_model import CLOSED, DISCONNECT, NEVER, OPEN, RESTRICTED, TRICKLE, pour
 from tests.support.radio import Field, make_field
+from tests.support.rating import rate_due
 
 NAIROBI = ZoneInfo("Africa/Nairobi")
 NIGHTS = {"from": "18:00", "to": "08:00", "lead_minutes": 120}
@@ -63,6 +64,15 @@ async def work(field: Field) -> int:
     return done
 
 
+async def wake(field: Field) -> None:
+    """A contact and the rating after it; and one more where that has something to tell."""
+    await field.meter.wake()
+    await rate_due(field.sessions, field.settings.clock)
+    if any(status == "QUEUED" for _, status in await field.statuses()):
+        await field.meter.wake()
+        await rate_due(field.sessions, field.settings.clock)
+
+
 async def use_all(field: Field) -> None:
     pour(field.meter.config, field.meter.state, ALL_OF_IT_ML)
 
@@ -81,16 +91,16 @@ async def valve(field: Field) -> tuple[str, str]:
 async def test_m12_trickle_a_meter_at_zero_is_restricted_and_says_why(field: Field) -> None:
     await rule(field, cut_off="TRICKLE")
     assert await work(field) == 1
-    await field.meter.wake()
+    await wake(field)
     assert await field.statuses() == [("AT_ZERO", "CONFIRMED")]
     assert field.meter.state.at_zero == TRICKLE
     await use_all(field)
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.valve == RESTRICTED
     assert await valve(field) == ("RESTRICTED", "NO_CREDIT")
     assert await field.statuses() == [("AT_ZERO", "CONFIRMED")], "nothing new was to be told"
     await field.grant(CREDIT_MINOR)
-    await field.meter.wake()
+    await wake(field)
     assert await valve(field) == ("OPEN", "NORMAL")
 
 
@@ -104,11 +114,11 @@ async def test_m12_a_medical_customer_keeps_water_and_the_debt_grows_in_sight(fi
             change=supply.Terms(cut_off="NEVER"),
             now=NOON,
         )
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == NEVER
     await field.at(NOON + timedelta(hours=6))
     await use_all(field)
-    await field.meter.wake()
+    await wake(field)
     assert await valve(field) == ("OPEN", "NORMAL")
     assert await wallet(field) == CREDIT_MINOR - field.meter.state.period_charged_minor < 0
 
@@ -116,32 +126,32 @@ async def test_m12_a_medical_customer_keeps_water_and_the_debt_grows_in_sight(fi
 async def test_m12_friendly_hours_are_told_before_they_begin_and_end_in_a_cut_off(field: Field) -> None:
     await rule(field, friendly=NIGHTS)
     await work(field)
-    await field.meter.wake()
+    await wake(field)
     assert await field.statuses() == [], "nothing to tell at noon: it left the factory with DISCONNECT"
     assert await work(field) == 0
     await field.at(nairobi("07-15T16:05"))
     assert await work(field) == 1
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == NEVER
     await field.at(nairobi("07-15T23:00"))
     await use_all(field)
-    await field.meter.wake()
+    await wake(field)
     assert await valve(field) == ("OPEN", "NORMAL")
     assert await wallet(field) < 0
     await field.at(nairobi("07-16T07:59"))
     assert await work(field) == 0
-    # After the hours, the first contact tells it, whether or not the worker came to it.
+    # After the hours the rating of the first contact tells it, whether or not the worker came to it before.
     await field.at(nairobi("07-16T08:01"))
-    await field.meter.wake()
+    await wake(field)
     assert (field.meter.state.at_zero, field.meter.state.valve) == (DISCONNECT, CLOSED)
     assert await valve(field) == ("CLOSED", "NO_CREDIT")
-    # The next evening gives no water to who was cut off by day; who pays is spared again, in the same contact.
+    # The next evening gives no water to who was cut off by day; who pays is spared again.
     await field.at(nairobi("07-16T19:00"))
     assert await work(field) == 1
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.valve == CLOSED
     await field.grant(CREDIT_MINOR)
-    await field.meter.wake()
+    await wake(field)
     assert (field.meter.state.at_zero, field.meter.state.valve) == (NEVER, OPEN)
     kinds = [kind for kind, status in await field.statuses() if status == "CONFIRMED"]
     assert kinds == ["AT_ZERO", "AT_ZERO", "CREDIT", "AT_ZERO"]
@@ -158,11 +168,11 @@ async def test_m12_who_could_not_be_told_in_the_night_is_not_told_by_day(field: 
     assert await field.statuses() == [("AT_ZERO", "EXPIRED")]
     await field.at(nairobi("07-16T09:00"))
     await work(field)
-    await field.meter.wake()
+    await wake(field)
     assert await field.statuses() == [("AT_ZERO", "EXPIRED")], "it holds DISCONNECT still"
     await field.at(nairobi("07-16T17:00"))
     await work(field)
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == NEVER
 
 
@@ -170,13 +180,13 @@ async def test_m12_an_order_of_unknown_fate_gives_way_to_the_next(field: Field) 
     await rule(field, friendly=NIGHTS)
     await field.at(nairobi("07-15T19:00"))
     field.meter.lose_answers_to("command", 4)
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == NEVER
     await field.at(nairobi("07-16T09:00"))
     await work(field)
     assert [status for _, status in await field.statuses()] == ["SUPERSEDED", "QUEUED"]
     field.meter.lose_answers_to("command", 0)
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == DISCONNECT
     assert (await field.statuses())[-1] == ("AT_ZERO", "CONFIRMED")
 
@@ -184,20 +194,20 @@ async def test_m12_an_order_of_unknown_fate_gives_way_to_the_next(field: Field) 
 async def test_m12_a_public_holiday_is_friendly_all_day(field: Field) -> None:
     await rule(field, friendly={"holidays": "KE"})
     await field.at(nairobi("10-20T12:00"))  # Mashujaa Day, a Tuesday.
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == NEVER
     await use_all(field)
     await field.at(nairobi("10-20T23:30"))
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.valve == OPEN
     await field.at(nairobi("10-21T00:01"))
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.valve == CLOSED
 
 
 async def test_m12_a_release_opens_what_was_cut_off_and_its_end_cuts_off_again(field: Field) -> None:
     await use_all(field)
-    await field.meter.wake()
+    await wake(field)
     assert await valve(field) == ("CLOSED", "NO_CREDIT")
     utility_id = await _utility_id(field)
     until = NOON + timedelta(hours=3)
@@ -206,11 +216,11 @@ async def test_m12_a_release_opens_what_was_cut_off_and_its_end_cuts_off_again(f
             session, operator="amina", utility_id=utility_id, reason="fire", until=until, now=NOON
         )
     assert await work(field) == 1
-    await field.meter.wake()
+    await wake(field)
     assert await valve(field) == ("OPEN", "NORMAL")
     await field.at(until + timedelta(minutes=1))
     assert await work(field) == 1
-    await field.meter.wake()
+    await wake(field)
     assert await valve(field) == ("CLOSED", "NO_CREDIT")
 
 
@@ -243,12 +253,12 @@ async def test_m12_utility_class_and_customer_rule_in_this_order(field: Field) -
     await terms(NOON, "")
     assert await order() == ("TRICKLE", "class domestic")
     await work(field)
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == TRICKLE
     # Terms to come are told when their day begins, by the queue alone.
     await field.at(nairobi("07-16T00:00"))
     assert await work(field) == 1
-    await field.meter.wake()
+    await wake(field)
     assert field.meter.state.at_zero == NEVER
 
 
@@ -259,7 +269,7 @@ async def test_m10_what_to_do_at_zero_leaves_money_alone_and_money_still_stops_a
     await field.grant(CREDIT_MINOR)
     await rule(field, cut_off="NEVER")
     await work(field)
-    await field.meter.wake()
+    await wake(field)
     assert await field.statuses() == [
         ("VALVE", "SUPERSEDED"), ("AT_ZERO", "SUPERSEDED"), ("CREDIT", "CONFIRMED"), ("AT_ZERO", "CONFIRMED"),
     ]  # fmt: skip
@@ -273,7 +283,7 @@ async def test_rules_that_cannot_be_read_cost_no_reading_and_change_no_order(fie
         utility.friendly = {"from": "noon"}
     assert await work(field) == 1
     assert await work(field) == 0
-    await field.meter.wake()
+    await wake(field)
     assert await field.statuses() == []
     assert await valve(field) == ("OPEN", "NORMAL")
 

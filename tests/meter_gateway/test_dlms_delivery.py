@@ -18,6 +18,7 @@ from standpipe.tariffs.pricing import Block, PriceTable
 from standpipe.usage.models import Reading
 from standpipe_demo.simulator.meter_model import pour
 from tests.support.dlms import HLS, TOKEN, DlmsField, dlms_field, enrol
+from tests.support.rating import rate_due
 from tests.support.town import until
 
 GUIDE = Path(__file__).parents[2] / "docs" / "meters" / "new-profile.md"
@@ -252,6 +253,7 @@ async def test_the_guides_worked_example_serves_a_meter(database_url: str, sessi
 
 
 async def registers_of(field: DlmsField) -> list[int]:
+    await rate_due(field.sessions)
     async with field.sessions() as session:
         rows = await session.scalars(
             select(Reading.register_ml).where(Reading.meter_id == field.home.meter_id).order_by(Reading.read_at)

@@ -22,6 +22,7 @@ from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
 from tests.support.radio import Field, give_key, make_meter
+from tests.support.rating import rate_due
 from tests.support.town import DTLS_KEY, Home, make_home, until
 
 FLOOD = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
@@ -61,6 +62,7 @@ async def test_m4_a_session_acts_for_its_own_meter_and_no_other(secure: Field, s
     # Some write down the port that they ask at.
     assert (await other.asks(aiocoap.POST, "/rd?lwm2m=1.1", uri_port=port)).code == aiocoap.CREATED
     assert (await other.asks(aiocoap.POST, "/dp", payload=pack, content_format=112)).code == aiocoap.CHANGED
+    await rate_due(sessions)
     async with sessions() as session:
         kept = {row.meter_id: row.location for row in await session.scalars(select(MeterRegistration))}
         readings = (await session.scalars(select(Reading))).all()

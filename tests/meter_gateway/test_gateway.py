@@ -21,9 +21,9 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, SettingsError
 from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.usage.models import Reading
-from standpipe.usage.readings import take_report
 from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.radio import OBJECT_ID, Field, exchange, make_field, make_meter
+from tests.support.rating import rate_due, take_report
 from tests.support.town import make_settings, until
 
 
@@ -42,6 +42,7 @@ async def test_a_waking_tells_the_kept_hours_takes_the_credit_and_confirms_it(
         assert state.credit_accepted_minor == field.meter.state.credit_accepted_minor == 5_000
         assert state.valve == "OPEN"
         assert field.meter.state.unsent == []
+        await rate_due(sessions)
         async with sessions() as session:
             readings = (await session.scalars(select(Reading).order_by(Reading.read_at))).all()
             grant = (await session.scalars(select(CreditGrant))).one()

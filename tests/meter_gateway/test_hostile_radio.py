@@ -31,6 +31,7 @@ from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.usage.models import Reading
 from tests.support.database import free_port
 from tests.support.radio import Field, exchange, give_key, make_field, make_meter
+from tests.support.rating import rate_due
 from tests.support.town import METER_SECRET, make_home, make_settings, make_utility, until
 
 REGISTER = bytes.fromhex("4002000c") + b"\xb2rd\x4bep=nobody12"
@@ -174,6 +175,7 @@ async def test_a_backlog_of_weeks_arrives_in_blocks_and_packs(
     async with make_field(database_url, sessions, tmp_path, started_at=started_at) as field:
         assert await field.meter.wake()
         assert field.meter.state.unsent == []
+        await rate_due(sessions)
         async with sessions() as session:
             assert (await session.scalar(select(func.count()).select_from(Reading)) or 0) >= 30 * 24
 

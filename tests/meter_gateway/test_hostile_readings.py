@@ -15,6 +15,7 @@ from standpipe.platform.units import service_day
 from standpipe.usage.models import DailyUsage, Reading
 from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.radio import Field, make_meter
+from tests.support.rating import rate_due
 from tests.support.town import until
 
 HOUR = timedelta(hours=1)
@@ -22,11 +23,13 @@ ZONE = ZoneInfo("Africa/Nairobi")
 
 
 async def readings(field: Field) -> list[Reading]:
+    await rate_due(field.sessions, field.settings.clock)
     async with field.sessions() as session:
         return list((await session.scalars(select(Reading).order_by(Reading.read_at))).all())
 
 
 async def charged_ml(field: Field) -> int:
+    await rate_due(field.sessions, field.settings.clock)
     async with field.sessions() as session:
         return int(await session.scalar(select(func.coalesce(func.sum(DailyUsage.volume_ml), 0))) or 0)
 

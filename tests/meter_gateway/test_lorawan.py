@@ -21,6 +21,7 @@ from standpipe_demo.simulator import lora_codec
 from standpipe_demo.simulator.fake_chirpstack import Faults
 from standpipe_demo.simulator.lora_meter import LoraMeter
 from tests.support.lora import LoraField, dev_eui_of, make_lora_field
+from tests.support.rating import rate_due
 from tests.support.town import until
 
 
@@ -42,6 +43,7 @@ async def test_a_waking_tells_hours_and_state_takes_the_credit_and_confirms_it(
         assert state is not None
         assert state.credit_accepted_minor == field.meter.state.credit_accepted_minor == 5_000
         assert (state.valve, state.battery_percent) == ("OPEN", 88)
+        await rate_due(sessions)
         async with sessions() as session:
             readings = (await session.scalars(select(Reading).order_by(Reading.read_at))).all()
             grant = (await session.scalars(select(CreditGrant))).one()
@@ -417,6 +419,7 @@ async def test_a_wrong_clock_is_marked_and_loses_no_volume(
             clock_error=timedelta(days=400),
         )
         await fast.wake()
+        await rate_due(sessions)
         async with sessions() as session:
             rows = (await session.scalars(select(Reading).order_by(Reading.read_at))).all()
         # Its hours and its first statement; from then on its clock may have been set.

@@ -20,6 +20,7 @@ from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.platform.database import Sessions
 from standpipe.usage.models import Reading
 from tests.support.radio import make_field
+from tests.support.rating import rate_due
 from tests.support.town import until
 
 PEER = Path(__file__).parent / "peers" / "coap_node"
@@ -106,6 +107,7 @@ async def _registration(sessions: Sessions) -> Any:
 
 async def _registers(sessions: Sessions, wanted_ml: list[int]) -> bool:
     """Whether these are the values that counted: what was notified is read once more in the contact after it."""
+    await rate_due(sessions)
     async with sessions() as session:
         counted = await session.scalars(
             select(Reading.register_ml).where(Reading.quality == "MEASURED").order_by(Reading.read_at)

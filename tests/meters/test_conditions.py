@@ -7,7 +7,7 @@ from sqlalchemy import select
 from standpipe.meters.field_models import MeterCondition, MeterMeasure
 from standpipe.meters.reports import Condition, ConditionKind, Measure, MeasureKind, MeterReport
 from standpipe.platform.database import Sessions
-from standpipe.usage.readings import take_report
+from tests.support.rating import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

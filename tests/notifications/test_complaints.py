@@ -11,7 +11,7 @@ from standpipe.outbox.facts import read
 from standpipe.outbox.models import OutboxFact
 from standpipe.platform.clock import Clock
 from standpipe.reactions import react
-from standpipe.usage.readings import take_report
+from tests.support.rating import take_report
 from tests.support.town import Town
 
 ALERTS = """query($m: ID!) { node(id: $m) { ... on Meter {

@@ -10,8 +10,8 @@ from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
 from standpipe.usage import review
 from standpipe.usage.models import Reading
-from standpipe.usage.readings import take_report
 from standpipe.usage.review import HeldReading, Outcome
+from tests.support.rating import take_report
 from tests.support.town import Home
 from tests.support.water import LATER, meter, state
 

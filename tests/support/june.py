@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.usage.models import Statement
-from standpipe.usage.readings import take_report
 from standpipe.usage.statements import issue
+from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_town
 
 ZONE = ZoneInfo("Africa/Nairobi")

@@ -17,7 +17,7 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.readings import take_report
+from tests.support.rating import take_report
 from tests.support.town import Town
 
 NAIROBI = ZoneInfo("Africa/Nairobi")

@@ -35,6 +35,7 @@ from standpipe.worker import work_outbox
 from standpipe_demo.simulator import fake_flutterwave, fake_momo, fake_mpesa, fake_stripe, sandbox_provider
 from standpipe_demo.simulator.webhooks import sign
 from tests.support.database import free_port
+from tests.support.rating import rate_due
 
 STRIPE_SECRET = "whsec_of_the_town"
 OLD_STRIPE_SECRET = "whsec_before_the_rotation"
@@ -136,7 +137,8 @@ class Town:
         return await self.post("stripe", body, {"Stripe-Signature": sign(body, STRIPE_SECRET, stamp)})
 
     async def drain(self) -> None:
-        """Work the inbox and the outbox until nothing is due."""
+        """Rate what is due, and work the inbox and the outbox until nothing is due."""
+        await rate_due(self.sessions, self.settings.clock)
         while await work_inbox(self.sessions, self.providers, self.settings.clock) or await work_outbox(
             self.sessions, self.providers, self.settings.clock, timedelta(hours=26)
         ):

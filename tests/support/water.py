@@ -10,7 +10,7 @@ from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
 from standpipe.usage.models import DailyUsage, PeriodCharge
-from standpipe.usage.readings import take_report
+from tests.support.rating import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility
 
 START = datetime(2026, 3, 20, tzinfo=UTC)

@@ -30,10 +30,10 @@ from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.charges import accrue_standing, recharge
 from standpipe.usage.emergency import activate
-from standpipe.usage.readings import take_report
 from standpipe.usage.review import correct
 from standpipe.usage.statement_body import Bill, StatementBody, is_balanced
 from standpipe.usage.statements import build, issue
+from tests.support.rating import take_report
 from tests.support.town import make_home, make_settings
 from tests.usage import histories
 from tests.usage.reference import ACCOUNTS, Books, Supply, midnight, month_of

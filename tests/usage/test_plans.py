@@ -16,10 +16,10 @@ from standpipe.customers.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.usage.models import Reading
-from standpipe.usage.readings import take_report
 from standpipe_demo.synthetic.utility import Scale, generate
 from tests.graphql.test_graphql import HOME
 from tests.support.database import DatabaseServer
+from tests.support.rating import take_report
 from tests.support.town import Town, make_town
 
 USAGE = {"daily_usage", "monthly_usage"}

@@ -18,10 +18,10 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.tariffs.pricing import cost_minor, table_of
 from standpipe.usage.models import DailyUsage, MonthlyUsage, StorageHorizon
-from standpipe.usage.readings import take_report
 from standpipe.usage.statements import issue, statement_by_month
 from tests.support.desk import APRIL, DAY, HOUR, MAY, Desk, air, desk_of, rows
 from tests.support.office import hire
+from tests.support.rating import take_report
 from tests.support.town import BLOCKS, until
 from tests.support.water import LATER, START, state, take
 

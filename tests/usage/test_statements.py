@@ -21,7 +21,6 @@ from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.models import Statement
-from standpipe.usage.readings import take_report
 from standpipe.usage.statement_body import (
     is_balanced,
 )
@@ -41,6 +40,7 @@ from tests.support.june import (
     read,
     statement,
 )
+from tests.support.rating import take_report
 from tests.support.town import Town, make_home, make_settings, make_utility
 
 TARIFF = """

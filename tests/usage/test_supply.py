@@ -25,9 +25,9 @@ from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
 from standpipe.usage import supply
 from standpipe.usage.models import PeriodCharge, StandingCharged
-from standpipe.usage.readings import take_report
 from standpipe.usage.statements import issue, statement_by_month
 from tests.support.office import run_office
+from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_settings, make_utility
 
 ZONE = ZoneInfo("Africa/Nairobi")

@@ -22,7 +22,6 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.amounts import MAX_EXACT_UNITS
 from standpipe.sts.keys import KeyTerms, pan_of
 from standpipe.sts.tokens import Token
-from standpipe.usage.readings import take_report
 from standpipe.vending.issuer import IssuerRefusedError, TokenRequest
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.management import key_changed, request_management, try_again, withdraw
@@ -36,6 +35,7 @@ from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, fresh_
 from tests.support.command import standpipe
 from tests.support.loopback import loopback
 from tests.support.radio import config_of
+from tests.support.rating import take_report
 from tests.support.tokens import GROUP, TERMS, VENDING_KEYS, give_keypad, issuer, keypad_config
 from tests.support.town import Town
 from tests.support.volume import UNIT_ML, refunded, volume_town

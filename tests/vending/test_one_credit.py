@@ -24,13 +24,13 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.keypad import Typed
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.readings import take_report
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.models import KeypadToken
 from standpipe.vending.offers import offer_due
 from standpipe_demo.simulator.meter_keypad import type_token
 from standpipe_demo.simulator.meter_model import MeterConfig, fresh_state, status_frame, take_command
 from tests.support.radio import config_of
+from tests.support.rating import take_report
 from tests.support.tokens import give_keypad, issuer, keypad_config
 from tests.support.town import PREPAID_KEY, make_home, make_settings, make_utility
 from tests.support.volume import PURCHASE_TARIFF

@@ -1,0 +1,153 @@
+"""Which meters are to be rated: one row a meter, marked by whatever may change what follows from its readings.
+
+A mark never waits for a rating that is under way: it raises ``marks``, and the rating, which remembered the number at
+its claim, leaves the meter due where it has changed. Marks are counted in the database's real time; ``due_next_at`` is
+an instant of the service clock, at which time alone changes something (a service day ends, terms begin).
+
+Lock order: rows of ``meter_due`` come after their meters, in the order of ids. Whoever marks many needs no meter's
+lock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import ForeignKey, Index, func, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import Mapped, mapped_column
+
+from standpipe.platform.base import Base
+
+QUEUE = "rating"
+LEASE = timedelta(seconds=60)
+MOST = 200
+BUSY = timedelta(seconds=1)
+"""When to look again at a meter whose row somebody held."""
+
+
+class MeterDue(Base):
+    """A meter's place in the queue of ratings. A new meter has one from its first moment, by a trigger.
+
+    ``marked_at``: since when a mark waits (None: none does). ``reprice_from``: prices of periods from this day's on may
+    have changed. ``lease_until``: some worker is at it, or it failed and rests; ``last_error`` says why.
+    ``rated_at``: when it was last rated, on the service clock.
+    """
+
+    __tablename__ = "meter_due"
+    __table_args__ = (
+        Index("ix_meter_due_marked_at", "marked_at", postgresql_where=text("marked_at IS NOT NULL")),
+        Index("ix_meter_due_due_next_at", "due_next_at", postgresql_where=text("due_next_at IS NOT NULL")),
+        Index("ix_meter_due_failing", "meter_id", postgresql_where=text("last_error IS NOT NULL")),
+    )
+
+    meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"), primary_key=True)
+    marks: Mapped[int] = mapped_column(server_default="1")
+    marked_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
+    due_next_at: Mapped[datetime | None]
+    reprice_from: Mapped[date | None]
+    lease_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    last_error: Mapped[str | None]
+    rated_at: Mapped[datetime | None]
+
+
+MARK = text("""
+WITH marked AS (
+    INSERT INTO meter_due AS d (meter_id, reprice_from)
+    SELECT DISTINCT id, CAST(:reprice_from AS date) FROM unnest(CAST(:meter_ids AS text[])) AS wanted(id) ORDER BY id
+    ON CONFLICT (meter_id) DO UPDATE
+    SET marks = d.marks + 1, marked_at = coalesce(d.marked_at, now()),
+        reprice_from = least(d.reprice_from, excluded.reprice_from)
+    RETURNING 1)
+SELECT pg_notify('standpipe_work', 'rating') FROM (SELECT count(*) AS count FROM marked) AS all_marked WHERE count > 0
+""")
+CLAIM = text("""
+WITH oldest AS MATERIALIZED (
+    SELECT meter_id, row_number() OVER () AS place FROM (
+        SELECT meter_id FROM meter_due WHERE marked_at IS NOT NULL AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY marked_at, meter_id LIMIT :most FOR UPDATE SKIP LOCKED) AS found),
+newest AS MATERIALIZED (
+    SELECT meter_id, row_number() OVER () AS place FROM (
+        SELECT meter_id FROM meter_due WHERE marked_at IS NOT NULL AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY marked_at DESC, meter_id LIMIT :most / 4 FOR UPDATE SKIP LOCKED) AS found),
+timed AS MATERIALIZED (
+    SELECT meter_id, row_number() OVER () AS place FROM (
+        SELECT meter_id FROM meter_due WHERE due_next_at <= :now AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY due_next_at, meter_id LIMIT :most FOR UPDATE SKIP LOCKED) AS found),
+chosen AS (
+    SELECT meter_id FROM (
+        SELECT meter_id, CASE WHEN place <= :most / 2 THEN 0 ELSE 2 END AS turn, place FROM oldest
+        UNION ALL SELECT meter_id, 0, place FROM newest
+        UNION ALL SELECT meter_id, CASE WHEN place <= :most / 4 THEN 0 ELSE 1 END, place FROM timed) AS every
+    GROUP BY meter_id ORDER BY min(turn), min(place), meter_id LIMIT :most)
+UPDATE meter_due d SET attempts = d.attempts + 1, lease_until = now() + :lease
+FROM chosen WHERE d.meter_id = chosen.meter_id
+RETURNING d.meter_id, d.marks, d.attempts
+""")
+FINISH = text("""
+WITH rated AS (
+    SELECT * FROM unnest(CAST(:meter_ids AS text[]), CAST(:marks AS bigint[]), CAST(:due_next_ats AS timestamptz[]))
+        AS r(meter_id, marks, due_next_at)),
+locked AS (SELECT d.meter_id FROM meter_due d JOIN rated USING (meter_id) ORDER BY d.meter_id FOR NO KEY UPDATE OF d)
+UPDATE meter_due d
+SET attempts = 0, last_error = NULL, lease_until = NULL, rated_at = :now, due_next_at = rated.due_next_at,
+    marked_at = CASE WHEN d.marks = rated.marks THEN NULL ELSE d.marked_at END,
+    reprice_from = CASE WHEN d.marks = rated.marks THEN NULL ELSE d.reprice_from END
+FROM locked JOIN rated USING (meter_id) WHERE d.meter_id = locked.meter_id
+""")
+GIVE_BACK = text("""
+UPDATE meter_due SET attempts = attempts - 1, lease_until = now() + :pause
+WHERE meter_id = ANY(CAST(:meter_ids AS text[])) AND attempts > 0
+""")
+SET_ASIDE = text("""
+UPDATE meter_due SET lease_until = now() + :pause, last_error = :error WHERE meter_id = :meter_id
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A meter that is ours to rate until the lease ends; ``marks`` as they stood then."""
+
+    meter_id: str
+    marks: int
+    attempts: int
+
+
+async def mark_due(conn: AsyncConnection, meter_ids: Sequence[str], *, reprice_from: date | None = None) -> None:
+    """Have meters rated again soon, in one statement; wakes a worker when the caller's transaction commits.
+
+    ``reprice_from``: what periods from this day's on cost may have changed, too (supply terms, a tariff).
+    """
+    if meter_ids:
+        await conn.execute(MARK, {"meter_ids": list(meter_ids), "reprice_from": reprice_from})
+
+
+async def claim(conn: AsyncConnection, now: datetime, *, most: int = MOST, lease: timedelta = LEASE) -> list[Claimed]:
+    """Lease up to ``most`` meters that are due, in a transaction of its own.
+
+    Those that were marked first come first, but a quarter is for those that were marked last, and a quarter for those
+    whose instant has come: a hundred thousand marks at once (a tariff) keep nobody's fresh reading waiting.
+    """
+    rows = await conn.execute(CLAIM, {"most": most, "now": now, "lease": lease})
+    return [Claimed(*row) for row in rows]
+
+
+async def finish(conn: AsyncConnection, rated: Sequence[tuple[str, int, datetime | None]], now: datetime) -> None:
+    """Take rated meters (id, marks as remembered, next instant) out of the queue, but for those marked meanwhile."""
+    if rated:
+        meter_ids, marks, due_next_ats = zip(*rated, strict=True)
+        given = {"meter_ids": list(meter_ids), "marks": list(marks), "due_next_ats": list(due_next_ats), "now": now}
+        await conn.execute(FINISH, given)
+
+
+async def give_back(conn: AsyncConnection, meter_ids: Sequence[str], *, pause: timedelta = BUSY) -> None:
+    """Leave meters due whose rows somebody holds: no fault of theirs, and no try."""
+    if meter_ids:
+        await conn.execute(GIVE_BACK, {"meter_ids": list(meter_ids), "pause": pause})
+
+
+async def set_aside(conn: AsyncConnection, meter_id: str, error: str, *, pause: timedelta) -> None:
+    """Let a meter that failed rest, with its reason; the others go on."""
+    # What failed may quote what a meter said; a text column holds no NUL.
+    reason = error[:500].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    await conn.execute(SET_ASIDE, {"meter_id": meter_id, "error": reason, "pause": pause})

@@ -23,9 +23,9 @@ from standpipe.platform.embedded import embedded
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.settings import Settings
 from standpipe.usage.rating import rate_now
-from standpipe.usage.readings import take_report
 from standpipe.wiring import Database
 from tests.support.database import free_port
+from tests.support.delivery import take_report
 from tests.support.town import METER_SECRET, make_home, make_utility
 
 TRIES = 7

@@ -26,11 +26,11 @@ from standpipe.platform.units import period_of
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.periods import Supply, TariffInForce, price_use, segments_of
 from standpipe.usage.rating import rate_now
-from standpipe.usage.readings import take_report
 from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
 from standpipe.usage.statements import build
 from standpipe_demo.synthetic.utility import PREFIX, Scale, generate, months_from
 from tests.support.database import renamed
+from tests.support.delivery import take_report
 from tests.support.town import Home
 
 METERS, HOURS = 20, 24 * 30

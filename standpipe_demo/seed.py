@@ -45,7 +45,7 @@ from standpipe.tariffs.pricing import PriceTable, cost_minor
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.charges import contract_for, period_volume_ml
 from standpipe.usage.rating import rate_now
-from standpipe.usage.readings import take_report
+from standpipe_demo.reports import take_report
 from standpipe_demo.seed_keypad import keypad_house
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID
 from standpipe_demo.simulator.meter_model import MeterConfig

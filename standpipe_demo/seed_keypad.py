@@ -28,7 +28,7 @@ from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.rating import rate_now
-from standpipe.usage.readings import take_report
+from standpipe_demo.reports import take_report
 from standpipe_demo.simulator.meter_keypad import described
 from standpipe_demo.simulator.meter_model import MeterConfig
 

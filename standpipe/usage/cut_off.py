@@ -15,7 +15,8 @@ from sqlalchemy import and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
-from standpipe.meters.commands import OPEN, enqueue
+from standpipe.meters.commands import enqueue
+from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, MeterState
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.platform.clock import Clock

@@ -10,13 +10,13 @@ import pytest
 
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
-from standpipe.meters import commands
 from standpipe.meters.models import CommandKind, Meter
 from standpipe.platform.database import Sessions
 from standpipe.usage import cut_off, house_rules, supply
 from standpipe.usage.house_rules import UtilityRules
 from standpipe.usage.rests import Rests
 from standpipe_demo.simulator.meter_model import CLOSED, DISCONNECT, NEVER, OPEN, RESTRICTED, TRICKLE, pour
+from tests.support.delivery import next_to_send
 from tests.support.radio import Field, make_field
 from tests.support.rating import rate_due
 
@@ -164,7 +164,7 @@ async def test_m12_who_could_not_be_told_in_the_night_is_not_told_by_day(field: 
     assert await field.statuses() == [("AT_ZERO", "QUEUED")]
     async with field.sessions.begin() as session:
         # The worker was away in the morning: the order is void all the same.
-        assert await commands.next_to_send(session, field.home.meter_id, nairobi("07-16T08:00")) is None
+        assert await next_to_send(session, field.home.meter_id, nairobi("07-16T08:00")) is None
     assert await field.statuses() == [("AT_ZERO", "EXPIRED")]
     await field.at(nairobi("07-16T09:00"))
     await work(field)

@@ -27,7 +27,7 @@ from sqlalchemy import func, select, text, update
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters import statements
-from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
 from standpipe.outbox.models import OutboxFact
@@ -46,6 +46,7 @@ from standpipe.platform.ids import new_id
 from standpipe.worker import work_outbox
 from tests.payments.scripted import NAME, CrashError, CrashingSessions, CrashPoint, Payment, ScriptedProvider
 from tests.support.database import DatabaseServer, database_server
+from tests.support.delivery import mark_unknown, next_to_send
 from tests.support.town import make_home, make_settings, make_utility
 
 CLOCK = Clock()

@@ -12,12 +12,13 @@ from sqlalchemy import select, text
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters import statements
-from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, MeterCommand, MeterState
 from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
 from standpipe.payments.models import ProviderEvent, Refund, TopUp
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.platform.errors import InvalidInputError, StandpipeError
+from tests.support.delivery import mark_unknown, next_to_send
 from tests.support.town import Town, until
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

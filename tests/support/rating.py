@@ -7,12 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.meters.reports import MeterReport
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.usage import rating, readings
+from standpipe.usage import rating
+from tests.support import delivery
 
 
 async def take_report(session: AsyncSession, report: MeterReport, now: datetime) -> None:
-    """``usage.readings.take_report``, and the rating that it marks due, in one transaction."""
-    await readings.take_report(session, report, now)
+    """``delivery.take_report``, and the rating that it marks due, in one transaction."""
+    await delivery.take_report(session, report, now)
     await rating.rate_now(session, report.meter_id, now)
 
 

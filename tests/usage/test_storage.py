@@ -20,7 +20,7 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.platform.units import period_of, service_day
 from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, ReadingQuality
-from standpipe.usage.readings import apply_days, take_report
+from standpipe.usage.readings import apply_days
 from standpipe.usage.retention import horizon, let_go, sweep
 from standpipe.usage.review import reject, release
 from standpipe.usage.statements import issue
@@ -36,6 +36,7 @@ from standpipe.usage.storage import (
 from standpipe.worker import daily, run_worker
 from tests.support.command import standpipe
 from tests.support.database import DatabaseServer
+from tests.support.delivery import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility, until
 
 START = datetime(2025, 10, 20, 7, tzinfo=UTC)

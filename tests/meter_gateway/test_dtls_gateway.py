@@ -15,15 +15,16 @@ from sqlalchemy import select
 from standpipe.meter_gateway.lwm2m import registrations
 from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.meters import models
+from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterCommand
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, engine_of
 from standpipe.usage.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
 from tests.support.radio import Field, give_key, make_meter
 from tests.support.rating import rate_due
-from tests.support.town import DTLS_KEY, Home, make_home, until
+from tests.support.town import DTLS_KEY, METER_SECRET, Home, make_home, until
 
 FLOOD = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
 """``make chaos`` sends 100,000."""
@@ -277,5 +278,6 @@ async def _is(sessions: Sessions, status: str) -> bool:
 
 
 async def _asleep(field: Field) -> bool:
-    async with field.sessions() as session:
-        return not (await registrations.by_meter(session, field.home.meter_id)).awake
+    async with engine_of(field.sessions).connect() as conn:
+        known = await registrations.by_meter(conn, KeyRing([METER_SECRET]), field.home.meter_id)
+    return not known.registration.awake

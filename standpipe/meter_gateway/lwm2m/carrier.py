@@ -80,7 +80,7 @@ class Lwm2mCarrier:
         if path in self.memory.refused:
             return None
         try:
-            frame = await self.peer.read_opaque(path)
+            frame = await self.peer.read_status(self.object_id)
             status = prepaid.StatusFrame.from_bytes(frame, identity.prepaid_key, identity.serial)
         except (ParsingError, MeterRefusedError) as error:
             if isinstance(error, MeterRefusedError) and error.code in _HAS_NO_SUCH:

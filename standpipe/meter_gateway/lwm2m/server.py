@@ -20,7 +20,7 @@ from standpipe.meter_gateway.lwm2m.request_limiter import RequestLimiter
 from standpipe.meter_gateway.lwm2m.resources import make_site
 from standpipe.meters.keys import KeyRing
 from standpipe.platform.database import DATABASE_DOWN, Sessions, engine_of
-from standpipe.platform.errors import NotFoundError, SettingsError
+from standpipe.platform.errors import NotFoundError, SettingsError, StandpipeError
 from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.platform.settings import Settings, require
 
@@ -123,6 +123,9 @@ async def _hear_commands(
                     await lookup.end_revoked(dtls, meter_id)
             except DATABASE_DOWN as error:
                 _log.warning("command not looked at; it waits for the meter's next contact", error=str(error))
+            except StandpipeError as error:
+                # One meter's trouble (a key that no secret opens) is not the others'.
+                _log.error("command not looked at", meter_id=meter_id, error=str(error))
 
 
 async def _may_stay(contacts: Contacts, meter_id: str) -> bool:

@@ -15,12 +15,14 @@ from standpipe.meter_gateway.lwm2m import registrations, senml
 from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
 from standpipe.meter_gateway.lwm2m.contacts import Contacts
 from standpipe.meter_gateway.lwm2m.peer import MeterAsleepError, MeterRefusedError
+from standpipe.meter_gateway.lwm2m.registrations import Known
 from standpipe.meter_gateway.prepaid import CommandFrame, StatusFrame
 from standpipe.meters import credit
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, MeterCommand
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Connection, Sessions, engine_of
+from tests.support.statements import counted
 from tests.support.town import METER_SECRET, PREPAID_KEY, Home, make_home, make_settings, make_utility, until
 
 RING = KeyRing([METER_SECRET])
@@ -37,18 +39,26 @@ class Script:
     counter: int = 0
     sequence: int = 0
     accepted: int = 0
-    asked: int = 0
+    requests: list[tuple[str, str]] = field(default_factory=list)
     frames: list[CommandFrame] = field(default_factory=list)
     owed: Any = None
     session: Any = None
 
+    @property
+    def asked(self) -> int:
+        return len(self.requests)
+
     async def read_object(self, path: str, memory: ClientMemory) -> tuple[bytes, int]:
-        self.asked += 1
+        self.requests.append(("object", path))
         self.on_volume()
         return cbor2.dumps([{0: "/3424/0/1", 2: 0.0}]), senml.CBOR_FORMAT
 
+    async def observe(self, path: str) -> None:
+        """It answers without observing."""
+        self.requests.append(("observe", path))
+
     async def read_status(self, object_id: int) -> bytes:
-        self.asked += 1
+        self.requests.append(("status", ""))
         self.on_status()
         self.counter += 1
         now_s = int(datetime.now(UTC).timestamp())
@@ -56,6 +66,7 @@ class Script:
         return frame.to_bytes(PREPAID_KEY, self.serial)
 
     async def write_command(self, object_id: int, frame: bytes) -> None:
+        self.requests.append(("command", ""))
         self.on_command()
         command = CommandFrame.from_bytes(frame, PREPAID_KEY, self.serial)
         self.frames.append(command)
@@ -68,6 +79,7 @@ class Bench:
     home: Home
     script: Script
     contacts: Contacts
+    known: Known | None = None
 
     async def grant(self, amount_minor: int) -> None:
         async with self.sessions.begin() as session:
@@ -96,6 +108,16 @@ class Bench:
             known = await registrations.by_meter(conn, RING, self.home.meter_id)
         self.contacts.woke(known)
         await self.quiet()
+
+    async def updates(self) -> None:
+        """The meter's registration is updated, as by its request."""
+        async with self.contacts.statements.connect() as conn:
+            known = await registrations.by_meter(conn, RING, self.home.meter_id) if self.known is None else self.known
+            remote = known.registration.remote
+            self.known = await registrations.update_registration(
+                conn, RING, location=known.registration.location, proven=None, remote=remote
+            )
+        self.contacts.woke(self.known)
 
     async def quiet(self) -> None:
         await until(self._idle)
@@ -243,3 +265,67 @@ async def test_contacts_with_one_meter_never_overlap(bench: Bench) -> None:
     assert inside == 0
     # One contact, and no second reading back of a meter that was heard a moment ago.
     assert bench.script.asked == 2
+
+
+async def test_a_contact_with_nothing_waiting_takes_six_statements(bench: Bench) -> None:
+    """The registration's update is one, and brings all that the contact begins with."""
+    await bench.updates()
+    await bench.quiet()
+    with counted(bench.sessions) as sent:
+        await bench.updates()
+        await bench.quiet()
+    sent.at_most(6)
+    # Twice the object and the status, and once whether it can be observed.
+    assert [name for name, _ in bench.script.requests] == ["object", "status", "observe", "object", "status"]
+
+
+async def test_a_contact_with_one_credit_takes_twelve_statements(bench: Bench) -> None:
+    await bench.updates()
+    await bench.quiet()
+    await bench.grant(5_000)
+    with counted(bench.sessions) as sent:
+        await bench.updates()
+        await bench.quiet()
+    sent.at_most(12)
+    assert (await bench.command()).status == "CONFIRMED"
+
+
+async def test_from_paid_to_confirmed_takes_two_round_trips_where_the_meter_listens(bench: Bench) -> None:
+    """It was heard in this waking, and nothing was on its way: the command goes out, and the meter says that it did."""
+    await bench.contact()
+    asked = bench.script.asked
+    await bench.grant(5_000)
+    with counted(bench.sessions) as sent:
+        bench.contacts.drop(bench.home.meter_id)
+        bench.contacts.begin(bench.home.meter_id)
+        await bench.quiet()
+    assert (await bench.command()).status == "CONFIRMED"
+    assert [name for name, _ in bench.script.requests[asked:]] == ["command", "status"]
+    sent.at_most(12)
+
+
+async def test_from_paid_to_confirmed_takes_three_round_trips_where_the_meter_wakes(bench: Bench) -> None:
+    """Read back first, then send: what it holds may have changed while nobody heard it."""
+    await bench.contact()
+    await bench.grant(5_000)
+    asked = len(bench.script.requests)
+    await bench.contact()
+    assert [name for name, _ in bench.script.requests[asked:]] == ["status", "command", "status", "object"]
+    assert (await bench.command()).status == "CONFIRMED"
+
+
+async def test_a_command_in_doubt_is_read_back_before_another_goes_out(bench: Bench) -> None:
+    await bench.contact()
+    await bench.grant(5_000)
+    bench.script.on_command = refusing("5.00")
+    await bench.contact()
+    assert (await bench.command()).status == "UNKNOWN"
+    bench.script.on_command = lambda: None
+    asked = len(bench.script.requests)
+    await bench.grant(700)
+    bench.contacts.drop(bench.home.meter_id)
+    bench.contacts.begin(bench.home.meter_id)
+    await bench.quiet()
+    assert bench.script.requests[asked][0] == "status"
+    assert (await bench.command()).status == "CONFIRMED"
+    assert bench.script.accepted == 5_700

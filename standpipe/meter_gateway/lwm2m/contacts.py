@@ -219,7 +219,7 @@ class Contacts:
             return False
         if ended.since is not None:
             self._since[meter_id] = (remote, ended.since)
-        if (report := await carrier.rest()) is not None:
+        if since is None and (report := await carrier.rest()) is not None:
             await self.desk(Told(Heard(meter_id, report)))
         return True
 

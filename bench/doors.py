@@ -80,7 +80,7 @@ def _plain_inbox(url: str) -> Starlette:
         body = await request.body()
         async with request.app.state.pool.acquire() as db:
             await db.execute(
-                "INSERT INTO provider_events (provider, event_id, kind, provider_ref, body, due_at) "
+                "INSERT INTO rail_events (rail, event_id, kind, rail_ref, body, due_at) "
                 "VALUES ('plain', $1, 'k', 'sch_1', $2, NULL) ON CONFLICT DO NOTHING",
                 json.loads(body)["id"],
                 body,

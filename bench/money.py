@@ -11,7 +11,7 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
+from standpipe.payments.rails.port import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
 from standpipe.payments.settle import settle
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
@@ -32,9 +32,9 @@ class Paid:
     def __init__(self, truths: dict[str, PaymentTruth]) -> None:
         self._truths = truths
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """The truth, without a network."""
-        return self._truths[provider_ref]
+        return self._truths[rail_ref]
 
 
 async def settlements(sessions: Sessions, url: str, home: Home) -> list[Row]:
@@ -54,8 +54,8 @@ async def settlements(sessions: Sessions, url: str, home: Home) -> list[Row]:
     owners = [homes[number % len(homes)] for number in range(SETTLEMENTS)]
     ours = [await make_top_up(sessions, owner) for owner in owners]
     truths = {ref: _truth(ref, top_up_id) for top_up_id, ref in ours}
-    providers: Any = {"bench": Paid(truths)}
-    ours_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in ours])
+    rails: Any = {"bench": Paid(truths)}
+    ours_rate = await rate([lambda i=i: settle(sessions, rails, i, Clock()) for i, _ in ours])
     plain = [await make_top_up(sessions, owner) for owner in owners]
     pool = await asyncpg.create_pool(url, min_size=CONNECTIONS, max_size=CONNECTIONS)
     plain_rate = await rate(
@@ -65,7 +65,7 @@ async def settlements(sessions: Sessions, url: str, home: Home) -> list[Row]:
     free, stalled = await _many(sessions, owners), await _many(sessions, owners)
     for top_ups in (free, stalled):
         truths.update({ref: _truth(ref, top_up_id) for top_up_id, ref in top_ups})
-    free_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in free])
+    free_rate = await rate([lambda i=i: settle(sessions, rails, i, Clock()) for i, _ in free])
     async with sessions.begin() as session:
         lines = [
             Line(AccountRef(AccountKind.CLEARING, "bench", "KES"), -1),
@@ -73,7 +73,7 @@ async def settlements(sessions: Sessions, url: str, home: Home) -> list[Row]:
         ]
         await post(session, key="stalled", kind="TOP_UP", lines=lines, occurred_at=datetime.now(UTC))
         began = time.perf_counter()
-        stalled_rate = await rate([lambda i=i: settle(sessions, providers, i, Clock()) for i, _ in stalled])
+        stalled_rate = await rate([lambda i=i: settle(sessions, rails, i, Clock()) for i, _ in stalled])
         held_s = time.perf_counter() - began
         assert held_s > STALL_S, f"the run was shorter than the stall: {held_s:.1f} s"
     return [
@@ -100,8 +100,8 @@ async def make_top_up(sessions: Sessions, home: Home) -> tuple[str, str]:
                 id=top_up_id,
                 customer_id=home.customer_id,
                 meter_id=home.meter_id,
-                provider="bench",
-                provider_ref=ref,
+                rail="bench",
+                rail_ref=ref,
                 pay_minor=1500,
                 currency="KES",
                 idempotency_key=top_up_id,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench.doors import home_screen, webhooks
+from bench.ledger import ledger
 from bench.money import settlements
 from bench.support import CONNECTIONS, Row, print_rows
 from bench.water import HOURS, METERS, history, ingest, pricing
@@ -44,6 +45,7 @@ async def main(arguments: list[str]) -> None:
             pricing(),
             await ingest(sessions, url, homes, start),
             *await settlements(sessions, url, homes[0]),
+            *await ledger(url),
             await webhooks(settings, sessions, url),
             await home_screen(settings, sessions, url, homes[0]),
             *await history(url),

@@ -18,6 +18,7 @@ from standpipe.api.pages import health, returned
 from standpipe.api.paybill import validation
 from standpipe.api.receipts import receipt_pdf
 from standpipe.api.statements import statement_pdf
+from standpipe.api.unavailable import or_unavailable
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
 from standpipe.customers.sessions import Lifetime, Lifetimes
 from standpipe.customers.sign_in import CodeLimits
@@ -31,7 +32,7 @@ from standpipe.platform.notify import LIVE, Listener
 from standpipe.platform.ready import Readiness, older_revisions
 from standpipe.platform.serving import serve
 from standpipe.platform.settings import Settings, require
-from standpipe.wiring import Database, close_providers, make_firebase, make_operator_keys, make_providers
+from standpipe.wiring import Database, close_rails, make_firebase, make_operator_keys, make_rails
 
 GRAPHQL_MAX_BODY_BYTES = 64 * 1024
 SMS_TIMEOUT_S = 5
@@ -41,12 +42,12 @@ def make_app(settings: Settings, database: Database) -> Starlette:
     """The ASGI app on an open database. Raises SettingsError where a setting that it needs is missing."""
     require(settings, "token_secret")
     firebase = make_firebase(settings)
-    providers = make_providers(settings, database.sessions)
+    rails = make_rails(settings, database.sessions)
     listener = Listener(database.url, LIVE)
     http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)
     tools = Tools(
         sessions=database.sessions,
-        providers=providers,
+        rails=rails,
         clock=settings.clock,
         listener=listener,
         signer=make_signer(settings),
@@ -74,13 +75,13 @@ def make_app(settings: Settings, database: Database) -> Starlette:
         finally:
             await listener.stop()
             await http.aclose()
-            await close_providers(providers)
+            await close_rails(rails)
             if firebase is not None:
                 await firebase.close()
 
     app = Starlette(routes=_routes(settings, tools), lifespan=lifespan, middleware=[Middleware(Observed)])
     app.state.readiness = Readiness(database.sessions, listener, older=older_revisions())
-    app.state.sessions, app.state.providers, app.state.clock = database.sessions, providers, settings.clock
+    app.state.sessions, app.state.rails, app.state.clock = database.sessions, rails, settings.clock
     app.state.receipt_secret = tools.signer.secret
     app.state.trusted_proxies = settings.trusted_networks
     return app
@@ -128,14 +129,14 @@ def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
     view = GraphQLView(tools, ide=ide)
     routes: list[BaseRoute] = [
         Route("/webhooks/mpesa/{secret}/c2b/validation", validation, methods=["POST"], max_body_size=MAX_BODY_BYTES),
-        Route("/webhooks/{provider}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
-        Route("/webhooks/{provider}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
-        Route("/agents/me", agents.me, methods=["GET"]),
-        Route("/agents/meters/{number}", agents.meter, methods=["GET"]),
-        Route("/agents/vends", agents.vend, methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
-        Route("/return/{top_up_id}", returned, methods=["GET"]),
-        Route("/receipts/{receipt_id}.pdf", receipt_pdf, methods=["GET"]),
-        Route("/statements/{meter_id}/{month}.pdf", statement_pdf, methods=["GET"]),
+        Route("/webhooks/{rail}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
+        Route("/webhooks/{rail}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),
+        Route("/agents/me", or_unavailable(agents.me), methods=["GET"]),
+        Route("/agents/meters/{number}", or_unavailable(agents.meter), methods=["GET"]),
+        Route("/agents/vends", or_unavailable(agents.vend), methods=["POST"], max_body_size=agents.MAX_BODY_BYTES),
+        Route("/return/{top_up_id}", or_unavailable(returned), methods=["GET"]),
+        Route("/receipts/{receipt_id}.pdf", or_unavailable(receipt_pdf), methods=["GET"]),
+        Route("/statements/{meter_id}/{month}.pdf", or_unavailable(statement_pdf), methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/readyz", ready, methods=["GET"]),
         WebSocketRoute("/graphql", view),

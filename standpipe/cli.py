@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from standpipe import office
-from standpipe.payments.provider import ProviderUnavailableError
+from standpipe.payments.rails.port import RailUnavailableError
 from standpipe.platform.errors import (
     ForbiddenError,
     InvalidInputError,
@@ -29,9 +29,7 @@ def main() -> None:
         for line in error.lines:
             _errors.print(f"[bold red]standpipe:[/] {escape(line)}", soft_wrap=True, highlight=False)
         sys.exit(2)
-    except (
-        *(InvalidInputError, NotFoundError, NotAuthenticatedError, ForbiddenError, ProviderUnavailableError),
-    ) as error:
+    except (*(InvalidInputError, NotFoundError, NotAuthenticatedError, ForbiddenError, RailUnavailableError),) as error:
         _errors.print(f"[bold red]standpipe:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
 

@@ -36,7 +36,7 @@ from standpipe.outbox.facts import (
 from standpipe.payments import auto_top_up
 from standpipe.payments import forgetting as payments_forgetting
 from standpipe.payments.guests import is_guests
-from standpipe.payments.provider import Provider
+from standpipe.payments.rails.port import Rail
 from standpipe.payments.receipts import credit_of, issue
 from standpipe.payments.refunds import meter_stated
 from standpipe.platform.clock import Clock
@@ -50,7 +50,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def follow_up(
-    sessions: Sessions, providers: Mapping[str, Provider], fact: Fact, clock: Clock, offline_after: timedelta
+    sessions: Sessions, rails: Mapping[str, Rail], fact: Fact, clock: Clock, offline_after: timedelta
 ) -> None:
     """Reactions that begin transactions of their own, because a provider may be called between them."""
     match fact:
@@ -58,7 +58,7 @@ async def follow_up(
             async with sessions() as session:
                 view = await meter_view(session, meter_id, clock.now(), offline_after=offline_after)
             if view is not None:
-                await auto_top_up.consider(sessions, providers, clock, _auto_signal(view, clock.now(), offline_after))
+                await auto_top_up.consider(sessions, rails, clock, _auto_signal(view, clock.now(), offline_after))
         case TopUpPaid(top_up_id) | TopUpFailed(top_up_id):
             await auto_top_up.concluded(sessions, clock, top_up_id)
         case MeterStated(meter_id):
@@ -66,7 +66,7 @@ async def follow_up(
         case CustomerForgotten(_, phone):
             await payments_forgetting.blank_notices(sessions, phone)
         case PaymentTracesLeft(customer_id, top_up_ids):
-            await payments_forgetting.forget_rest(sessions, providers, customer_id, top_up_ids)
+            await payments_forgetting.forget_rest(sessions, rails, customer_id, top_up_ids)
         case _:
             pass
 

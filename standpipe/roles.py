@@ -27,11 +27,11 @@ from standpipe.platform.serving import serve as serve_http
 from standpipe.platform.settings import Settings, load
 from standpipe.wiring import (
     Database,
-    close_providers,
+    close_rails,
     configure_logging,
     database_url,
     make_issuer,
-    make_providers,
+    make_rails,
     make_sender,
     migrated_database,
     traced,
@@ -144,16 +144,16 @@ async def _serve(settings: Settings) -> None:
 async def _worker(settings: Settings) -> None:
     sender, issuer = make_sender(settings), make_issuer(settings)
     async with _working(settings, "worker", WORK) as (database, listener):
-        providers = make_providers(settings, database.sessions)
+        rails = make_rails(settings, database.sessions)
         try:
             offline_after = timedelta(hours=settings.offline_after_h)
             await run_worker(
-                *(database.sessions, listener, providers, sender, settings.clock, offline_after),
+                *(database.sessions, listener, rails, sender, settings.clock, offline_after),
                 issuer=issuer,
                 token_after=timedelta(minutes=settings.keypad_token_after_min),
             )
         finally:
-            await close_providers(providers)
+            await close_rails(rails)
             for outside in (sender, issuer):
                 if outside is not None:
                     await outside.close()

@@ -11,16 +11,16 @@ from pydantic import SecretStr
 from standpipe.customers.firebase import FirebaseTokens, refuse_emulator
 from standpipe.meters.keys import KeyRing
 from standpipe.notifications.push import PushSender
-from standpipe.payments.answers import StoredAnswers
-from standpipe.payments.provider import Provider
-from standpipe.payments.providers.flutterwave import FlutterwaveProvider
-from standpipe.payments.providers.momo import MomoKeys, MomoProvider
-from standpipe.payments.providers.mpesa import MpesaProvider
-from standpipe.payments.providers.sandbox import SandboxProvider
-from standpipe.payments.providers.stripe import StripeProvider
-from standpipe.payments.rails import Rails
+from standpipe.payments.async_results import StoredResults
+from standpipe.payments.rails.flutterwave import FlutterwaveRail
+from standpipe.payments.rails.instrumented import instrumented
+from standpipe.payments.rails.momo import MomoKeys, MomoRail
+from standpipe.payments.rails.mpesa import MpesaRail
+from standpipe.payments.rails.port import Rail
+from standpipe.payments.rails.registry import Rails
+from standpipe.payments.rails.sandbox import SandboxRail
+from standpipe.payments.rails.stripe import StripeRail
 from standpipe.payments.split import FeeRule
-from standpipe.payments.watched import watched
 from standpipe.platform import logs, tracing
 from standpipe.platform.database import Sessions, answers, create_engine, create_sessions, is_migrated
 from standpipe.platform.embedded import embedded
@@ -105,15 +105,15 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await engine.dispose()
 
 
-def make_providers(settings: Settings, sessions: Sessions) -> Rails:
+def make_rails(settings: Settings, sessions: Sessions) -> Rails:
     """The payment rails that are set up. Raises SettingsError for one that is set up by half."""
     found = (
         *(_stripe(settings), _mpesa(settings, sessions), _momo(settings)),
         *(_flutterwave(settings), _sandbox(settings)),
     )
-    providers = [watched(provider) for provider in found if provider is not None]
+    rails = [instrumented(rail) for rail in found if rail is not None]
     fees = {method: _fee(method, rule) for method, rule in settings.service_fees.items()}
-    return Rails({provider.name: provider for provider in providers}, fees)
+    return Rails({rail.name: rail for rail in rails}, fees)
 
 
 def _fee(method: str, rule: dict[str, int]) -> FeeRule:
@@ -123,11 +123,11 @@ def _fee(method: str, rule: dict[str, int]) -> FeeRule:
     return FeeRule(rule.get("basis_points", 0), rule.get("fixed_minor", 0))
 
 
-def _stripe(settings: Settings) -> Provider | None:
+def _stripe(settings: Settings) -> Rail | None:
     if not settings.stripe_api_key:
         return None
     _whole("STRIPE", settings, "stripe_webhook_secrets", "stripe_publishable_key")
-    return StripeProvider(
+    return StripeRail(
         api_keys=_plain(settings.stripe_api_key),
         publishable_key=settings.stripe_publishable_key or "",
         webhook_secrets=_plain(settings.stripe_webhook_secrets),
@@ -138,12 +138,12 @@ def _stripe(settings: Settings) -> Provider | None:
     )
 
 
-def _mpesa(settings: Settings, sessions: Sessions) -> Provider | None:
+def _mpesa(settings: Settings, sessions: Sessions) -> Rail | None:
     if settings.mpesa_url is None:
         return None
     needed = ("consumer_key", "consumer_secret", "shortcode", "passkey", "callback_secrets", "initiator")
     _whole("MPESA", settings, *(f"mpesa_{name}" for name in needed))
-    return MpesaProvider(
+    return MpesaRail(
         base_url=settings.mpesa_url,
         consumer_key=_reveal(settings.mpesa_consumer_key),
         consumer_secret=_reveal(settings.mpesa_consumer_secret),
@@ -154,12 +154,12 @@ def _mpesa(settings: Settings, sessions: Sessions) -> Provider | None:
         allowed_networks=settings.mpesa_networks,
         initiator_name=settings.mpesa_initiator or "",
         security_credential=_reveal(settings.mpesa_security_credential),
-        answers=StoredAnswers(sessions),
+        answers=StoredResults(sessions),
         timeout_s=settings.rails_timeout_s,
     )
 
 
-def _momo(settings: Settings) -> Provider | None:
+def _momo(settings: Settings) -> Rail | None:
     if settings.momo_url is None:
         return None
     needed = ("subscription_key", "api_user", "api_key", "callback_secrets")
@@ -175,7 +175,7 @@ def _momo(settings: Settings) -> Provider | None:
             settings.momo_disbursement_user or "",
             _reveal(settings.momo_disbursement_api_key),
         )
-    return MomoProvider(
+    return MomoRail(
         base_url=settings.momo_url,
         collection=collection,
         disbursement=disbursement,
@@ -188,11 +188,11 @@ def _momo(settings: Settings) -> Provider | None:
     )
 
 
-def _flutterwave(settings: Settings) -> Provider | None:
+def _flutterwave(settings: Settings) -> Rail | None:
     if settings.flutterwave_url is None:
         return None
     _whole("FLUTTERWAVE", settings, "flutterwave_secret_key", "flutterwave_webhook_hashes")
-    return FlutterwaveProvider(
+    return FlutterwaveRail(
         base_url=settings.flutterwave_url,
         secret_key=_reveal(settings.flutterwave_secret_key),
         webhook_hashes=_plain(settings.flutterwave_webhook_hashes),
@@ -202,11 +202,11 @@ def _flutterwave(settings: Settings) -> Provider | None:
     )
 
 
-def _sandbox(settings: Settings) -> Provider | None:
+def _sandbox(settings: Settings) -> Rail | None:
     if settings.sandbox_url is None:
         return None
     _whole("SANDBOX", settings, "sandbox_webhook_secrets", "sandbox_api_key")
-    return SandboxProvider(
+    return SandboxRail(
         base_url=settings.sandbox_url,
         api_key=_reveal(settings.sandbox_api_key),
         webhook_secrets=_plain(settings.sandbox_webhook_secrets),
@@ -221,10 +221,10 @@ def _plain(secrets: list[SecretStr]) -> list[str]:
     return [secret.get_secret_value() for secret in secrets]
 
 
-async def close_providers(providers: Mapping[str, Provider]) -> None:
-    """Close what ``make_providers`` opened."""
-    for provider in providers.values():
-        await provider.close()
+async def close_rails(rails: Mapping[str, Rail]) -> None:
+    """Close what ``make_rails`` opened."""
+    for rail in rails.values():
+        await rail.close()
 
 
 def make_issuer(settings: Settings) -> TokenIssuer | None:

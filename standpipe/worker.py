@@ -18,7 +18,7 @@ from standpipe.notifications.push import PushSender
 from standpipe.outbox.facts import PATIENT, read, redact
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.inbox import work_inbox
-from standpipe.payments.provider import Provider, ProviderUnavailableError
+from standpipe.payments.rails.port import Rail, RailUnavailableError
 from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
 async def run_worker(
     sessions: Sessions,
     listener: Listener,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     sender: PushSender | None,
     clock: Clock,
     offline_after: timedelta,
@@ -66,12 +66,12 @@ async def run_worker(
     Without an ``issuer`` no keypad token is offered; with one, what is on its way for longer than ``token_after``.
     """
     queues: dict[str, Callable[[], Awaitable[int]]] = {
-        "inbox": lambda: work_inbox(sessions, providers, clock),
-        "janitor": lambda: poll_due(sessions, providers, clock),
+        "inbox": lambda: work_inbox(sessions, rails, clock),
+        "janitor": lambda: poll_due(sessions, rails, clock),
         due.QUEUE: partial(rate_due, sessions, clock),
-        "outbox": lambda: work_outbox(sessions, providers, clock, offline_after),
-        "statements": lambda: pull_due(sessions, providers, clock),
-        "refunds": lambda: work_refunds(sessions, providers, clock),
+        "outbox": lambda: work_outbox(sessions, rails, clock, offline_after),
+        "statements": lambda: pull_due(sessions, rails, clock),
+        "refunds": lambda: work_refunds(sessions, rails, clock),
         "deliveries": lambda: deliver_due(sessions, sender, clock),
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
         "sign_in_retention": daily(lambda: forget_sign_ins(sessions), DAY_S),
@@ -106,7 +106,7 @@ def daily(work: Callable[[], Awaitable[None]], every_s: float) -> Callable[[], A
 
 
 async def work_outbox(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, offline_after: timedelta, *, limit: int = 50
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, offline_after: timedelta, *, limit: int = 50
 ) -> int:
     """React to due facts, each in a transaction of its own; returns how many were claimed."""
     async with sessions.begin() as session:
@@ -116,13 +116,13 @@ async def work_outbox(
         try:
             fact = read(claimed)
             with tracing.continue_from(claimed.traceparent), tracing.span("outbox", fact=claimed.kind):
-                await follow_up(sessions, providers, fact, clock, offline_after)
+                await follow_up(sessions, rails, fact, clock, offline_after)
                 async with sessions.begin() as session:
                     row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
                     await react(session, fact, clock, offline_after)
                     finish(row)
                     redact(row)
-        except (NotYetError, ProviderUnavailableError) as caught:
+        except (NotYetError, RailUnavailableError) as caught:
             error = str(caught)
             _log.info("reaction must wait", fact_id=fact_id, error=error)
         except Exception as caught:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from standpipe.office.desk import at_desk
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.settings import Settings
 from standpipe.roles import Tied, run, start
 from standpipe.wiring import Database

@@ -1,15 +1,18 @@
 """Fixtures that every room's tests share. Each test that asks for a database gets a clone of its own."""
 
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from standpipe.platform.database import Sessions, create_engine, create_sessions
+from tests.support import thrift
 from tests.support.database import DatabaseServer, database_server
 from tests.support.town import Town, make_town
+
+thrift.begin()
 
 
 @pytest.hookimpl(trylast=True)
@@ -47,6 +50,13 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 @pytest.fixture
 def sessions(engine: AsyncEngine) -> Sessions:
     return create_sessions(engine)
+
+
+@pytest.fixture
+def costly_passwords() -> Iterator[None]:
+    """Passwords are hashed as the product does, which takes a tenth of a second."""
+    with thrift.costly_passwords():
+        yield
 
 
 @pytest.fixture

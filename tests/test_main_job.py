@@ -27,7 +27,7 @@ from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meter_gateway.lwm2m.dtls.keys import provision
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
-from standpipe.payments.models import ProviderEvent
+from standpipe.payments.models import RailEvent
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.ids import new_id
@@ -352,7 +352,7 @@ async def test_the_same_with_every_process_killed_on_the_way(town: Town) -> None
     await town.roles.kill("worker")
     assert {await town.webhook(event) for event in events_of(intent)} == {200}
     async with town.sessions() as session:
-        assert await session.scalar(select(func.count()).select_from(ProviderEvent)) == 3
+        assert await session.scalar(select(func.count()).select_from(RailEvent)) == 3
     await town.roles.kill("serve")
     await town.roles.start("serve", "worker")
     await until_answers(town.http, f"{town.api}/healthz")

@@ -73,8 +73,8 @@ async def test_a_top_up_is_seen_in_the_metrics(town: Town) -> None:
         key = (name, *sorted(labels))
         return after.get(key, 0) - before.get(key, 0)
 
-    assert rose("standpipe_http_requests_total", "POST", "/webhooks/{provider}", "200") == 1
-    assert rose("standpipe_http_requests_total", "POST", "/webhooks/{provider}", "400") == 1
+    assert rose("standpipe_http_requests_total", "POST", "/webhooks/{rail}", "200") == 1
+    assert rose("standpipe_http_requests_total", "POST", "/webhooks/{rail}", "400") == 1
     assert rose("standpipe_http_requests_total", "GET", "none", "404") == 1
     assert rose("standpipe_http_request_seconds_count", "/graphql") == 4
     assert rose("standpipe_graphql_errors_total", "query", "INVALID") == 1

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import select
 
 from standpipe.payments.models import TopUp
-from standpipe.payments.providers.mpesa import MpesaProvider
+from standpipe.payments.rails.mpesa import MpesaRail
 from standpipe.platform import tracing
 from standpipe.platform.database import Sessions
 from tests.payments.test_mpesa import work
@@ -145,8 +145,8 @@ async def test_the_same_trace_after_every_process_was_killed(town: Town, collect
 
 async def test_money_without_an_order_begins_its_trace_with_the_notice(database_url: str, tmp_path: Path) -> None:
     async with make_small_town(database_url, tmp_path) as small:
-        mpesa = small.providers["mpesa"]
-        assert isinstance(mpesa, MpesaProvider)
+        mpesa = small.rails["mpesa"]
+        assert isinstance(mpesa, MpesaRail)
         await mpesa.register_urls()
         with traced() as exporter:
             params = {"account": small.home.serial, "amount": "20", "phone": "254700000099"}

@@ -21,7 +21,7 @@ async def returned(request: Request) -> Response:
     top_up_id = request.path_params["top_up_id"]
     state = request.app.state
     if is_id(top_up_id, "top"):
-        await refresh(state.sessions, state.providers, state.clock, top_up_id)
+        await refresh(state.sessions, state.rails, state.clock, top_up_id)
     return HTMLResponse(_PAGE)
 
 

@@ -13,37 +13,43 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from standpipe.payments.inbox import receive
-from standpipe.payments.provider import Provider, SignatureInvalidError, WebhookCall
+from standpipe.payments.rails.port import Rail, SignatureInvalidError, WebhookCall
 from standpipe.platform.addresses import caller_address
 from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.reconnect import once_more
 
 MAX_BODY_BYTES = 256 * 1024
 _log = structlog.get_logger(__name__)
 
 
 async def webhook(request: Request) -> Response:
-    """``/webhooks/{provider}`` and, for rails whose address holds a secret, ``/webhooks/{provider}/{tail}``.
+    """``/webhooks/{rail}`` and, for rails whose address holds a secret, ``/webhooks/{rail}/{tail}``.
 
     A provider that is not set up has no webhook: 404.
     """
-    providers: Mapping[str, Provider] = request.app.state.providers
+    rails: Mapping[str, Rail] = request.app.state.rails
     sessions: Sessions = request.app.state.sessions
-    provider = providers.get(request.path_params["provider"])
-    if provider is None:
+    rail = rails.get(request.path_params["rail"])
+    if rail is None:
         return refusal(HTTPStatus.NOT_FOUND, "no such provider")
     try:
         call = await read_call(request)
-        async with sessions.begin() as session:
-            fresh = await receive(session, provider, call)
+        fresh = await once_more(lambda: _keep(sessions, rail, call), idempotent=True)
     except ClientDisconnect:
         return refusal(HTTPStatus.BAD_REQUEST, "the body ended early")
     except SignatureInvalidError as error:
-        _log.warning("webhook refused", provider=provider.name, reason=str(error))
+        _log.warning("webhook refused", rail=rail.name, reason=str(error))
         return refusal(HTTPStatus.BAD_REQUEST, "the signature does not hold")
     except DATABASE_DOWN as error:
-        _log.error("webhook not stored", provider=provider.name, error=type(error).__name__)
+        _log.error("webhook not stored", rail=rail.name, error=type(error).__name__)
         return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not stored; send it again")
-    return JSONResponse({**provider.webhook_answer, "duplicate": not fresh})
+    return JSONResponse({**rail.webhook_answer, "duplicate": not fresh})
+
+
+async def _keep(sessions: Sessions, rail: Rail, call: WebhookCall) -> bool:
+    """Idempotent by the provider's own id of the event."""
+    async with sessions.begin() as session:
+        return await receive(session, rail, call)
 
 
 async def read_call(request: Request) -> WebhookCall:

@@ -21,6 +21,7 @@ from standpipe.customers.models import (
 from standpipe.customers.sessions import EndReason, end_sessions
 from standpipe.outbox.facts import CustomerForgotten, publish
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
+from standpipe.platform.language import phrase
 from standpipe.platform.notify import LIVE, notify
 
 GONE = "forgotten:"
@@ -46,7 +47,7 @@ async def forget(session: AsyncSession, *, customer_id: str, confirm: str) -> No
         return
     phone = customer.phone
     if "".join(confirm.split()) != phone:
-        raise InvalidInputError("Type your own phone number, as it is shown, to confirm.", ("confirm",))
+        raise InvalidInputError(phrase("Type your own phone number, as it is shown, to confirm."), ("confirm",))
     emptied = await _leave_households(session, customer_id)
     await _end_sign_in(session, customer_id, phone)
     await session.execute(
@@ -77,8 +78,10 @@ async def _leave_households(session: AsyncSession, customer_id: str) -> list[str
         left = [one.role for one in members if one.customer_id != customer_id]
         if owns and left and HouseholdRole.OWNER not in left:
             raise ForbiddenError(
-                "You are the last owner of a household with other members. Make one of them an owner first, or remove "
-                "them."
+                phrase(
+                    "You are the last owner of a household with other members. "
+                    "Make one of them an owner first, or remove them."
+                )
             )
         if not left:
             # Often their own name; with nobody left there is nobody to whom it would say anything.

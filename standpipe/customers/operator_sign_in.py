@@ -21,6 +21,7 @@ from standpipe.customers.passwords import check_password, hash_password, rehash_
 from standpipe.platform.addresses import subscriber
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import is_storable
 
 TOKEN_PREFIX = "opt_"  # noqa: S105 - how tokens begin.
@@ -69,7 +70,7 @@ async def set_password(session: AsyncSession, name: str, password: str) -> None:
     """Give an operator a password; wherever they are signed in ends. Raises InvalidInputError for a weak one."""
     row = await _lock(session, name)
     if name.casefold() in password.casefold():
-        raise InvalidInputError("The password must not hold the name.", ("password",))
+        raise InvalidInputError(phrase("The password must not hold the name."), ("password",))
     row.password_hash = await hash_password(password)
     await end_sessions(session, row.id)
     await record(session, operator=name, action="operator.password", subject_id=row.id, detail={})
@@ -95,7 +96,7 @@ async def confirm_totp(session: AsyncSession, name: str, code: str, sealer: Seal
         raise InvalidInputError("There is nothing to confirm; begin with `standpipe operator totp`.", ("code",))
     step = _step_of(sealer.open(row.totp_sealed).decode(), code)
     if step is None:
-        raise InvalidInputError("The code is wrong; is the clock of this phone right?", ("code",))
+        raise InvalidInputError(phrase("The code is wrong; is the clock of this phone right?"), ("code",))
     row.totp_step, row.totp_confirmed_at = step, func.now()
     await record(session, operator=name, action="operator.totp-confirm", subject_id=row.id, detail={})
 

@@ -14,6 +14,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 
 MIN_LENGTH, MAX_LENGTH = 12, 256
 _hasher = PasswordHasher.from_parameters(RFC_9106_LOW_MEMORY)
@@ -23,7 +24,10 @@ _threads = ThreadPoolExecutor(2, thread_name_prefix="argon2")
 async def hash_password(password: str) -> str:
     """A password as it is kept. Raises InvalidInputError for one that is too short or no text."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH or not password.isprintable():
-        raise InvalidInputError(f"A password has {MIN_LENGTH} to {MAX_LENGTH} printable characters.", ("password",))
+        raise InvalidInputError(
+            phrase("A password has {least} to {most} printable characters.", least=MIN_LENGTH, most=MAX_LENGTH),
+            ("password",),
+        )
     return await asyncio.get_running_loop().run_in_executor(_threads, _hasher.hash, password)
 
 

@@ -22,6 +22,7 @@ from standpipe.customers.models import Customer, CustomerSession, RefreshToken
 from standpipe.customers.tokens import AccessToken
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.notify import LIVE, notify
 
 REFRESH_PREFIX = "rft_"
@@ -101,7 +102,7 @@ def read_label(text: str) -> str:
     """What a session may be called. Raises InvalidInputError."""
     label = text.strip()
     if len(label) > MAX_LABEL or not label.isprintable():
-        raise InvalidInputError(f"A label has at most {MAX_LABEL} letters.", ("label",))
+        raise InvalidInputError(phrase("A label has at most {most} letters.", most=MAX_LABEL), ("label",))
     return label
 
 

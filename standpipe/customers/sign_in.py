@@ -21,6 +21,7 @@ from standpipe.customers.models import Customer, SignInCode
 from standpipe.platform.addresses import subscriber
 from standpipe.platform.errors import InvalidInputError, RateLimitedError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 CODE_TTL_S = 600
 MAX_TRIES = 5
@@ -58,11 +59,13 @@ def normalise_phone(text: str, countries: list[str]) -> str:
     try:
         number = phonenumbers.parse(text, None)
     except phonenumbers.NumberParseException:
-        raise InvalidInputError("Write the number with its country code, like +254712345678.", ("phone",)) from None
+        raise InvalidInputError(
+            phrase("Write the number with its country code, like +254712345678."), ("phone",)
+        ) from None
     if not phonenumbers.is_possible_number(number):
-        raise InvalidInputError("This is not a possible phone number.", ("phone",))
+        raise InvalidInputError(phrase("This is not a possible phone number."), ("phone",))
     if countries and phonenumbers.region_code_for_number(number) not in countries:
-        raise InvalidInputError("Sign-in is not offered in this number's country.", ("phone",))
+        raise InvalidInputError(phrase("Sign-in is not offered in this number's country."), ("phone",))
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 

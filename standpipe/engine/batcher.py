@@ -18,8 +18,8 @@ from typing import Generic, Self, TypeVar
 import structlog
 
 from standpipe.platform import metrics, tracing
-from standpipe.platform.database import is_locked_out, is_passing
 from standpipe.platform.errors import StandpipeError
+from standpipe.platform.reconnect import is_locked_out, is_passing
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -7,7 +7,7 @@ import strawberry
 from standpipe.graphql.base import LanguageTag
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.devices import DevicePlatform
-from standpipe.notifications.texts import LANGUAGES
+from standpipe.platform.language import LANGUAGES
 
 
 @strawberry.type(description="What an app needs to know of this server; for everybody.")

@@ -29,7 +29,7 @@ from standpipe.notifications.views import (
     deliveries_of,
     unread_counts,
 )
-from standpipe.payments.provider import Provider
+from standpipe.payments.rails.port import Rail
 from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
 from standpipe.platform.addresses import subscriber
@@ -48,7 +48,7 @@ class Tools:
     """What the process has, the same for every request. ``caller`` tells the address that a request came from."""
 
     sessions: Sessions
-    providers: Mapping[str, Provider]
+    rails: Mapping[str, Rail]
     clock: Clock
     listener: Listener
     signer: TokenSigner

@@ -15,6 +15,7 @@ import structlog
 from standpipe.documents.store import body_of, id_of
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import StandpipeError
+from standpipe.platform.reconnect import once_more
 from standpipe.platform.settings import DocumentsMode
 
 _log = structlog.get_logger(__name__)
@@ -86,8 +87,12 @@ class Documents:
         if document_id in self._kept:
             self._kept.move_to_end(document_id)
             return self._kept[document_id]
-        async with sessions() as session:
-            body = await body_of(session, document_id)
+
+        async def read() -> str | None:
+            async with sessions() as session:
+                return await body_of(session, document_id)
+
+        body = await once_more(read)
         if body is not None:
             self._kept[document_id] = body
             if len(self._kept) > MAX_KEPT:

@@ -24,9 +24,14 @@ from standpipe.platform.errors import (
     RateLimitedError,
     StandpipeError,
 )
+from standpipe.platform.language import in_language, phrase
+from standpipe.platform.reconnect import is_lost
 
 INTERNAL = "INTERNAL"
-CODES = frozenset({INTERNAL, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"})
+UNAVAILABLE = "UNAVAILABLE"
+CODES = frozenset(
+    {INTERNAL, UNAVAILABLE, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"}
+)
 """The codes of errors that metrics tell apart."""
 _log = structlog.get_logger(__name__)
 
@@ -92,7 +97,7 @@ def user_error(error: StandpipeError, language: str) -> UserError:
 
 
 def _user_error(error: StandpipeError, language: str) -> UserError:
-    message = str(error)
+    message = error.text_in(language)
     match error:
         case AmountOutOfRangeError():
             return AmountOutOfRange(
@@ -108,7 +113,10 @@ def _user_error(error: StandpipeError, language: str) -> UserError:
         case IdempotencyMismatchError():
             return _input_error(UserErrorCode.IDEMPOTENCY_MISMATCH, message, "idempotencyKey")
         case NotFoundError() | ForbiddenError() | MeterBlockedError():
-            return _input_error(_CODES[type(error)], "Not found." if isinstance(error, NotFoundError) else message)
+            return _input_error(
+                _CODES[type(error)],
+                in_language(phrase("Not found."), language) if isinstance(error, NotFoundError) else message,
+            )
         case RateLimitedError():
             return RateLimited(
                 code=UserErrorCode.RATE_LIMITED,
@@ -144,16 +152,26 @@ class Masked(MaskErrors):
         return shown
 
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
-        """Log the error once with an id, and give out nothing but the id."""
-        error_id = secrets.token_hex(8)
-        _log.error("resolver failed", error_id=error_id, path=error.path, exc_info=error.original_error or error)
+        """Log the error once with an id, and give out nothing but the id.
+
+        Where the database was away, asking again is safe: what was begun is undone or idempotent by its key.
+        """
+        error_id, cause = secrets.token_hex(8), error.original_error
+        message = "Something went wrong on our side."
+        extensions: dict[str, object] = {"code": INTERNAL, "errorId": error_id}
+        if cause is not None and is_lost(cause):
+            message = "Not available at the moment. Please try again shortly."
+            extensions = {"code": UNAVAILABLE, "errorId": error_id, "retryable": True}
+            _log.error("database away", error_id=error_id, path=error.path, error=type(cause).__name__)
+        else:
+            _log.error("resolver failed", error_id=error_id, path=error.path, exc_info=cause or error)
         return GraphQLError(
-            "Something went wrong on our side.",
+            message,
             nodes=error.nodes,
             source=error.source,
             positions=error.positions,
             path=error.path,
-            extensions={"code": INTERNAL, "errorId": error_id},
+            extensions=extensions,
         )
 
 
@@ -162,7 +180,7 @@ def _count(errors: list[GraphQLError]) -> None:
         code = str((error.extensions or {}).get("code", "INVALID"))
         # A code of ours, or one name for all that a library may call its errors.
         metrics.GRAPHQL_ERRORS.labels(
-            "internal" if code == INTERNAL else "query", code if code in CODES else "OTHER"
+            "internal" if code in (INTERNAL, UNAVAILABLE) else "query", code if code in CODES else "OTHER"
         ).inc()
 
 

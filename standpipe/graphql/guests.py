@@ -25,6 +25,7 @@ from standpipe.payments.top_ups import refresh
 from standpipe.payments.views import TERMINAL, TopUpStatus, TopUpView
 from standpipe.platform.errors import InvalidInputError, StandpipeError
 from standpipe.platform.ids import is_id
+from standpipe.platform.language import to_translate, translate
 from standpipe.platform.units import to_minor
 from standpipe.vending.views import grouped
 
@@ -33,8 +34,8 @@ _DONE_FOR_THE_PAYER = TERMINAL | {TopUpStatus.PAID, TopUpStatus.SENDING_TO_METER
 
 _STATUS_TEXT = STATUS_TEXT | {
     # The same words whether credit goes to the meter or dues took it all.
-    TopUpStatus.PAID: "Paid. The money is with the utility, for this meter.",
-    TopUpStatus.TOKEN_ISSUED: "Paid. Pass the token on: it is typed on the meter's keypad.",
+    TopUpStatus.PAID: to_translate("Paid. The money is with the utility, for this meter."),
+    TopUpStatus.TOKEN_ISSUED: to_translate("Paid. Pass the token on: it is typed on the meter's keypad."),
 }
 
 
@@ -94,8 +95,8 @@ class GuestTopUp:
         return self.view.status
 
     @strawberry.field(description="The status in words for the payer.")
-    def status_text(self) -> str:
-        return _STATUS_TEXT[self.view.status]
+    def status_text(self, info: Ctx) -> str:
+        return translate(_STATUS_TEXT[self.view.status], info.context.language)
 
     @strawberry.field(
         description="Nothing more is expected of the payer: it is paid, or will not be. Delivery goes on by itself, "
@@ -117,8 +118,8 @@ class GuestTopUp:
         return money(self.view.taken_back_minor, self.view.currency, info.context.language)
 
     @strawberry.field(description="How to pay; null once that is done.")
-    def next_action(self) -> TopUpAction | None:
-        return action_of(self.view.next_action)
+    def next_action(self, info: Ctx) -> TopUpAction | None:
+        return action_of(self.view.next_action, info.context.language)
 
     @strawberry.field(description="Why a payment did not go through.")
     def failure(self) -> TopUpFailure | None:
@@ -184,7 +185,7 @@ class GuestQuery:
         try:
             found = await guests.look(
                 tools.sessions,
-                tools.providers,
+                tools.rails,
                 number=number,
                 address=tools.caller(context.request),
                 secret=tools.signer.secret,
@@ -209,7 +210,7 @@ class GuestQuery:
         async with tools.sessions() as session:
             if not await guests.is_guests(session, top_up_id):
                 return None
-        await refresh(tools.sessions, tools.providers, tools.clock, top_up_id)
+        await refresh(tools.sessions, tools.rails, tools.clock, top_up_id)
         return GuestTopUp(view=await info.context.top_ups.load(top_up_id))
 
 
@@ -224,7 +225,7 @@ class GuestMutation:
         try:
             top_up_id, replayed = await guests.start(
                 tools.sessions,
-                tools.providers,
+                tools.rails,
                 tools.clock,
                 key=str(input.idempotency_key),
                 order=_order(input),

@@ -20,7 +20,7 @@ from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
 from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
 from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
-from standpipe.payments.rails import methods_in
+from standpipe.payments.rails.registry import methods_in
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import is_id
 from standpipe.usage.emergency import emergency_offer_minor
@@ -288,7 +288,7 @@ class Meter(Node):
         currency = self.view.currency
         return [
             method_of(method, currency, info.context.language)
-            for _, method in methods_in(info.context.tools.providers, currency)
+            for _, method in methods_in(info.context.tools.rails, currency)
         ]
 
     @strawberry.field(description="Newest first; none from before the household moved in.")

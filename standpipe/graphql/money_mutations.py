@@ -175,11 +175,11 @@ class MoneyMutation:
         tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             action, replayed = await saved_methods.begin(
-                tools.sessions, tools.providers, tools.clock, customer_id=customer_id, key=str(input.idempotency_key)
+                tools.sessions, tools.rails, tools.clock, customer_id=customer_id, key=str(input.idempotency_key)
             )
         except StandpipeError as error:
             return CardSavePayload(next_action=None, replayed=False, user_errors=[user_error(error, context.language)])
-        return CardSavePayload(next_action=action_of(action), replayed=replayed, user_errors=[])
+        return CardSavePayload(next_action=action_of(action, context.language), replayed=replayed, user_errors=[])
 
     @strawberry.mutation(description="Forgets a card.")
     async def card_forget(self, info: Ctx, input: CardForgetInput) -> CardsPayload | None:
@@ -187,9 +187,7 @@ class MoneyMutation:
         tools, customer_id = context.tools, await context.require_trusted_customer()
         try:
             card_id = _known_id(input.card_id, "pmt", "No such card.")
-            await saved_methods.forget(
-                tools.sessions, tools.providers, customer_id=customer_id, saved_method_id=card_id
-            )
+            await saved_methods.forget(tools.sessions, tools.rails, customer_id=customer_id, saved_method_id=card_id)
         except StandpipeError as error:
             return CardsPayload(cards=[], user_errors=[user_error(error, context.language)])
         return CardsPayload(cards=await load_cards(info), user_errors=[])
@@ -202,7 +200,7 @@ class MoneyMutation:
             order = _standing_order(input)
             replayed = await auto_top_up.set_order_once(
                 tools.sessions,
-                tools.providers,
+                tools.rails,
                 tools.clock,
                 customer_id=customer_id,
                 key=str(input.idempotency_key),

@@ -1,6 +1,7 @@
 """Mutations. Payloads are nullable and carry expected failures as data."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import strawberry
 
@@ -24,6 +25,7 @@ from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
 from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.platform.ids import is_id
+from standpipe.platform.reconnect import once_more
 from standpipe.platform.units import to_minor
 
 
@@ -73,15 +75,19 @@ class Mutation(
         context = info.context
         customer_id = await context.require_trusted_customer()
         try:
-            top_up_id, replayed = await top_ups.start(
+            order = _order(input)
+            start = partial(
+                top_ups.start,
                 context.tools.sessions,
-                context.tools.providers,
+                context.tools.rails,
                 context.tools.clock,
                 customer_id=customer_id,
                 idempotency_key=str(input.idempotency_key),
-                order=(order := _order(input)),
+                order=order,
                 agree=lambda: _agreed(context, order),
             )
+            # Idempotent by its key, whatever became of a COMMIT.
+            top_up_id, replayed = await once_more(start, idempotent=True)
         except StandpipeError as error:
             return TopUpPayload(top_up=None, replayed=False, user_errors=[quote_error(error, context.language)])
         return await _payload(info, top_up_id, replayed=replayed)
@@ -95,7 +101,7 @@ class Mutation(
                 raise NotFoundError("No such top-up.")
             await top_ups.cancel(
                 context.tools.sessions,
-                context.tools.providers,
+                context.tools.rails,
                 context.tools.clock,
                 customer_id=customer_id,
                 top_up_id=str(input.top_up_id),

@@ -108,7 +108,7 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
     view = await context.meters.load(found.meter_id)
     if view is None or (view.history_since is not None and found.created_at < view.history_since):
         return None
-    await refresh(context.tools.sessions, context.tools.providers, context.tools.clock, top_up_id)
+    await refresh(context.tools.sessions, context.tools.rails, context.tools.clock, top_up_id)
     return top_up_of(await context.top_ups.load(top_up_id))
 
 

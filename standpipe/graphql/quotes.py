@@ -14,11 +14,12 @@ from standpipe.graphql.errors import UserError, UserErrorCode, user_error
 from standpipe.graphql.tariffs import TierLine, tier_lines
 from standpipe.meters.models import WalletKind
 from standpipe.payments.booking import owing
-from standpipe.payments.promises import place_promised
-from standpipe.payments.provider import PaymentMethod, Provider
-from standpipe.payments.rails import check_amount, fee_rule, find_method
+from standpipe.payments.quote_lock import place_quoted
+from standpipe.payments.rails.port import PaymentMethod, Rail
+from standpipe.payments.rails.registry import check_amount, fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split
 from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError, QuoteOutdatedError, StandpipeError
+from standpipe.platform.language import phrase, to_translate, translate
 from standpipe.platform.units import MAX_MINOR, ML_PER_LITRE, to_minor
 from standpipe.tariffs.periods import LineKind
 from standpipe.usage.overview import MeterView
@@ -90,18 +91,14 @@ class QuoteChangedError(StandpipeError):
     quote: Quote | None
 
     def __str__(self) -> str:
-        return "The price has changed since you looked. Please check the new one."
+        return phrase("The price has changed since you looked. Please check the new one.")
 
 
 _LABELS = {
-    "DEBT": {"en": "Repayment of what is owed", "sw": "Malipo ya deni", "fr": "Remboursement de la dette"},
-    "FEE": {"en": "Service fee", "sw": "Ada ya huduma", "fr": "Frais de service"},
-    "STANDING": {"en": "Standing charges due", "sw": "Ada za kudumu", "fr": "Charges fixes dues"},
-    "EMERGENCY": {
-        "en": "Repayment of emergency credit",
-        "sw": "Malipo ya salio la dharura",
-        "fr": "Remboursement du crédit d'urgence",
-    },
+    "DEBT": to_translate("Repayment of what is owed"),
+    "FEE": to_translate("Service fee"),
+    "STANDING": to_translate("Standing charges due"),
+    "EMERGENCY": to_translate("Repayment of emergency credit"),
 }
 
 
@@ -117,7 +114,7 @@ def quote_of(context: Context, view: MeterView, by: QuoteBy, method_id: str | No
     """A quote for its reader."""
     now = context.tools.clock.now()
     try:
-        offer = make_offer(context.tools.providers, view, by, method_id, now)
+        offer = make_offer(context.tools.rails, view, by, method_id, now)
     except StandpipeError as error:
         return QuotePayload(quote=None, user_errors=[user_error(error, context.language)])
     return QuotePayload(quote=_shown(view, offer, method_id, context.language), user_errors=[])
@@ -134,7 +131,7 @@ def agreed_of(
         return None
     now = context.tools.clock.now()
     try:
-        offer = _by_money(context.tools.providers, view, pay_minor, method_id, now)
+        offer = _by_money(context.tools.rails, view, pay_minor, method_id, now)
     except AmountOutOfRangeError:
         raise
     except StandpipeError:
@@ -145,7 +142,7 @@ def agreed_of(
         raise QuoteChangedError(_shown(view, offer, method_id, context.language))
     parts = offer.parts.kept_back() | {"FEE": offer.parts.fee_minor}
     if view.wallet_kind is WalletKind.VOLUME:
-        parts |= place_promised(view.place, left_minor=view.ledger_minor, today=view.today)
+        parts |= place_quoted(view.place, left_minor=view.ledger_minor, today=view.today)
     return parts
 
 
@@ -154,24 +151,26 @@ def quote_error(error: StandpipeError, language: str) -> UserError:
     if isinstance(error, QuoteChangedError | QuoteOutdatedError):
         quote = error.quote if isinstance(error, QuoteChangedError) else None
         return QuoteChanged(
-            code=UserErrorCode.QUOTE_CHANGED, message=str(error), field=["quoteId"], retryable=True, quote=quote
+            code=UserErrorCode.QUOTE_CHANGED,
+            message=error.text_in(language),
+            field=["quoteId"],
+            retryable=True,
+            quote=quote,
         )
     return user_error(error, language)
 
 
-def make_offer(
-    providers: Mapping[str, Provider], view: MeterView, by: QuoteBy, method_id: str | None, now: datetime
-) -> Offer:
+def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_id: str | None, now: datetime) -> Offer:
     """What an amount of money gives, or what a volume takes. Raises InvalidInputError."""
     if by.money:
         if by.money.currency != view.currency:
             raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
-        return _by_money(providers, view, to_minor(by.money.amount, view.currency), method_id, now)
+        return _by_money(rails, view, to_minor(by.money.amount, view.currency), method_id, now)
     wanted_ml = (by.litres or Decimal(0)) * ML_PER_LITRE
     if wanted_ml != wanted_ml.to_integral_value():
         raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
     quoted = quote_volume(view, int(wanted_ml), now)
-    rule = _rule(providers, view, method_id)
+    rule = _rule(rails, view, method_id)
     of_volume = view.wallet_kind is WalletKind.VOLUME
     # A payment is never nothing, also where the wallet's rest could buy this by itself.
     needed_minor = max(quoted.credit_minor, 1) if of_volume else quoted.credit_minor
@@ -180,12 +179,12 @@ def make_offer(
         raise InvalidInputError("No payment would give that much: what is kept back takes it all.", ("by", "litres"))
     if not pay_minor:
         raise InvalidInputError("This much costs nothing as things stand: there is nothing to pay.", ("by", "litres"))
-    step_minor = _step(providers, view, method_id)
+    step_minor = _step(rails, view, method_id)
     pay_minor += -pay_minor % step_minor
     if step_minor > 1 or of_volume:
         # Whole units only: what is paid beyond the volume that was asked for buys more of it.
-        return _by_money(providers, view, pay_minor, method_id, now)
-    _check(providers, view, method_id, pay_minor, ("by", "litres"))
+        return _by_money(rails, view, pay_minor, method_id, now)
+    _check(rails, view, method_id, pay_minor, ("by", "litres"))
     return Offer(_split(view, rule, pay_minor), quoted)
 
 
@@ -200,16 +199,15 @@ def owing_by(view: MeterView) -> Owing:
 
 
 def label_of(code: str, language: str) -> str:
-    """A deduction's name; English where a language is not spoken yet."""
-    words = _LABELS[code]
-    return words.get(language.partition("-")[0].lower(), words["en"])
+    """Name a deduction in the reader's language."""
+    return translate(_LABELS[code], language)
 
 
 def _by_money(
-    providers: Mapping[str, Provider], view: MeterView, pay_minor: int, method_id: str | None, now: datetime
+    rails: Mapping[str, Rail], view: MeterView, pay_minor: int, method_id: str | None, now: datetime
 ) -> Offer:
-    parts = _split(view, _rule(providers, view, method_id), pay_minor)
-    _check(providers, view, method_id, pay_minor, ("by", "money", "amount"))
+    parts = _split(view, _rule(rails, view, method_id), pay_minor)
+    _check(rails, view, method_id, pay_minor, ("by", "money", "amount"))
     return Offer(parts, quote_credit(view, parts.credit_minor, now))
 
 
@@ -219,30 +217,30 @@ def _split(view: MeterView, rule: FeeRule, pay_minor: int) -> Split:
     return split(pay_minor, fee_minor=fee_for(rule, pay_minor), owing=owing_by(view))
 
 
-def _method(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> PaymentMethod | None:
-    found = None if method_id is None else find_method(providers, view.currency, method_id)
+def _method(rails: Mapping[str, Rail], view: MeterView, method_id: str | None) -> PaymentMethod | None:
+    found = None if method_id is None else find_method(rails, view.currency, method_id)
     return None if found is None else found[1]
 
 
 def _check(
-    providers: Mapping[str, Provider], view: MeterView, method_id: str | None, pay_minor: int, field: tuple[str, ...]
+    rails: Mapping[str, Rail], view: MeterView, method_id: str | None, pay_minor: int, field: tuple[str, ...]
 ) -> None:
     """Raises AmountOutOfRangeError, InvalidInputError for a payment that the chosen way cannot take."""
-    method = _method(providers, view, method_id)
+    method = _method(rails, view, method_id)
     if method is not None:
         check_amount(method, pay_minor, view.currency, field)
 
 
-def _rule(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> FeeRule:
+def _rule(rails: Mapping[str, Rail], view: MeterView, method_id: str | None) -> FeeRule:
     if method_id is None:
         return NO_FEE
-    if _method(providers, view, method_id) is None:
+    if _method(rails, view, method_id) is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
-    return fee_rule(providers, method_id)
+    return fee_rule(rails, method_id)
 
 
-def _step(providers: Mapping[str, Provider], view: MeterView, method_id: str | None) -> int:
-    method = _method(providers, view, method_id)
+def _step(rails: Mapping[str, Rail], view: MeterView, method_id: str | None) -> int:
+    method = _method(rails, view, method_id)
     return 1 if method is None else method.step_minor
 
 

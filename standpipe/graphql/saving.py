@@ -76,6 +76,6 @@ async def load_auto_top_up(info: Ctx, meter_id: str) -> AutoTopUp | None:
 async def load_cards(info: Ctx) -> list[SavedCard]:
     """The customer's cards; asks about one that was just saved and of which nobody has told us."""
     tools, customer_id = info.context.tools, info.context.require_customer()
-    await refresh_setups(tools.sessions, tools.providers, tools.clock, customer_id=customer_id)
+    await refresh_setups(tools.sessions, tools.rails, tools.clock, customer_id=customer_id)
     async with tools.sessions() as session:
         return [card_of(row) for row in await cards_of(session, customer_id)]

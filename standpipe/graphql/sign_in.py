@@ -30,8 +30,9 @@ from standpipe.graphql.who import own_page_cookies
 from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
 from standpipe.platform.ids import is_id
+from standpipe.platform.language import in_language, phrase
 
-WRONG_CODE = "The code is wrong or has expired. Ask for a new one."
+WRONG_CODE = phrase("The code is wrong or has expired. Ask for a new one.")
 ENDED = "This sign-in has ended. Sign in again."
 
 
@@ -244,8 +245,9 @@ async def _send_code(context: Context, phone_text: str) -> None:
     asker = _asker(context, phone_text)
     async with tools.sessions.begin() as session:
         code = await sign_in.start(session, asker, limits=tools.code_limits, secret=tools.signer.secret)
+    text = in_language(phrase("Your Standpipe code is {code}.", code=code), context.language)
     try:
-        await send_sms(tools.http, tools.sms_url, phone=asker.phone, text=f"Your Standpipe code is {code}.")
+        await send_sms(tools.http, tools.sms_url, phone=asker.phone, text=text)
     except SmsNotSentError as error:
         raise InvalidInputError("The text could not be sent. Please try again shortly.", ("phone",)) from error
 

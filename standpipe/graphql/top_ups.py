@@ -8,9 +8,10 @@ import strawberry
 from standpipe.graphql.base import Money, Node, PageInfo, Url, Volume, money, volume
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.receipts import Receipt, receipt_of
-from standpipe.payments.provider import MethodKind, PaymentMethod
+from standpipe.payments.rails.port import MethodKind, PaymentMethod
 from standpipe.payments.receipts import SALE
 from standpipe.payments.views import TopUpStatus, TopUpView
+from standpipe.platform.language import to_translate, translate
 from standpipe.platform.units import is_storable
 from standpipe.vending.views import TokenView, grouped
 
@@ -23,16 +24,16 @@ strawberry.enum(MethodKind, name="TopUpMethodKind", description="What the custom
 POLL_AFTER_MS = 3_000
 MAX_URL = 2_048
 STATUS_TEXT = {
-    TopUpStatus.CREATED: "Opening the payment.",
-    TopUpStatus.AWAITING_CUSTOMER: "Waiting for your payment.",
-    TopUpStatus.PAID: "Paid. The credit goes to the meter when it next wakes.",
-    TopUpStatus.SENDING_TO_METER: "Sent to the meter; waiting for its answer.",
-    TopUpStatus.ON_METER: "The meter has confirmed the credit.",
-    TopUpStatus.TOKEN_ISSUED: "Type the token on the meter's keypad.",
-    TopUpStatus.FAILED: "The payment did not go through. If it still arrives, it will be credited.",
-    TopUpStatus.CANCELLED: "Cancelled.",
-    TopUpStatus.EXPIRED: "The time to pay has run out.",
-    TopUpStatus.REFUNDED: "Refunded.",
+    TopUpStatus.CREATED: to_translate("Opening the payment."),
+    TopUpStatus.AWAITING_CUSTOMER: to_translate("Waiting for your payment."),
+    TopUpStatus.PAID: to_translate("Paid. The credit goes to the meter when it next wakes."),
+    TopUpStatus.SENDING_TO_METER: to_translate("Sent to the meter; waiting for its answer."),
+    TopUpStatus.ON_METER: to_translate("The meter has confirmed the credit."),
+    TopUpStatus.TOKEN_ISSUED: to_translate("Type the token on the meter's keypad."),
+    TopUpStatus.FAILED: to_translate("The payment did not go through. If it still arrives, it will be credited."),
+    TopUpStatus.CANCELLED: to_translate("Cancelled."),
+    TopUpStatus.EXPIRED: to_translate("The time to pay has run out."),
+    TopUpStatus.REFUNDED: to_translate("Refunded."),
 }
 
 
@@ -191,8 +192,8 @@ class TopUp(Node):
         return self.view.updated_at
 
     @strawberry.field
-    def next_action(self) -> TopUpAction | None:
-        return action_of(self.view.next_action)
+    def next_action(self, info: Ctx) -> TopUpAction | None:
+        return action_of(self.view.next_action, info.context.language)
 
     @strawberry.field
     def failure(self) -> TopUpFailure | None:
@@ -242,13 +243,17 @@ def top_up_of(view: TopUpView) -> TopUp:
     return TopUp(id=strawberry.ID(view.id), view=view)
 
 
-def action_of(stored: dict[str, Any] | None) -> TopUpAction | None:
-    """The next action that a provider left us; one that this release does not know still has its instructions."""
+def action_of(stored: dict[str, Any] | None, language: str) -> TopUpAction | None:
+    """Read the next action that a rail left us; one that this release does not know still has its instructions."""
     if stored is None:
         return None
+
+    def say(message: str, **gaps: Any) -> str:
+        return translate(message, language).format(**gaps)
+
     if stored.get("type") == "stripe_payment_sheet":
         return StripePaymentSheet(
-            instructions="Pay by card in the sheet that opens.",
+            instructions=say(to_translate("Pay by card in the sheet that opens.")),
             publishable_key=stored["publishable_key"],
             client_secret=stored["client_secret"],
             customer_id=stored.get("customer_id"),
@@ -256,7 +261,7 @@ def action_of(stored: dict[str, Any] | None) -> TopUpAction | None:
         )
     if stored.get("type") == "stripe_setup":
         return StripeCardSetup(
-            instructions="Enter your card in the sheet that opens. Nothing is charged.",
+            instructions=say(to_translate("Enter your card in the sheet that opens. Nothing is charged.")),
             publishable_key=stored["publishable_key"],
             client_secret=stored["client_secret"],
             customer_id=stored.get("customer_ref"),
@@ -264,12 +269,16 @@ def action_of(stored: dict[str, Any] | None) -> TopUpAction | None:
         )
     if stored.get("type") == "stk_push":
         return StkPush(
-            instructions=f"Type your PIN on the phone {stored['phone_masked']} when it asks.",
+            instructions=say(
+                to_translate("Type your PIN on the phone {phone} when it asks."), phone=stored["phone_masked"]
+            ),
             phone_masked=stored["phone_masked"],
         )
     if stored.get("type") == "redirect":
-        return RedirectToUrl(instructions="Approve the payment on the page that opens.", url=Url(stored["url"]))
-    return TopUpAction(instructions="Follow your payment provider's instructions.")
+        return RedirectToUrl(
+            instructions=say(to_translate("Approve the payment on the page that opens.")), url=Url(stored["url"])
+        )
+    return TopUpAction(instructions=say(to_translate("Follow your payment provider's instructions.")))
 
 
 def is_web_address(url: str) -> bool:

@@ -27,6 +27,7 @@ from strawberry.types.graphql import OperationType
 
 from standpipe.graphql.context import Context, Tools
 from standpipe.graphql.documents import DocumentError
+from standpipe.graphql.errors import UNAVAILABLE
 from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate, refusal
 from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
@@ -34,6 +35,7 @@ from standpipe.graphql.sockets import Socket
 from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
 from standpipe.graphql.who import refusal as unanswered
 from standpipe.platform.ids import is_id
+from standpipe.platform.reconnect import attempt
 
 MUTATION_BY_GET = "Send mutations by POST."
 INIT_TIMEOUT = timedelta(seconds=5)
@@ -169,13 +171,12 @@ class GraphQLView(GraphQL[Context, None]):
         allowed = {OperationType.QUERY} | ({OperationType.MUTATION} if request_adapter.method == "POST" else set())
         try:
             async with asyncio.timeout(EXECUTION_TIMEOUT_S):
-                return await self.schema.execute(
-                    request_data.query,
-                    variable_values=request_data.variables,
-                    context_value=context,
-                    operation_name=request_data.operation_name,
-                    allowed_operation_types=allowed,
-                )
+                with attempt() as first:
+                    result = await self._execute(context, request_data, allowed)
+                if not first.may_have_committed and _is_unavailable(result):
+                    context.forget_loaded()
+                    result = await self._execute(context, request_data, allowed)
+                return result
         except TimeoutError:
             # Whatever was under way is as after a crash: nothing is lost, and asking again is safe.
             error = GraphQLError("This took too long. Please try again.", extensions={"code": "TIMEOUT"})
@@ -187,6 +188,17 @@ class GraphQLView(GraphQL[Context, None]):
                 raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, MUTATION_BY_GET) from error
             message = "Subscribe over a WebSocket, or with `Accept: text/event-stream`."
             raise HTTPException(HTTPStatus.BAD_REQUEST, message) from error
+
+    async def _execute(
+        self, context: Context, request_data: GraphQLRequestData, allowed: set[OperationType]
+    ) -> ExecutionResult:
+        return await self.schema.execute(
+            request_data.query,
+            variable_values=request_data.variables,
+            context_value=context,
+            operation_name=request_data.operation_name,
+            allowed_operation_types=allowed,
+        )
 
     async def process_result(self, request: Request, result: ExecutionResult) -> Any:
         """The body of an answer; one whose operation never ran has no ``data``."""
@@ -241,6 +253,10 @@ class GraphQLView(GraphQL[Context, None]):
         if not isinstance(value, dict | list):
             raise json.JSONDecodeError("not an object", "", 0)
         return value
+
+
+def _is_unavailable(result: ExecutionResult) -> bool:
+    return any((error.extensions or {}).get("code") == UNAVAILABLE for error in result.errors or ())
 
 
 def _impatient(send: Send) -> Send:

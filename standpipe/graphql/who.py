@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +24,7 @@ from standpipe.graphql.identity import Identity
 from standpipe.platform.database import DATABASE_DOWN
 from standpipe.platform.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
 from standpipe.platform.notify import LIVE
+from standpipe.platform.reconnect import once_more
 
 LOOK_ANYWAY_S = 30.0
 """A notification may be lost with its connection; whether a session lives is asked at least this often."""
@@ -127,7 +129,10 @@ def own_page_cookies(context: Context) -> tuple[WebCookies, Response]:
 
 async def _sign_in(context: Context, token: str) -> None:
     for identify in WAYS:
-        found = await identify(context.tools, token)
+        try:
+            found = await once_more(partial(identify, context.tools, token))
+        except DATABASE_DOWN as error:
+            raise UnknownForNowError from error
         if found is not None:
             found.put_into(context)
             return
@@ -158,9 +163,13 @@ def _bearer(header: str) -> str:
 
 
 async def _is_signed_in(tools: Tools, token: AccessToken) -> bool:
-    try:
+    async def ask() -> bool:
         async with tools.sessions.begin() as session:
             return await is_signed_in(session, token)
+
+    try:
+        # All that it may write is that the answer with this token arrived: the same twice.
+        return await once_more(ask, idempotent=True)
     except DATABASE_DOWN as error:
         raise UnknownForNowError from error
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
+from standpipe.ledger.models import AccountKind
 
 WEEK = timedelta(days=7)
-_KINDS = (AccountKind.RECEIVABLE, AccountKind.STANDING_DUE, AccountKind.EMERGENCY)
+_KINDS = [AccountKind.RECEIVABLE.value, AccountKind.STANDING_DUE.value, AccountKind.EMERGENCY.value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +23,24 @@ class Dues:
     repaid_minor: int = 0
 
 
-async def dues_of_many(session: AsyncSession, meter_ids: Sequence[str], now: datetime) -> dict[str, Dues]:
+# A repayment is asked of each of the account's few entries, by key: as a join it could read the whole ledger. A debt
+# that is paid off asks for no sum over its history.
+DUES = text("""
+    SELECT a.owner_id, a.kind, a.balance_minor, CASE WHEN a.kind = 'RECEIVABLE' THEN (
+        SELECT coalesce(sum(e.amount_minor), 0) FROM ledger_entries e
+        WHERE e.account_id = a.id AND e.amount_minor > 0 AND (
+            SELECT t.kind = 'TOP_UP' AND t.occurred_at > :since FROM ledger_transactions t
+            WHERE t.id = e.transaction_id)
+        ) ELSE 0 END AS repaid_minor
+    FROM ledger_accounts a
+    WHERE a.kind = ANY(CAST(:kinds AS text[])) AND a.owner_id = ANY(CAST(:meters AS text[])) AND a.balance_minor < 0""")
+
+
+async def dues_of_many(
+    conn: AsyncConnection | AsyncSession, meter_ids: Sequence[str], now: datetime
+) -> dict[str, Dues]:
     """By meter id; a meter that owes nothing is left out. One statement."""
-    # Asked of each of the account's few entries, by key: as a join it could read the whole ledger.
-    is_repayment = (
-        select(and_(LedgerTransaction.kind == "TOP_UP", LedgerTransaction.occurred_at > now - WEEK))
-        .where(LedgerTransaction.id == Entry.transaction_id)
-        .correlate(Entry)
-        .scalar_subquery()
-    )
-    repaid = (
-        select(func.coalesce(func.sum(Entry.amount_minor), 0))
-        .where(Entry.account_id == Account.id, Entry.amount_minor > 0, is_repayment)
-        .correlate(Account)
-        .scalar_subquery()
-    )
-    # A debt that is paid off asks for no sum over its history.
-    of_debt = case((Account.kind == AccountKind.RECEIVABLE, repaid), else_=0)
-    rows = await session.execute(
-        select(Account.owner_id, Account.kind, Account.balance_minor, of_debt).where(
-            Account.kind.in_(_KINDS), Account.owner_id.in_(meter_ids), Account.balance_minor < 0
-        )
-    )
+    rows = await conn.execute(DUES, {"since": now - WEEK, "kinds": _KINDS, "meters": list(meter_ids)})
     owed: dict[str, dict[str, int]] = {}
     for meter_id, kind, balance_minor, repaid_minor in rows:
         own = owed.setdefault(meter_id, {})
@@ -62,6 +58,6 @@ async def dues_of_many(session: AsyncSession, meter_ids: Sequence[str], now: dat
     }
 
 
-async def dues_of(session: AsyncSession, meter_id: str, now: datetime) -> Dues:
+async def dues_of(session: AsyncConnection | AsyncSession, meter_id: str, now: datetime) -> Dues:
     """``dues_of_many`` for one meter."""
     return (await dues_of_many(session, [meter_id], now)).get(meter_id, Dues())

@@ -10,18 +10,18 @@ would stall them all.
 A batch takes two statements: ``OPEN_AND_LOCK`` opens the accounts that are new (in one order too) and locks the guarded
 ones; ``POST`` writes. Where a floor may refuse something, the keys are looked up in between, when the locks are held:
 what is posted already must not count twice. The floors are judged here, posting by posting; the database judges all of
-it again (migration 0001).
+it again (its triggers).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
-from standpipe.ledger.models import Account, AccountKind, Entry
+from standpipe.ledger.models import AccountKind
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import MAX_MINOR
@@ -143,6 +143,22 @@ POST = text("""
         FROM entry ORDER BY position
     )
     SELECT id, key FROM fresh""")
+BALANCES = text("""
+    SELECT a.kind, a.owner_id, a.currency,
+           CASE WHEN a.guarded THEN a.balance_minor
+                ELSE (SELECT coalesce(sum(e.amount_minor), 0) FROM ledger_entries e WHERE e.account_id = a.id)
+           END AS balance_minor
+    FROM unnest(CAST(:kinds AS text[]), CAST(:owners AS text[]), CAST(:currencies AS text[]))
+        AS ref(kind, owner_id, currency)
+    JOIN ledger_accounts a USING (kind, owner_id, currency)""")
+ENTRIES_OF = text("""
+    SELECT t.id AS transaction_id, t.kind AS posting_kind, a.kind, a.owner_id, e.currency, e.amount_minor
+    FROM ledger_transactions t
+    JOIN ledger_entries e ON e.transaction_id = t.id JOIN ledger_accounts a ON a.id = e.account_id
+    WHERE t.key = :key ORDER BY e.id""")
+SUM = text("""
+    SELECT sum(e.amount_minor) FROM ledger_entries e JOIN ledger_accounts a ON a.id = e.account_id
+    WHERE a.kind = :kind AND a.owner_id = :owner AND a.currency = :currency""")
 
 
 @dataclass(slots=True)
@@ -229,7 +245,7 @@ LEDGER: SetWriter[Posting] = SetWriter("ledger", Order.LEDGER, _post_all)
 """Posts what a unit of work gathered. A refusal is an error there: who decides knows the balances that it locked."""
 
 
-async def balances(conn: AsyncConnection, refs: Sequence[AccountRef]) -> dict[AccountRef, int]:
+async def balances(conn: AsyncConnection | AsyncSession, refs: Sequence[AccountRef]) -> dict[AccountRef, int]:
     """Balances in minor units by account, in one statement; 0 for one that was never used.
 
     An open account keeps no balance: its entries are summed.
@@ -241,39 +257,16 @@ async def balances(conn: AsyncConnection, refs: Sequence[AccountRef]) -> dict[Ac
     return {ref: known.get(ref, 0) for ref in refs}
 
 
-async def wallet_balance_minor(session: AsyncSession, meter_id: str, currency: str) -> int:
+async def wallet_balance_minor(conn: AsyncConnection | AsyncSession, meter_id: str, currency: str) -> int:
     """What the ledger says is in a meter's wallet; 0 for one that was never used."""
-    balance = await session.scalar(
-        select(Account.balance_minor).where(
-            Account.kind == AccountKind.WALLET, Account.owner_id == meter_id, Account.currency == currency
-        )
-    )
-    return balance or 0
+    ref = AccountRef(AccountKind.WALLET, meter_id, currency)
+    return (await balances(conn, [ref]))[ref]
 
 
-async def account_sum_minor(session: AsyncSession, ref: AccountRef) -> int:
-    """The sum of an account's entries: the way to read an open account, which keeps no balance."""
-    total = await session.scalar(
-        select(func.coalesce(func.sum(Entry.amount_minor), 0))
-        .join(Account, Account.id == Entry.account_id)
-        .where(Account.kind == ref.kind, Account.owner_id == ref.owner_id, Account.currency == ref.currency)
-    )
+async def account_sum_minor(conn: AsyncConnection | AsyncSession, ref: AccountRef) -> int:
+    """The sum of an account's entries: the slow way, and the only one to read an open account."""
+    total = await conn.scalar(SUM, {"kind": ref.kind.value, "owner": ref.owner_id, "currency": ref.currency})
     return int(total or 0)
-
-
-BALANCES = text("""
-    SELECT a.kind, a.owner_id, a.currency,
-           CASE WHEN a.guarded THEN a.balance_minor
-                ELSE (SELECT coalesce(sum(e.amount_minor), 0) FROM ledger_entries e WHERE e.account_id = a.id)
-           END AS balance_minor
-    FROM unnest(CAST(:kinds AS text[]), CAST(:owners AS text[]), CAST(:currencies AS text[]))
-        AS ref(kind, owner_id, currency)
-    JOIN ledger_accounts a USING (kind, owner_id, currency)""")
-ENTRIES_OF = text("""
-    SELECT t.id AS transaction_id, t.kind AS posting_kind, a.kind, a.owner_id, e.currency, e.amount_minor
-    FROM ledger_transactions t
-    JOIN ledger_entries e ON e.transaction_id = t.id JOIN ledger_accounts a ON a.id = e.account_id
-    WHERE t.key = :key ORDER BY e.id""")
 
 
 async def _post_one(session: AsyncSession, posting: Posting) -> bool:

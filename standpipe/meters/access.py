@@ -9,10 +9,11 @@ from standpipe.customers.models import HouseholdRole, Membership
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import ForbiddenError, NotFoundError
+from standpipe.platform.language import phrase
 
 _REFUSED = {
-    HouseholdRole.PAYER: "Your part in this household is to look: its owner or a payer can do this.",
-    HouseholdRole.OWNER: "Only an owner of this household can do this.",
+    HouseholdRole.PAYER: phrase("Your part in this household is to look: its owner or a payer can do this."),
+    HouseholdRole.OWNER: phrase("Only an owner of this household can do this."),
 }
 
 

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 
 CODE_BITS = 80
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -42,9 +43,11 @@ def read_code(text: str) -> str:
     """
     code = "".join(char for char in text[:_MAX_TYPED].upper() if char.isalnum()).translate(_LOOKALIKES)
     if len(text) > _MAX_TYPED or len(code) != _BODY + 1:
-        raise InvalidInputError(f"A code has {_BODY + 1} letters and digits. Please check it.", ("code",))
+        raise InvalidInputError(
+            phrase("A code has {length} letters and digits. Please check it.", length=_BODY + 1), ("code",)
+        )
     if not set(code) <= set(_ALPHABET) or _check_character(code[:-1]) != code[-1]:
-        raise InvalidInputError("The code is mistyped somewhere. Please check it, letter by letter.", ("code",))
+        raise InvalidInputError(phrase("The code is mistyped somewhere. Please check it, letter by letter."), ("code",))
     return code
 
 

@@ -21,6 +21,7 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 MAX_DAYS = 3_650
 MAX_LISTED = 500
@@ -137,7 +138,9 @@ async def use_code(session: AsyncSession, *, customer_id: str, serial: str, code
 
     Raises InvalidInputError, the same for an unknown serial and for a code that is wrong, used, revoked or expired.
     """
-    wrong = InvalidInputError("This meter number and this code do not go together. Please check both.", ("code",))
+    wrong = InvalidInputError(
+        phrase("This meter number and this code do not go together. Please check both."), ("code",)
+    )
     of_both = (ClaimCode.code_hash == hash_code(code), Meter.account_number == account_number_of(serial))
     meter_id = await session.scalar(
         select(ClaimCode.meter_id).join(Meter, Meter.id == ClaimCode.meter_id).where(*of_both, *_OPEN)

@@ -20,6 +20,7 @@ from standpipe.meters.models import Meter
 from standpipe.outbox.facts import AccessEnded, AccessNews, publish
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.platform.ids import is_id, new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.notify import LIVE, notify
 from standpipe.platform.units import is_storable
 
@@ -30,15 +31,15 @@ INVITES_PER_ACCOUNT = (Limit(10, 86_400),)
 INVITES_PER_NUMBER = (Limit(3, 86_400),)
 """By all households together: a text is somebody's phone ringing."""
 MAX_LABEL = 60
-_LAST_OWNER = "A household keeps an owner: make somebody else one first, or move out."
-_ONLY_OWNERS = "Only an owner of this household can do this."
+_LAST_OWNER = phrase("A household keeps an owner: make somebody else one first, or move out.")
+_ONLY_OWNERS = phrase("Only an owner of this household can do this.")
 
 
 def read_label(text: str) -> str:
     """A meter's label as its people want it. Raises InvalidInputError."""
     label = text.strip()
     if not 0 < len(label) <= MAX_LABEL or not label.isprintable() or not is_storable(label):
-        raise InvalidInputError(f"A label has 1 to {MAX_LABEL} characters.", ("label",))
+        raise InvalidInputError(phrase("A label has 1 to {most} characters.", most=MAX_LABEL), ("label",))
     return label
 
 
@@ -85,7 +86,7 @@ async def invite(
         .where(Membership.household_id == household_id, Customer.phone == phone)
     )
     if await session.scalar(is_member) is not None:
-        raise InvalidInputError("Who has this number is a member of the household already.", ("phone",))
+        raise InvalidInputError(phrase("Who has this number is a member of the household already."), ("phone",))
     await count_try(session, kind="invite", key=customer_id, limits=INVITES_PER_ACCOUNT)
     await count_try(session, kind="invite-number", key=private_key(phone, secret), limits=INVITES_PER_NUMBER)
     await _end_expired(session, household_id)
@@ -98,7 +99,7 @@ async def invite(
     if renewed is not None:
         return renewed
     if await _people(session, household_id) >= MAX_PEOPLE:
-        raise InvalidInputError(f"A household has at most {MAX_PEOPLE} members.", ("phone",))
+        raise InvalidInputError(phrase("A household has at most {most} members.", most=MAX_PEOPLE), ("phone",))
     fresh = Invite(id=new_id("inv"), household_id=household_id, phone=phone, role=role, invited_by=customer_id)
     fresh.expires_at = datetime.now(UTC) + INVITE_TTL
     session.add(fresh)

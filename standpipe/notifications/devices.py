@@ -12,6 +12,7 @@ from standpipe.customers.forgetting import is_present
 from standpipe.notifications.models import Delivery, DeliveryStatus, Device
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import is_storable
 
 MAX_DEVICES = 20
@@ -74,7 +75,9 @@ async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrde
     )
     owned = await session.scalar(select(func.count()).select_from(Device).where(Device.customer_id == customer_id))
     if (owned or 0) > MAX_DEVICES:
-        raise InvalidInputError(f"At most {MAX_DEVICES} devices; remove one first.", ("installationId",))
+        raise InvalidInputError(
+            phrase("At most {most} devices; remove one first.", most=MAX_DEVICES), ("installationId",)
+        )
     return await session.get_one(Device, device_id, populate_existing=True)
 
 
@@ -120,9 +123,9 @@ def _check(order: DeviceOrder) -> None:
         order.label,
     )
     if any(text is not None and (not is_storable(text) or len(text) > _MAX_TEXT) for text in texts):
-        raise InvalidInputError("A text is too long, or holds what cannot be stored.", ())
+        raise InvalidInputError(phrase("A text is too long, or holds what cannot be stored."), ())
     if len(order.label) > _MAX_LABEL:
-        raise InvalidInputError(f"A label has at most {_MAX_LABEL} characters.", ("label",))
+        raise InvalidInputError(phrase("A label has at most {most} characters.", most=_MAX_LABEL), ("label",))
     if not order.installation_id:
         raise InvalidInputError("The installation id is empty.", ("installationId",))
     if bool(order.fcm_token) == bool(order.fcm_fid):

@@ -13,6 +13,7 @@ from standpipe.customers.models import Customer
 from standpipe.notifications.models import Delivery, DeliveryStatus, NotificationPreference, NotifyChannel
 from standpipe.notifications.rules import THRESHOLDS_DAYS
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.notify import WORK, notify
 
 MAX_THRESHOLDS = 5
@@ -93,7 +94,7 @@ def language_tag(text: str) -> str:
     try:
         known = str(Locale.parse(text[: _MAX_TAG + 1].replace("_", "-"), sep="-"))
     except (UnknownLocaleError, ValueError):
-        raise InvalidInputError('Not a known language; write "sw" or "fr-CI".', ("language",)) from None
+        raise InvalidInputError(phrase('Not a known language; write "sw" or "fr-CI".'), ("language",)) from None
     return known.replace("_", "-")
 
 
@@ -104,16 +105,16 @@ def _as_value(customer: Customer, row: NotificationPreference) -> Preferences:
 
 def _thresholds(days_left: Sequence[int]) -> list[int]:
     if len(days_left) > MAX_THRESHOLDS or len(set(days_left)) != len(days_left):
-        raise InvalidInputError(f"At most {MAX_THRESHOLDS} thresholds, each once.", ("daysLeft",))
+        raise InvalidInputError(phrase("At most {most} thresholds, each once.", most=MAX_THRESHOLDS), ("daysLeft",))
     if any(not 1 <= days <= MAX_DAYS for days in days_left):
-        raise InvalidInputError(f"A threshold is 1 to {MAX_DAYS} days.", ("daysLeft",))
+        raise InvalidInputError(phrase("A threshold is 1 to {most} days.", most=MAX_DAYS), ("daysLeft",))
     return sorted(days_left, reverse=True)
 
 
 def _channels(channels: Sequence[str]) -> list[str]:
     for channel in channels:
         if channel not in OFFERED:
-            raise InvalidInputError(f"Alerts do not go out by {channel} here.", ("channels",))
+            raise InvalidInputError(phrase("Alerts do not go out by {channel} here.", channel=channel), ("channels",))
     return list(dict.fromkeys(channels))
 
 
@@ -121,12 +122,12 @@ def _quiet(row: NotificationPreference, change: Mapping[str, str | None]) -> tup
     """Both ends of the quiet hours; (None, None) where either was taken away."""
     for name, text in change.items():
         if text is not None and not _CLOCK.fullmatch(text):
-            raise InvalidInputError('Write a time of day as "HH:MM", 00:00 to 23:59.', (name,))
+            raise InvalidInputError(phrase('Write a time of day as "HH:MM", 00:00 to 23:59.'), (name,))
     if None in change.values():
         return None, None
     start, end = change.get("quietFrom", row.quiet_from), change.get("quietTo", row.quiet_to)
     if start is None or end is None:
-        raise InvalidInputError("Quiet hours need both quietFrom and quietTo.", tuple(change))
+        raise InvalidInputError(phrase("Quiet hours need both quietFrom and quietTo."), tuple(change))
     if start == end:
-        raise InvalidInputError("Quiet hours begin and end at different times.", ("quietTo",))
+        raise InvalidInputError(phrase("Quiet hours begin and end at different times."), ("quietTo",))
     return start, end

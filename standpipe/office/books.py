@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from standpipe.office.desk import AsJson, at_desk, group, harmless, out, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.payments.reconcile import Difference, Report, make_report
 from standpipe.payments.settlement_files import read_statement
 from standpipe.payments.settlements import ImportResult, import_lines, pull
@@ -24,19 +24,15 @@ reconcile = group("Providers' statements, and the three-way report.")
 
 
 @reconcile.command("import")
-def reconcile_import(
-    file: Path, provider: Annotated[str, typer.Option(help="Whose statement it is, e.g. mpesa.")]
-) -> None:
+def reconcile_import(file: Path, rail: Annotated[str, typer.Option(help="Whose statement it is, e.g. mpesa.")]) -> None:
     """Take in a statement file (docs/operations.md tells its columns)."""
     try:
-        statement = read_statement(provider, file.read_text(encoding="utf-8-sig"))
+        statement = read_statement(rail, file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{file} cannot be read: {error}") from error
 
-    async def run(settings: Settings, database: Database, providers: Rails) -> ImportResult:
-        return await import_lines(
-            database.sessions, providers, settings.clock, provider=provider, lines=statement.lines
-        )
+    async def run(settings: Settings, database: Database, rails: Rails) -> ImportResult:
+        return await import_lines(database.sessions, rails, settings.clock, rail=rail, lines=statement.lines)
 
     taken, refused = at_desk(run), statement.refused
     show("Lines", ["state", "lines"], [[state, str(n)] for state, n in sorted(taken.states.items())], as_json=False)
@@ -50,12 +46,12 @@ def reconcile_import(
 def reconcile_pull(days: Annotated[int | None, typer.Option(min=1, max=365)] = None) -> None:
     """Ask every provider for its statement now."""
 
-    async def run(settings: Settings, database: Database, providers: Rails) -> dict[str, ImportResult]:
-        return await pull(database.sessions, providers, settings.clock, until=datetime.now(UTC), days=days)
+    async def run(settings: Settings, database: Database, rails: Rails) -> dict[str, ImportResult]:
+        return await pull(database.sessions, rails, settings.clock, until=datetime.now(UTC), days=days)
 
     results: dict[str, ImportResult] = at_desk(run)
     rows = [[name, state, str(count)] for name, taken in results.items() for state, count in taken.states.items()]
-    show("Statements", ["provider", "state", "lines"], rows, as_json=False)
+    show("Statements", ["rail", "state", "lines"], rows, as_json=False)
     refused = [sentence for taken in results.values() for sentence in taken.refused]
     for sentence in refused:
         out.print(Text.assemble(("refused ", "red"), harmless(sentence)))
@@ -70,10 +66,10 @@ def reconcile_report(
 ) -> None:
     """Provider, ledger and meters side by side. Ends with 1 where they differ."""
 
-    async def run(settings: Settings, database: Database, providers: Rails) -> Report:
+    async def run(settings: Settings, database: Database, rails: Rails) -> Report:
         async with database.sessions() as session:
             after = timedelta(days=missing_after_days)
-            return await make_report(session, providers, settings.clock.now(), missing_after=after)
+            return await make_report(session, rails, settings.clock.now(), missing_after=after)
 
     report: Report = at_desk(run)
     if as_json:
@@ -94,10 +90,10 @@ def _print_report(report: Report) -> None:
         "paid out": "paid_out_minor",
         "held there now": "clearing_minor",
     }
-    rows = [["payments", *(str(row.payments) for row in report.providers)]]
+    rows = [["payments", *(str(row.payments) for row in report.rails)]]
     for name, slot in measures.items():
-        rows.append([name, *(money_text(getattr(row, slot), row.currency) for row in report.providers)])
-    heads = [f"{row.provider} {row.currency}" for row in report.providers]
+        rows.append([name, *(money_text(getattr(row, slot), row.currency) for row in report.rails)])
+    heads = [f"{row.rail} {row.currency}" for row in report.rails]
     show("Providers and ledger", ["", *heads], rows, as_json=False)
     show(
         "Ledger and meters",
@@ -121,9 +117,9 @@ def _listed(found: Sequence[Difference]) -> list[list[str]]:
 
 
 def _report_data(report: Report) -> dict[str, Any]:
-    slots = [{name: getattr(row, name) for name in row.__slots__} for row in report.providers]
+    slots = [{name: getattr(row, name) for name in row.__slots__} for row in report.rails]
     return {
-        "providers": slots,
+        "rails": slots,
         "meters": report.meters,
         "differences": _listed(report.differences),
         "waiting": _listed(report.waiting),

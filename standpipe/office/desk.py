@@ -20,11 +20,11 @@ from standpipe.customers.operators import actor_of_key, authenticate_operator
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter
 from standpipe.operations.operation import Desk, Operation
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.platform.settings import Settings, load
 from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
-from standpipe.wiring import Database, close_providers, configure_logging, make_providers, migrated_database
+from standpipe.wiring import Database, close_rails, configure_logging, make_rails, migrated_database
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,11 +45,11 @@ def at_desk(work: Callable[[Settings, Database, Rails], Awaitable[Any]]) -> Any:
         settings = load()
         configure_logging(settings)
         async with migrated_database(settings) as database:
-            providers = make_providers(settings, database.sessions)
+            rails = make_rails(settings, database.sessions)
             try:
-                return await work(settings, database, providers)
+                return await work(settings, database, rails)
             finally:
-                await close_providers(providers)
+                await close_rails(rails)
 
     return asyncio.run(run())
 
@@ -91,13 +91,13 @@ def by_operator(
     Raises NotAuthenticatedError and ForbiddenError.
     """
 
-    async def run(settings: Settings, database: Database, providers: Rails) -> Any:
+    async def run(settings: Settings, database: Database, rails: Rails) -> Any:
         key = os.environ.get(KEY, "")
         if not key:
             raise NotAuthenticatedError(f"Put your operator key into {KEY}.")
         async with database.sessions.begin() as session:
             name = await authenticate_operator(session, key, may=may)
-            return await work(session, name, providers, settings.clock.now())
+            return await work(session, name, rails, settings.clock.now())
 
     return at_desk(run)
 

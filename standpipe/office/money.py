@@ -11,8 +11,8 @@ from standpipe.customers.operators import MONEY
 from standpipe.office.desk import AsJson, at_desk, by_operator, group, minor, read, show
 from standpipe.payments import refunds, suspense_work
 from standpipe.payments.models import Refund, TopUp
-from standpipe.payments.providers.mpesa import MpesaProvider
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.mpesa import MpesaRail
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 from standpipe.platform.settings import Settings
@@ -92,12 +92,12 @@ def suspense_list(as_json: AsJson = False) -> None:
 
     async def work(session: AsyncSession) -> list[list[str]]:
         return [
-            [item.id, money_text(item.amount_minor, item.currency), item.provider, item.provider_ref,
+            [item.id, money_text(item.amount_minor, item.currency), item.rail, item.rail_ref,
              item.account_reference or "", item.payer or "", item.reason]
             for item in await suspense_work.open_items(session)
         ]  # fmt: skip
 
-    columns = ["id", "amount", "provider", "payment", "payer typed", "payer", "reason"]
+    columns = ["id", "amount", "rail", "payment", "payer typed", "payer", "reason"]
     show("Suspense", columns, read(work), as_json=as_json)
 
 
@@ -130,10 +130,10 @@ def suspense_returned(item_id: str, note: Annotated[str, typer.Option(help="How 
 def mpesa_register() -> None:
     """Tell M-Pesa where to ask about paybill payments and where to confirm them. Once per paybill."""
 
-    async def run(_settings: Settings, _database: Database, providers: Rails) -> None:
-        provider = providers.get("mpesa")
-        if not isinstance(provider, MpesaProvider):
+    async def run(_settings: Settings, _database: Database, rails: Rails) -> None:
+        rail = rails.get("mpesa")
+        if not isinstance(rail, MpesaRail):
             raise InvalidInputError("M-Pesa is not set up: STANDPIPE_MPESA_URL is empty.")
-        await provider.register_urls()
+        await rail.register_urls()
 
     at_desk(run)

@@ -12,7 +12,7 @@ import typer
 from standpipe import tariffs
 from standpipe.office.desk import AsJson, at_desk, group, harmless, month_of, perform, register_ml, show
 from standpipe.operations import tariffs as operations
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.settings import Settings, load
 from standpipe.platform.units import money_text

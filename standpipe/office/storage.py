@@ -7,7 +7,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.office.desk import AsJson, at_desk, group, out, read, show
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.database import Sessions
 from standpipe.platform.settings import Settings
 from standpipe.usage.retention import Retention, horizon, let_go, plan, sweep

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.customers.models import OperatorRole
 from standpipe.customers.operators import Actor, record, require_role
 from standpipe.meters.keys import KeyRing
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import NotAuthenticatedError, SettingsError
 
 P = ParamSpec("P")

@@ -158,7 +158,7 @@ async def vend_for_cash(
     request_hash = hash_of({"account": account, "amount_minor": amount_minor})
     # Two requests with one key must not both find that there is no such vend yet.
     await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"vend:{agent.id}:{key}", 0))))
-    made = await find_vend(session, origin=ORIGIN, provider_ref=f"{agent.id}:{key}")
+    made = await find_vend(session, origin=ORIGIN, rail_ref=f"{agent.id}:{key}")
     if made is not None:
         if made.request_hash != request_hash:
             raise IdempotencyMismatchError
@@ -169,7 +169,7 @@ async def vend_for_cash(
         top_up_id = await vend(
             session,
             origin=ORIGIN,
-            provider_ref=f"{agent.id}:{key}",
+            rail_ref=f"{agent.id}:{key}",
             funder_id=agent.id,
             meter_id=meter.id,
             currency=agent.currency,

@@ -23,8 +23,8 @@ from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import AutoTopUpEnded, publish
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus, Provider
-from standpipe.payments.rails import fee_rule, provider_of
+from standpipe.payments.rails.port import PaymentStatus, Rail
+from standpipe.payments.rails.registry import fee_rule, rail_of
 from standpipe.payments.request_keys import once
 from standpipe.payments.saved_methods import require_card
 from standpipe.payments.split import fee_for
@@ -114,7 +114,7 @@ async def order_of_meter(session: AsyncSession, meter_id: str) -> AutoView | Non
 
 
 async def set_order(
-    session: AsyncSession, providers: Mapping[str, Provider], *, customer_id: str, order: StandingOrder, now: datetime
+    session: AsyncSession, rails: Mapping[str, Rail], *, customer_id: str, order: StandingOrder, now: datetime
 ) -> AutoTopUp:
     """Set or change the standing order of a meter, and turn it on.
 
@@ -122,7 +122,7 @@ async def set_order(
     """
     meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id, role=HouseholdRole.PAYER)
     card = await require_card(session, customer_id=customer_id, saved_method_id=order.saved_method_id)
-    _check(provider_of(providers, card.provider), meter, order)
+    _check(rail_of(rails, card.rail), meter, order)
     values = {
         "customer_id": customer_id,
         "saved_method_id": card.id,
@@ -151,7 +151,7 @@ async def set_order(
 
 async def set_order_once(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     clock: Clock,
     *,
     customer_id: str,
@@ -161,7 +161,7 @@ async def set_order_once(
     """``set_order``, once per key; returns whether this key had set it before. Raises IdempotencyMismatchError too."""
 
     async def act(session: AsyncSession) -> dict[str, Any]:
-        row = await set_order(session, providers, customer_id=customer_id, order=order, now=clock.now())
+        row = await set_order(session, rails, customer_id=customer_id, order=order, now=clock.now())
         return {"auto_top_up_id": row.id}
 
     _, replayed = await once(
@@ -192,7 +192,7 @@ async def end_without_access(session: AsyncSession, meter_id: str, now: datetime
         row.updated_at = now
 
 
-async def consider(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, signal: Signal) -> str | None:
+async def consider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, signal: Signal) -> str | None:
     """Charge, where the standing order of this meter says so; returns the top-up's id. Harmless when called twice."""
     now = clock.now()
     async with sessions.begin() as session:
@@ -200,15 +200,15 @@ async def consider(sessions: Sessions, providers: Mapping[str, Provider], clock:
         if row is None or not row.enabled:
             return None
         await _conclude(session, row, now)
-        top_up = await _decide(session, providers, row, signal, now)
+        top_up = await _decide(session, rails, row, signal, now)
         if top_up is None:
             return None
         session.add(top_up)
         await session.flush()
-        note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=CREATED, at=now)
+        note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=CREATED, at=now)
         row.awaiting_top_up_id, row.updated_at = top_up.id, now
         top_up_id = top_up.id
-    await create_at_provider(sessions, providers, clock, top_up_id)
+    await create_at_provider(sessions, rails, clock, top_up_id)
     await concluded(sessions, clock, top_up_id)
     return top_up_id
 
@@ -256,7 +256,7 @@ async def _card_works(session: AsyncSession, row: AutoTopUp) -> bool:
 
 
 async def _decide(
-    session: AsyncSession, providers: Mapping[str, Provider], row: AutoTopUp, signal: Signal, now: datetime
+    session: AsyncSession, rails: Mapping[str, Rail], row: AutoTopUp, signal: Signal, now: datetime
 ) -> TopUp | None:
     """The top-up to charge now, or None. Called under the row's lock."""
     low = signal.fresh and signal.days_left is not None and signal.days_left <= row.threshold_days
@@ -267,35 +267,35 @@ async def _decide(
     if wallet_minor > signal.wallet_minor:
         # Credit has come since the signal was made: it speaks of a wallet that is no more.
         return None
-    ready = await _who_pays(session, providers, row)
+    ready = await _who_pays(session, rails, row)
     if ready is None:
         return None
-    meter, card, provider = ready
+    meter, card, rail = ready
     if meter.volume_granted_ml > signal.granted_ml:
         return None
     amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
-    method = _card_method(provider, row.currency)
+    method = _card_method(rail, row.currency)
     if method is None or not method[0] <= amount_minor <= method[1]:
         return None
-    return await _new_charge(session, providers, provider, row, card, amount_minor, now)
+    return await _new_charge(session, rails, rail, row, card, amount_minor, now)
 
 
 async def _who_pays(
-    session: AsyncSession, providers: Mapping[str, Provider], row: AutoTopUp
-) -> tuple[Meter, SavedMethod, Provider] | None:
+    session: AsyncSession, rails: Mapping[str, Rail], row: AutoTopUp
+) -> tuple[Meter, SavedMethod, Rail] | None:
     """Meter, card and rail of an order, where all three still stand; an order that never will again is turned off."""
     meter = await _meter_to_pay(session, row)
     if meter is None:
         return None
     card = await session.get_one(SavedMethod, row.saved_method_id, populate_existing=True)
-    provider = providers.get(card.provider)
+    rail = rails.get(card.rail)
     if not card.usable:
         row.enabled, row.paused_reason = False, "card"
         await publish(session, AutoTopUpEnded(row.id, row.meter_id, "", AutoOutcome.TURNED_OFF))
         return None
-    if provider is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.provider):
+    if rail is None or meter.closed_at is not None or await is_disputed(session, meter.id, card.rail):
         return None
-    return meter, card, provider
+    return meter, card, rail
 
 
 async def _meter_to_pay(session: AsyncSession, row: AutoTopUp) -> Meter | None:
@@ -311,31 +311,31 @@ async def _meter_to_pay(session: AsyncSession, row: AutoTopUp) -> Meter | None:
 
 async def _new_charge(
     session: AsyncSession,
-    providers: Mapping[str, Provider],
-    provider: Provider,
+    rails: Mapping[str, Rail],
+    rail: Rail,
     row: AutoTopUp,
     card: SavedMethod,
     amount_minor: int,
     now: datetime,
 ) -> TopUp:
     payer_ref = await session.scalar(
-        select(PaymentCustomer.provider_ref).where(
-            PaymentCustomer.customer_id == row.customer_id, PaymentCustomer.provider == provider.name
+        select(PaymentCustomer.rail_ref).where(
+            PaymentCustomer.customer_id == row.customer_id, PaymentCustomer.rail == rail.name
         )
     )
     top_up = new_top_up(
-        provider,
+        rail,
         customer_id=row.customer_id,
         meter_id=row.meter_id,
         pay_minor=amount_minor,
         currency=row.currency,
-        method_id=provider.name,
+        method_id=rail.name,
         idempotency_key=new_id("auto"),
         request_hash="",
         now=now,
     )
     top_up.origin, top_up.saved_method_id, top_up.payer_ref = "AUTO", card.id, payer_ref
-    top_up.fee_agreed_minor = fee_for(fee_rule(providers, provider.name), amount_minor)
+    top_up.fee_agreed_minor = fee_for(fee_rule(rails, rail.name), amount_minor)
     return top_up
 
 
@@ -358,18 +358,18 @@ async def _amount_minor(session: AsyncSession, row: AutoTopUp, meter: Meter, wal
     return min(wanted_minor, left_minor)
 
 
-def _card_method(provider: Provider, currency: str) -> tuple[int, int] | None:
+def _card_method(rail: Rail, currency: str) -> tuple[int, int] | None:
     """The limits of charging a saved card there."""
-    for method in provider.methods(currency):
-        if method.id == provider.name:
+    for method in rail.methods(currency):
+        if method.id == rail.name:
             return method.minimum_minor, method.maximum_minor
     return None
 
 
-def _check(provider: Provider, meter: Meter, order: StandingOrder) -> None:
+def _check(rail: Rail, meter: Meter, order: StandingOrder) -> None:
     if order.currency != meter.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("amount", "currency"))
-    limits = _card_method(provider, meter.currency)
+    limits = _card_method(rail, meter.currency)
     if meter.wallet_kind == WalletKind.VOLUME and order.mode is not AutoMode.FIXED:
         raise InvalidInputError("A meter that holds water is topped up by a fixed amount.", ("mode",))
     if limits is None:

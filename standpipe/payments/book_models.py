@@ -44,13 +44,13 @@ class SettlementEntry(Base):
 
     __tablename__ = "settlement_entries"
     __table_args__ = (
-        UniqueConstraint("provider", "external_id"),
+        UniqueConstraint("rail", "external_id"),
         Index("ix_settlement_entries_top_up_id", "top_up_id", postgresql_where=text("top_up_id IS NOT NULL")),
-        Index("ix_settlement_entries_state", "provider", "state"),
+        Index("ix_settlement_entries_state", "rail", "state"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    provider: Mapped[str]
+    rail: Mapped[str]
     external_id: Mapped[str]
     kind: Mapped[str]
     payment_ref: Mapped[str | None]
@@ -70,6 +70,6 @@ class SettlementMark(Base):
 
     __tablename__ = "settlement_marks"
 
-    provider: Mapped[str] = mapped_column(primary_key=True)
+    rail: Mapped[str] = mapped_column(primary_key=True)
     what: Mapped[str] = mapped_column(primary_key=True)
     read_until: Mapped[datetime]

@@ -19,10 +19,10 @@ from standpipe.meters.credit import free_to_retract_minor, grant, retract
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import MoneyTakenBack, TopUpPaid, publish
 from standpipe.payments.models import TopUp
-from standpipe.payments.promises import day_promised
-from standpipe.payments.provider import PaymentTruth
 from standpipe.payments.purchases import buy_with_wallet, unbuy, unsent_minor
-from standpipe.payments.split import Owing, Position, Split, TakeBack, as_agreed, split, take_back
+from standpipe.payments.quote_lock import day_quoted
+from standpipe.payments.rails.port import PaymentTruth
+from standpipe.payments.split import Owing, PaymentPosition, Split, TakeBack, as_agreed, split, take_back
 from standpipe.platform import metrics
 from standpipe.platform.database import after_commit
 from standpipe.platform.errors import InvalidInputError
@@ -36,7 +36,7 @@ def funding(top_up: TopUp) -> AccountRef:
         return AccountRef(AccountKind.FLOAT, top_up.funder_id or "", top_up.currency)
     if top_up.origin == "VOUCHER":
         return AccountRef(AccountKind.VOUCHERS, top_up.funder_id or "", top_up.currency)
-    return AccountRef(AccountKind.CLEARING, top_up.provider, top_up.currency)
+    return AccountRef(AccountKind.CLEARING, top_up.rail, top_up.currency)
 
 
 async def owing_of(session: AsyncSession, meter: Meter, now: datetime) -> Owing:
@@ -76,9 +76,9 @@ async def book_captured(
         return
     meter = await lock_meter(session, top_up.meter_id)
     owed = await owing_of(session, meter, now)
-    promised_on = None
+    quoted_on = None
     if top_up.agreed is not None and difference_minor == captured_minor == top_up.pay_minor:
-        promised_on = day_promised(top_up, now)
+        quoted_on = day_quoted(top_up, now)
         parts = as_agreed(captured_minor, top_up.agreed, owed)
     else:
         parts = split(difference_minor, fee_minor=top_up.fee_agreed_minor - top_up.fee_minor, owing=owed)
@@ -91,17 +91,17 @@ async def book_captured(
             amount_minor=parts.credit_minor,
             now=now,
         )
-    key = f"{top_up.provider}:{top_up.provider_ref}:captured:{captured_minor}"
+    key = f"{top_up.rail}:{top_up.rail_ref}:captured:{captured_minor}"
     lines = captured_lines(top_up, parts, source or funding(top_up), meter.utility_id)
     await post(session, key=key, kind="TOP_UP", lines=lines, occurred_at=now)
-    await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now, promised_on=promised_on)
+    await buy_with_wallet(session, meter, source_id=top_up.id, posting_key=key, now=now, quoted_on=quoted_on)
     top_up.captured_minor = captured_minor
     top_up.fee_minor += parts.fee_minor
     top_up.emergency_minor += parts.emergency_minor
     top_up.standing_minor += parts.standing_minor
     top_up.debt_minor += parts.debt_minor
     await publish(session, TopUpPaid(top_up.id, top_up.meter_id, captured_minor, key))
-    after_commit(session, metrics.PAYMENTS_SETTLED.labels(top_up.provider).inc)
+    after_commit(session, metrics.PAYMENTS_SETTLED.labels(top_up.rail).inc)
 
 
 def captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
@@ -118,14 +118,14 @@ def captured_lines(top_up: TopUp, parts: Split, source: AccountRef, utility_id: 
     return [line for line in lines if line.amount_minor]
 
 
-async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
+async def book_reversals(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
     """Book what refunds and disputes took, or gave back again, beyond what is booked (P35 to P40)."""
     if (truth.refunded_minor, truth.disputed_minor) == (top_up.refunded_minor, top_up.disputed_minor):
         return
     meter = await lock_meter(session, top_up.meter_id)
     dues = await dues_of(session, meter.id, now)
     wallet_minor = await wallet_balance_minor(session, meter.id, top_up.currency)
-    position = Position(
+    position = PaymentPosition(
         captured_minor=top_up.captured_minor,
         refunded_minor=top_up.refunded_minor,
         disputed_minor=top_up.disputed_minor,
@@ -140,9 +140,7 @@ async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTr
     if plan.revoked_minor:
         unbought = await _revoke(session, meter, top_up.id, plan.revoked_minor, now)
     # A total that falls again is no new fact to the key, so the version makes each step its own.
-    key = (
-        f"{top_up.provider}:{top_up.provider_ref}:back:{truth.refunded_minor}:{truth.disputed_minor}:v{top_up.version}"
-    )
+    key = f"{top_up.rail}:{top_up.rail_ref}:back:{truth.refunded_minor}:{truth.disputed_minor}:v{top_up.version}"
     if plan.returned_minor:
         await _grant_again(session, meter, top_up, plan.returned_minor, key, now)
     lines = _taken_back_lines(top_up, plan)
@@ -155,13 +153,13 @@ async def book_taken_back(session: AsyncSession, top_up: TopUp, truth: PaymentTr
 
 
 def _taken_back_lines(top_up: TopUp, plan: TakeBack) -> list[Line]:
-    currency, meter_id, provider = top_up.currency, top_up.meter_id, top_up.provider
+    currency, meter_id, rail = top_up.currency, top_up.meter_id, top_up.rail
     lines = [
         Line(funding(top_up), plan.moved_minor),
-        Line(AccountRef(AccountKind.REFUND_DUE, provider, currency), -plan.held_minor),
+        Line(AccountRef(AccountKind.REFUND_DUE, rail, currency), -plan.held_minor),
         Line(AccountRef(AccountKind.WALLET, meter_id, currency), plan.returned_minor - plan.revoked_minor),
         Line(AccountRef(AccountKind.RECEIVABLE, meter_id, currency), -plan.owed_minor),
-        Line(AccountRef(AccountKind.LOSSES, provider, currency), -plan.lost_minor),
+        Line(AccountRef(AccountKind.LOSSES, rail, currency), -plan.lost_minor),
     ]
     return [line for line in lines if line.amount_minor]
 
@@ -199,7 +197,7 @@ async def _buy_again(session: AsyncSession, meter: Meter, top_up: TopUp, key: st
     """What is left of reversed purchases, or was given back, buys again. Nothing is left: nothing is given."""
     if await wallet_balance_minor(session, meter.id, top_up.currency) > 0:
         await buy_with_wallet(
-            session, meter, source_id=top_up.id, posting_key=key, now=now, promised_on=day_promised(top_up, now)
+            session, meter, source_id=top_up.id, posting_key=key, now=now, quoted_on=day_quoted(top_up, now)
         )
 
 
@@ -228,7 +226,7 @@ async def hold_for_refund(session: AsyncSession, top_up: TopUp, amount_minor: in
     unbought = await _revoke(session, meter, top_up.id, amount_minor, now)
     lines = [
         Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), -amount_minor),
-        Line(AccountRef(AccountKind.REFUND_DUE, top_up.provider, top_up.currency), amount_minor),
+        Line(AccountRef(AccountKind.REFUND_DUE, top_up.rail, top_up.currency), amount_minor),
     ]
     if not await post(session, key=f"refund:{key}:held", kind="REFUND_HELD", lines=lines, occurred_at=now):
         raise InvalidInputError("This refund is under way already.")
@@ -246,7 +244,7 @@ async def release_hold(session: AsyncSession, top_up: TopUp, amount_minor: int, 
     meter = await lock_meter(session, top_up.meter_id)
     await _grant_again(session, meter, top_up, amount_minor, f"refund:{key}", now)
     lines = [
-        Line(AccountRef(AccountKind.REFUND_DUE, top_up.provider, top_up.currency), -amount_minor),
+        Line(AccountRef(AccountKind.REFUND_DUE, top_up.rail, top_up.currency), -amount_minor),
         Line(AccountRef(AccountKind.WALLET, top_up.meter_id, top_up.currency), amount_minor),
     ]
     await post(session, key=f"refund:{key}:released", kind="REFUND_RELEASED", lines=lines, occurred_at=now)
@@ -262,8 +260,8 @@ async def book_dispute_fee(session: AsyncSession, top_up: TopUp, fee_minor: int,
         return
     lines = [
         Line(funding(top_up), difference_minor),
-        Line(AccountRef(AccountKind.PROVIDER_FEES, top_up.provider, top_up.currency), -difference_minor),
+        Line(AccountRef(AccountKind.PROVIDER_FEES, top_up.rail, top_up.currency), -difference_minor),
     ]
-    key = f"{top_up.provider}:{top_up.provider_ref}:dispute-fee:{fee_minor}"
+    key = f"{top_up.rail}:{top_up.rail_ref}:dispute-fee:{fee_minor}"
     await post(session, key=key, kind="PROVIDER_FEE", lines=lines, occurred_at=now)
     top_up.dispute_fee_minor = fee_minor

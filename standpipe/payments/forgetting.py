@@ -28,9 +28,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.outbox.facts import PaymentTracesLeft, publish
 from standpipe.payments.book_models import SettlementEntry
-from standpipe.payments.models import ProviderAnswer, ProviderEvent, RequestKey, SuspenseItem, TopUp
-from standpipe.payments.provider import PaymentStatus, Provider
-from standpipe.payments.rails import provider_of
+from standpipe.payments.models import AsyncResult, RailEvent, RequestKey, SuspenseItem, TopUp
+from standpipe.payments.rails.port import PaymentStatus, Rail
+from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod, VoucherTry
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotYetError
@@ -54,7 +54,7 @@ def digits_of(phone: str) -> str:
 
 async def blank_notices(sessions: Sessions, phone: str) -> None:
     """Empty the bodies of notices that hold the number and were worked off."""
-    await _blank(sessions, _holds(ProviderEvent.body, digits_of(phone)))
+    await _blank(sessions, _holds(RailEvent.body, digits_of(phone)))
 
 
 async def forget(session: AsyncSession, customer_id: str, phone: str) -> None:
@@ -69,7 +69,7 @@ async def forget(session: AsyncSession, customer_id: str, phone: str) -> None:
 
 
 async def forget_rest(
-    sessions: Sessions, providers: Mapping[str, Provider], customer_id: str, top_up_ids: Sequence[str]
+    sessions: Sessions, rails: Mapping[str, Rail], customer_id: str, top_up_ids: Sequence[str]
 ) -> None:
     """What had to wait. ``top_up_ids``: the customer's, and others' that their phone paid or was to pay.
 
@@ -80,16 +80,16 @@ async def forget_rest(
     decided = and_(mine, not_(_UNDECIDED))
     async with sessions.begin() as session:
         await _forget_payers(session, decided, customer_id)
-        columns = (TopUp.id, TopUp.provider_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference)
+        columns = (TopUp.id, TopUp.rail_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference)
         refs = {ref for row in await session.execute(select(*columns).where(decided)) for ref in row if ref}
         undecided = await session.scalar(select(TopUp.id).where(mine, _UNDECIDED).limit(1))
     if refs:
         # Notices about these payments name their payer in the provider's own words.
-        names = (ProviderEvent.provider_ref, ProviderEvent.reference, ProviderEvent.receipt_ref)
+        names = (RailEvent.rail_ref, RailEvent.reference, RailEvent.receipt_ref)
         await _blank(sessions, or_(*(_among(name, refs) for name in names)))
     if undecided is not None:
         raise NotYetError(f"{undecided} is not decided yet")
-    await _forget_at_providers(sessions, providers, customer_id)
+    await _forget_at_providers(sessions, rails, customer_id)
 
 
 async def _forget_payers(session: AsyncSession, decided: ColumnElement[bool], customer_id: str) -> None:
@@ -116,13 +116,9 @@ async def _forget_payers(session: AsyncSession, decided: ColumnElement[bool], cu
 
 async def _forget_number(session: AsyncSession, digits: str) -> None:
     """The number where payers or providers wrote it. Money that waits for a person keeps the words it came with."""
+    await session.execute(delete(AsyncResult).where(AsyncResult.body.is_not(None), _holds(AsyncResult.body, digits)))
     await session.execute(
-        delete(ProviderAnswer).where(ProviderAnswer.body.is_not(None), _holds(ProviderAnswer.body, digits))
-    )
-    await session.execute(
-        update(ProviderEvent)
-        .where(ProviderEvent.due_at.is_(None), ProviderEvent.reference.contains(digits))
-        .values(reference=None)
+        update(RailEvent).where(RailEvent.due_at.is_(None), RailEvent.reference.contains(digits)).values(reference=None)
     )
     await session.execute(
         update(SettlementEntry).where(SettlementEntry.description.contains(digits)).values(description="")
@@ -135,29 +131,29 @@ async def _forget_number(session: AsyncSession, digits: str) -> None:
     )
 
 
-async def _forget_at_providers(sessions: Sessions, providers: Mapping[str, Provider], customer_id: str) -> None:
+async def _forget_at_providers(sessions: Sessions, rails: Mapping[str, Rail], customer_id: str) -> None:
     async with sessions() as session:
         cards = await session.scalars(
             select(SavedMethod).where(
-                SavedMethod.customer_id == customer_id, not_(SavedMethod.provider_ref.startswith(GONE))
+                SavedMethod.customer_id == customer_id, not_(SavedMethod.rail_ref.startswith(GONE))
             )
         )
         known = await session.scalars(select(PaymentCustomer).where(PaymentCustomer.customer_id == customer_id))
-        waiting = [(row.provider, row.id, row.provider_ref) for row in cards]
-        names = [(row.provider, row.provider_ref) for row in known]
-    for provider, card_id, ref in waiting:
-        vault = provider_of(providers, provider).vault
+        waiting = [(row.rail, row.id, row.rail_ref) for row in cards]
+        names = [(row.rail, row.rail_ref) for row in known]
+    for rail, card_id, ref in waiting:
+        vault = rail_of(rails, rail).vault
         if vault is not None:
             await vault.forget_card(ref)
         # The row stays, empty: top-ups that it paid point to it.
-        empty: dict[str, Any] = {"provider_ref": f"{GONE}{card_id}", "brand": "", "last4": "", "expires": None}
+        empty: dict[str, Any] = {"rail_ref": f"{GONE}{card_id}", "brand": "", "last4": "", "expires": None}
         async with sessions.begin() as session:
             await session.execute(update(SavedMethod).where(SavedMethod.id == card_id).values(usable=False, **empty))
-    for provider, ref in names:
-        vault = provider_of(providers, provider).vault
+    for rail, ref in names:
+        vault = rail_of(rails, rail).vault
         if vault is not None:
             await vault.forget_customer(ref)
-        same = (PaymentCustomer.provider == provider, PaymentCustomer.provider_ref == ref)
+        same = (PaymentCustomer.rail == rail, PaymentCustomer.rail_ref == ref)
         async with sessions.begin() as session:
             await session.execute(delete(PaymentCustomer).where(*same))
 
@@ -165,13 +161,11 @@ async def _forget_at_providers(sessions: Sessions, providers: Mapping[str, Provi
 async def _blank(sessions: Sessions, which: ColumnElement[bool]) -> None:
     """Empty the bodies of these notices, as far as they were worked off, in short transactions."""
     async with sessions() as session:
-        last = await session.scalar(select(func.max(ProviderEvent.id))) or 0
+        last = await session.scalar(select(func.max(RailEvent.id))) or 0
     for first in range(1, last + 1, BATCH):
-        batch = ProviderEvent.id.between(first, first + BATCH - 1)
+        batch = RailEvent.id.between(first, first + BATCH - 1)
         async with sessions.begin() as session:
-            await session.execute(
-                update(ProviderEvent).where(batch, ProviderEvent.due_at.is_(None), which).values(body=b"")
-            )
+            await session.execute(update(RailEvent).where(batch, RailEvent.due_at.is_(None), which).values(body=b""))
 
 
 def _among(column: Any, values: Collection[str]) -> ColumnElement[bool]:

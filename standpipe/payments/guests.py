@@ -21,9 +21,9 @@ from standpipe.customers.models import Household
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent
-from standpipe.payments.provider import PaymentMethod, Provider
 from standpipe.payments.purchases import fits_tariff
-from standpipe.payments.rails import check_amount, fee_rule, methods_in
+from standpipe.payments.rails.port import PaymentMethod, Rail
+from standpipe.payments.rails.registry import check_amount, fee_rule, methods_in
 from standpipe.payments.request_keys import hash_of
 from standpipe.payments.split import fee_for
 from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
@@ -109,7 +109,7 @@ def check_guest_key(key: str) -> None:
 
 async def look(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     *,
     number: str,
     address: str | None,
@@ -121,7 +121,7 @@ async def look(
         await count_try(session, kind="guest.look", key=_address_key(address, secret), limits=LOOKS)
     async with sessions() as session:
         meter = await _find(session, number)
-        methods = await _ways(session, providers, meter, now)
+        methods = await _ways(session, rails, meter, now)
         if not methods:
             return GuestMeter(meter.serial, None, meter.currency, takes_money=False, methods=())
         household = await session.get(Household, meter.household_id) if meter.household_id else None
@@ -131,7 +131,7 @@ async def look(
 
 async def start(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     clock: Clock,
     *,
     key: str,
@@ -159,8 +159,8 @@ async def start(
             if known.request_hash != request_hash:
                 raise IdempotencyMismatchError
             return known.id, True
-        top_up_id = await _store(session, providers, clock.now(), key, order, request_hash, secret)
-    await create_at_provider(sessions, providers, clock, top_up_id)
+        top_up_id = await _store(session, rails, clock.now(), key, order, request_hash, secret)
+    await create_at_provider(sessions, rails, clock, top_up_id)
     return top_up_id, False
 
 
@@ -171,7 +171,7 @@ async def is_guests(session: AsyncSession, top_up_id: str) -> bool:
 
 async def _store(
     session: AsyncSession,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     now: datetime,
     key: str,
     order: GuestOrder,
@@ -179,13 +179,13 @@ async def _store(
     secret: str,
 ) -> str:
     meter = await _find(session, order.number)
-    provider, method = await _check(session, providers, meter, order, now)
+    rail, method = await _check(session, rails, meter, order, now)
     await count_try(session, kind="guest.meter", key=meter.id, limits=METER_STARTS)
     phone = order.phone if method.phone_required else None
     if phone is not None:
         await count_try(session, kind="guest.phone", key=private_key(phone, secret), limits=PHONE_STARTS)
     top_up = new_top_up(
-        provider,
+        rail,
         customer_id=None,
         meter_id=meter.id,
         pay_minor=order.pay_minor,
@@ -196,7 +196,7 @@ async def _store(
         now=now,
     )
     top_up.origin, top_up.phone, top_up.return_url = GUEST, phone, order.return_url
-    top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
+    top_up.fee_agreed_minor = fee_for(fee_rule(rails, order.method_id), order.pay_minor)
     session.add(top_up)
     await session.flush()
     session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
@@ -212,32 +212,32 @@ async def _find(session: AsyncSession, number: str) -> Meter:
 
 
 async def _ways(
-    session: AsyncSession, providers: Mapping[str, Provider], meter: Meter, now: datetime
+    session: AsyncSession, rails: Mapping[str, Rail], meter: Meter, now: datetime
 ) -> Sequence[PaymentMethod]:
     """The ways to pay for a meter. One that a dispute has frozen is left out and not explained: it is not theirs."""
     if meter.closed_at is not None or not await fits_tariff(session, meter, now):
         return []
-    offered = list(methods_in(providers, meter.currency))
+    offered = list(methods_in(rails, meter.currency))
     frozen = {name for name in {one.name for one, _ in offered} if await is_disputed(session, meter.id, name)}
-    return [method for provider, method in offered if provider.name not in frozen]
+    return [method for rail, method in offered if rail.name not in frozen]
 
 
 async def _check(
-    session: AsyncSession, providers: Mapping[str, Provider], meter: Meter, order: GuestOrder, now: datetime
-) -> tuple[Provider, PaymentMethod]:
-    open_ids = {method.id for method in await _ways(session, providers, meter, now)}
+    session: AsyncSession, rails: Mapping[str, Rail], meter: Meter, order: GuestOrder, now: datetime
+) -> tuple[Rail, PaymentMethod]:
+    open_ids = {method.id for method in await _ways(session, rails, meter, now)}
     if not open_ids:
         raise MeterBlockedError(_CLOSED)
     if order.currency != meter.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
-    found = [pair for pair in methods_in(providers, meter.currency) if pair[1].id == order.method_id]
+    found = [pair for pair in methods_in(rails, meter.currency) if pair[1].id == order.method_id]
     if not found or order.method_id not in open_ids:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
-    provider, method = found[0]
+    rail, method = found[0]
     check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
     if method.phone_required and order.phone is None:
         raise InvalidInputError("Say whose phone is to ring.", ("phone",))
-    return provider, method
+    return rail, method
 
 
 def _hash(order: GuestOrder, secret: str) -> str:

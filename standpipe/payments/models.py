@@ -28,9 +28,9 @@ class TopUp(TracedMixin, QueueMixin, Base):
     __tablename__ = "top_ups"
     __table_args__ = (
         UniqueConstraint("customer_id", "idempotency_key"),
-        UniqueConstraint("provider", "provider_ref"),
-        UniqueConstraint("provider", "alias_ref"),
-        UniqueConstraint("provider", "receipt_ref"),
+        UniqueConstraint("rail", "rail_ref"),
+        UniqueConstraint("rail", "alias_ref"),
+        UniqueConstraint("rail", "receipt_ref"),
         Index("ix_top_ups_meter_id", "meter_id", "id"),
         Index("ix_top_ups_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         Index("ix_top_ups_intention_id", "intention_id", postgresql_where=text("intention_id IS NOT NULL")),
@@ -42,8 +42,8 @@ class TopUp(TracedMixin, QueueMixin, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     customer_id: Mapped[str | None] = mapped_column(ForeignKey("customers.id"))
     meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
-    provider: Mapped[str]
-    provider_ref: Mapped[str | None]
+    rail: Mapped[str]
+    rail_ref: Mapped[str | None]
     pay_minor: Mapped[int]
     currency: Mapped[str]
     idempotency_key: Mapped[str]
@@ -97,20 +97,20 @@ class TopUpEvent(Base):
     at: Mapped[datetime]
 
 
-class ProviderEvent(TracedMixin, QueueMixin, Base):
+class RailEvent(TracedMixin, QueueMixin, Base):
     """A notice as the provider sent it, stored before it is answered. ``body`` is raw: JSONB cannot hold a NUL."""
 
-    __tablename__ = "provider_events"
+    __tablename__ = "rail_events"
     __table_args__ = (
-        UniqueConstraint("provider", "event_id"),
-        Index("ix_provider_events_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        UniqueConstraint("rail", "event_id"),
+        Index("ix_rail_events_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    provider: Mapped[str]
+    rail: Mapped[str]
     event_id: Mapped[str]
     kind: Mapped[str]
-    provider_ref: Mapped[str | None]
+    rail_ref: Mapped[str | None]
     reference: Mapped[str | None]
     subject: Mapped[str] = mapped_column(server_default="PAYMENT")
     answer_to: Mapped[str | None]
@@ -120,13 +120,13 @@ class ProviderEvent(TracedMixin, QueueMixin, Base):
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class ProviderAnswer(Base):
+class AsyncResult(Base):
     """A question that a provider answers by a later callback: its id is ours, stored before the question is asked."""
 
-    __tablename__ = "provider_answers"
-    __table_args__ = (Index("ix_provider_answers_topic", "provider", "topic", "asked_at"),)
+    __tablename__ = "async_results"
+    __table_args__ = (Index("ix_async_results_topic", "rail", "topic", "asked_at"),)
 
-    provider: Mapped[str] = mapped_column(primary_key=True)
+    rail: Mapped[str] = mapped_column(primary_key=True)
     conversation_id: Mapped[str] = mapped_column(primary_key=True)
     topic: Mapped[str]
     asked_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -155,7 +155,7 @@ class Refund(QueueMixin, Base):
     status: Mapped[str]
     requested_by: Mapped[str]
     approved_by: Mapped[str | None]
-    provider_ref: Mapped[str | None]
+    rail_ref: Mapped[str | None]
     failure_code: Mapped[str | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -172,8 +172,8 @@ class SuspenseItem(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)
-    provider: Mapped[str]
-    provider_ref: Mapped[str]
+    rail: Mapped[str]
+    rail_ref: Mapped[str]
     currency: Mapped[str]
     amount_minor: Mapped[int]
     reason: Mapped[str]

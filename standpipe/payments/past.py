@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent
-from standpipe.payments.provider import PaymentStatus, PaymentTruth
+from standpipe.payments.rails.port import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
 from standpipe.platform.ids import new_id
 
@@ -17,7 +17,7 @@ async def book_past(session: AsyncSession, meter: Meter, *, customer_id: str, pa
         id=new_id("top"),
         customer_id=customer_id,
         meter_id=meter.id,
-        provider="sandbox",
+        rail="sandbox",
         pay_minor=pay_minor,
         currency=meter.currency,
         idempotency_key=new_id("seed"),
@@ -31,7 +31,7 @@ async def book_past(session: AsyncSession, meter: Meter, *, customer_id: str, pa
     await session.refresh(top_up)
     session.add(TopUpEvent(top_up_id=top_up.id, status="CREATED", at=at))
     truth = PaymentTruth(
-        provider_ref=f"sch_seed{top_up.id[4:]}",
+        rail_ref=f"sch_seed{top_up.id[4:]}",
         reference=top_up.id,
         status=PaymentStatus.SUCCEEDED,
         currency=meter.currency,

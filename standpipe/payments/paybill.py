@@ -17,8 +17,8 @@ from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus, PaymentTruth, Provider, ProviderUnavailableError
-from standpipe.payments.rails import fee_rule, provider_of
+from standpipe.payments.rails.port import PaymentStatus, PaymentTruth, Rail, RailUnavailableError
+from standpipe.payments.rails.registry import fee_rule, rail_of
 from standpipe.payments.settle import apply_truth, lock_top_up, settle
 from standpipe.payments.split import FeeRule, fee_for
 from standpipe.payments.suspense import hold
@@ -40,14 +40,14 @@ class Verdict(StrEnum):
 
 
 async def validate(
-    session: AsyncSession, provider: Provider, *, account: str, amount_minor: int | None, currency: str
+    session: AsyncSession, rail: Rail, *, account: str, amount_minor: int | None, currency: str
 ) -> Verdict:
     """Whether money for this account would find its meter (P41)."""
     ordered = await session.scalar(select(TopUp.id).where(TopUp.account_reference == account.strip().upper()))
     meter = await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
     if ordered is None and (meter is None or meter.closed_at is not None or meter.currency != currency):
         return Verdict.UNKNOWN_ACCOUNT
-    methods = provider.methods(currency)
+    methods = rail.methods(currency)
     if amount_minor is None or not any(way.minimum_minor <= amount_minor <= way.maximum_minor for way in methods):
         return Verdict.BAD_AMOUNT
     return Verdict.ACCEPT
@@ -55,11 +55,11 @@ async def validate(
 
 async def take(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     clock: Clock,
     *,
-    provider: str,
-    provider_ref: str,
+    rail_name: str,
+    rail_ref: str,
     account: str | None = None,
     patient: bool = True,
 ) -> None:
@@ -68,29 +68,29 @@ async def take(
 
     Raises ProviderUnavailableError, ProviderRefusedError (there is no such payment).
     """
-    rail = provider_of(providers, provider)
+    rail = rail_of(rails, rail_name)
     async with sessions() as session:
-        known = await _known(session, provider, provider_ref)
-        ordered = None if known else await _ordered(session, provider, account)
+        known = await _known(session, rail_name, rail_ref)
+        ordered = None if known else await _ordered(session, rail_name, account)
     if known is not None:
-        await settle(sessions, providers, known, clock)
+        await settle(sessions, rails, known, clock)
         return
     if ordered is not None and await _is_the_orders(
-        sessions, providers, clock, ordered, provider_ref=provider_ref, account=account or "", patient=patient
+        sessions, rails, clock, ordered, rail_ref=rail_ref, account=account or "", patient=patient
     ):
         return
-    truth = await rail.fetch(provider_ref)
+    truth = await rail.fetch(rail_ref)
     async with sessions.begin() as session:
-        await place(session, providers, rail, truth, clock.now(), account=account)
+        await place(session, rails, rail, truth, clock.now(), account=account)
 
 
 async def _is_the_orders(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     clock: Clock,
     top_up_id: str,
     *,
-    provider_ref: str,
+    rail_ref: str,
     account: str,
     patient: bool,
 ) -> bool:
@@ -101,44 +101,44 @@ async def _is_the_orders(
     """
     async with sessions() as session:
         top_up = await session.get_one(TopUp, top_up_id)
-    if top_up.provider_ref is None:
+    if top_up.rail_ref is None:
         # The push's own answer never reached us, so this is the only name by which we can ask for its money.
-        await settle(sessions, providers, top_up_id, clock, provider_ref=provider_ref, account=account.strip().upper())
+        await settle(sessions, rails, top_up_id, clock, rail_ref=rail_ref, account=account.strip().upper())
     else:
-        await settle(sessions, providers, top_up_id, clock)
+        await settle(sessions, rails, top_up_id, clock)
     async with sessions.begin() as session:
         top_up = await lock_top_up(session, top_up_id)
         if top_up.captured_minor and top_up.receipt_ref is None:
-            top_up.receipt_ref = provider_ref
-        if provider_ref in {top_up.receipt_ref, top_up.provider_ref}:
+            top_up.receipt_ref = rail_ref
+        if rail_ref in {top_up.receipt_ref, top_up.rail_ref}:
             return True
         undecided = not top_up.captured_minor and top_up.status in {"CREATED", PaymentStatus.PENDING}
     if undecided and patient:
-        raise ProviderUnavailableError(top_up.provider, "the push to the phone is not decided yet")
+        raise RailUnavailableError(top_up.rail, "the push to the phone is not decided yet")
     return False
 
 
 async def sweep(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, since: datetime, until: datetime
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, since: datetime, until: datetime
 ) -> int:
     """Ask every rail that takes unsolicited money what came in, and place what we have not heard of (P50).
 
     Returns how many payments were new to us. Raises ProviderUnavailableError.
     """
     found = 0
-    for rail in providers.values():
+    for rail in rails.values():
         if not rail.capabilities.unsolicited:
             continue
         for truth in await rail.unsolicited(since, until):
-            found += await _take_swept(sessions, providers, clock, rail, truth)
+            found += await _take_swept(sessions, rails, clock, rail, truth)
     return found
 
 
 async def _take_swept(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, rail: Provider, truth: PaymentTruth
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, rail: Rail, truth: PaymentTruth
 ) -> bool:
     async with sessions() as session:
-        known = await _known(session, rail.name, truth.provider_ref)
+        known = await _known(session, rail.name, truth.rail_ref)
         ordered = await _ordered(session, rail.name, truth.account_reference)
     if known is not None:
         return False
@@ -146,26 +146,26 @@ async def _take_swept(
         try:
             same = await _is_the_orders(
                 sessions,
-                providers,
+                rails,
                 clock,
                 ordered,
-                provider_ref=truth.provider_ref,
+                rail_ref=truth.rail_ref,
                 account=truth.account_reference or "",
                 patient=True,
             )
-        except ProviderUnavailableError:
+        except RailUnavailableError:
             # The next sweep overlaps this one and asks again.
             return False
         if same:
             return True
     async with sessions.begin() as session:
-        return await place(session, providers, rail, truth, clock.now())
+        return await place(session, rails, rail, truth, clock.now())
 
 
 async def place(
     session: AsyncSession,
-    providers: Mapping[str, Provider],
-    rail: Provider,
+    rails: Mapping[str, Rail],
+    rail: Rail,
     truth: PaymentTruth,
     now: datetime,
     *,
@@ -175,11 +175,11 @@ async def place(
     if not truth.captured_minor:
         return False
     # Two workers may hear of the same money by two ways; between them a meter could appear or close.
-    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"unsolicited:{rail.name}:{truth.provider_ref}", 0))
+    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"unsolicited:{rail.name}:{truth.rail_ref}", 0))
     await session.execute(select(lock))
     account = truth.account_reference or account or ""
-    suspense_key = f"{rail.name}:{truth.provider_ref}:unsolicited"
-    known = await _known(session, rail.name, truth.provider_ref)
+    suspense_key = f"{rail.name}:{truth.rail_ref}:unsolicited"
+    known = await _known(session, rail.name, truth.rail_ref)
     held = await session.scalar(select(LedgerTransaction.id).where(LedgerTransaction.key == suspense_key))
     if known is not None or held is not None:
         return False
@@ -189,7 +189,7 @@ async def place(
         await hold(
             session,
             key=suspense_key,
-            provider=rail.name,
+            rail=rail.name,
             truth=truth,
             amount_minor=truth.captured_minor,
             reason=reason,
@@ -198,7 +198,7 @@ async def place(
         )
         return True
     methods = rail.methods(truth.currency)
-    rule = fee_rule(providers, methods[0].id if methods else rail.name)
+    rule = fee_rule(rails, methods[0].id if methods else rail.name)
     await _credit(session, rail, meter, truth, rule, now)
     return True
 
@@ -213,25 +213,25 @@ def _why_not(meter: Meter | None, truth: PaymentTruth, account: str) -> str:
     return ""
 
 
-async def _known(session: AsyncSession, provider: str, provider_ref: str) -> str | None:
+async def _known(session: AsyncSession, rail: str, rail_ref: str) -> str | None:
     """The top-up that has this very money."""
-    same = or_(TopUp.provider_ref == provider_ref, TopUp.alias_ref == provider_ref, TopUp.receipt_ref == provider_ref)
-    found: str | None = await session.scalar(select(TopUp.id).where(TopUp.provider == provider, same).limit(1))
+    same = or_(TopUp.rail_ref == rail_ref, TopUp.alias_ref == rail_ref, TopUp.receipt_ref == rail_ref)
+    found: str | None = await session.scalar(select(TopUp.id).where(TopUp.rail == rail, same).limit(1))
     return found
 
 
-async def _ordered(session: AsyncSession, provider: str, account: str | None) -> str | None:
+async def _ordered(session: AsyncSession, rail: str, account: str | None) -> str | None:
     """The top-up whose own account reference this is."""
     reference = (account or "").strip().upper()
     found: str | None = await session.scalar(
-        select(TopUp.id).where(TopUp.provider == provider, TopUp.account_reference == reference)
+        select(TopUp.id).where(TopUp.rail == rail, TopUp.account_reference == reference)
     )
     return found
 
 
-async def _meter_for(session: AsyncSession, provider: str, account: str) -> Meter | None:
+async def _meter_for(session: AsyncSession, rail: str, account: str) -> Meter | None:
     """The meter that the account names, by its number or by a top-up that was begun for it."""
-    ordered = await _ordered(session, provider, account)
+    ordered = await _ordered(session, rail, account)
     if ordered is not None:
         meter_id = await session.scalar(select(TopUp.meter_id).where(TopUp.id == ordered))
         return await session.get(Meter, meter_id)
@@ -239,21 +239,21 @@ async def _meter_for(session: AsyncSession, provider: str, account: str) -> Mete
 
 
 async def _credit(
-    session: AsyncSession, rail: Provider, meter: Meter, truth: PaymentTruth, rule: FeeRule, now: datetime
+    session: AsyncSession, rail: Rail, meter: Meter, truth: PaymentTruth, rule: FeeRule, now: datetime
 ) -> None:
     top_up_id = await session.scalar(
         insert(TopUp)
         .values(
             id=new_id("top"),
             meter_id=meter.id,
-            provider=rail.name,
-            provider_ref=truth.provider_ref,
-            receipt_ref=truth.receipt_ref or truth.provider_ref,
+            rail=rail.name,
+            rail_ref=truth.rail_ref,
+            receipt_ref=truth.receipt_ref or truth.rail_ref,
             origin="PAYBILL",
             pay_minor=truth.captured_minor,
             fee_agreed_minor=fee_for(rule, truth.captured_minor),
             currency=truth.currency,
-            idempotency_key=f"paybill:{truth.provider_ref}",
+            idempotency_key=f"paybill:{truth.rail_ref}",
             request_hash="",
             status="CREATED",
             created_at=now,
@@ -262,5 +262,5 @@ async def _credit(
         .returning(TopUp.id)
     )
     assert top_up_id is not None, "inserted above"  # noqa: S101 - for the type checker.
-    note_status(session, top_up_id=top_up_id, provider=rail.name, status="CREATED", at=now)
+    note_status(session, top_up_id=top_up_id, rail=rail.name, status="CREATED", at=now)
     await apply_truth(session, await lock_top_up(session, top_up_id), truth, now, rail)

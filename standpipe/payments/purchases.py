@@ -51,18 +51,18 @@ async def buy_with_wallet(
     source_id: str,
     posting_key: str,
     now: datetime,
-    promised_on: date | None = None,
+    quoted_on: date | None = None,
 ) -> None:
     """Spend a locked VOLUME meter's wallet on whole units, and grant them. Nothing happens for a MONEY meter.
 
     ``posting_key`` is the posting that put money into the wallet; a second call for it changes nothing. Where the
     tariff cannot price it the money stays in the wallet, and a person must look: it was paid, so it is never refused.
-    ``promised_on``: the meter's day whose prices and blocks were promised; otherwise it is today.
+    ``quoted_on``: the meter's day whose prices and blocks were promised; otherwise it is today.
     """
     key = purchase_key(posting_key)
     if meter.wallet_kind != WalletKind.VOLUME or await purchase_by_key(session, key) is not None:
         return
-    day = promised_on or _today(meter, now)
+    day = quoted_on or _today(meter, now)
     try:
         segment, place = await place_of_purchases(session, meter, day)
     except NotFoundError as error:

@@ -37,7 +37,7 @@ def _head(canvas: Canvas, view: ReceiptView, title: str, language: str) -> float
     canvas.setStrokeColorRGB(0.72, 0.79, 0.82)
     canvas.line(_LEFT, _TOP - 30, _RIGHT, _TOP - 30)
     y: float = _TOP - 50
-    facts = [(word("METER", language), view.meter_serial), (word("HOW", language), method_text(view))]
+    facts = [(word("METER", language), view.meter_serial), (word("HOW", language), method_text(view, language))]
     for name, value in [("", issued_text(view, language)), *facts]:
         canvas.setFont(REGULAR, 9)
         canvas.setFillColorRGB(0.29, 0.40, 0.45)

@@ -1,4 +1,4 @@
-"""A receipt in words: its lines, and a text message. Pure. English where a language is not spoken yet."""
+"""A receipt in words: its lines, and a text message."""
 
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -7,115 +7,64 @@ from babel.core import Locale, UnknownLocaleError
 from babel.dates import format_datetime
 
 from standpipe.payments.receipts import GIVEN_BACK, ReceiptView
+from standpipe.platform.language import to_translate, translate
 from standpipe.platform.units import money_text, volume_text
 
 NUMBER_DIGITS = 6
 SMS_LENGTH = 160
-_WORDS: dict[str, dict[str, str]] = {
-    "en": {
-        "SALE": "Receipt",
-        "GIVEN_BACK": "Credit note",
-        "PAID": "Paid",
-        "BACK": "Given back",
-        "METER": "Meter",
-        "HOW": "Paid by",
-        "CREDIT": "Credit",
-        "TIER": "Credit, tier {tier}: about {volume}",
-        "BOUGHT": "Water, tier {tier}: {volume}",
-        "RESIDUE": "Credit left over",
-        "OVERDRAWN": "Credit for water that had run already",
-        "RESIDUE_USED": "Credit left over from before",
-        "DEBT": "Repayment of what is owed",
-        "FEE": "Service fee",
-        "STANDING": "Standing charges",
-        "EMERGENCY": "Repayment of emergency credit",
-        "TAX": "Tax",
-        "DISCOUNT": "Discount",
-        "REFUND": "Refund",
-        "DISPUTED": "Taken back by the payer's bank",
-        "OTHER": "Other",
-        "NOTE": "Credit is priced when the water is used; volumes are at this period's use so far.",
-        "NOTE_BOUGHT": "This water is paid for, and goes to your meter. What makes no whole unit stays as credit.",
-        "WATER": "Water",
-    },
-    "sw": {
-        "SALE": "Risiti",
-        "GIVEN_BACK": "Hati ya kurudisha",
-        "PAID": "Kimelipwa",
-        "BACK": "Kimerudishwa",
-        "METER": "Mita",
-        "HOW": "Njia ya malipo",
-        "CREDIT": "Salio",
-        "TIER": "Salio, daraja {tier}: karibu {volume}",
-        "BOUGHT": "Maji, daraja {tier}: {volume}",
-        "RESIDUE": "Salio lililobaki",
-        "OVERDRAWN": "Salio la maji yaliyotumika tayari",
-        "RESIDUE_USED": "Salio lililobaki awali",
-        "DEBT": "Malipo ya deni",
-        "FEE": "Ada ya huduma",
-        "STANDING": "Ada za kudumu",
-        "EMERGENCY": "Malipo ya salio la dharura",
-        "TAX": "Kodi",
-        "DISCOUNT": "Punguzo",
-        "REFUND": "Kurudishiwa",
-        "DISPUTED": "Kimechukuliwa na benki ya mlipaji",
-        "OTHER": "Nyingine",
-        "NOTE": "Salio hukatwa maji yanapotumika; kiasi cha maji ni kwa matumizi ya kipindi hiki.",
-        "NOTE_BOUGHT": "Maji haya yamelipiwa na yanatumwa kwenye mita yako. Kisichotosha kipimo kamili hubaki salio.",
-        "WATER": "Maji",
-    },
-    "fr": {
-        "SALE": "Reçu",
-        "GIVEN_BACK": "Avoir",
-        "PAID": "Payé",
-        "BACK": "Rendu",
-        "METER": "Compteur",
-        "HOW": "Payé par",
-        "CREDIT": "Crédit",
-        "TIER": "Crédit, tranche {tier} : environ {volume}",
-        "BOUGHT": "Eau, tranche {tier} : {volume}",
-        "RESIDUE": "Reste de crédit",
-        "OVERDRAWN": "Crédit pour l'eau déjà consommée",
-        "RESIDUE_USED": "Reste de crédit d'avant",
-        "DEBT": "Remboursement de la dette",
-        "FEE": "Frais de service",
-        "STANDING": "Charges fixes",
-        "EMERGENCY": "Remboursement du crédit d'urgence",
-        "TAX": "Taxe",
-        "DISCOUNT": "Remise",
-        "REFUND": "Remboursement",
-        "DISPUTED": "Repris par la banque du payeur",
-        "OTHER": "Autre",
-        "NOTE": "Le crédit est compté quand l'eau coule ; les volumes suivent l'usage de cette période.",
-        "NOTE_BOUGHT": "Cette eau est payée et va à votre compteur. Ce qui ne fait pas une unité reste en crédit.",
-        "WATER": "Eau",
-    },
+_WORDS = {
+    "SALE": to_translate("Receipt"),
+    "GIVEN_BACK": to_translate("Credit note"),
+    "PAID": to_translate("Paid"),
+    "BACK": to_translate("Given back"),
+    "METER": to_translate("Meter"),
+    "HOW": to_translate("Paid by"),
+    "CREDIT": to_translate("Credit"),
+    "TIER": to_translate("Credit, tier {tier}: about {volume}"),
+    "BOUGHT": to_translate("Water, tier {tier}: {volume}"),
+    "RESIDUE": to_translate("Credit left over"),
+    "OVERDRAWN": to_translate("Credit for water that had run already"),
+    "RESIDUE_USED": to_translate("Credit left over from before"),
+    "DEBT": to_translate("Repayment of what is owed"),
+    "FEE": to_translate("Service fee"),
+    "STANDING": to_translate("Standing charges"),
+    "EMERGENCY": to_translate("Repayment of emergency credit"),
+    "TAX": to_translate("Tax"),
+    "DISCOUNT": to_translate("Discount"),
+    "REFUND": to_translate("Refund"),
+    "DISPUTED": to_translate("Taken back by the payer's bank"),
+    "OTHER": to_translate("Other"),
+    "NOTE": to_translate("Credit is priced when the water is used; volumes are at this period's use so far."),
+    "NOTE_BOUGHT": to_translate(
+        "This water is paid for, and goes to your meter. What makes no whole unit stays as credit."
+    ),
+    "WATER": to_translate("Water"),
 }
 
 _CREDIT = frozenset({"CREDIT", "TAX", "DISCOUNT", "RESIDUE", "OVERDRAWN"})
 """Lines that the credit consists of: what its water costs holds tax."""
 
 _METHODS = {
-    "stripe": "Card",
-    "stripe_checkout": "Card",
+    "stripe": to_translate("Card"),
+    "stripe_checkout": to_translate("Card"),
     "mpesa": "M-Pesa",
     "momo": "MTN MoMo",
     "flutterwave": "Flutterwave",
-    "agent": "Agent",
-    "voucher": "Voucher",
+    "agent": to_translate("Agent"),
+    "voucher": to_translate("Voucher"),
     "sandbox": "Sandbox",
 }
 
 
-def method_text(view: ReceiptView) -> str:
+def method_text(view: ReceiptView, language: str) -> str:
     """How it was paid, and the number on the payer's own receipt."""
-    name = _METHODS.get(view.method_id, view.method_id)
+    name = translate(_METHODS.get(view.method_id, view.method_id), language)
     return f"{name}, {view.provider_receipt}" if view.provider_receipt else name
 
 
 def word(name: str, language: str) -> str:
     """A word of a receipt."""
-    return _WORDS.get(language.replace("_", "-").partition("-")[0].lower(), _WORDS["en"])[name]
+    return translate(_WORDS[name], language)
 
 
 def number_text(view: ReceiptView) -> str:

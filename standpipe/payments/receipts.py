@@ -191,7 +191,7 @@ def _view(receipt: Receipt, utility_name: str, meter: Meter, top_up: TopUp) -> R
         meter_serial=meter.serial,
         top_up_id=top_up.id,
         kind=receipt.kind,
-        method_id=top_up.method_id or top_up.provider,
+        method_id=top_up.method_id or top_up.rail,
         # The household reads the same receipt, and is not told who paid.
         provider_receipt=None if top_up.origin == GUEST else top_up.receipt_ref,
         currency=receipt.currency,

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.payments.provider import Provider
+from standpipe.payments.rails.port import Rail
 
 MAX_LISTED = 200
 
@@ -26,10 +26,10 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderRow:
+class RailRow:
     """One provider and currency; minor units. ``clearing_minor`` is what the ledger says it holds for us."""
 
-    provider: str
+    rail: str
     currency: str
     payments: int
     captured_minor: int
@@ -46,51 +46,51 @@ class ProviderRow:
 class Report:
     """Sums per provider, the meters' side, and every difference."""
 
-    providers: list[ProviderRow] = field(default_factory=list)
+    rails: list[RailRow] = field(default_factory=list)
     meters: dict[str, int] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     waiting: list[Difference] = field(default_factory=list)
     """What is in order but needs a person: suspense, refunds to approve, payments paid twice."""
 
 
-_PROVIDERS = """
+_RAILS = """
 WITH paid AS (
-    SELECT provider, currency, count(*) FILTER (WHERE captured_minor > 0) AS payments,
+    SELECT rail, currency, count(*) FILTER (WHERE captured_minor > 0) AS payments,
            sum(captured_minor) AS captured, sum(refunded_minor) AS refunded, sum(disputed_minor) AS disputed
-    FROM top_ups WHERE origin NOT IN ('AGENT', 'VOUCHER') GROUP BY provider, currency),
+    FROM top_ups WHERE origin NOT IN ('AGENT', 'VOUCHER') GROUP BY rail, currency),
 booked AS (
     SELECT a.kind, a.owner_id, a.currency, sum(e.amount_minor) AS total
     FROM ledger_accounts a JOIN ledger_entries e ON e.account_id = a.id
     WHERE a.kind IN ('CLEARING', 'SUSPENSE', 'PROVIDER_FEES', 'BANK') GROUP BY a.kind, a.owner_id, a.currency),
 settled AS (
-    SELECT provider, currency, sum(gross_minor) AS gross FROM settlement_entries
-    WHERE kind IN ('PAYMENT', 'REFUND', 'DISPUTE') GROUP BY provider, currency),
-names AS (SELECT provider, currency FROM paid UNION SELECT provider, currency FROM settled
+    SELECT rail, currency, sum(gross_minor) AS gross FROM settlement_entries
+    WHERE kind IN ('PAYMENT', 'REFUND', 'DISPUTE') GROUP BY rail, currency),
+names AS (SELECT rail, currency FROM paid UNION SELECT rail, currency FROM settled
           UNION SELECT owner_id, currency FROM booked WHERE kind IN ('CLEARING', 'SUSPENSE'))
-SELECT n.provider, n.currency, coalesce(p.payments, 0), coalesce(p.captured, 0), coalesce(p.refunded, 0),
+SELECT n.rail, n.currency, coalesce(p.payments, 0), coalesce(p.captured, 0), coalesce(p.refunded, 0),
        coalesce(p.disputed, 0), coalesce(s.gross, 0),
-       coalesce((SELECT total FROM booked WHERE kind = 'SUSPENSE' AND owner_id = n.provider
+       coalesce((SELECT total FROM booked WHERE kind = 'SUSPENSE' AND owner_id = n.rail
                  AND currency = n.currency), 0),
-       -coalesce((SELECT total FROM booked WHERE kind = 'PROVIDER_FEES' AND owner_id = n.provider
+       -coalesce((SELECT total FROM booked WHERE kind = 'PROVIDER_FEES' AND owner_id = n.rail
                   AND currency = n.currency), 0),
-       -coalesce((SELECT total FROM booked WHERE kind = 'BANK' AND owner_id = n.provider AND currency = n.currency), 0),
-       -coalesce((SELECT total FROM booked WHERE kind = 'CLEARING' AND owner_id = n.provider
+       -coalesce((SELECT total FROM booked WHERE kind = 'BANK' AND owner_id = n.rail AND currency = n.currency), 0),
+       -coalesce((SELECT total FROM booked WHERE kind = 'CLEARING' AND owner_id = n.rail
                   AND currency = n.currency), 0)
-FROM names n LEFT JOIN paid p USING (provider, currency) LEFT JOIN settled s USING (provider, currency)
-WHERE n.provider NOT IN ('agent', 'voucher') ORDER BY n.provider, n.currency
+FROM names n LEFT JOIN paid p USING (rail, currency) LEFT JOIN settled s USING (rail, currency)
+WHERE n.rail NOT IN ('agent', 'voucher') ORDER BY n.rail, n.currency
 """
 
 # What clearing must hold by the top-ups' own totals: captured that did not come out of suspense, plus what is or was
 # in suspense, less what went back, less fees, less what was paid out.
 _CLEARING = """
 WITH flows AS (
-    SELECT a.owner_id AS provider, a.currency, t.kind, sum(e.amount_minor) AS total
+    SELECT a.owner_id AS rail, a.currency, t.kind, sum(e.amount_minor) AS total
     FROM ledger_entries e JOIN ledger_accounts a ON a.id = e.account_id
     JOIN ledger_transactions t ON t.id = e.transaction_id
     WHERE a.kind = 'CLEARING' GROUP BY a.owner_id, a.currency, t.kind)
-SELECT provider, currency, sum(total) FILTER (WHERE kind IN ('TOP_UP', 'TOP_UP_REVERSAL')) AS credited,
+SELECT rail, currency, sum(total) FILTER (WHERE kind IN ('TOP_UP', 'TOP_UP_REVERSAL')) AS credited,
        sum(total) FILTER (WHERE kind = 'TAKEN_BACK') AS taken_back
-FROM flows GROUP BY provider, currency
+FROM flows GROUP BY rail, currency
 """
 
 _CHECKS: tuple[tuple[str, str], ...] = (
@@ -133,20 +133,20 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         UNION ALL SELECT m.serial, s.volume_accepted_ml || ' of ' || m.volume_granted_ml || ' ml' FROM meters m
         JOIN meter_states s ON s.meter_id = m.id WHERE s.volume_accepted_ml > m.volume_granted_ml"""),
     ("statement differs from the ledger", """
-        SELECT provider || ' ' || external_id, kind || ' ' || gross_minor || ' ' || currency || ' for '
+        SELECT rail || ' ' || external_id, kind || ' ' || gross_minor || ' ' || currency || ' for '
                || coalesce(top_up_id, payment_ref, '?') FROM settlement_entries WHERE state = 'DIFFERENT'"""),
     ("payment given up unanswered", """
-        SELECT id, provider || ': ' || coalesce(last_error, status) FROM top_ups
+        SELECT id, rail || ': ' || coalesce(last_error, status) FROM top_ups
         WHERE dead_at IS NOT NULL AND captured_minor = 0 AND status IN ('CREATED', 'PENDING')"""),
     ("notice given up", """
-        SELECT provider || ' ' || event_id, coalesce(last_error, '') FROM provider_events WHERE dead_at IS NOT NULL"""),
+        SELECT rail || ' ' || event_id, coalesce(last_error, '') FROM rail_events WHERE dead_at IS NOT NULL"""),
     ("refund given up unanswered", """
         SELECT id, status || ': ' || coalesce(last_error, '') FROM refunds WHERE dead_at IS NOT NULL
         AND status IN ('READY', 'SENT')"""),
 )  # fmt: skip
 _WAITING: tuple[tuple[str, str], ...] = (
     ("suspense", """
-        SELECT id, amount_minor || ' ' || currency || ' at ' || provider || ': ' || reason FROM suspense_items
+        SELECT id, amount_minor || ' ' || currency || ' at ' || rail || ': ' || reason FROM suspense_items
         WHERE status = 'OPEN'"""),
     ("refund to approve", """
         SELECT id, amount_minor || ' ' || currency || ' of ' || top_up_id || ', asked by ' || requested_by FROM refunds
@@ -154,15 +154,15 @@ _WAITING: tuple[tuple[str, str], ...] = (
     ("one intention paid twice", """
         SELECT intention_id, 'also by ' || id FROM top_ups WHERE origin = 'SIBLING'"""),
     ("early fraud warning", """
-        SELECT coalesce(provider_ref, event_id), provider || ': look at this payment before the bank takes it back'
-        FROM provider_events WHERE kind LIKE '%early_fraud_warning%'"""),
+        SELECT coalesce(rail_ref, event_id), rail || ': look at this payment before the bank takes it back'
+        FROM rail_events WHERE kind LIKE '%early_fraud_warning%'"""),
     ("dispute open", """
-        SELECT id, provider || ': ' || disputed_minor || ' ' || currency FROM top_ups
+        SELECT id, rail || ': ' || disputed_minor || ' ' || currency FROM top_ups
         WHERE dispute IN ('OPEN', 'INQUIRY')"""),
 )  # fmt: skip
 _MISSING = """
-    SELECT t.id, t.provider || ': ' || t.captured_minor || ' ' || t.currency FROM top_ups t
-    WHERE t.provider = ANY(:providers) AND t.captured_minor > 0 AND t.updated_at < :before
+    SELECT t.id, t.rail || ': ' || t.captured_minor || ' ' || t.currency FROM top_ups t
+    WHERE t.rail = ANY(:rails) AND t.captured_minor > 0 AND t.updated_at < :before
     AND NOT EXISTS (SELECT 1 FROM settlement_entries s WHERE s.top_up_id = t.id AND s.kind = 'PAYMENT')"""
 _METERS = """
     SELECT coalesce(sum(m.credit_granted_minor), 0),
@@ -173,17 +173,17 @@ _METERS = """
 
 
 async def make_report(
-    session: AsyncSession, providers: Mapping[str, Provider], now: datetime, *, missing_after: timedelta
+    session: AsyncSession, rails: Mapping[str, Rail], now: datetime, *, missing_after: timedelta
 ) -> Report:
     """The report as of now. ``missing_after``: how long a payment may be absent from its provider's statement."""
     report = Report()
-    for row in await session.execute(text(_PROVIDERS)):
-        report.providers.append(_provider_row(tuple(row)))
+    for row in await session.execute(text(_RAILS)):
+        report.rails.append(_rail_row(tuple(row)))
     report.differences += await _clearing_differences(session, report)
     for kind, query in _CHECKS:
         report.differences += await _listed(session, kind, query)
-    with_statement = [name for name, provider in providers.items() if provider.capabilities.settlements]
-    values = {"providers": with_statement, "before": now - missing_after}
+    with_statement = [name for name, rail in rails.items() if rail.capabilities.settlements]
+    values = {"rails": with_statement, "before": now - missing_after}
     report.differences += await _listed(session, "payment is missing from the statement", _MISSING, values)
     for kind, query in _WAITING:
         report.waiting += await _listed(session, kind, query)
@@ -211,29 +211,29 @@ async def _clearing_differences(session: AsyncSession, report: Report) -> list[D
     booked = {(row[0], row[1]): (int(row[2] or 0), int(row[3] or 0)) for row in await session.execute(text(_CLEARING))}
     assigned = await session.execute(
         text(
-            "SELECT provider, currency, sum(amount_minor) FROM suspense_items WHERE status = 'ASSIGNED' "
-            "GROUP BY provider, currency"
+            "SELECT rail, currency, sum(amount_minor) FROM suspense_items WHERE status = 'ASSIGNED' "
+            "GROUP BY rail, currency"
         )
     )
     from_suspense = {(row[0], row[1]): int(row[2]) for row in assigned}
     found = []
-    for row in report.providers:
-        credited, back = booked.get((row.provider, row.currency), (0, 0))
-        wanted = row.captured_minor - from_suspense.get((row.provider, row.currency), 0)
+    for row in report.rails:
+        credited, back = booked.get((row.rail, row.currency), (0, 0))
+        wanted = row.captured_minor - from_suspense.get((row.rail, row.currency), 0)
         if -credited != wanted:
             detail = f"top-ups say {wanted}, clearing says {-credited}"
-            found.append(Difference("captured is not what was booked", f"{row.provider} {row.currency}", detail))
+            found.append(Difference("captured is not what was booked", f"{row.rail} {row.currency}", detail))
         if back != row.refunded_minor + row.disputed_minor:
             detail = f"top-ups say {row.refunded_minor + row.disputed_minor}, clearing says {back}"
-            found.append(Difference("given back is not what was booked", f"{row.provider} {row.currency}", detail))
+            found.append(Difference("given back is not what was booked", f"{row.rail} {row.currency}", detail))
     return found
 
 
-def _provider_row(row: tuple[Any, ...]) -> ProviderRow:
-    provider, currency, *numbers = row
+def _rail_row(row: tuple[Any, ...]) -> RailRow:
+    rail, currency, *numbers = row
     payments, captured, refunded, disputed, settled, suspense, fees, paid_out, clearing = (int(n) for n in numbers)
-    return ProviderRow(
-        provider=provider,
+    return RailRow(
+        rail=rail,
         currency=currency,
         payments=payments,
         captured_minor=captured,

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.payments.booking import release_hold
 from standpipe.payments.models import Refund, TopUp
-from standpipe.payments.provider import RefundStatus, RefundTruth
+from standpipe.payments.rails.port import RefundStatus, RefundTruth
 
 
 class RefundState(StrEnum):
@@ -43,7 +43,7 @@ async def apply_refund(session: AsyncSession, top_up: TopUp, truth: RefundTruth,
     """
     refund = await session.scalar(
         select(Refund)
-        .where(Refund.top_up_id == top_up.id, Refund.provider_ref == truth.provider_ref)
+        .where(Refund.top_up_id == top_up.id, Refund.rail_ref == truth.rail_ref)
         .with_for_update()
         .execution_options(populate_existing=True)
     )

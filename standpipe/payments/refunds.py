@@ -18,8 +18,8 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import is_proven, over_accepted
 from standpipe.payments.booking import hold_for_refund, release_hold
 from standpipe.payments.models import Refund, TopUp
-from standpipe.payments.provider import Provider, ProviderRefusedError, RefundRequest, RefundStatus, RefundTruth
-from standpipe.payments.rails import provider_of
+from standpipe.payments.rails.port import Rail, RailRefusedError, RefundRequest, RefundStatus, RefundTruth
+from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.refund_states import RefundState, claimed_minor
 from standpipe.payments.settle import INTERNAL, lock_top_up, settle
 from standpipe.platform.clock import Clock
@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 async def request_refund(
     session: AsyncSession,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     *,
     operator: str,
     top_up_id: str,
@@ -56,7 +56,7 @@ async def request_refund(
         if (known.amount_minor, known.reason) != (amount_minor, reason):
             raise InvalidInputError("This key was used for another refund.", ("key",))
         return known.id
-    _check_rail(providers, top_up, amount_minor)
+    _check_rail(rails, top_up, amount_minor)
     left_minor = top_up.captured_minor - top_up.taken_back_minor - await claimed_minor(session, top_up_id)
     if not 0 < amount_minor <= left_minor:
         raise InvalidInputError(f"At most {max(left_minor, 0)} can be given back.", ("amount",))
@@ -145,13 +145,13 @@ async def _decide(session: AsyncSession, refund_id: str, now: datetime) -> None:
         refund.due_at = func.now()
 
 
-async def work_refunds(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, limit: int = 10) -> int:
+async def work_refunds(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 10) -> int:
     """Hand over what is ready, and ask about what the provider has. Returns how many were claimed."""
     async with sessions.begin() as session:
         due = [row.id for row in await claim(session, Refund, limit=limit, lease_s=LEASE_S)]
     for refund_id in due:
         try:
-            await _work_one(sessions, providers, clock, refund_id)
+            await _work_one(sessions, rails, clock, refund_id)
         except Exception as error:
             if not isinstance(error, StandpipeError):
                 _log.exception("refund not worked", refund_id=refund_id)
@@ -162,7 +162,7 @@ async def work_refunds(sessions: Sessions, providers: Mapping[str, Provider], cl
     return len(due)
 
 
-async def _work_one(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, refund_id: str) -> None:
+async def _work_one(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, refund_id: str) -> None:
     async with sessions() as session:
         refund = await session.get_one(Refund, refund_id)
         top_up = await session.get_one(TopUp, refund.top_up_id)
@@ -174,21 +174,21 @@ async def _work_one(sessions: Sessions, providers: Mapping[str, Provider], clock
         _check_undisputed(top_up)
         request = RefundRequest(
             key=refund.id,
-            provider_ref=top_up.alias_ref or top_up.provider_ref or "",
+            rail_ref=top_up.alias_ref or top_up.rail_ref or "",
             receipt_ref=top_up.receipt_ref,
             amount_minor=refund.amount_minor,
             currency=refund.currency,
             reason=refund.reason,
         )
-        provider = provider_of(providers, top_up.provider)
+        rail = rail_of(rails, top_up.rail)
         try:
             # A first call that was never answered may have been heard; its key may be forgotten by now (P29).
-            found = await provider.find_refund(request) if refund.attempts > 1 else None
-            truth = found or await provider.refund(request)
-        except ProviderRefusedError as error:
+            found = await rail.find_refund(request) if refund.attempts > 1 else None
+            truth = found or await rail.refund(request)
+        except RailRefusedError as error:
             truth = RefundTruth("", refund.amount_minor, refund.currency, RefundStatus.FAILED, error.code)
         await _note_sent(sessions, refund_id, truth, clock.now())
-    await settle(sessions, providers, refund.top_up_id, clock)
+    await settle(sessions, rails, refund.top_up_id, clock)
     async with sessions.begin() as session:
         row = await session.get_one(Refund, refund_id, with_for_update=True)
         if row.status == RefundState.SENT:
@@ -202,8 +202,8 @@ async def _note_sent(sessions: Sessions, refund_id: str, truth: RefundTruth, now
         if refund.status != RefundState.READY:
             return
         refund.updated_at = now
-        if truth.provider_ref:
-            refund.status, refund.provider_ref = RefundState.SENT, truth.provider_ref
+        if truth.rail_ref:
+            refund.status, refund.rail_ref = RefundState.SENT, truth.rail_ref
         else:
             # Refused outright: nothing was paid back, so what was held is credit again.
             refund.status, refund.failure_code = RefundState.FAILED, truth.failure_code
@@ -222,10 +222,10 @@ async def _lock(session: AsyncSession, refund_id: str) -> tuple[TopUp, Refund]:
     return top_up, refund
 
 
-def _check_rail(providers: Mapping[str, Provider], top_up: TopUp, amount_minor: int) -> None:
+def _check_rail(rails: Mapping[str, Rail], top_up: TopUp, amount_minor: int) -> None:
     if top_up.origin in INTERNAL:
         raise InvalidInputError("Cash and vouchers are given back at the counter: reverse the vend instead.")
-    capabilities = provider_of(providers, top_up.provider).capabilities
+    capabilities = rail_of(rails, top_up.rail).capabilities
     if not capabilities.refunds:
         raise InvalidInputError("This way to pay cannot give money back.")
     if not capabilities.partial_refunds and amount_minor != top_up.captured_minor:

@@ -9,15 +9,15 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.forgetting import is_present
-from standpipe.payments.provider import (
+from standpipe.payments.rails.port import (
     CardVault,
     NoticeSubject,
-    Provider,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    Rail,
+    RailRefusedError,
+    RailUnavailableError,
     SavedCard,
 )
-from standpipe.payments.rails import provider_of
+from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.request_keys import once
 from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod
 from standpipe.platform.clock import Clock
@@ -26,80 +26,78 @@ from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 
 
-def vault_of(providers: Mapping[str, Provider]) -> tuple[str, CardVault]:
+def vault_of(rails: Mapping[str, Rail]) -> tuple[str, CardVault]:
     """The provider that keeps cards. Raises InvalidInputError where none does."""
-    for provider in providers.values():
-        if provider.vault is not None:
-            return provider.name, provider.vault
+    for rail in rails.values():
+        if rail.vault is not None:
+            return rail.name, rail.vault
     raise InvalidInputError("Cards cannot be kept on this server.")
 
 
 async def begin(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str, key: str
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, customer_id: str, key: str
 ) -> tuple[dict[str, Any], bool]:
     """Begin to keep a card; answers the next action for the app, and whether this key had begun it before.
 
     The same key asks the provider for the same setup again, which gives the same secrets. Raises InvalidInputError,
     IdempotencyMismatchError.
     """
-    name, vault = vault_of(providers)
+    name, vault = vault_of(rails)
 
     async def act(session: AsyncSession) -> dict[str, Any]:
         setup_id = new_id("cds")
-        session.add(CardSetup(id=setup_id, customer_id=customer_id, provider=name, created_at=clock.now()))
+        session.add(CardSetup(id=setup_id, customer_id=customer_id, rail=name, created_at=clock.now()))
         return {"setup_id": setup_id}
 
     made, replayed = await once(
-        sessions, customer_id=customer_id, key=key, mutation="cardSaveStart", order={"provider": name}, act=act
+        sessions, customer_id=customer_id, key=key, mutation="cardSaveStart", order={"rail": name}, act=act
     )
     setup_id = str(made["setup_id"])
     try:
         customer_ref = await ensure_customer(sessions, name, vault, customer_id)
         action = await vault.begin_save(key=setup_id, customer_ref=customer_ref, owner=customer_id)
-    except (ProviderUnavailableError, ProviderRefusedError) as error:
+    except (RailUnavailableError, RailRefusedError) as error:
         raise InvalidInputError("The card cannot be saved right now. Please try again shortly.") from error
     async with sessions.begin() as session:
         await session.execute(update(CardSetup).where(CardSetup.id == setup_id).values(setup_ref=action["setup_ref"]))
     return action, replayed
 
 
-async def ensure_customer(sessions: Sessions, provider: str, vault: CardVault, customer_id: str) -> str:
+async def ensure_customer(sessions: Sessions, rail: str, vault: CardVault, customer_id: str) -> str:
     """Who a customer is at a provider, made there at the first need. Raises as ``CardVault.ensure_customer`` does."""
     async with sessions() as session:
         known: str | None = await session.scalar(
-            select(PaymentCustomer.provider_ref).where(
-                PaymentCustomer.customer_id == customer_id, PaymentCustomer.provider == provider
+            select(PaymentCustomer.rail_ref).where(
+                PaymentCustomer.customer_id == customer_id, PaymentCustomer.rail == rail
             )
         )
     if known is not None:
         return known
     customer_ref = await vault.ensure_customer(customer_id)
     async with sessions.begin() as session:
-        await keep_customer(session, customer_id=customer_id, provider=provider, provider_ref=customer_ref)
+        await keep_customer(session, customer_id=customer_id, rail=rail, rail_ref=customer_ref)
     return customer_ref
 
 
-async def keep_customer(session: AsyncSession, *, customer_id: str, provider: str, provider_ref: str) -> None:
+async def keep_customer(session: AsyncSession, *, customer_id: str, rail: str, rail_ref: str) -> None:
     """Note who a customer is at a provider; a later one, after a deletion there, takes its place."""
     # Two requests at once bring the same pair. An insert that settles conflicts on one key only may still break the
     # other one, so a conflict on either is passed over, and the row is then brought up to date.
     await session.execute(
-        insert(PaymentCustomer)
-        .values(customer_id=customer_id, provider=provider, provider_ref=provider_ref)
-        .on_conflict_do_nothing()
+        insert(PaymentCustomer).values(customer_id=customer_id, rail=rail, rail_ref=rail_ref).on_conflict_do_nothing()
     )
     await session.execute(
         update(PaymentCustomer)
         .where(
             PaymentCustomer.customer_id == customer_id,
-            PaymentCustomer.provider == provider,
-            PaymentCustomer.provider_ref != provider_ref,
+            PaymentCustomer.rail == rail,
+            PaymentCustomer.rail_ref != rail_ref,
         )
-        .values(provider_ref=provider_ref)
+        .values(rail_ref=rail_ref)
     )
 
 
-async def keep_card(session: AsyncSession, *, customer_id: str, provider: str, card: SavedCard, now: datetime) -> None:
+async def keep_card(session: AsyncSession, *, customer_id: str, rail: str, card: SavedCard, now: datetime) -> None:
     """Keep, or bring up to date, a card; a card stays with the customer who saved it first.
 
     A customer who was forgotten meanwhile keeps none.
@@ -112,12 +110,12 @@ async def keep_card(session: AsyncSession, *, customer_id: str, provider: str, c
         .values(
             id=new_id("pmt"),
             customer_id=customer_id,
-            provider=provider,
-            provider_ref=card.provider_ref,
+            rail=rail,
+            rail_ref=card.rail_ref,
             created_at=now,
             **values,
         )
-        .on_conflict_do_update(index_elements=["provider", "provider_ref"], set_=values)
+        .on_conflict_do_update(index_elements=["rail", "rail_ref"], set_=values)
     )
 
 
@@ -139,9 +137,7 @@ async def require_card(session: AsyncSession, *, customer_id: str, saved_method_
     return card
 
 
-async def refresh_setups(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str
-) -> None:
+async def refresh_setups(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, customer_id: str) -> None:
     """The customer is back from saving: ask for what has not been heard of. Raises nothing that a retry would mend."""
     async with sessions() as session:
         refs = await session.scalars(
@@ -157,24 +153,22 @@ async def refresh_setups(
         newest = refs.first()
     if newest is None:
         return
-    name, _ = vault_of(providers)
+    name, _ = vault_of(rails)
     try:
-        await heard(sessions, providers, clock, provider=name, subject=NoticeSubject.SAVED_METHOD, ref=newest)
-    except (ProviderUnavailableError, ProviderRefusedError, NotFoundError):
+        await heard(sessions, rails, clock, rail=name, subject=NoticeSubject.SAVED_METHOD, ref=newest)
+    except (RailUnavailableError, RailRefusedError, NotFoundError):
         return
 
 
-async def forget(
-    sessions: Sessions, providers: Mapping[str, Provider], *, customer_id: str, saved_method_id: str
-) -> None:
+async def forget(sessions: Sessions, rails: Mapping[str, Rail], *, customer_id: str, saved_method_id: str) -> None:
     """Forget a card here and at the provider. Raises NotFoundError, InvalidInputError (the provider is away)."""
     async with sessions() as session:
         card = await require_card(session, customer_id=customer_id, saved_method_id=saved_method_id)
-    vault = provider_of(providers, card.provider).vault
+    vault = rail_of(rails, card.rail).vault
     try:
         if vault is not None:
-            await vault.forget_card(card.provider_ref)
-    except ProviderUnavailableError as error:
+            await vault.forget_card(card.rail_ref)
+    except RailUnavailableError as error:
         raise InvalidInputError("The card cannot be removed right now. Please try again shortly.") from error
     async with sessions.begin() as session:
         await session.execute(update(SavedMethod).where(SavedMethod.id == saved_method_id).values(usable=False))
@@ -186,25 +180,21 @@ async def forget(
 
 
 async def heard(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, provider: str, subject: str, ref: str
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, rail: str, subject: str, ref: str
 ) -> None:
     """A notice about a setup, a card or a customer: ask how it stands.
 
     Raises NotFoundError for a setup that is not ours (yet), ProviderUnavailableError.
     """
     if subject == NoticeSubject.CUSTOMER:
-        await _customer_gone(sessions, provider, ref)
+        await _customer_gone(sessions, rail, ref)
         return
-    vault = provider_of(providers, provider).vault
+    vault = rail_of(rails, rail).vault
     if vault is None:
         return
     async with sessions() as session:
-        setup = await session.scalar(
-            select(CardSetup).where(CardSetup.provider == provider, CardSetup.setup_ref == ref)
-        )
-        card = await session.scalar(
-            select(SavedMethod).where(SavedMethod.provider == provider, SavedMethod.provider_ref == ref)
-        )
+        setup = await session.scalar(select(CardSetup).where(CardSetup.rail == rail, CardSetup.setup_ref == ref))
+        card = await session.scalar(select(SavedMethod).where(SavedMethod.rail == rail, SavedMethod.rail_ref == ref))
     if setup is not None:
         found, customer_id = await vault.fetch_setup(ref), setup.customer_id
     elif card is not None:
@@ -214,26 +204,24 @@ async def heard(
         return
     if found is not None:
         async with sessions.begin() as session:
-            await keep_card(session, customer_id=customer_id, provider=provider, card=found, now=clock.now())
+            await keep_card(session, customer_id=customer_id, rail=rail, card=found, now=clock.now())
             if setup is not None:
                 done = update(CardSetup).where(CardSetup.id == setup.id).values(done_at=clock.now())
                 await session.execute(done)
 
 
-async def _customer_gone(sessions: Sessions, provider: str, customer_ref: str) -> None:
+async def _customer_gone(sessions: Sessions, rail: str, customer_ref: str) -> None:
     async with sessions.begin() as session:
         owner = await session.scalar(
             select(PaymentCustomer.customer_id).where(
-                PaymentCustomer.provider == provider, PaymentCustomer.provider_ref == customer_ref
+                PaymentCustomer.rail == rail, PaymentCustomer.rail_ref == customer_ref
             )
         )
         if owner is None:
             return
         await session.execute(
-            update(SavedMethod)
-            .where(SavedMethod.customer_id == owner, SavedMethod.provider == provider)
-            .values(usable=False)
+            update(SavedMethod).where(SavedMethod.customer_id == owner, SavedMethod.rail == rail).values(usable=False)
         )
         await session.execute(
-            delete(PaymentCustomer).where(PaymentCustomer.customer_id == owner, PaymentCustomer.provider == provider)
+            delete(PaymentCustomer).where(PaymentCustomer.customer_id == owner, PaymentCustomer.rail == rail)
         )

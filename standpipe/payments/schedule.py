@@ -5,20 +5,20 @@ from datetime import timedelta
 from sqlalchemy import func
 
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import MOBILE_POLLS_S, PaymentStatus, Provider
+from standpipe.payments.rails.port import MOBILE_POLLS_S, PaymentStatus, Rail
 
 
-def polls_of(provider: Provider | None) -> tuple[int, ...]:
+def polls_of(rail: Rail | None) -> tuple[int, ...]:
     """The rail's own schedule, in real seconds."""
-    return MOBILE_POLLS_S if provider is None else provider.capabilities.poll_after_s
+    return MOBILE_POLLS_S if rail is None else rail.capabilities.poll_after_s
 
 
-def plan_next_poll(top_up: TopUp, provider: Provider | None) -> None:
+def plan_next_poll(top_up: TopUp, rail: Rail | None) -> None:
     """Set when the janitor asks next; ``attempts`` counts its asks. After the last step a person must look.
 
     A success is not polled: refunds and disputes come as notices. A failure is, because it can still succeed.
     """
-    schedule = polls_of(provider)
+    schedule = polls_of(rail)
     if top_up.status == PaymentStatus.SUCCEEDED:
         top_up.due_at = None
         return

@@ -14,19 +14,19 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.outbox.facts import SecondPayment, TopUpFailed, publish
-from standpipe.payments.booking import book_captured, book_dispute_fee, book_taken_back
+from standpipe.payments.booking import book_captured, book_dispute_fee, book_reversals
 from standpipe.payments.models import Refund, TopUp
-from standpipe.payments.provider import (
+from standpipe.payments.rails.port import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
-    Provider,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    Rail,
+    RailRefusedError,
+    RailUnavailableError,
     RefundStatus,
     RefundTruth,
 )
-from standpipe.payments.rails import provider_of
+from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.refund_states import AT_PROVIDER, RefundState, apply_refund
 from standpipe.payments.saved_methods import keep_card
 from standpipe.payments.schedule import plan_next_poll
@@ -49,8 +49,8 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     version: int
-    provider: str
-    provider_ref: str | None
+    rail: str
+    rail_ref: str | None
     alias_ref: str | None
     request: PaymentRequest
     age_s: float
@@ -62,26 +62,26 @@ class _Snapshot:
 
 async def settle(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     top_up_id: str,
     clock: Clock,
     *,
-    provider_ref: str | None = None,
+    rail_ref: str | None = None,
     receipt_ref: str | None = None,
     account: str | None = None,
 ) -> None:
     """Ask the provider what became of a top-up and post the difference.
 
-    ``provider_ref`` and ``receipt_ref`` are hints from a notice, for a top-up whose own row has not learnt them yet;
-    ``account`` is the account reference that came with ``provider_ref``, for a payment that does not carry our id.
+    ``rail_ref`` and ``receipt_ref`` are hints from a notice, for a top-up whose own row has not learnt them yet;
+    ``account`` is the account reference that came with ``rail_ref``, for a payment that does not carry our id.
     Raises NotFoundError, ProviderUnavailableError (nothing changed; ask again), ProviderRefusedError.
     """
     for _ in range(MAX_ROUNDS):
         snapshot = await _snapshot(sessions, top_up_id)
         if snapshot.internal:
             return
-        with tracing.continue_from(snapshot.traceparent), tracing.span("settle", provider=snapshot.provider):
-            truth = await _ask(provider_of(providers, snapshot.provider), snapshot, provider_ref)
+        with tracing.continue_from(snapshot.traceparent), tracing.span("settle", rail=snapshot.rail):
+            truth = await _ask(rail_of(rails, snapshot.rail), snapshot, rail_ref)
             truth = replace(truth, receipt_ref=truth.receipt_ref or receipt_ref)
             if truth.reference is None and account is not None and account == snapshot.request.account_reference:
                 truth = replace(truth, reference=top_up_id)
@@ -89,49 +89,49 @@ async def settle(
                 top_up = await lock_top_up(session, top_up_id)
                 # Another worker settled while we asked: what we were told may be older than what it was told (P17).
                 if top_up.version == snapshot.version:
-                    await apply_truth(session, top_up, truth, clock.now(), provider_of(providers, top_up.provider))
+                    await apply_truth(session, top_up, truth, clock.now(), rail_of(rails, top_up.rail))
                     return
     # What others saw may be older than what we were called for: whoever called asks again.
-    raise ProviderUnavailableError(snapshot.provider, "others settle this payment at the same moment")
+    raise RailUnavailableError(snapshot.rail, "others settle this payment at the same moment")
 
 
 async def find_top_up(
     sessions: Sessions,
     *,
-    provider: str,
-    provider_ref: str | None,
+    rail: str,
+    rail_ref: str | None,
     reference: str | None,
     receipt_ref: str | None = None,
 ) -> str:
     """The top-up that a notice is about, by any of the provider's ids or by our reference. Raises NotFoundError."""
-    theirs = or_(TopUp.provider_ref == provider_ref, TopUp.alias_ref == provider_ref)
-    by_receipt = or_(TopUp.receipt_ref == receipt_ref, TopUp.provider_ref == receipt_ref)
+    theirs = or_(TopUp.rail_ref == rail_ref, TopUp.alias_ref == rail_ref)
+    by_receipt = or_(TopUp.receipt_ref == receipt_ref, TopUp.rail_ref == receipt_ref)
     async with sessions() as session:
-        by_ref = select(TopUp.id).where(TopUp.provider == provider, theirs)
+        by_ref = select(TopUp.id).where(TopUp.rail == rail, theirs)
         by_reference = select(TopUp.id).where(
-            TopUp.provider == provider, or_(TopUp.id == reference, TopUp.account_reference == reference)
+            TopUp.rail == rail, or_(TopUp.id == reference, TopUp.account_reference == reference)
         )
-        found = (await session.scalar(by_ref) if provider_ref else None) or (
+        found = (await session.scalar(by_ref) if rail_ref else None) or (
             await session.scalar(by_reference) if reference else None
         )
         if found is None and receipt_ref:
-            found = await session.scalar(select(TopUp.id).where(TopUp.provider == provider, by_receipt).limit(1))
+            found = await session.scalar(select(TopUp.id).where(TopUp.rail == rail, by_receipt).limit(1))
     if found is None:
         raise NotFoundError("No top-up matches.")
     return found
 
 
 async def apply_truth(
-    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, provider: Provider | None = None
+    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, rail: Rail | None = None
 ) -> None:
     """Post what a locked top-up lacks, and move its status. The only place where a payment becomes credit."""
     if not _is_about(top_up, truth):
-        _log.error("payment is not this top-up's", top_up_id=top_up.id, provider_ref=truth.provider_ref)
-        plan_next_poll(top_up, provider)
+        _log.error("payment is not this top-up's", top_up_id=top_up.id, rail_ref=truth.rail_ref)
+        plan_next_poll(top_up, rail)
         return
-    if top_up.provider_ref not in (None, truth.provider_ref) and truth.provider_ref != top_up.alias_ref:
-        await _apply_to_sibling(session, top_up, truth, now, provider)
-        plan_next_poll(top_up, provider)
+    if top_up.rail_ref not in (None, truth.rail_ref) and truth.rail_ref != top_up.alias_ref:
+        await _apply_to_sibling(session, top_up, truth, now, rail)
+        plan_next_poll(top_up, rail)
         return
     if truth.captured_is_request:
         truth = replace(truth, captured_minor=top_up.pay_minor, requested_minor=top_up.pay_minor)
@@ -144,13 +144,11 @@ async def apply_truth(
     before = _watched(top_up)
     _learn(top_up, truth)
     if truth.saved_card is not None and top_up.customer_id is not None:
-        await keep_card(
-            session, customer_id=top_up.customer_id, provider=top_up.provider, card=truth.saved_card, now=now
-        )
+        await keep_card(session, customer_id=top_up.customer_id, rail=top_up.rail, card=truth.saved_card, now=now)
     if truth.currency == top_up.currency:
         source = await out_of_suspense(session, top_up, truth, now)
         await book_captured(session, top_up, truth.captured_minor, now, source=source)
-        await book_taken_back(session, top_up, truth, now)
+        await book_reversals(session, top_up, truth, now)
         await book_dispute_fee(session, top_up, truth.dispute_fee_minor, now)
         for refund in truth.refunds:
             await apply_refund(session, top_up, refund, now)
@@ -160,7 +158,7 @@ async def apply_truth(
     if truth.next_action is not None:
         # Merged, for what came with the creation alone (a key to the customer's cards) is not told again.
         top_up.next_action = (top_up.next_action or {}) | truth.next_action
-    plan_next_poll(top_up, provider)
+    plan_next_poll(top_up, rail)
     if _watched(top_up) != before:
         top_up.version += 1
         top_up.updated_at = now
@@ -179,14 +177,14 @@ def _watched(top_up: TopUp) -> tuple[object, ...]:
 def _is_about(top_up: TopUp, truth: PaymentTruth) -> bool:
     if truth.reference is None:
         # Money that nobody ordered, or a rail that does not carry our words: the provider's own id must be ours.
-        return top_up.provider_ref == truth.provider_ref
+        return top_up.rail_ref == truth.rail_ref
     return truth.reference in {top_up.id, top_up.intention_id, top_up.account_reference}
 
 
 def _learn(top_up: TopUp, truth: PaymentTruth) -> None:
     """Keep the names that the provider has for this payment."""
-    if truth.provider_ref != top_up.alias_ref:
-        top_up.provider_ref = truth.provider_ref
+    if truth.rail_ref != top_up.alias_ref:
+        top_up.rail_ref = truth.rail_ref
     if truth.aliases and top_up.alias_ref is None:
         top_up.alias_ref = truth.aliases[0]
     if truth.receipt_ref is not None and truth.captured_minor and top_up.receipt_ref is None:
@@ -197,18 +195,18 @@ async def _is_credited_elsewhere(session: AsyncSession, top_up: TopUp, truth: Pa
     """Whether this very money, by the number on the payer's receipt, is another top-up's already (P44)."""
     if top_up.captured_minor or not truth.captured_minor:
         return False
-    theirs = [name for name in (truth.provider_ref, *truth.aliases, truth.receipt_ref) if name is not None]
+    theirs = [name for name in (truth.rail_ref, *truth.aliases, truth.receipt_ref) if name is not None]
     other = select(TopUp.id).where(
-        TopUp.provider == top_up.provider,
+        TopUp.rail == top_up.rail,
         TopUp.id != top_up.id,
         TopUp.captured_minor > 0,
-        or_(TopUp.receipt_ref.in_(theirs), TopUp.provider_ref.in_(theirs), TopUp.alias_ref.in_(theirs)),
+        or_(TopUp.receipt_ref.in_(theirs), TopUp.rail_ref.in_(theirs), TopUp.alias_ref.in_(theirs)),
     )
     return await session.scalar(other.limit(1)) is not None
 
 
 async def _apply_to_sibling(
-    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, provider: Provider | None
+    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, rail: Rail | None
 ) -> None:
     """A second payment for one intention: it is real money for this meter, so it is credited too, and flagged (P31)."""
     fresh = await session.scalar(
@@ -217,29 +215,29 @@ async def _apply_to_sibling(
             id=new_id("top"),
             customer_id=top_up.customer_id,
             meter_id=top_up.meter_id,
-            provider=top_up.provider,
-            provider_ref=truth.provider_ref,
+            rail=top_up.rail,
+            rail_ref=truth.rail_ref,
             origin="SIBLING",
             intention_id=top_up.id,
             pay_minor=max(truth.requested_minor, 1),
             currency=top_up.currency,
             method_id=top_up.method_id,
-            idempotency_key=f"sibling:{truth.provider_ref}",
+            idempotency_key=f"sibling:{truth.rail_ref}",
             request_hash="",
             status="CREATED",
             created_at=now,
             updated_at=now,
         )
-        .on_conflict_do_nothing(index_elements=["provider", "provider_ref"])
+        .on_conflict_do_nothing(index_elements=["rail", "rail_ref"])
         .returning(TopUp.id)
     )
-    query = select(TopUp.id).where(TopUp.provider == top_up.provider, TopUp.provider_ref == truth.provider_ref)
+    query = select(TopUp.id).where(TopUp.rail == top_up.rail, TopUp.rail_ref == truth.rail_ref)
     sibling = await lock_top_up(session, fresh or (await session.scalars(query)).one())
     if fresh is not None:
-        note_status(session, top_up_id=fresh, provider=top_up.provider, status="CREATED", at=now)
+        note_status(session, top_up_id=fresh, rail=top_up.rail, status="CREATED", at=now)
         _log.error("second payment for one intention", top_up_id=top_up.id, sibling_id=fresh)
         await publish(session, SecondPayment(top_up.id, fresh))
-        await apply_truth(session, sibling, truth, now, provider)
+        await apply_truth(session, sibling, truth, now, rail)
     else:
         # What we hold was asked for another's sake, and may lack this payment's refunds: the janitor asks for its own.
         sibling.due_at = func.now()
@@ -254,17 +252,17 @@ async def _snapshot(sessions: Sessions, top_up_id: str) -> _Snapshot:
         age = datetime.now(UTC) - top_up.started_real_at
         return _Snapshot(
             version=top_up.version,
-            provider=top_up.provider,
-            provider_ref=top_up.provider_ref,
+            rail=top_up.rail,
+            rail_ref=top_up.rail_ref,
             alias_ref=top_up.alias_ref,
             request=await request_of(session, top_up),
             age_s=age.total_seconds(),
             internal=top_up.origin in INTERNAL,
             traceparent=top_up.traceparent,
             refunds=tuple(
-                RefundTruth(row.provider_ref, row.amount_minor, row.currency, AT_PROVIDER[RefundState(row.status)])
+                RefundTruth(row.rail_ref, row.amount_minor, row.currency, AT_PROVIDER[RefundState(row.status)])
                 for row in refunds
-                if row.provider_ref is not None and row.status in AT_PROVIDER
+                if row.rail_ref is not None and row.status in AT_PROVIDER
             ),
         )
 
@@ -278,52 +276,52 @@ async def request_of(session: AsyncSession, top_up: TopUp) -> PaymentRequest:
         currency=top_up.currency,
         description=f"Water top-up {top_up.id}",
         return_url=top_up.return_url,
-        method_id=top_up.method_id or top_up.provider,
+        method_id=top_up.method_id or top_up.rail,
         account_reference=top_up.account_reference or "",
         phone=top_up.phone,
         customer_ref=top_up.payer_ref,
-        saved_method_ref=saved.provider_ref if saved else None,
+        saved_method_ref=saved.rail_ref if saved else None,
         off_session=saved is not None,
     )
 
 
-async def _ask(provider: Provider, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
-    truth = await _ask_payment(provider, snapshot, hint)
-    if provider.capabilities.reports_refunds or truth.provider_ref not in (snapshot.provider_ref, snapshot.alias_ref):
+async def _ask(rail: Rail, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
+    truth = await _ask_payment(rail, snapshot, hint)
+    if rail.capabilities.reports_refunds or truth.rail_ref not in (snapshot.rail_ref, snapshot.alias_ref):
         return truth
     # This rail tells of each refund, not of their sum.
-    refunds = [await _refund_now(provider, refund, truth.provider_ref) for refund in snapshot.refunds]
+    refunds = [await _refund_now(rail, refund, truth.rail_ref) for refund in snapshot.refunds]
     done_minor = sum(refund.amount_minor for refund in refunds if refund.status is RefundStatus.SUCCEEDED)
     return replace(truth, refunds=tuple(refunds), refunded_minor=done_minor)
 
 
-async def _refund_now(provider: Provider, ours: RefundTruth, provider_ref: str) -> RefundTruth:
+async def _refund_now(rail: Rail, ours: RefundTruth, rail_ref: str) -> RefundTruth:
     """How a refund stands; its amount is what we asked for. One that the provider has forgotten stays as it was."""
     try:
-        theirs = await provider.fetch_refund(ours.provider_ref, provider_ref=provider_ref)
-    except ProviderRefusedError:
+        theirs = await rail.fetch_refund(ours.rail_ref, rail_ref=rail_ref)
+    except RailRefusedError:
         return ours
     return replace(theirs, amount_minor=ours.amount_minor, currency=ours.currency)
 
 
-async def _ask_payment(provider: Provider, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
-    known = {snapshot.provider_ref, snapshot.alias_ref} - {None}
-    if snapshot.provider_ref is not None:
-        truth = await provider.fetch(snapshot.provider_ref)
+async def _ask_payment(rail: Rail, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
+    known = {snapshot.rail_ref, snapshot.alias_ref} - {None}
+    if snapshot.rail_ref is not None:
+        truth = await rail.fetch(snapshot.rail_ref)
         if hint is None or hint in known or hint in truth.aliases:
             return truth
     if hint is not None:
-        return await provider.fetch(hint)
+        return await rail.fetch(hint)
     # We never learnt whether the first call arrived (P29). While the provider remembers our key, the same reference
     # yields the same payment; later a second create could charge twice, so we only look.
-    if snapshot.age_s < provider.capabilities.create_again_s:
-        created = await provider.create(snapshot.request)
-        truth = await provider.fetch(created.provider_ref)
+    if snapshot.age_s < rail.capabilities.create_again_s:
+        created = await rail.create(snapshot.request)
+        truth = await rail.fetch(created.rail_ref)
         # Some rails tell what the payer must do only when the payment is made.
         return replace(truth, next_action=truth.next_action or created.next_action)
-    found = await provider.find(snapshot.request)
+    found = await rail.find(snapshot.request)
     if found is None:
-        raise ProviderUnavailableError(snapshot.provider, "it knows no payment with this reference")
+        raise RailUnavailableError(snapshot.rail, "it knows no payment with this reference")
     return found
 
 
@@ -345,6 +343,6 @@ async def _move_status(session: AsyncSession, top_up: TopUp, truth: PaymentTruth
     if status == top_up.status:
         return
     top_up.status = status
-    note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=status, at=now)
+    note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=status, at=now)
     if status is PaymentStatus.FAILED:
         await publish(session, TopUpFailed(top_up.id, top_up.meter_id, truth.failure_code or "unknown"))

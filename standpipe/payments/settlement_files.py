@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
-from standpipe.payments.provider import SettlementKind, SettlementLine
-from standpipe.payments.providers.mpesa_wire import CURRENCY, instant_of, is_transaction
+from standpipe.payments.rails.mpesa_wire import CURRENCY, instant_of, is_transaction
+from standpipe.payments.rails.port import SettlementKind, SettlementLine
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import is_storable, to_minor
 
@@ -32,9 +32,9 @@ class Statement:
     refused: tuple[str, ...]
 
 
-def read_statement(provider: str, text: str) -> Statement:
+def read_statement(rail: str, text: str) -> Statement:
     """A provider's file. Raises InvalidInputError for one that is no statement at all."""
-    if provider == "mpesa" and "Receipt No." in text:
+    if rail == "mpesa" and "Receipt No." in text:
         return _read(text[text.index("Receipt No.") :], ("Receipt No.",), _mpesa_line)
     return _read(text, NEEDED, _own_line)
 

@@ -19,10 +19,10 @@ from standpipe.payments.book_models import SettlementEntry, SettlementMark
 from standpipe.payments.booking import book_dispute_fee
 from standpipe.payments.models import SuspenseItem, TopUp
 from standpipe.payments.paybill import sweep
-from standpipe.payments.provider import (
+from standpipe.payments.rails.port import (
     PaymentStatus,
     PaymentTruth,
-    Provider,
+    Rail,
     SettlementKind,
     SettlementLine,
 )
@@ -58,64 +58,64 @@ class ImportResult:
 
 async def import_lines(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     clock: Clock,
     *,
-    provider: str,
+    rail: str,
     lines: Sequence[SettlementLine],
 ) -> ImportResult:
     """Take a statement in, each line in a transaction of its own: a bad one stops no other."""
     result = ImportResult()
     for line in lines:
         try:
-            await _settle_first(sessions, providers, clock, provider, line)
+            await _settle_first(sessions, rails, clock, rail, line)
             async with sessions.begin() as session:
-                result.count(await _import_one(session, provider, line, clock.now()))
+                result.count(await _import_one(session, rail, line, clock.now()))
         except StandpipeError as error:
             result.refused.append(f"{line.external_id}: {error}")
     return result
 
 
 async def pull(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, until: datetime, days: int | None = None
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, until: datetime, days: int | None = None
 ) -> dict[str, ImportResult]:
     """Ask every rail that offers it for its statement since the last time (with an overlap), and take it in."""
     found: dict[str, ImportResult] = {}
-    for provider in providers.values():
-        if not provider.capabilities.settlements and not provider.capabilities.unsolicited:
+    for rail in rails.values():
+        if not rail.capabilities.settlements and not rail.capabilities.unsolicited:
             continue
         try:
-            found[provider.name] = await _pull_one(sessions, providers, provider, clock, until, days)
+            found[rail.name] = await _pull_one(sessions, rails, rail, clock, until, days)
         except Exception as error:
             # One provider that is away, or that has changed its words, keeps no other from being read.
-            _log.exception("statement not read", provider=provider.name)
-            found[provider.name] = ImportResult(refused=[f"{provider.name}: {error}"], unread=True)
+            _log.exception("statement not read", rail=rail.name)
+            found[rail.name] = ImportResult(refused=[f"{rail.name}: {error}"], unread=True)
     return found
 
 
 async def _pull_one(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
-    provider: Provider,
+    rails: Mapping[str, Rail],
+    rail: Rail,
     clock: Clock,
     until: datetime,
     days: int | None,
 ) -> ImportResult:
-    since = until - timedelta(days=days) if days else await _since(sessions, provider.name, until)
-    if provider.capabilities.unsolicited:
-        await sweep(sessions, {provider.name: provider}, clock, since=since, until=until)
-    lines = await provider.settlements(since, until) if provider.capabilities.settlements else ()
-    result = await import_lines(sessions, providers, clock, provider=provider.name, lines=lines)
+    since = until - timedelta(days=days) if days else await _since(sessions, rail.name, until)
+    if rail.capabilities.unsolicited:
+        await sweep(sessions, {rail.name: rail}, clock, since=since, until=until)
+    lines = await rail.settlements(since, until) if rail.capabilities.settlements else ()
+    result = await import_lines(sessions, rails, clock, rail=rail.name, lines=lines)
     async with sessions.begin() as session:
         await session.execute(
             insert(SettlementMark)
-            .values(provider=provider.name, what="statement", read_until=until)
-            .on_conflict_do_update(index_elements=["provider", "what"], set_={"read_until": until})
+            .values(rail=rail.name, what="statement", read_until=until)
+            .on_conflict_do_update(index_elements=["rail", "what"], set_={"read_until": until})
         )
     return result
 
 
-async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock) -> int:
+async def pull_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock) -> int:
     """``pull``, at most every PULL_EVERY_S and by one worker; sooner again where a provider did not answer.
 
     Returns how many rails were read.
@@ -124,9 +124,9 @@ async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock:
     async with sessions.begin() as session:
         mine = await session.scalar(
             insert(SettlementMark)
-            .values(provider="*", what="pull", read_until=func.now())
+            .values(rail="*", what="pull", read_until=func.now())
             .on_conflict_do_update(
-                index_elements=["provider", "what"],
+                index_elements=["rail", "what"],
                 set_={"read_until": func.now()},
                 where=SettlementMark.read_until < func.now() - pause,
             )
@@ -134,12 +134,12 @@ async def pull_due(sessions: Sessions, providers: Mapping[str, Provider], clock:
         )
     if mine is None:
         return 0
-    found = await pull(sessions, providers, clock, until=mine)
+    found = await pull(sessions, rails, clock, until=mine)
     if any(result.unread for result in found.values()):
         async with sessions.begin() as session:
             await session.execute(
                 update(SettlementMark)
-                .where(SettlementMark.provider == "*", SettlementMark.what == "pull")
+                .where(SettlementMark.rail == "*", SettlementMark.what == "pull")
                 .values(read_until=func.now() - pause + timedelta(seconds=AGAIN_AFTER_S))
             )
     return sum(not result.unread for result in found.values())
@@ -149,69 +149,65 @@ async def ask_soon(session: AsyncSession) -> None:
     """A provider says that it has paid out: the next look reads the statements, however short the last was ago."""
     await session.execute(
         update(SettlementMark)
-        .where(SettlementMark.provider == "*", SettlementMark.what == "pull")
+        .where(SettlementMark.rail == "*", SettlementMark.what == "pull")
         .values(read_until=func.now() - timedelta(seconds=PULL_EVERY_S + 1))
     )
 
 
-async def _since(sessions: Sessions, provider: str, until: datetime) -> datetime:
+async def _since(sessions: Sessions, rail: str, until: datetime) -> datetime:
     async with sessions() as session:
         last = await session.scalar(
-            select(SettlementMark.read_until).where(
-                SettlementMark.provider == provider, SettlementMark.what == "statement"
-            )
+            select(SettlementMark.read_until).where(SettlementMark.rail == rail, SettlementMark.what == "statement")
         )
     return until - FIRST_LOOK if last is None else last - OVERLAP
 
 
 async def _settle_first(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, provider: str, line: SettlementLine
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, rail: str, line: SettlementLine
 ) -> None:
     """A statement may know of money, or of its return, that no webhook told us: ask before comparing (P50)."""
-    if line.kind not in _MATCHABLE or line.payment_ref is None or provider not in providers:
+    if line.kind not in _MATCHABLE or line.payment_ref is None or rail not in rails:
         return
     async with sessions() as session:
         seen = await session.scalar(
             select(SettlementEntry.state).where(
-                SettlementEntry.provider == provider, SettlementEntry.external_id == line.external_id
+                SettlementEntry.rail == rail, SettlementEntry.external_id == line.external_id
             )
         )
-        top_up = await _find(session, provider, line)
+        top_up = await _find(session, rail, line)
     if seen == "MATCHED" or top_up is None:
         return
     if line.kind is not SettlementKind.PAYMENT or not top_up.captured_minor:
-        await settle(sessions, providers, top_up.id, clock)
+        await settle(sessions, rails, top_up.id, clock)
 
 
-async def _import_one(session: AsyncSession, provider: str, line: SettlementLine, now: datetime) -> str:
+async def _import_one(session: AsyncSession, rail: str, line: SettlementLine, now: datetime) -> str:
     entry = await session.scalar(
         select(SettlementEntry)
-        .where(SettlementEntry.provider == provider, SettlementEntry.external_id == line.external_id)
+        .where(SettlementEntry.rail == rail, SettlementEntry.external_id == line.external_id)
         .with_for_update()
     )
-    top_up = await _find(session, provider, line) if line.kind in _MATCHABLE else None
+    top_up = await _find(session, rail, line) if line.kind in _MATCHABLE else None
     if top_up is not None:
         top_up = await lock_top_up(session, top_up.id)
-    state = await _state_of(session, provider, line, top_up, now)
+    state = await _state_of(session, rail, line, top_up, now)
     if entry is None:
-        session.add(_entry(provider, line, top_up, state))
+        session.add(_entry(rail, line, top_up, state))
         await session.flush()
     else:
         entry.state, entry.payout_ref = state, line.payout_ref or entry.payout_ref
         entry.top_up_id = top_up.id if top_up else entry.top_up_id
-    await _book_fee(session, provider, line, top_up, now)
+    await _book_fee(session, rail, line, top_up, now)
     if line.kind is SettlementKind.PAYOUT:
-        await _book_payout(session, provider, line, now)
+        await _book_payout(session, rail, line, now)
     return state
 
 
-async def _state_of(
-    session: AsyncSession, provider: str, line: SettlementLine, top_up: TopUp | None, now: datetime
-) -> str:
+async def _state_of(session: AsyncSession, rail: str, line: SettlementLine, top_up: TopUp | None, now: datetime) -> str:
     if line.kind not in _MATCHABLE:
         return "NOTED"
     if top_up is None:
-        return await _unknown(session, provider, line, now)
+        return await _unknown(session, rail, line, now)
     told = await session.scalar(
         select(func.coalesce(func.sum(SettlementEntry.gross_minor), 0)).where(
             SettlementEntry.top_up_id == top_up.id,
@@ -228,21 +224,21 @@ async def _state_of(
     return "MATCHED" if same else "DIFFERENT"
 
 
-async def _unknown(session: AsyncSession, provider: str, line: SettlementLine, now: datetime) -> str:
+async def _unknown(session: AsyncSession, rail: str, line: SettlementLine, now: datetime) -> str:
     """Money on the statement that no top-up has: into suspense, once, whichever way we heard of it first."""
     ref = line.payment_ref or line.external_id
     if line.kind is not SettlementKind.PAYMENT or line.gross_minor <= 0:
         return "DIFFERENT"
-    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"unsolicited:{provider}:{ref}", 0))
+    lock = func.pg_advisory_xact_lock(func.hashtextextended(f"unsolicited:{rail}:{ref}", 0))
     await session.execute(select(lock))
-    held = select(LedgerTransaction.id).where(LedgerTransaction.key == f"{provider}:{ref}:unsolicited")
-    known = select(SuspenseItem.id).where(SuspenseItem.provider == provider, SuspenseItem.provider_ref == ref)
+    held = select(LedgerTransaction.id).where(LedgerTransaction.key == f"{rail}:{ref}:unsolicited")
+    known = select(SuspenseItem.id).where(SuspenseItem.rail == rail, SuspenseItem.rail_ref == ref)
     if await session.scalar(held) is None and await session.scalar(known.limit(1)) is None:
         truth = PaymentTruth(ref, None, PaymentStatus.SUCCEEDED, line.currency, line.gross_minor, line.gross_minor, 0)
         await hold(
             session,
-            key=f"{provider}:{ref}:unsolicited",
-            provider=provider,
+            key=f"{rail}:{ref}:unsolicited",
+            rail=rail,
             truth=truth,
             amount_minor=line.gross_minor,
             reason="on the provider's statement, and nobody here knows it",
@@ -252,22 +248,22 @@ async def _unknown(session: AsyncSession, provider: str, line: SettlementLine, n
     return "SUSPENSE"
 
 
-async def _find(session: AsyncSession, provider: str, line: SettlementLine) -> TopUp | None:
+async def _find(session: AsyncSession, rail: str, line: SettlementLine) -> TopUp | None:
     """The top-up that a line is about, by any name that it has there; else by the account reference of its push."""
     if line.payment_ref is None:
         return None
-    names = (TopUp.provider_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference, TopUp.id)
+    names = (TopUp.rail_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference, TopUp.id)
     same = or_(*(name == line.payment_ref for name in names))
-    found: TopUp | None = await session.scalar(select(TopUp).where(TopUp.provider == provider, same).limit(1))
+    found: TopUp | None = await session.scalar(select(TopUp).where(TopUp.rail == rail, same).limit(1))
     if found is None and line.description:
         by_account = TopUp.account_reference == line.description.strip().upper()
         unnamed = or_(TopUp.receipt_ref.is_(None), TopUp.receipt_ref == line.payment_ref)
-        found = await session.scalar(select(TopUp).where(TopUp.provider == provider, by_account, unnamed))
+        found = await session.scalar(select(TopUp).where(TopUp.rail == rail, by_account, unnamed))
     return found
 
 
 async def _book_fee(
-    session: AsyncSession, provider: str, line: SettlementLine, top_up: TopUp | None, now: datetime
+    session: AsyncSession, rail: str, line: SettlementLine, top_up: TopUp | None, now: datetime
 ) -> None:
     """What the provider kept, once per line; a dispute's fee goes by its own running total."""
     fee_minor = line.fee_minor - (line.gross_minor if line.kind is SettlementKind.FEE else 0)
@@ -282,25 +278,25 @@ async def _book_fee(
         await book_dispute_fee(session, top_up, int(told or 0), now)
         return
     lines = [
-        Line(AccountRef(AccountKind.CLEARING, provider, line.currency), fee_minor),
-        Line(AccountRef(AccountKind.PROVIDER_FEES, provider, line.currency), -fee_minor),
+        Line(AccountRef(AccountKind.CLEARING, rail, line.currency), fee_minor),
+        Line(AccountRef(AccountKind.PROVIDER_FEES, rail, line.currency), -fee_minor),
     ]
-    await post(session, key=f"{provider}:fee:{line.external_id}", kind="PROVIDER_FEE", lines=lines, occurred_at=now)
+    await post(session, key=f"{rail}:fee:{line.external_id}", kind="PROVIDER_FEE", lines=lines, occurred_at=now)
 
 
-async def _book_payout(session: AsyncSession, provider: str, line: SettlementLine, now: datetime) -> None:
+async def _book_payout(session: AsyncSession, rail: str, line: SettlementLine, now: datetime) -> None:
     if not line.gross_minor:
         return
     lines = [
-        Line(AccountRef(AccountKind.CLEARING, provider, line.currency), -line.gross_minor),
-        Line(AccountRef(AccountKind.BANK, provider, line.currency), line.gross_minor),
+        Line(AccountRef(AccountKind.CLEARING, rail, line.currency), -line.gross_minor),
+        Line(AccountRef(AccountKind.BANK, rail, line.currency), line.gross_minor),
     ]
-    await post(session, key=f"{provider}:payout:{line.external_id}", kind="PAYOUT", lines=lines, occurred_at=now)
+    await post(session, key=f"{rail}:payout:{line.external_id}", kind="PAYOUT", lines=lines, occurred_at=now)
 
 
-def _entry(provider: str, line: SettlementLine, top_up: TopUp | None, state: str) -> SettlementEntry:
+def _entry(rail: str, line: SettlementLine, top_up: TopUp | None, state: str) -> SettlementEntry:
     return SettlementEntry(
-        provider=provider,
+        rail=rail,
         external_id=line.external_id,
         kind=line.kind,
         payment_ref=line.payment_ref,

@@ -135,7 +135,7 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class PaymentPosition:
     """Where a payment and its meter stand before money is taken back. ``debt_minor`` is what the meter owes in all."""
 
     captured_minor: int
@@ -148,7 +148,7 @@ class Position:
     debt_minor: int
 
 
-def take_back(position: Position, refunded_minor: int, disputed_minor: int) -> TakeBack:
+def take_back(position: PaymentPosition, refunded_minor: int, disputed_minor: int) -> TakeBack:
     """The difference between what was given back now and what was booked; P35 to P40 of the payment's life.
 
     Never more than was captured is taken back from the customer, whatever the provider took (P39).

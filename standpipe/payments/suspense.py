@@ -11,7 +11,7 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.outbox.facts import MoneyInSuspense, publish
 from standpipe.payments.models import SuspenseItem, TopUp
-from standpipe.payments.provider import PaymentTruth
+from standpipe.payments.rails.port import PaymentTruth
 from standpipe.platform.ids import new_id
 
 _log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ async def hold(
     session: AsyncSession,
     *,
     key: str,
-    provider: str,
+    rail: str,
     truth: PaymentTruth,
     amount_minor: int,
     reason: str,
@@ -31,8 +31,8 @@ async def hold(
 ) -> bool:
     """Book money into suspense and open an item for a person; False where this key did so before."""
     lines = [
-        Line(AccountRef(AccountKind.CLEARING, provider, truth.currency), -amount_minor),
-        Line(AccountRef(AccountKind.SUSPENSE, provider, truth.currency), amount_minor),
+        Line(AccountRef(AccountKind.CLEARING, rail, truth.currency), -amount_minor),
+        Line(AccountRef(AccountKind.SUSPENSE, rail, truth.currency), amount_minor),
     ]
     if not await post(session, key=key, kind="SUSPENSE", lines=lines, occurred_at=now):
         return False
@@ -40,8 +40,8 @@ async def hold(
         insert(SuspenseItem).values(
             id=new_id("sus"),
             key=key,
-            provider=provider,
-            provider_ref=truth.provider_ref,
+            rail=rail,
+            rail_ref=truth.rail_ref,
             currency=truth.currency,
             amount_minor=amount_minor,
             reason=reason,
@@ -51,7 +51,7 @@ async def hold(
             opened_at=now,
         )
     )
-    _log.error("money in suspense", provider=provider, provider_ref=truth.provider_ref, reason=reason)
+    _log.error("money in suspense", rail=rail, rail_ref=truth.rail_ref, reason=reason)
     await publish(session, MoneyInSuspense(top_up_id or "", reason))
     return True
 
@@ -65,13 +65,13 @@ async def hold_foreign(session: AsyncSession, top_up: TopUp, truth: PaymentTruth
     difference_minor = held_minor - top_up.suspense_minor
     if not difference_minor:
         return
-    key = f"{top_up.provider}:{truth.provider_ref}:foreign:{held_minor}:v{top_up.version}"
+    key = f"{top_up.rail}:{truth.rail_ref}:foreign:{held_minor}:v{top_up.version}"
     if difference_minor > 0:
         reason = f"paid in {truth.currency}, asked for in {top_up.currency}"
         await hold(
             session,
             key=key,
-            provider=top_up.provider,
+            rail=top_up.rail,
             truth=truth,
             amount_minor=difference_minor,
             reason=reason,
@@ -87,8 +87,8 @@ async def _give_back(
     session: AsyncSession, top_up: TopUp, currency: str, amount_minor: int, key: str, now: datetime
 ) -> None:
     lines = [
-        Line(AccountRef(AccountKind.CLEARING, top_up.provider, currency), amount_minor),
-        Line(AccountRef(AccountKind.SUSPENSE, top_up.provider, currency), -amount_minor),
+        Line(AccountRef(AccountKind.CLEARING, top_up.rail, currency), amount_minor),
+        Line(AccountRef(AccountKind.SUSPENSE, top_up.rail, currency), -amount_minor),
     ]
     await post(session, key=key, kind="SUSPENSE_RETURNED", lines=lines, occurred_at=now)
     items = await session.scalars(
@@ -109,12 +109,12 @@ async def out_of_suspense(
     """
     if top_up.captured_minor or not truth.captured_minor:
         return None
-    theirs = [name for name in (truth.provider_ref, *truth.aliases, truth.receipt_ref) if name is not None]
+    theirs = [name for name in (truth.rail_ref, *truth.aliases, truth.receipt_ref) if name is not None]
     item = await session.scalar(
         select(SuspenseItem)
         .where(
-            SuspenseItem.provider == top_up.provider,
-            SuspenseItem.provider_ref.in_(theirs),
+            SuspenseItem.rail == top_up.rail,
+            SuspenseItem.rail_ref.in_(theirs),
             SuspenseItem.currency == truth.currency,
             SuspenseItem.amount_minor == truth.captured_minor,
             SuspenseItem.status == "OPEN",
@@ -125,4 +125,4 @@ async def out_of_suspense(
     if item is None:
         return None
     item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, "settle", top_up.id
-    return AccountRef(AccountKind.SUSPENSE, top_up.provider, truth.currency)
+    return AccountRef(AccountKind.SUSPENSE, top_up.rail, truth.currency)

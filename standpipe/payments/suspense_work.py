@@ -13,7 +13,7 @@ from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.payments.booking import book_captured
 from standpipe.payments.models import SuspenseItem, TopUp
-from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.settle import lock_top_up
 from standpipe.payments.timeline import note_status
 from standpipe.platform.errors import InvalidInputError, NotFoundError
@@ -40,10 +40,10 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
     if meter.currency != item.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}; the money is {item.currency}.", ("serial",))
     top_up = await _top_up_for(session, item, meter, now)
-    account = AccountRef(AccountKind.SUSPENSE, item.provider, item.currency)
+    account = AccountRef(AccountKind.SUSPENSE, item.rail, item.currency)
     await book_captured(session, top_up, item.amount_minor, now, source=account)
     top_up.status, top_up.version, top_up.due_at = PaymentStatus.SUCCEEDED, top_up.version + 1, None
-    note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=PaymentStatus.SUCCEEDED, at=now)
+    note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=PaymentStatus.SUCCEEDED, at=now)
     item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, operator, top_up.id
     detail = {"serial": serial, "amount_minor": item.amount_minor, "currency": item.currency, "note": note}
     await record(session, operator=operator, action="suspense.assign", subject_id=item.id, detail=detail)
@@ -56,8 +56,8 @@ async def note_returned(session: AsyncSession, *, operator: str, item_id: str, n
     if not note.strip():
         raise InvalidInputError("Say how and where it was given back.", ("note",))
     lines = [
-        Line(AccountRef(AccountKind.SUSPENSE, item.provider, item.currency), -item.amount_minor),
-        Line(AccountRef(AccountKind.CLEARING, item.provider, item.currency), item.amount_minor),
+        Line(AccountRef(AccountKind.SUSPENSE, item.rail, item.currency), -item.amount_minor),
+        Line(AccountRef(AccountKind.CLEARING, item.rail, item.currency), item.amount_minor),
     ]
     await post(session, key=f"suspense:{item.id}:returned", kind="SUSPENSE_RETURNED", lines=lines, occurred_at=now)
     item.status, item.resolved_at, item.resolved_by = "RETURNED", now, operator
@@ -76,17 +76,15 @@ async def _open_item(session: AsyncSession, item_id: str) -> SuspenseItem:
 
 async def _top_up_for(session: AsyncSession, item: SuspenseItem, meter: Meter, now: datetime) -> TopUp:
     """The payment as a top-up of its own, so that a refund or a dispute at the provider still finds it."""
-    taken = await session.scalar(
-        select(TopUp.id).where(TopUp.provider == item.provider, TopUp.provider_ref == item.provider_ref)
-    )
+    taken = await session.scalar(select(TopUp.id).where(TopUp.rail == item.rail, TopUp.rail_ref == item.rail_ref))
     fresh = await session.scalar(
         insert(TopUp)
         .values(
             id=new_id("top"),
             meter_id=meter.id,
-            provider=item.provider,
+            rail=item.rail,
             # A statement's line may speak of a payment that another top-up has already: then it stands on its own.
-            provider_ref=item.provider_ref if taken is None else f"suspense:{item.id}",
+            rail_ref=item.rail_ref if taken is None else f"suspense:{item.id}",
             origin="SUSPENSE",
             pay_minor=item.amount_minor,
             currency=item.currency,
@@ -99,5 +97,5 @@ async def _top_up_for(session: AsyncSession, item: SuspenseItem, meter: Meter, n
         .returning(TopUp.id)
     )
     assert fresh is not None, "inserted above"  # noqa: S101 - for the type checker.
-    note_status(session, top_up_id=fresh, provider=item.provider, status="CREATED", at=now)
+    note_status(session, top_up_id=fresh, rail=item.rail, status="CREATED", at=now)
     return await lock_top_up(session, fresh)

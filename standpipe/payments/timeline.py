@@ -9,7 +9,7 @@ from standpipe.platform import metrics
 from standpipe.platform.database import after_commit
 
 
-def note_status(session: AsyncSession, *, top_up_id: str, provider: str, status: str, at: datetime) -> None:
+def note_status(session: AsyncSession, *, top_up_id: str, rail: str, status: str, at: datetime) -> None:
     """A top-up came to this status, in the caller's transaction; counted once that has committed."""
     session.add(TopUpEvent(top_up_id=top_up_id, status=status, at=at))
-    after_commit(session, metrics.TOP_UPS.labels(provider, status).inc)
+    after_commit(session, metrics.TOP_UPS.labels(rail, status).inc)

@@ -15,16 +15,16 @@ from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.models import TopUp
-from standpipe.payments.promises import require_promise
-from standpipe.payments.provider import (
+from standpipe.payments.purchases import fits_tariff
+from standpipe.payments.quote_lock import require_quote_lock
+from standpipe.payments.rails.port import (
     PaymentStatus,
     PaymentTruth,
-    Provider,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    Rail,
+    RailRefusedError,
+    RailUnavailableError,
 )
-from standpipe.payments.purchases import fits_tariff
-from standpipe.payments.rails import check_amount, fee_rule, find_method, provider_of
+from standpipe.payments.rails.registry import check_amount, fee_rule, find_method, rail_of
 from standpipe.payments.request_keys import hash_of, recall, remember
 from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
@@ -73,7 +73,7 @@ class _ReplayedError(Exception):
 
 async def start(
     sessions: Sessions,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     clock: Clock,
     *,
     customer_id: str,
@@ -97,20 +97,20 @@ async def start(
     if known is not None:
         return str(known["top_up_id"]), True
     agreed = await agree() if agree is not None else None
-    payer_ref = await _payer_at_provider(sessions, providers, customer_id, order)
+    payer_ref = await _payer_at_provider(sessions, rails, customer_id, order)
     try:
         async with sessions.begin() as session:
             top_up_id = await _store(
-                session, providers, clock.now(), customer_id, idempotency_key, order, request_hash, payer_ref, agreed
+                session, rails, clock.now(), customer_id, idempotency_key, order, request_hash, payer_ref, agreed
             )
     except _ReplayedError as first:
         return first.top_up_id, True
-    await create_at_provider(sessions, providers, clock, top_up_id)
+    await create_at_provider(sessions, rails, clock, top_up_id)
     return top_up_id, False
 
 
 async def cancel(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, customer_id: str, top_up_id: str
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, customer_id: str, top_up_id: str
 ) -> None:
     """Stop a top-up that was not paid yet; one that was paid meanwhile is settled instead.
 
@@ -121,12 +121,12 @@ async def cancel(
         top_up = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
         needed = HouseholdRole.PAYER if top_up.customer_id == customer_id else HouseholdRole.OWNER
         await require_meter(session, customer_id=customer_id, meter_id=top_up.meter_id, role=needed)
-    if top_up.provider_ref is None:
+    if top_up.rail_ref is None:
         raise InvalidInputError("The payment is still being opened. Please try again shortly.", ("topUpId",))
     try:
-        await provider_of(providers, top_up.provider).cancel(top_up.provider_ref)
-        await settle(sessions, providers, top_up_id, clock)
-    except ProviderUnavailableError as error:
+        await rail_of(rails, top_up.rail).cancel(top_up.rail_ref)
+        await settle(sessions, rails, top_up_id, clock)
+    except RailUnavailableError as error:
         raise InvalidInputError("The payment provider does not answer. Please try again shortly.", ()) from error
 
 
@@ -139,7 +139,7 @@ async def require_top_up(session: AsyncSession, *, customer_id: str, top_up_id: 
     return top_up
 
 
-async def refresh(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, top_up_id: str) -> None:
+async def refresh(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, top_up_id: str) -> None:
     """The customer is looking: ask the provider now, unless somebody asked within ASK_EVERY_S. Never raises."""
     async with sessions.begin() as session:
         mine = await session.scalar(
@@ -158,47 +158,47 @@ async def refresh(sessions: Sessions, providers: Mapping[str, Provider], clock: 
     if mine is None:
         return
     try:
-        await settle(sessions, providers, top_up_id, clock)
+        await settle(sessions, rails, top_up_id, clock)
     except StandpipeError as error:
         _log.info("top-up not refreshed", top_up_id=top_up_id, error=str(error))
 
 
-async def poll_due(sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, *, limit: int = 20) -> int:
+async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 20) -> int:
     """The janitor: ask about top-ups that no notice has settled. Returns how many were claimed."""
     async with sessions.begin() as session:
         due = [row.id for row in await claim(session, TopUp, limit=limit, lease_s=LEASE_S)]
     for top_up_id in due:
         try:
-            await settle(sessions, providers, top_up_id, clock)
+            await settle(sessions, rails, top_up_id, clock)
         except Exception as error:
-            if isinstance(error, ProviderRefusedError) and await _refuse(sessions, top_up_id, error, clock.now()):
+            if isinstance(error, RailRefusedError) and await _refuse(sessions, top_up_id, error, clock.now()):
                 continue
-            if not isinstance(error, ProviderUnavailableError | ProviderRefusedError):
+            if not isinstance(error, RailUnavailableError | RailRefusedError):
                 _log.exception("top-up not settled", top_up_id=top_up_id)
             async with sessions.begin() as session:
                 row = await lock_top_up(session, top_up_id)
-                polls = polls_of(providers.get(row.provider))
+                polls = polls_of(rails.get(row.rail))
                 await retry(session, row, str(error), max_attempts=len(polls), base_s=polls[0], cap_s=polls[-1])
     return len(due)
 
 
 async def _payer_at_provider(
-    sessions: Sessions, providers: Mapping[str, Provider], customer_id: str, order: TopUpOrder
+    sessions: Sessions, rails: Mapping[str, Rail], customer_id: str, order: TopUpOrder
 ) -> str | None:
     """Who the customer is at a provider that keeps cards, made there at the first top-up; None goes on without."""
-    found = find_method(providers, order.currency, order.method_id)
+    found = find_method(rails, order.currency, order.method_id)
     if found is None or found[0].vault is None:
         return None
     try:
         return await ensure_customer(sessions, found[0].name, found[0].vault, customer_id)
-    except (ProviderUnavailableError, ProviderRefusedError) as error:
+    except (RailUnavailableError, RailRefusedError) as error:
         _log.warning("no customer at the provider; the payment goes on without", error=str(error))
         return None
 
 
 async def _store(
     session: AsyncSession,
-    providers: Mapping[str, Provider],
+    rails: Mapping[str, Rail],
     now: datetime,
     customer_id: str,
     idempotency_key: str,
@@ -208,9 +208,9 @@ async def _store(
     agreed: Mapping[str, int] | None,
 ) -> str:
     meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id, role=HouseholdRole.PAYER)
-    provider = await _check(session, providers, meter, order, now)
+    rail = await _check(session, rails, meter, order, now)
     top_up = new_top_up(
-        provider,
+        rail,
         customer_id=customer_id,
         meter_id=order.meter_id,
         pay_minor=order.pay_minor,
@@ -222,9 +222,9 @@ async def _store(
     )
     top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
     top_up.agreed = None if agreed is None else dict(agreed)
-    if top_up.phone is None and _rings(providers, order):
+    if top_up.phone is None and _rings(rails, order):
         top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
-    top_up.fee_agreed_minor = fee_for(fee_rule(providers, order.method_id), order.pay_minor)
+    top_up.fee_agreed_minor = fee_for(fee_rule(rails, order.method_id), order.pay_minor)
     # A release before this one kept the key on the top-up alone.
     older = await session.scalar(
         select(TopUp.id).where(TopUp.customer_id == customer_id, TopUp.idempotency_key == idempotency_key)
@@ -243,15 +243,15 @@ async def _store(
         raise _ReplayedError(str(first["top_up_id"]))
     # After the key: an order that is asked for twice at once must not stand in its own way.
     if agreed is not None:
-        await require_promise(session, meter, agreed, now)
+        await require_quote_lock(session, meter, agreed, now)
     session.add(top_up)
     await session.flush()
-    note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=CREATED, at=now)
+    note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=CREATED, at=now)
     return top_up.id
 
 
 def new_top_up(
-    provider: Provider,
+    rail: Rail,
     *,
     customer_id: str | None,
     meter_id: str,
@@ -267,7 +267,7 @@ def new_top_up(
         id=new_id("top"),
         customer_id=customer_id,
         meter_id=meter_id,
-        provider=provider.name,
+        rail=rail.name,
         method_id=method_id,
         account_reference=new_account_reference(),
         pay_minor=pay_minor,
@@ -278,7 +278,7 @@ def new_top_up(
         created_at=now,
         updated_at=now,
         # Not due before the first call has had its time: the janitor must not race the request that is under way.
-        due_at=func.now() + timedelta(seconds=polls_of(provider)[0]),
+        due_at=func.now() + timedelta(seconds=polls_of(rail)[0]),
     )
 
 
@@ -288,22 +288,22 @@ def new_account_reference() -> str:
 
 
 async def _check(
-    session: AsyncSession, providers: Mapping[str, Provider], meter: Meter, order: TopUpOrder, now: datetime
-) -> Provider:
+    session: AsyncSession, rails: Mapping[str, Rail], meter: Meter, order: TopUpOrder, now: datetime
+) -> Rail:
     if order.currency != meter.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
     if meter.closed_at is not None:
         raise MeterBlockedError("This meter is out of service and takes no more credit.")
     if not await fits_tariff(session, meter, now):
         raise MeterBlockedError("This meter's tariff does not price what its wallet holds. Please call your utility.")
-    found = find_method(providers, order.currency, order.method_id)
+    found = find_method(rails, order.currency, order.method_id)
     if found is None:
         raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
-    provider, method = found
+    rail, method = found
     check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
-    if await is_disputed(session, meter.id, provider.name):
+    if await is_disputed(session, meter.id, rail.name):
         raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
-    return provider
+    return rail
 
 
 def _hash(order: TopUpOrder) -> str:
@@ -314,64 +314,60 @@ def _hash(order: TopUpOrder) -> str:
     return hash_of(words)
 
 
-def _rings(providers: Mapping[str, Provider], order: TopUpOrder) -> bool:
+def _rings(rails: Mapping[str, Rail], order: TopUpOrder) -> bool:
     """Whether this way to pay rings a phone; without a number in the order it is the customer's own."""
-    found = find_method(providers, order.currency, order.method_id)
+    found = find_method(rails, order.currency, order.method_id)
     return found is not None and found[1].phone_required
 
 
-async def is_disputed(session: AsyncSession, meter_id: str, provider: str) -> bool:
+async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
     """Whether a payer's bank has an open question about a payment for this meter on this rail: it is frozen."""
     found = await session.scalar(
         select(TopUp.id)
-        .where(TopUp.meter_id == meter_id, TopUp.provider == provider, TopUp.dispute.in_(["INQUIRY", "OPEN"]))
+        .where(TopUp.meter_id == meter_id, TopUp.rail == rail, TopUp.dispute.in_(["INQUIRY", "OPEN"]))
         .limit(1)
     )
     return found is not None
 
 
-async def create_at_provider(
-    sessions: Sessions, providers: Mapping[str, Provider], clock: Clock, top_up_id: str
-) -> None:
+async def create_at_provider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, top_up_id: str) -> None:
     """Ask the provider for a stored top-up's payment. No answer leaves it CREATED, for the janitor to find out."""
     async with sessions() as session:
         top_up = await session.get_one(TopUp, top_up_id)
         request = await request_of(session, top_up)
-    provider = provider_of(providers, top_up.provider)
+    rail = rail_of(rails, top_up.rail)
     try:
-        truth = await provider.create(request)
-    except ProviderRefusedError as error:
+        truth = await rail.create(request)
+    except RailRefusedError as error:
         await _refuse(sessions, top_up_id, error, clock.now())
         return
-    except ProviderUnavailableError as error:
+    except RailUnavailableError as error:
         _log.warning("provider did not answer a create", top_up_id=top_up_id, error=str(error))
         return
-    await _apply_created(sessions, provider, top_up_id, truth, clock.now())
+    await _apply_created(sessions, rail, top_up_id, truth, clock.now())
 
 
-async def _apply_created(
-    sessions: Sessions, provider: Provider, top_up_id: str, truth: PaymentTruth, now: datetime
-) -> None:
+async def _apply_created(sessions: Sessions, rail: Rail, top_up_id: str, truth: PaymentTruth, now: datetime) -> None:
     """The answer to a create may be older than what a webhook has settled meanwhile: then it adds nothing."""
     async with sessions.begin() as session:
         top_up = await lock_top_up(session, top_up_id)
         if top_up.version == 0:
-            await apply_truth(session, top_up, truth, now, provider)
+            await apply_truth(session, top_up, truth, now, rail)
 
 
-async def _refuse(sessions: Sessions, top_up_id: str, error: ProviderRefusedError, now: datetime) -> bool:
+async def _refuse(sessions: Sessions, top_up_id: str, error: RailRefusedError, now: datetime) -> bool:
     """There is no such payment, and none will be: FAILED. False for one that the provider has had before: a no about
     that is no end, and it is asked again until a person must look.
     """
     async with sessions.begin() as session:
         top_up = await lock_top_up(session, top_up_id)
-        if top_up.provider_ref is not None or top_up.version:
+        if top_up.rail_ref is not None or top_up.version:
             return False
         top_up.status, top_up.failure_code = PaymentStatus.FAILED, error.code
         top_up.failure_message = error.message
         top_up.version += 1
         top_up.updated_at = now
         top_up.due_at = None
-        note_status(session, top_up_id=top_up_id, provider=top_up.provider, status=PaymentStatus.FAILED, at=now)
+        note_status(session, top_up_id=top_up_id, rail=top_up.rail, status=PaymentStatus.FAILED, at=now)
         await publish(session, TopUpFailed(top_up_id, top_up.meter_id, error.code))
     return True

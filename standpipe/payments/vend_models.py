@@ -67,11 +67,11 @@ class PaymentCustomer(Base):
     """A customer as a provider knows them."""
 
     __tablename__ = "payment_customers"
-    __table_args__ = (UniqueConstraint("provider", "provider_ref"),)
+    __table_args__ = (UniqueConstraint("rail", "rail_ref"),)
 
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"), primary_key=True)
-    provider: Mapped[str] = mapped_column(primary_key=True)
-    provider_ref: Mapped[str]
+    rail: Mapped[str] = mapped_column(primary_key=True)
+    rail_ref: Mapped[str]
 
 
 class SavedMethod(Base):
@@ -79,14 +79,14 @@ class SavedMethod(Base):
 
     __tablename__ = "saved_methods"
     __table_args__ = (
-        UniqueConstraint("provider", "provider_ref"),
+        UniqueConstraint("rail", "rail_ref"),
         Index("ix_saved_methods_customer_id", "customer_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"))
-    provider: Mapped[str]
-    provider_ref: Mapped[str]
+    rail: Mapped[str]
+    rail_ref: Mapped[str]
     brand: Mapped[str]
     last4: Mapped[str]
     expires: Mapped[str | None]
@@ -98,11 +98,11 @@ class CardSetup(Base):
     """A card that a customer has begun to save; finished when the provider says which card it became."""
 
     __tablename__ = "card_setups"
-    __table_args__ = (UniqueConstraint("provider", "setup_ref"),)
+    __table_args__ = (UniqueConstraint("rail", "setup_ref"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     customer_id: Mapped[str] = mapped_column(ForeignKey("customers.id"))
-    provider: Mapped[str]
+    rail: Mapped[str]
     setup_ref: Mapped[str | None]
     created_at: Mapped[datetime]
     done_at: Mapped[datetime | None]

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.payments.booking import book_captured
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.timeline import note_status
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
@@ -22,7 +22,7 @@ async def vend(
     session: AsyncSession,
     *,
     origin: str,
-    provider_ref: str,
+    rail_ref: str,
     funder_id: str,
     meter_id: str,
     currency: str,
@@ -42,8 +42,8 @@ async def vend(
         id=new_id("top"),
         customer_id=customer_id,
         meter_id=meter_id,
-        provider=origin.lower(),
-        provider_ref=provider_ref,
+        rail=origin.lower(),
+        rail_ref=rail_ref,
         method_id=origin.lower(),
         origin=origin,
         funder_id=funder_id,
@@ -60,15 +60,15 @@ async def vend(
     await session.flush()
     await session.refresh(top_up)
     for status in ("CREATED", PaymentStatus.SUCCEEDED):
-        note_status(session, top_up_id=top_up.id, provider=top_up.provider, status=status, at=now)
+        note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=status, at=now)
     await book_captured(session, top_up, amount_minor, now)
     top_up.version += 1
     return top_up.id
 
 
-async def find_vend(session: AsyncSession, *, origin: str, provider_ref: str) -> TopUp | None:
+async def find_vend(session: AsyncSession, *, origin: str, rail_ref: str) -> TopUp | None:
     """The vend that was made under this reference, or None."""
     found: TopUp | None = await session.scalar(
-        select(TopUp).where(TopUp.provider == origin.lower(), TopUp.provider_ref == provider_ref)
+        select(TopUp).where(TopUp.rail == origin.lower(), TopUp.rail_ref == rail_ref)
     )
     return found

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import CreditGrant
 from standpipe.payments.models import TopUp, TopUpEvent
-from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.rails.port import PaymentStatus
 
 GUEST = "GUEST"
 """The origin of a top-up that somebody without an account began."""
@@ -70,7 +70,7 @@ class TopUpView:
     id: str
     meter_id: str
     status: TopUpStatus
-    provider: str
+    rail: str
     pay_minor: int
     credit_minor: int
     captured_minor: int
@@ -190,7 +190,7 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         id=top_up.id,
         meter_id=top_up.meter_id,
         status=status,
-        provider=top_up.provider,
+        rail=top_up.rail,
         pay_minor=top_up.pay_minor,
         credit_minor=top_up.captured_minor
         - (top_up.fee_minor + top_up.emergency_minor + top_up.standing_minor + top_up.debt_minor),
@@ -200,7 +200,7 @@ def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
         fee_agreed_minor=top_up.fee_agreed_minor,
         taken_back_minor=top_up.taken_back_minor,
         origin=top_up.origin,
-        method_id=top_up.method_id or top_up.provider,
+        method_id=top_up.method_id or top_up.rail,
         currency=top_up.currency,
         created_at=top_up.created_at,
         updated_at=max(change for change in changes if change is not None),

@@ -121,7 +121,7 @@ async def redeem(
     top_up_id = await vend(
         session,
         origin=ORIGIN,
-        provider_ref=voucher.id,
+        rail_ref=voucher.id,
         funder_id=batch.id,
         meter_id=meter.id,
         currency=batch.currency,

@@ -8,43 +8,13 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError  # noqa:
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
+from standpipe.platform.reconnect import note_commit
+
 Sessions = async_sessionmaker[AsyncSession]
 Engine = AsyncEngine
 Connection = AsyncConnection
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
 """What a door catches to answer "come back later" instead of losing what it was given."""
-
-
-_LOST_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300"})
-"""Shut down, crashed, starting up, closed as idle, and no room for another connection."""
-_PASSING_STATES = frozenset({"40001", "40P01"})
-_LOCK_STATES = frozenset({"55P03"})
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether the error is the connection's, not the statement's: the same may succeed on another connection.
-
-    Where it came from a COMMIT, whether that happened is unknown.
-    """
-    if isinstance(error, DBAPIError):
-        state = sql_state(error)
-        return error.connection_invalidated or state in _LOST_STATES or state.startswith("08")
-    return isinstance(error, (OSError, TimeoutError))
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether the whole transaction may succeed when it is tried again: lost, a deadlock, a serialization failure."""
-    return is_lost(error) or (isinstance(error, DBAPIError) and sql_state(error) in _PASSING_STATES)
-
-
-def is_locked_out(error: BaseException) -> bool:
-    """Whether somebody else held a lock for longer than we wait."""
-    return isinstance(error, DBAPIError) and sql_state(error) in _LOCK_STATES
-
-
-def sql_state(error: DBAPIError) -> str:
-    """PostgreSQL's code of the error; "" where it came from the driver alone."""
-    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 def async_url(database_url: str) -> URL:
@@ -76,6 +46,7 @@ def create_engine(database_url: str, *, pool_size: int = 10) -> AsyncEngine:
         },
     )
     event.listen(engine.sync_engine, "checkout", _require_open)
+    event.listen(engine.sync_engine, "commit", note_commit)
     return engine
 
 

@@ -2,9 +2,21 @@
 
 from dataclasses import dataclass
 
+from standpipe.platform.language import in_language, phrase
+
 
 class StandpipeError(Exception):
-    """Root of the errors that Standpipe raises on purpose."""
+    """Root of the errors that Standpipe raises on purpose.
+
+    Its message is a ``phrase`` where a customer may read it, and is then said in their language.
+    """
+
+    def text_in(self, language: str) -> str:
+        """The message in a language (BCP 47), in English where it is no phrase."""
+        said = type(self).__str__(self)
+        # Exception's own __str__ makes a plain text of its argument; the phrase is the argument itself.
+        first = self.args[0] if self.args else said
+        return in_language(first if first == said else said, language)
 
 
 class SettingsError(StandpipeError):
@@ -44,14 +56,14 @@ class AmountOutOfRangeError(StandpipeError):
     field: tuple[str, ...] = ("pay", "amount")
 
     def __str__(self) -> str:
-        return "The amount is outside what this payment method takes."
+        return phrase("The amount is outside what this payment method takes.")
 
 
 class IdempotencyMismatchError(StandpipeError):
     """The idempotency key was used before with other input."""
 
     def __str__(self) -> str:
-        return "This request key was used before with different input."
+        return phrase("This request key was used before with different input.")
 
 
 @dataclass
@@ -82,7 +94,7 @@ class RateLimitedError(StandpipeError):
     """Too many tries; ``retry_after_s`` says when to come back."""
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"Too many tries. Please wait {retry_after_s} seconds.")
+        super().__init__(phrase("Too many tries. Please wait {seconds} seconds.", seconds=retry_after_s))
         self.retry_after_s = retry_after_s
 
 

@@ -59,8 +59,8 @@ KEYS = frozenset(
         "path",
         "peer",
         "port",
-        "provider",
-        "provider_ref",
+        "rail",
+        "rail_ref",
         "queue",
         "read_at",
         "reason",
@@ -83,7 +83,7 @@ KEYS = frozenset(
 _OURS = ("timestamp", "level", "event", "logger", "request_id", "trace_id", "span_id")
 _QUOTING = frozenset({"error", "reason"})
 """Messages of errors, which quote what they were given."""
-_REFS = frozenset({"provider_ref", "receipt_ref", "event_id"})
+_REFS = frozenset({"rail_ref", "receipt_ref", "event_id"})
 """A provider's names for a payment. They are needed to find it there; M-Pesa's end in the payer's number."""
 _REF = re.compile(r"[A-Za-z0-9_.:-]{1,160}")
 _PEERS = frozenset({"peer", "host"})

@@ -20,7 +20,7 @@ ProcessCollector(registry=REGISTRY)
 GCCollector(REGISTRY)
 
 REQUEST_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-PROVIDER_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
+RAIL_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
 CREDIT_BUCKETS_S = (1, 5, 15, 60, 300, 900, 3_600, 4 * 3_600, 12 * 3_600, 26 * 3_600, 72 * 3_600, 7 * 86_400)
 """From a meter that is awake, over one that reports once a day, to one that somebody must visit."""
 
@@ -42,9 +42,9 @@ GRAPHQL_ERRORS = Counter(
     ["kind", "code"],
     registry=REGISTRY,
 )
-TOP_UPS = Counter("standpipe_top_ups", "Top-ups that came to this status.", ["provider", "status"], registry=REGISTRY)
+TOP_UPS = Counter("standpipe_top_ups", "Top-ups that came to this status.", ["rail", "status"], registry=REGISTRY)
 PAYMENTS_SETTLED = Counter(
-    "standpipe_payments_settled", "Payments whose captured sum rose and was booked.", ["provider"], registry=REGISTRY
+    "standpipe_payments_settled", "Payments whose captured sum rose and was booked.", ["rail"], registry=REGISTRY
 )
 CREDIT_CONFIRMED_S = Histogram(
     "standpipe_credit_confirmed_seconds",
@@ -52,11 +52,11 @@ CREDIT_CONFIRMED_S = Histogram(
     buckets=CREDIT_BUCKETS_S,
     registry=REGISTRY,
 )
-PROVIDER_CALL_S = Histogram(
+RAIL_CALL_S = Histogram(
     "standpipe_provider_call_seconds",
     "Calls to payment providers. outcome: answered, refused, unavailable, failed.",
-    ["provider", "call", "outcome"],
-    buckets=PROVIDER_BUCKETS_S,
+    ["rail", "call", "outcome"],
+    buckets=RAIL_BUCKETS_S,
     registry=REGISTRY,
 )
 RADIO_CONTACTS = Counter(

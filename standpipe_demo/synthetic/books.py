@@ -1,14 +1,14 @@
-"""A meter's past, stored in batches. The ledger's triggers check it line by line, as they check everybody's."""
+"""A meter's past, stored in batches. The ledger's triggers check it as they check everybody's."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select, tuple_, update
+from sqlalchemy import insert, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.ledger.models import Account, Entry, LedgerTransaction
+from standpipe.ledger.models import Account, LedgerTransaction
 from standpipe.ledger.posting import GUARDED_KINDS, AccountRef
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.models import TopUp, TopUpEvent
@@ -16,6 +16,13 @@ from standpipe.platform.base import Base
 from standpipe.platform.ids import new_id
 from standpipe.usage.models import PeriodCharge, StandingCharged
 from standpipe_demo.synthetic.past import Past
+
+_STORE_ENTRIES = text("""
+    INSERT INTO ledger_entries (transaction_id, account_id, currency, amount_minor, account_version,
+                                balance_after_minor, floor_minor)
+    SELECT * FROM unnest(CAST(:transaction_id AS text[]), CAST(:account_id AS text[]), CAST(:currency AS text[]),
+                         CAST(:amount_minor AS bigint[]), CAST(:account_version AS bigint[]),
+                         CAST(:balance_after_minor AS bigint[]), CAST(:floor_minor AS bigint[]))""")
 
 
 async def keep(session: AsyncSession, meter: Meter, past: Past, now: datetime) -> None:
@@ -79,7 +86,6 @@ async def _post(session: AsyncSession, past: Past) -> None:
                 }
             )
     await _many(session, LedgerTransaction, transactions)
-    await _many(session, Entry, entries)
     for ref, (version, balance_minor) in running.items():
         await session.execute(
             update(Account)
@@ -87,6 +93,9 @@ async def _post(session: AsyncSession, past: Past) -> None:
             .values(version=version, balance_minor=balance_minor)
             .execution_options(synchronize_session=False)
         )
+    # In one statement: at its end each transaction is in balance, and each account where its last entry says.
+    if entries:
+        await session.execute(_STORE_ENTRIES, {name: [entry[name] for entry in entries] for name in entries[0]})
 
 
 async def _accounts(session: AsyncSession, balances: Mapping[AccountRef, int]) -> dict[AccountRef, str]:

@@ -15,7 +15,7 @@ from standpipe.ledger.posting import AccountRef, Line
 from standpipe.meters.models import Meter
 from standpipe.payments.booking import captured_lines, funding
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.split import Owing, Split, split
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight, period_of
@@ -89,8 +89,8 @@ def _pay(past: Past, meter: Meter, customer_id: str, parts: Split, at: datetime)
         id=top_up_id,
         customer_id=customer_id,
         meter_id=meter.id,
-        provider="sandbox",
-        provider_ref=f"sch_seed{top_up_id[4:]}",
+        rail="sandbox",
+        rail_ref=f"sch_seed{top_up_id[4:]}",
         pay_minor=parts.paid_minor,
         captured_minor=parts.paid_minor,
         standing_minor=parts.standing_minor,
@@ -104,7 +104,7 @@ def _pay(past: Past, meter: Meter, customer_id: str, parts: Split, at: datetime)
         updated_at=at,
     )
     past.top_ups.append(top_up)
-    key = f"sandbox:{top_up.provider_ref}:captured:{parts.paid_minor}"
+    key = f"sandbox:{top_up.rail_ref}:captured:{parts.paid_minor}"
     lines = captured_lines(top_up, parts, funding(top_up), meter.utility_id)
     past.post(Posting(key, "TOP_UP", at, lines, states_fact=False))
 

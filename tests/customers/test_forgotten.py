@@ -25,8 +25,8 @@ from standpipe.meters.claim_models import ClaimCode
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import AlertRead, Device, NotificationPreference
 from standpipe.outbox.models import OutboxFact
-from standpipe.payments.models import ProviderEvent, RequestKey, TopUp
-from standpipe.payments.providers.mpesa import MpesaProvider
+from standpipe.payments.models import RailEvent, RequestKey, TopUp
+from standpipe.payments.rails.mpesa import MpesaRail
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
 from standpipe.platform.ids import new_id
 from standpipe_demo.simulator.fake_stripe import event
@@ -50,9 +50,9 @@ async def amina(town: Town) -> Town:
     async with town.sessions.begin() as session:
         await session.execute(update(Customer).values(phone=PHONE, name=NAME, language="sw"))
         await session.execute(update(Household).values(name="Amina Wanjiru's"))
-    provider = town.providers["mpesa"]
-    assert isinstance(provider, MpesaProvider)
-    await provider.register_urls()
+    rail = town.rails["mpesa"]
+    assert isinstance(rail, MpesaRail)
+    await rail.register_urls()
     return town
 
 
@@ -144,7 +144,7 @@ async def live_a_life(town: Town) -> None:
     await town.http.post(f"{town.mpesa_url}/_control/paybill", params=params)
     for _ in range(3):
         await town.mpesa.sender.settle()
-        await town.hurry(ProviderEvent)
+        await town.hurry(RailEvent)
         await town.drain()
     card = await save_card(town)
     order = (
@@ -194,7 +194,7 @@ async def test_a6_after_deletion_no_table_holds_number_or_name_and_the_books_bal
     # What the test would not see, it could not miss.
     before = await places(amina, PHONE, PHONE[4:], NAME)
     assert {
-        "customers.phone", "customers.name", "top_ups.phone", "provider_events.body", "sign_in_codes.phone",
+        "customers.phone", "customers.name", "top_ups.phone", "rail_events.body", "sign_in_codes.phone",
         "invites.phone", "customer_identities.subject", "customer_sessions.label", "devices.label",
     } <= before  # fmt: skip
     seen, wallet = await amina.gql(TOP_UPS, token=other), await amina.wallet()

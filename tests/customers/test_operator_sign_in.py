@@ -126,6 +126,7 @@ async def test_without_a_confirmed_authenticator_a_password_opens_nothing(hall: 
     assert "nothing to confirm" in await office.refused("operator", "totp", "--code", hall.code(1))
 
 
+@pytest.mark.usefixtures("costly_passwords")
 async def test_secrets_lie_sealed_and_hashed(hall: Clerk) -> None:
     token = await hall.token()
     async with hall.town.sessions() as session:
@@ -138,6 +139,7 @@ async def test_secrets_lie_sealed_and_hashed(hall: Clerk) -> None:
     assert not any(secret in trail for secret in (token, hall.secret, PASSWORD, hall.office.key, "127.0.0.1"))
 
 
+@pytest.mark.usefixtures("costly_passwords")
 async def test_a_password_of_old_parameters_is_hashed_anew(hall: Clerk) -> None:
     old = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
     async with hall.town.sessions.begin() as session:

@@ -139,7 +139,7 @@ async def test_the_past_is_booked_as_settling_and_charging_would(sessions: Sessi
             assert len({line[0] for line in ours}) == 3
             for model, without in (
                 (PeriodCharge, ()), (StandingCharged, ()),
-                (TopUp, ("id", "provider_ref", "idempotency_key", "started_real_at", "due_at")),
+                (TopUp, ("id", "rail_ref", "idempotency_key", "started_real_at", "due_at")),
                 (CreditGrant, ("credit_key", "source_id", "sent_at", "confirmed_at")),
                 (MeterCommand, ("id", "status", "created_at", "confirmed_at")),
             ):  # fmt: skip

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.exc import DBAPIError
 
 from standpipe.engine.batcher import Batcher, BusyError, StoppedError, work_off
+from standpipe.platform import metrics, tracing
 
 FAST = (0.0, 0.0, 0.0)
 
@@ -224,6 +226,33 @@ async def test_a_batch_that_is_cancelled_leaves_nobody_waiting_and_frees_its_pla
         await call
     works.gate.set()
     assert await batcher(2) == 4
+
+
+async def test_one_alone_is_in_its_callers_trace_and_several_have_their_own() -> None:
+    spans = InMemorySpanExporter()
+    tracing.start(spans, "t", at_once=True)
+    try:
+        batcher = Batcher("t", Works())
+        with tracing.span("caller"):
+            await batcher(1)
+        with tracing.span("callers"):
+            await asyncio.gather(batcher(2), batcher(3))
+        await batcher.stop()
+    finally:
+        tracing.stop()
+    alone, caller, together, callers = (span.context.trace_id for span in spans.get_finished_spans() if span.context)
+    assert alone == caller
+    assert len({caller, callers, together}) == 3
+    assert [dict(span.attributes or {}).get("items") for span in spans.get_finished_spans()] == [1, None, 2, None]
+
+
+async def test_sizes_times_and_poisons_are_measured() -> None:
+    def read(name: str, **more: str) -> float:
+        return metrics.REGISTRY.get_sample_value(f"standpipe_batch_{name}", {"batch": "measured", **more}) or 0.0
+
+    batcher = Batcher("measured", Works(frozenset({3})))
+    await asyncio.gather(*(batcher(number) for number in range(5)), return_exceptions=True)
+    assert (read("items_count"), read("items_sum"), read("seconds_count"), read("poisons_total")) == (1, 5, 1, 1)
 
 
 steps = st.lists(

@@ -13,8 +13,8 @@ from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.agents import add_agent, deposit
-from standpipe.payments.models import ProviderEvent
-from standpipe.payments.providers.mpesa import MpesaProvider
+from standpipe.payments.models import RailEvent
+from standpipe.payments.rails.mpesa import MpesaRail
 from standpipe.payments.vouchers import make_batch
 from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import Tariff
@@ -187,15 +187,15 @@ async def test_not_where_the_utility_gives_none(town: Town) -> None:
 
 
 async def by_paybill(town: Town) -> None:
-    provider = town.providers["mpesa"]
-    assert isinstance(provider, MpesaProvider)
-    await provider.register_urls()
+    rail = town.rails["mpesa"]
+    assert isinstance(rail, MpesaRail)
+    await rail.register_urls()
     params = {"account": town.home.serial, "amount": "300", "phone": "254700000099"}
     await town.http.post(f"{town.mpesa_url}/_control/paybill", params=params)
     for _ in range(3):
         await town.mpesa.sender.settle()
         await town.drain()
-        await town.hurry(ProviderEvent)
+        await town.hurry(RailEvent)
     await town.drain()
 
 

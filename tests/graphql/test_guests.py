@@ -209,7 +209,7 @@ async def test_a_guests_mpesa_push_rings_the_payers_phone_and_is_credited_once(t
     # The number on the payer's own receipt is the payer's: the household's page says "M-Pesa" and no more.
     async with town.sessions() as session:
         [receipt] = (await receipts_of(session, [made["topUp"]["id"]]))[made["topUp"]["id"]]
-    assert method_text(receipt) == "M-Pesa"
+    assert method_text(receipt, "en") == "M-Pesa"
     async with town.sessions() as session:
         assert (await session.get_one(TopUp, made["topUp"]["id"])).receipt_ref == town.mpesa.pushes[push]["receipt"]
 
@@ -360,8 +360,8 @@ async def test_g7_the_household_can_neither_watch_nor_stop_a_guests_payment(town
     stopped = (await town.gql(cancel, i=made["topUp"]["id"]))["data"]["topUpCancel"]
     assert stopped["userErrors"] == [{"code": "NOT_FOUND"}]
     query = "subscription($i: ID!) { topUpUpdated(topUpId: $i) { id status } }"
-    watched = await first_of_subscription(town, town.home.token, query, made["topUp"]["id"])
-    assert "NOT_FOUND" in json.dumps(watched)
+    instrumented = await first_of_subscription(town, town.home.token, query, made["topUp"]["id"])
+    assert "NOT_FOUND" in json.dumps(instrumented)
 
 
 async def test_a_guests_money_goes_back_to_the_payer_by_refund(town: Town) -> None:
@@ -372,13 +372,13 @@ async def test_a_guests_money_goes_back_to_the_payer_by_refund(town: Town) -> No
     now = town.settings.clock.now()
     async with town.sessions.begin() as session:
         refund_id = await request_refund(
-            session, town.providers, operator="ann", top_up_id=made["topUp"]["id"], amount_minor=1500,
+            session, town.rails, operator="ann", top_up_id=made["topUp"]["id"], amount_minor=1500,
             reason="wrong meter", request_key="r1", now=now,
         )  # fmt: skip
     async with town.sessions.begin() as session:
         await approve_refund(session, operator="ben", refund_id=refund_id, now=now)
     await town.hurry(Refund)
-    await work_refunds(town.sessions, town.providers, town.settings.clock)
+    await work_refunds(town.sessions, town.rails, town.settings.clock)
     await town.poll()
     back = await read(town, made)
     assert (back["status"], back["givenBack"]) == ("REFUNDED", {"amount": "15.00"})

@@ -158,7 +158,7 @@ async def test_g7_a_standing_order_of_who_left_is_shown_to_nobody_and_ends(town:
     second = await join(town, "OWNER")
     async with town.sessions.begin() as session:
         card = SavedMethod(
-            id="pmt_" + "3" * 26, customer_id=second.customer_id, provider="stripe", provider_ref="pm_3",
+            id="pmt_" + "3" * 26, customer_id=second.customer_id, rail="stripe", rail_ref="pm_3",
             brand="visa", last4="4242", created_at=datetime.now(UTC),
         )  # fmt: skip
         session.add(card)

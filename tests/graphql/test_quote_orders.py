@@ -107,7 +107,7 @@ async def test_a_part_of_the_payment_is_split_as_things_stand(town: Town) -> Non
     top_up_id = (await till.order("500.00", quote["id"]))["topUp"]["id"]
     await owe(town, 400_000)
     async with town.sessions() as session:
-        intent_id = (await session.get_one(TopUp, top_up_id)).provider_ref
+        intent_id = (await session.get_one(TopUp, top_up_id)).rail_ref
     assert intent_id is not None
     await town.control(intent_id, "succeed", 10_000)
     await town.poll()
@@ -139,7 +139,7 @@ async def test_t6_another_price_or_debt_is_another_quote(town: Town, change: str
     elif change == "debt":
         await owe(town, 100)
     else:
-        town.app.state.providers.service_fees.pop("stripe")
+        town.app.state.rails.service_fees.pop("stripe")
     payload = await till.order("500.00", quote["id"])
     assert refusal(payload) == "QUOTE_CHANGED"
     shown = payload["userErrors"][0]["quote"]

@@ -42,7 +42,7 @@ async def card_of(town: Town, customer_id: str) -> str:
     async with town.sessions.begin() as session:
         session.add(
             SavedMethod(
-                id=card_id, customer_id=customer_id, provider="stripe", provider_ref=f"pm_{card_id}", brand="visa",
+                id=card_id, customer_id=customer_id, rail="stripe", rail_ref=f"pm_{card_id}", brand="visa",
                 last4="4242", created_at=datetime.now(UTC),
             )
         )  # fmt: skip

@@ -17,7 +17,7 @@ from standpipe.meters.models import Meter, MeterCommand
 from standpipe.operations import keys, meters
 from standpipe.operations.meters import Question, ValvePosition
 from standpipe.operations.operation import OPERATIONS, Desk
-from standpipe.payments.rails import Rails
+from standpipe.payments.rails.registry import Rails
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError, NotFoundError
 from tests.support.town import Town

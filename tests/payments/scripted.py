@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.base import BaseRail
+from standpipe.payments.rails.port import (
     MOBILE_POLLS_S,
     Capabilities,
     DisputeState,
@@ -18,15 +19,14 @@ from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
-    ProviderNotice,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    RailNotice,
+    RailRefusedError,
+    RailUnavailableError,
     RefundRequest,
     RefundStatus,
     RefundTruth,
     WebhookCall,
 )
-from standpipe.payments.rail import Rail
 from standpipe.platform.database import Sessions
 
 NAME = "scripted"
@@ -93,7 +93,7 @@ class Payment:
         return sum(one["amount"] for one in self.refunds.values() if one["status"] != "FAILED")
 
 
-class ScriptedProvider(Rail):
+class ScriptedRail(BaseRail):
     """Answers from ``payments``. ``lose``: how many calls happen whose answers are lost."""
 
     name = NAME
@@ -117,11 +117,11 @@ class ScriptedProvider(Rail):
         self._answered()
         return self._truth(payment)
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         self._point.step()
-        if provider_ref not in self.payments:
-            raise ProviderRefusedError(NAME, "none", "none")
-        truth = self._truth(self.payments[provider_ref])
+        if rail_ref not in self.payments:
+            raise RailRefusedError(NAME, "none", "none")
+        truth = self._truth(self.payments[rail_ref])
         self._answered()
         return truth
 
@@ -131,28 +131,28 @@ class ScriptedProvider(Rail):
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
         self._point.step()
-        payment = self.payments[request.provider_ref]
+        payment = self.payments[request.rail_ref]
         if request.key not in payment.refunds:
             if payment.claimed + request.amount_minor > payment.captured:
-                raise ProviderRefusedError(NAME, "too_much", "too much")
+                raise RailRefusedError(NAME, "too_much", "too much")
             status = "PENDING" if self.refunds_wait else "SUCCEEDED"
             payment.refunds[request.key] = {"amount": request.amount_minor, "status": status}
         self._answered()
         return self._refund(payment, request.key)
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
-        return self._refund(self.payments[provider_ref], refund_ref)
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:
+        return self._refund(self.payments[rail_ref], refund_ref)
 
     def authenticate(self, call: WebhookCall) -> None:
         """Everything is believed to be from us; what it says is not believed."""
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         body = json.loads(call.body)
         subject = NoticeSubject.UNSOLICITED if body.get("account") else NoticeSubject.PAYMENT
-        return ProviderNotice(
+        return RailNotice(
             body["id"],
             "k",
-            provider_ref=body["ref"],
+            rail_ref=body["ref"],
             reference=body.get("account") or body["reference"],
             subject=subject,
         )
@@ -164,12 +164,12 @@ class ScriptedProvider(Rail):
         self._point.step()
         if self.lose > 0:
             self.lose -= 1
-            raise ProviderUnavailableError(NAME, "the answer was lost")
+            raise RailUnavailableError(NAME, "the answer was lost")
 
     def _truth(self, payment: Payment) -> PaymentTruth:
         status = PaymentStatus.FAILED if payment.failed else PaymentStatus.PENDING
         return PaymentTruth(
-            provider_ref=payment.ref,
+            rail_ref=payment.ref,
             reference=payment.reference,
             status=PaymentStatus.SUCCEEDED if payment.captured else status,
             currency="KES",

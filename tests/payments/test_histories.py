@@ -32,8 +32,8 @@ from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, V
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments import top_ups
 from standpipe.payments.inbox import receive, work_inbox
-from standpipe.payments.models import ProviderEvent, Refund, SuspenseItem, TopUp
-from standpipe.payments.provider import DisputeState, WebhookCall
+from standpipe.payments.models import RailEvent, Refund, SuspenseItem, TopUp
+from standpipe.payments.rails.port import DisputeState, WebhookCall
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.settle import settle
 from standpipe.payments.suspense_work import assign
@@ -43,7 +43,7 @@ from standpipe.platform.database import create_engine, create_sessions
 from standpipe.platform.errors import StandpipeError
 from standpipe.platform.ids import new_id
 from standpipe.worker import work_outbox
-from tests.payments.scripted import NAME, CrashError, CrashingSessions, CrashPoint, Payment, ScriptedProvider
+from tests.payments.scripted import NAME, CrashError, CrashingSessions, CrashPoint, Payment, ScriptedRail
 from tests.support.database import DatabaseServer, database_server
 from tests.support.delivery import mark_unknown, next_to_send, take_report
 from tests.support.town import make_home, make_settings, make_utility
@@ -53,7 +53,7 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 AMOUNTS = st.integers(1, 3000)
 CHOICES = st.integers(0, 10**6)
 EXAMPLES = int(os.environ.get("CHAOS_EXAMPLES", "12"))
-QUEUES = (ProviderEvent, TopUp, Refund, OutboxFact)
+QUEUES = (RailEvent, TopUp, Refund, OutboxFact)
 
 
 class PaymentHistory(RuleBasedStateMachine):
@@ -66,8 +66,8 @@ class PaymentHistory(RuleBasedStateMachine):
         super().__init__()
         self.stack = AsyncExitStack()
         self.point = CrashPoint()
-        self.provider = ScriptedProvider(self.point)
-        self.providers = {NAME: self.provider}
+        self.rail = ScriptedRail(self.point)
+        self.rails = {NAME: self.rail}
         self.orders: dict[str, TopUpOrder] = {}
         self.answered: set[str] = set()
         self.on_air: list[tuple[int, int]] = []
@@ -117,7 +117,7 @@ class PaymentHistory(RuleBasedStateMachine):
     async def _start(self, key: str) -> None:
         await top_ups.start(
             self.sessions,
-            self.providers,
+            self.rails,
             CLOCK,
             customer_id=self.home.customer_id,
             idempotency_key=key,
@@ -126,51 +126,51 @@ class PaymentHistory(RuleBasedStateMachine):
 
     # What the provider's truth becomes.
 
-    @precondition(lambda self: self.provider.payments)
+    @precondition(lambda self: self.rail.payments)
     @rule(choice=CHOICES, part=st.integers(1, 100))
     def pay(self, choice: int, part: int) -> None:
         payment = self._payment(choice)
         payment.captured = max(payment.captured, -(-payment.amount * part // 100))
 
-    @precondition(lambda self: self.provider.payments)
+    @precondition(lambda self: self.rail.payments)
     @rule(choice=CHOICES)
     def decline(self, choice: int) -> None:
         self._payment(choice).failed = True
 
-    @precondition(lambda self: any(one.reference for one in self.provider.payments.values()))
+    @precondition(lambda self: any(one.reference for one in self.rail.payments.values()))
     @rule(choice=CHOICES, amount=AMOUNTS)
     def pay_twice_for_one_intention(self, choice: int, amount: int) -> None:
-        payment = pick([one for one in self.provider.payments.values() if one.reference], choice)
+        payment = pick([one for one in self.rail.payments.values() if one.reference], choice)
         ref = new_id("ref")
-        self.provider.payments[ref] = Payment(ref, payment.reference, amount, captured=amount)
-        self.tell(choice=len(self.provider.payments) - 1, times=1)
+        self.rail.payments[ref] = Payment(ref, payment.reference, amount, captured=amount)
+        self.tell(choice=len(self.rail.payments) - 1, times=1)
 
     @rule(amount=AMOUNTS, known=st.booleans())
     def pay_by_paybill(self, amount: int, known: bool) -> None:
         ref = new_id("ref")
         account = self.home.serial if known else "NOBODY"
-        self.provider.payments[ref] = Payment(ref, None, amount, captured=amount, account=account)
-        self.tell(choice=len(self.provider.payments) - 1, times=1)
+        self.rail.payments[ref] = Payment(ref, None, amount, captured=amount, account=account)
+        self.tell(choice=len(self.rail.payments) - 1, times=1)
 
-    @precondition(lambda self: any(one.captured for one in self.provider.payments.values()))
+    @precondition(lambda self: any(one.captured for one in self.rail.payments.values()))
     @rule(choice=CHOICES, amount=AMOUNTS, waits=st.booleans())
     def refund_in_the_dashboard(self, choice: int, amount: int, waits: bool) -> None:
-        payment = pick([one for one in self.provider.payments.values() if one.captured], choice)
+        payment = pick([one for one in self.rail.payments.values() if one.captured], choice)
         if 0 < amount <= payment.captured - payment.claimed and self._is_ours(payment):
             payment.refunds[new_id("rf")] = {"amount": amount, "status": "PENDING" if waits else "SUCCEEDED"}
 
-    @precondition(lambda self: any(one.refunds for one in self.provider.payments.values()))
+    @precondition(lambda self: any(one.refunds for one in self.rail.payments.values()))
     @rule(choice=CHOICES, status=st.sampled_from(["SUCCEEDED", "FAILED"]))
     def a_refund_ends_or_comes_back(self, choice: int, status: str) -> None:
-        payment = pick([one for one in self.provider.payments.values() if one.refunds], choice)
+        payment = pick([one for one in self.rail.payments.values() if one.refunds], choice)
         refund = pick(list(payment.refunds.values()), choice)
         if refund["status"] != "FAILED":
             refund["status"] = status
 
-    @precondition(lambda self: any(one.captured for one in self.provider.payments.values()))
+    @precondition(lambda self: any(one.captured for one in self.rail.payments.values()))
     @rule(choice=CHOICES, state=st.sampled_from(list(DisputeState)))
     def dispute(self, choice: int, state: DisputeState) -> None:
-        payment = pick([one for one in self.provider.payments.values() if one.captured], choice)
+        payment = pick([one for one in self.rail.payments.values() if one.captured], choice)
         if not self._is_ours(payment) or payment.dispute is DisputeState.LOST:
             return
         payment.dispute = state
@@ -178,7 +178,7 @@ class PaymentHistory(RuleBasedStateMachine):
 
     # What we hear, and do about it.
 
-    @precondition(lambda self: self.provider.payments)
+    @precondition(lambda self: self.rail.payments)
     @rule(choice=CHOICES, times=st.integers(1, 3))
     def tell(self, choice: int, times: int) -> None:
         payment = self._payment(choice)
@@ -191,22 +191,22 @@ class PaymentHistory(RuleBasedStateMachine):
 
     async def _receive(self, body: bytes) -> bool:
         async with self.sessions.begin() as session:
-            fresh = await receive(session, self.provider, WebhookCall({}, body, time.time()))
+            fresh = await receive(session, self.rail, WebhookCall({}, body, time.time()))
         return fresh or True
 
     @rule(how_many=st.integers(1, 3))
     def workers_work_the_inbox(self, how_many: int) -> None:
         async def work() -> None:
-            await asyncio.gather(*(work_inbox(self.sessions, self.providers, CLOCK, limit=5) for _ in range(how_many)))
+            await asyncio.gather(*(work_inbox(self.sessions, self.rails, CLOCK, limit=5) for _ in range(how_many)))
 
         self.attempt(work())
 
     @rule()
     def the_janitor_asks(self) -> None:
         self.attempt(self._later(TopUp))
-        self.attempt(poll_due(self.sessions, self.providers, CLOCK))
+        self.attempt(poll_due(self.sessions, self.rails, CLOCK))
 
-    @precondition(lambda self: self.provider.payments)
+    @precondition(lambda self: self.rail.payments)
     @rule(choice=CHOICES)
     def several_settle_at_once(self, choice: int) -> None:
         async def work() -> None:
@@ -214,14 +214,14 @@ class PaymentHistory(RuleBasedStateMachine):
                 ids = (await session.scalars(select(TopUp.id).order_by(TopUp.id))).all()
             if ids:
                 top_up_id = pick(list(ids), choice)
-                one = (settle(self.sessions, self.providers, top_up_id, CLOCK) for _ in range(3))
+                one = (settle(self.sessions, self.rails, top_up_id, CLOCK) for _ in range(3))
                 await asyncio.gather(*one, return_exceptions=True)
 
         self.attempt(work())
 
     @rule()
     def reactions(self) -> None:
-        self.attempt(work_outbox(self.sessions, self.providers, CLOCK, timedelta(hours=26)))
+        self.attempt(work_outbox(self.sessions, self.rails, CLOCK, timedelta(hours=26)))
 
     @rule(steps=st.integers(0, 12))
     def the_next_thing_dies(self, steps: int) -> None:
@@ -229,26 +229,26 @@ class PaymentHistory(RuleBasedStateMachine):
 
     @rule(calls=st.integers(1, 2))
     def answers_get_lost(self, calls: int) -> None:
-        self.provider.lose = calls
+        self.rail.lose = calls
 
     @rule(wait=st.booleans())
     def refunds_wait_at_the_provider(self, wait: bool) -> None:
-        self.provider.refunds_wait = wait
+        self.rail.refunds_wait = wait
 
     # The office.
 
-    @precondition(lambda self: self.provider.payments)
+    @precondition(lambda self: self.rail.payments)
     @rule(choice=CHOICES, amount=AMOUNTS, approve=st.booleans())
     def refund(self, choice: int, amount: int, approve: bool) -> None:
         async def work() -> None:
             async with self.plain() as session:
-                query = select(TopUp.id).where(TopUp.captured_minor > 0, TopUp.provider == NAME).order_by(TopUp.id)
+                query = select(TopUp.id).where(TopUp.captured_minor > 0, TopUp.rail == NAME).order_by(TopUp.id)
                 ids = (await session.scalars(query)).all()
             if not ids:
                 return
             async with self.sessions.begin() as session:
                 refund_id = await request_refund(
-                    session, self.providers, operator="amina", top_up_id=pick(list(ids), choice),
+                    session, self.rails, operator="amina", top_up_id=pick(list(ids), choice),
                     amount_minor=amount, reason="r", request_key=new_id("k"), now=NOW,
                 )  # fmt: skip
             if approve:
@@ -260,7 +260,7 @@ class PaymentHistory(RuleBasedStateMachine):
     @rule()
     def refunds_are_worked(self) -> None:
         self.attempt(self._later(Refund))
-        self.attempt(work_refunds(self.sessions, self.providers, CLOCK))
+        self.attempt(work_refunds(self.sessions, self.rails, CLOCK))
 
     @rule(choice=CHOICES)
     def suspense_is_assigned(self, choice: int) -> None:
@@ -346,7 +346,7 @@ class PaymentHistory(RuleBasedStateMachine):
             granted = (await session.get_one(Meter, self.home.meter_id, populate_existing=True)).credit_granted_minor
             wallet = await self._sum(session, AccountKind.WALLET, self.home.meter_id)
             assert wallet + self.used == granted, "the wallet is what was granted, less the water"
-            stored = set((await session.scalars(select(ProviderEvent.event_id))).all())
+            stored = set((await session.scalars(select(RailEvent.event_id))).all())
         assert self.answered <= stored, "answered 2xx, and gone"
 
     async def _sum(self, session: Any, kind: AccountKind, owner: str) -> int:
@@ -355,7 +355,7 @@ class PaymentHistory(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if hasattr(self, "sessions"):
-                self.point.left, self.provider.lose = None, 0
+                self.point.left, self.rail.lose = None, 0
                 self.run(self._quiet())
                 self.run(self._check_end())
         finally:
@@ -364,16 +364,16 @@ class PaymentHistory(RuleBasedStateMachine):
     async def _quiet(self) -> None:
         """Everybody is told everything once more, every queue is worked, the meter hears and speaks."""
         for round_ in range(4):
-            for payment in list(self.provider.payments.values()):
+            for payment in list(self.rail.payments.values()):
                 body = {"id": f"last_{round_}_{payment.ref}", "ref": payment.ref, "reference": payment.reference}
                 await self._receive(json.dumps(body | {"account": payment.account}).encode())
             for queue in QUEUES:
                 await self._later(queue)
-            while await work_inbox(self.plain, self.providers, CLOCK):
+            while await work_inbox(self.plain, self.rails, CLOCK):
                 pass
-            await poll_due(self.plain, self.providers, CLOCK, limit=200)
-            await work_refunds(self.plain, self.providers, CLOCK, limit=200)
-            while await work_outbox(self.plain, self.providers, CLOCK, timedelta(hours=26)):
+            await poll_due(self.plain, self.rails, CLOCK, limit=200)
+            await work_refunds(self.plain, self.rails, CLOCK, limit=200)
+            while await work_outbox(self.plain, self.rails, CLOCK, timedelta(hours=26)):
                 pass
             async with self.plain.begin() as session:
                 command = await next_to_send(session, self.home.meter_id, NOW)
@@ -383,22 +383,22 @@ class PaymentHistory(RuleBasedStateMachine):
 
     async def _check_end(self) -> None:
         await self._check_books()
-        payments = self.provider.payments.values()
+        payments = self.rail.payments.values()
         held = sum(one.captured - one.refunded - one.disputed for one in payments)
         async with self.plain() as session:
             assert -await self._sum(session, AccountKind.CLEARING, NAME) == held, "clearing is what the provider holds"
             for one in payments:
-                query = select(func.coalesce(func.sum(TopUp.captured_minor), 0)).where(TopUp.provider_ref == one.ref)
+                query = select(func.coalesce(func.sum(TopUp.captured_minor), 0)).where(TopUp.rail_ref == one.ref)
                 credited = int(await session.scalar(query) or 0)
                 waiting = await session.scalar(
                     select(func.coalesce(func.sum(SuspenseItem.amount_minor), 0)).where(
-                        SuspenseItem.provider_ref == one.ref, SuspenseItem.status == "OPEN"
+                        SuspenseItem.rail_ref == one.ref, SuspenseItem.status == "OPEN"
                     )
                 )
                 assert credited + int(waiting or 0) == one.captured, f"{one}: credited {credited}, waiting {waiting}"
             rows = (await session.scalars(select(TopUp).where(TopUp.captured_minor > 0))).all()
             for row in rows:
-                payment = self.provider.payments.get(row.provider_ref or "")
+                payment = self.rail.payments.get(row.rail_ref or "")
                 if payment is not None:
                     assert row.taken_back_minor == min(payment.captured, payment.refunded + payment.disputed)
             meter = await session.get_one(Meter, self.home.meter_id, populate_existing=True)
@@ -409,7 +409,7 @@ class PaymentHistory(RuleBasedStateMachine):
             await session.execute(update(queue).where(queue.due_at.is_not(None)).values(due_at=func.now()))
 
     def _payment(self, choice: int) -> Payment:
-        return pick(list(self.provider.payments.values()), choice)
+        return pick(list(self.rail.payments.values()), choice)
 
     def _is_ours(self, payment: Payment) -> bool:
         """Paybill money for nobody is worked by hand; its refunds are not part of this history."""

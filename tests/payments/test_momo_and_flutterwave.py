@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from standpipe.payments.models import ProviderEvent, Refund, TopUp
-from standpipe.payments.provider import RefundRequest, RefundStatus
-from standpipe.payments.providers.momo import payment_id
+from standpipe.payments.models import RailEvent, Refund, TopUp
+from standpipe.payments.rails.momo import payment_id
+from standpipe.payments.rails.port import RefundRequest, RefundStatus
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from tests.support.town import FLUTTERWAVE_HASH, MOMO_SECRET, Town
 
@@ -127,7 +127,7 @@ async def test_p1_tokens_that_are_not_ours_are_refused(town: Town, token: str | 
     assert response.status_code == 400
     assert (await town.http.post(f"{town.api}/webhooks/momo/{token or 'x'}", content=b"{}")).status_code == 400
     assert (await town.http.put(f"{town.api}/webhooks/momo", content=b"{}")).status_code == 400
-    assert await town.count(ProviderEvent) == 0
+    assert await town.count(RailEvent) == 0
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ async def test_p5_nonsense_is_stored_and_harmless(town: Town, body: bytes) -> No
     assert (await town.post("flutterwave", body, {"verif-hash": FLUTTERWAVE_HASH})).status_code == 200
     assert (await town.http.put(f"{town.api}/webhooks/momo/{MOMO_SECRET}", content=body)).status_code == 200
     await town.drain()
-    assert await town.count(ProviderEvent) == 2
+    assert await town.count(RailEvent) == 2
 
 
 async def test_p31_two_attempts_paid_under_one_reference_are_both_credited(town: Town) -> None:
@@ -153,16 +153,16 @@ async def test_p31_two_attempts_paid_under_one_reference_are_both_credited(town:
 async def test_refunds_are_one_per_key_and_told_apart(town: Town, rail: str) -> None:
     top_up_id = await (momo if rail == "momo" else flutterwave)(town)
     await act(town, rail, top_up_id, "approve" if rail == "momo" else "pay")
-    provider = town.providers[rail]
+    adapter = town.rails[rail]
     ref = payment_id(top_up_id) if rail == "momo" else top_up_id
     request = RefundRequest("ref_" + "0" * 26, ref, None, 500, "KES", "r")
-    first = await provider.refund(request)
-    again = await provider.refund(request)
-    assert (first.provider_ref, first.status) == (again.provider_ref, RefundStatus.PENDING)
+    first = await adapter.refund(request)
+    again = await adapter.refund(request)
+    assert (first.rail_ref, first.status) == (again.rail_ref, RefundStatus.PENDING)
     base = town.momo_url if rail == "momo" else town.flutterwave_url
     done = "succeed" if rail == "momo" else "completed"
-    await town.http.post(f"{base}/_control/refunds/{first.provider_ref}/{done}")
-    truth = await provider.fetch_refund(first.provider_ref, provider_ref=ref)
+    await town.http.post(f"{base}/_control/refunds/{first.rail_ref}/{done}")
+    truth = await adapter.fetch_refund(first.rail_ref, rail_ref=ref)
     assert (truth.status, truth.amount_minor) == (RefundStatus.SUCCEEDED, 500)
 
 
@@ -183,14 +183,14 @@ async def test_p36_a_refund_that_comes_back_after_it_had_succeeded_is_restored(t
     now = town.settings.clock.now()
     async with town.sessions.begin() as session:
         refund_id = await request_refund(
-            session, town.providers, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
+            session, town.rails, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
             request_key="k", now=now,
         )  # fmt: skip
     async with town.sessions.begin() as session:
         await approve_refund(session, operator="b", refund_id=refund_id, now=now)
     for status, wallet in (("completed", 1000), ("failed", 1500)):
         await town.hurry(Refund)
-        await work_refunds(town.sessions, town.providers, town.settings.clock)
+        await work_refunds(town.sessions, town.rails, town.settings.clock)
         [refund] = town.flutterwave.refunds
         url = f"{town.flutterwave_url}/_control/refunds/{refund['id']}/{status}"
         assert (await town.http.post(url)).status_code == 200

@@ -14,7 +14,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, MeterCommand, MeterState
 from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
-from standpipe.payments.models import ProviderEvent, Refund, TopUp
+from standpipe.payments.models import RailEvent, Refund, TopUp
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.platform.errors import InvalidInputError, StandpipeError
 from tests.support.delivery import mark_unknown, next_to_send, take_report
@@ -32,7 +32,7 @@ async def paid(town: Town, amount: str = "15.00") -> str:
 
 async def act(town: Town, top_up_id: str, action: str, **params: str) -> dict[str, Any]:
     """Something happens at the provider, and its webhook is worked."""
-    before = await town.count(ProviderEvent)
+    before = await town.count(RailEvent)
     url = f"{town.sandbox_url}/v1/references/{top_up_id}/{action}"
     charge: dict[str, Any] = (await town.http.post(url, params=params)).json()
     if action != "hold-refunds":
@@ -42,11 +42,11 @@ async def act(town: Town, top_up_id: str, action: str, **params: str) -> dict[st
 
 
 async def more_events(town: Town, before: int) -> bool:
-    return await town.count(ProviderEvent) > before
+    return await town.count(RailEvent) > before
 
 
 async def move_refund(town: Town, refund_id: str, status: str) -> None:
-    before = await town.count(ProviderEvent)
+    before = await town.count(RailEvent)
     await town.http.post(f"{town.sandbox_url}/v1/refunds/{refund_id}/{status}")
     await until(lambda: more_events(town, before))
     await town.drain()
@@ -113,7 +113,7 @@ async def ask(town: Town, top_up_id: str, amount_minor: int, key: str = "k1", op
     async with town.sessions.begin() as session:
         return await request_refund(
             session,
-            town.providers,
+            town.rails,
             operator=operator,
             top_up_id=top_up_id,
             amount_minor=amount_minor,
@@ -130,7 +130,7 @@ async def approve(town: Town, refund_id: str, operator: str = "brian") -> str:
 
 async def work(town: Town) -> None:
     await town.hurry(Refund)
-    await work_refunds(town.sessions, town.providers, town.settings.clock)
+    await work_refunds(town.sessions, town.rails, town.settings.clock)
     await town.drain()
 
 
@@ -254,14 +254,14 @@ async def test_p36_succeeded_then_failed_is_restored_and_a_second_attempt_counts
     await approve(town, first)
     await work(town)
     row = await refund_row(town, first)
-    assert row.provider_ref is not None
-    await move_refund(town, row.provider_ref, "failed")
+    assert row.rail_ref is not None
+    await move_refund(town, row.rail_ref, "failed")
     assert (await refund_row(town, first)).status == "FAILED"
     assert await balances(town) == {"WALLET": 1500, "CLEARING": -1500, "granted": 1500}
     second = await ask(town, top_up_id, 500, key="k2")
     await approve(town, second)
     await work(town)
-    await move_refund(town, row.provider_ref, "failed")
+    await move_refund(town, row.rail_ref, "failed")
     assert (await refund_row(town, second)).status == "DONE"
     assert await balances(town) == {"WALLET": 1000, "CLEARING": -1000, "granted": 1000}
 
@@ -374,10 +374,10 @@ async def test_p40_a_pending_refund_stays_pending(town: Town) -> None:
     for _ in range(3):
         await work(town)
     row = await refund_row(town, refund_id)
-    assert (row.status, row.provider_ref is not None) == ("SENT", True)
+    assert (row.status, row.rail_ref is not None) == ("SENT", True)
     assert await balances(town) == {"WALLET": 1000, "CLEARING": -1500, "REFUND_DUE": 500, "granted": 1000}
-    assert row.provider_ref is not None
-    await move_refund(town, row.provider_ref, "failed")
+    assert row.rail_ref is not None
+    await move_refund(town, row.rail_ref, "failed")
     assert await balances(town) == {"WALLET": 1500, "CLEARING": -1500, "granted": 1500}
 
 
@@ -387,19 +387,19 @@ async def test_p18_every_order_of_news_ends_at_the_same_balances(town: Town) -> 
     for number, order in enumerate(itertools.permutations(range(3))):
         top_up_id = await paid(town, f"{number + 10}.00")
         async with town.sessions() as session:
-            event_ids = (await session.scalars(select(ProviderEvent.id))).all()
+            event_ids = (await session.scalars(select(RailEvent.id))).all()
         for action in ("refund", "dispute", "dispute-win"):
             params = {"amount": "300"} if action == "refund" else {}
             await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/{action}", params=params)
         await until(partial(three_more, town, len(event_ids)))
         async with town.sessions() as session:
-            query = select(ProviderEvent.id).order_by(ProviderEvent.id).offset(len(event_ids))
+            query = select(RailEvent.id).order_by(RailEvent.id).offset(len(event_ids))
             fresh = (await session.scalars(query)).all()
         for place in order:
             async with town.sessions.begin() as session:
-                later = "UPDATE provider_events SET due_at = now() + interval '1 day' WHERE due_at IS NOT NULL"
+                later = "UPDATE rail_events SET due_at = now() + interval '1 day' WHERE due_at IS NOT NULL"
                 await session.execute(text(later))
-                now = text("UPDATE provider_events SET due_at = now() WHERE id = :i")
+                now = text("UPDATE rail_events SET due_at = now() WHERE id = :i")
                 await session.execute(now, {"i": fresh[place]})
             await town.drain()
         async with town.sessions() as session:
@@ -410,21 +410,21 @@ async def test_p18_every_order_of_news_ends_at_the_same_balances(town: Town) -> 
 
 
 async def three_more(town: Town, seen: int) -> bool:
-    return await town.count(ProviderEvent) >= seen + 3
+    return await town.count(RailEvent) >= seen + 3
 
 
 async def test_p19_a_replay_after_the_inbox_was_pruned_is_no_second_credit(town: Town) -> None:
     await paid(town)
     [row] = await town.inbox()
     async with town.sessions.begin() as session:
-        await session.execute(text("TRUNCATE provider_events"))
+        await session.execute(text("TRUNCATE rail_events"))
     async with town.sessions.begin() as session:
         session.add(
-            ProviderEvent(
-                provider="sandbox",
+            RailEvent(
+                rail="sandbox",
                 event_id="evt_again",
                 kind=row.kind,
-                provider_ref=row.provider_ref,
+                rail_ref=row.rail_ref,
                 reference=row.reference,
                 body=row.body,
             )
@@ -451,7 +451,7 @@ async def test_p33_a_worker_that_dies_while_handing_over_a_refund_pays_it_once(t
         top_up = await session.get_one(TopUp, top_up_id)
     # The provider has heard the call; the worker's lease is still running when it dies before it could note that.
     headers = KEY | {"idempotency-key": f"refund:{refund_id}"}
-    url = f"{town.sandbox_url}/v1/charges/{top_up.provider_ref}/refunds"
+    url = f"{town.sandbox_url}/v1/charges/{top_up.rail_ref}/refunds"
     assert (await town.http.post(url, json={"amount": row.amount_minor}, headers=headers)).status_code == 200
     await work(town)
     assert (await refund_row(town, refund_id)).status == "DONE"

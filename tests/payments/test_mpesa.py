@@ -11,9 +11,9 @@ from sqlalchemy import func, select, text
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.meters.models import Meter
-from standpipe.payments.models import ProviderEvent, Refund, SuspenseItem, TopUp
-from standpipe.payments.providers.mpesa import MpesaProvider
-from standpipe.payments.providers.mpesa_wire import amount_minor, read_c2b
+from standpipe.payments.models import RailEvent, Refund, SuspenseItem, TopUp
+from standpipe.payments.rails.mpesa import MpesaRail
+from standpipe.payments.rails.mpesa_wire import amount_minor, read_c2b
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.suspense_work import assign
 from standpipe.platform.errors import InvalidInputError
@@ -54,7 +54,7 @@ async def work(town: Town) -> None:
     for _ in range(3):
         await town.drain()
         await town.mpesa.sender.settle()
-        await town.hurry(ProviderEvent)
+        await town.hurry(RailEvent)
     await town.drain()
 
 
@@ -70,9 +70,9 @@ async def suspended(town: Town) -> int:
 
 @pytest.fixture
 async def registered(town: Town) -> Town:
-    provider = town.providers["mpesa"]
-    assert isinstance(provider, MpesaProvider)
-    await provider.register_urls()
+    rail = town.rails["mpesa"]
+    assert isinstance(rail, MpesaRail)
+    await rail.register_urls()
     return town
 
 
@@ -138,19 +138,19 @@ async def test_p10_callbacks_without_our_secret_or_from_elsewhere_are_refused(to
     body = {"TransID": "ABCDEF1234"}
     assert (await call(town, channel, body, secret="x" * 35)).status_code == 400
     assert (await town.http.post(f"{town.api}/webhooks/mpesa", json=body)).status_code == 400
-    provider = town.providers["mpesa"]
-    assert isinstance(provider, MpesaProvider)
-    provider._networks = ["196.201.214.200/32"]
+    rail = town.rails["mpesa"]
+    assert isinstance(rail, MpesaRail)
+    rail._networks = ["196.201.214.200/32"]
     assert (await call(town, channel, body)).status_code == 400
     # What a stranger writes into the header is not where they are.
     assert (await call(town, channel, body, **{"X-Forwarded-For": "196.201.214.200"})).status_code == 400
-    assert await town.count(ProviderEvent) == 0
+    assert await town.count(RailEvent) == 0
 
 
 async def test_p10_a_trusted_proxy_is_believed_about_the_last_hop_only(town: Town) -> None:
-    provider = town.providers["mpesa"]
-    assert isinstance(provider, MpesaProvider)
-    provider._networks = ["196.201.214.200/32"]
+    rail = town.rails["mpesa"]
+    assert isinstance(rail, MpesaRail)
+    rail._networks = ["196.201.214.200/32"]
     town.app.state.trusted_proxies = [ip_network("127.0.0.1/32")]
     body = {"TransID": "ABCDEF1234", "TransAmount": "5.00"}
     good = {"X-Forwarded-For": "6.6.6.6, 196.201.214.200"}
@@ -290,7 +290,7 @@ async def paybill_again(town: Town) -> None:
     """The same confirmation once more, and the janitor, after the money was placed."""
     [money] = town.mpesa.money.values()
     await call(town, "c2b/confirmation", town.mpesa.c2b(money) | {"Again": "1"})
-    await town.hurry(ProviderEvent)
+    await town.hurry(RailEvent)
     await work(town)
     await town.poll()
 
@@ -402,11 +402,11 @@ async def test_a_refund_is_a_reversal_whose_answer_comes_later(town: Town, works
     async with town.sessions.begin() as session:
         with pytest.raises(InvalidInputError, match="whole payment"):
             await request_refund(
-                session, town.providers, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
+                session, town.rails, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
                 request_key="part", now=now,
             )  # fmt: skip
         refund_id = await request_refund(
-            session, town.providers, operator="a", top_up_id=top_up_id, amount_minor=1500, reason="r",
+            session, town.rails, operator="a", top_up_id=top_up_id, amount_minor=1500, reason="r",
             request_key="whole", now=now,
         )  # fmt: skip
     async with town.sessions.begin() as session:
@@ -414,7 +414,7 @@ async def test_a_refund_is_a_reversal_whose_answer_comes_later(town: Town, works
     assert await town.wallet() == 0
     for _ in range(3):
         await town.hurry(Refund)
-        await work_refunds(town.sessions, town.providers, town.settings.clock)
+        await work_refunds(town.sessions, town.rails, town.settings.clock)
         await work(town)
     async with town.sessions() as session:
         refund = await session.get_one(Refund, refund_id)

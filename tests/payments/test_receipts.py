@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 
 from standpipe.ledger.models import AccountKind
 from standpipe.payments.book_models import Receipt
-from standpipe.payments.models import ProviderEvent
+from standpipe.payments.models import RailEvent
 from standpipe.payments.receipt_links import TTL_S, sign_link
 from standpipe.payments.receipt_pdf import render
 from standpipe.payments.receipt_text import SMS_LENGTH, sms_text
@@ -39,7 +39,7 @@ async def paid(town: Town, amount: str = "15.00", **params: str) -> str:
 
 async def act(town: Town, top_up_id: str, action: str, **params: str) -> None:
     await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/{action}", params=params)
-    await until(lambda: town.count(ProviderEvent))
+    await until(lambda: town.count(RailEvent))
     await town.drain()
     await town.poll()
     await town.drain()

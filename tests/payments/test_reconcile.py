@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
-from standpipe.payments.models import ProviderEvent
-from standpipe.payments.provider import SettlementKind, SettlementLine
+from standpipe.payments.models import RailEvent
+from standpipe.payments.rails.port import SettlementKind, SettlementLine
 from standpipe.payments.reconcile import Report, make_report
 from standpipe.payments.settlement_files import read_statement
 from standpipe.payments.settlements import ImportResult, import_lines, pull, pull_due
@@ -28,15 +28,15 @@ WEEK = timedelta(days=7)
 
 async def report(town: Town, *, missing_after: timedelta = WEEK, at: datetime | None = None) -> Report:
     async with town.sessions() as session:
-        return await make_report(session, town.providers, at or town.settings.clock.now(), missing_after=missing_after)
+        return await make_report(session, town.rails, at or town.settings.clock.now(), missing_after=missing_after)
 
 
 async def kinds(town: Town, **more: Any) -> list[str]:
     return [one.kind for one in (await report(town, **more)).differences]
 
 
-async def take(town: Town, provider: str, *lines: SettlementLine) -> ImportResult:
-    return await import_lines(town.sessions, town.providers, town.settings.clock, provider=provider, lines=lines)
+async def take(town: Town, rail: str, *lines: SettlementLine) -> ImportResult:
+    return await import_lines(town.sessions, town.rails, town.settings.clock, rail=rail, lines=lines)
 
 
 async def held(town: Town, kind: AccountKind, owner: str) -> int:
@@ -58,7 +58,7 @@ async def test_a_normal_day_has_no_differences(town: Town) -> None:
     await card_paid(town)
     await card_paid(town, "7.00")
     await town.http.post(f"{town.stripe_url}/_control/payouts/make")
-    results = await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC))
+    results = await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC))
     assert results["stripe"].states == {"MATCHED": 2, "NOTED": 1}
     fees = 1500 * 29 // 1000 + 30 + 700 * 29 // 1000 + 30
     assert await held(town, AccountKind.PROVIDER_FEES, "stripe") == -fees
@@ -66,17 +66,17 @@ async def test_a_normal_day_has_no_differences(town: Town) -> None:
     assert await held(town, AccountKind.CLEARING, "stripe") == 0
     made = await report(town)
     assert made.differences == []
-    [row] = [row for row in made.providers if row.provider == "stripe"]
+    [row] = [row for row in made.rails if row.rail == "stripe"]
     assert (row.captured_minor, row.settled_minor, row.fees_minor, row.clearing_minor) == (2200, 2200, fees, 0)
     # Read again, a statement changes nothing.
-    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC), days=30)
+    await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC), days=30)
     assert await held(town, AccountKind.PROVIDER_FEES, "stripe") == -fees
     assert await kinds(town) == []
 
 
 async def test_p50_lost_webhook_found_by_settlement(town: Town) -> None:
     top_up_id, _ = await town.pay_by_card()
-    results = await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC))
+    results = await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC))
     assert results["stripe"].states == {"MATCHED": 1}
     assert await town.credits() == (1, 1, 1500)
     assert await town.status(top_up_id) == "PAID"
@@ -85,7 +85,7 @@ async def test_p50_lost_webhook_found_by_settlement(town: Town) -> None:
 async def test_p50_a_lost_refund_is_found_by_settlement(town: Town) -> None:
     _, intent = await card_paid(town)
     await town.http.post(f"{town.stripe_url}/_control/payment_intents/{intent}/refund?amount=500")
-    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC))
+    await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC))
     assert await town.wallet() == 1000
     assert await kinds(town) == []
 
@@ -146,7 +146,7 @@ async def test_p50_line_missing_after_days_alarms(town: Town) -> None:
     assert [(one.kind, one.subject) for one in made.differences] == [
         ("payment is missing from the statement", top_up_id)
     ]
-    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC))
+    await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC))
     assert await kinds(town, at=later) == []
 
 
@@ -161,9 +161,9 @@ async def test_p50_late_fee_is_booked_once(town: Town) -> None:
 async def test_p50_a_disputes_fee_is_booked_once_whoever_tells_first(town: Town) -> None:
     _, intent = await card_paid(town, "100.00")
     await town.http.post(f"{town.stripe_url}/_control/payment_intents/{intent}/chargeback")
-    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC))
+    await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC))
     await town.poll()
-    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC), days=30)
+    await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC), days=30)
     charge_fee = 10_000 * 29 // 1000 + 30
     assert await held(town, AccountKind.PROVIDER_FEES, "stripe") == -(charge_fee + 1500)
     assert await kinds(town) == []
@@ -197,7 +197,7 @@ async def test_p50_paybill_money_whose_confirmation_was_lost_is_swept_up(town: T
     await town.http.post(f"{town.mpesa_url}/_control/stk/{ringing}/approve_silent")
     soon = datetime.now(UTC) + timedelta(minutes=1)
     for _ in range(2):
-        results = await pull(town.sessions, town.providers, town.settings.clock, until=soon)
+        results = await pull(town.sessions, town.rails, town.settings.clock, until=soon)
     assert results["mpesa"].states == {"MATCHED": 2, "SUSPENSE": 1}
     assert await town.wallet() == 3500
     assert await town.status(push) == "PAID"
@@ -224,32 +224,32 @@ async def test_p50_with_every_webhook_dead_all_is_found_and_nothing_differs(town
         f"{town.stripe_url}/_control/payouts/make",
     ):
         assert (await town.http.post(url)).status_code == 200
-    assert await town.count(ProviderEvent) == 0
+    assert await town.count(RailEvent) == 0
     # The janitor's first round, and the statements' first reading.
     await town.poll()
-    await pull(town.sessions, town.providers, town.settings.clock, until=datetime.now(UTC) + timedelta(minutes=1))
+    await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC) + timedelta(minutes=1))
     await town.drain()
     assert await town.wallet() == 1100 + 4 * 1200 + 1300
     made = await report(town)
     assert made.differences == []
     assert made.waiting == []
-    assert {row.provider: row.captured_minor for row in made.providers} == {
+    assert {row.rail: row.captured_minor for row in made.rails} == {
         "stripe": 1100, "sandbox": 1200, "mpesa": 2500, "momo": 1200, "flutterwave": 1200,
     }  # fmt: skip
 
 
 async def test_statements_are_read_by_one_worker_and_not_too_often(town: Town) -> None:
-    assert await pull_due(town.sessions, town.providers, town.settings.clock) > 0
-    assert await pull_due(town.sessions, town.providers, town.settings.clock) == 0
+    assert await pull_due(town.sessions, town.rails, town.settings.clock) > 0
+    assert await pull_due(town.sessions, town.rails, town.settings.clock) == 0
 
 
 async def test_a_payouts_notice_has_the_statement_read(town: Town) -> None:
     await card_paid(town)
-    await pull_due(town.sessions, town.providers, town.settings.clock)
+    await pull_due(town.sessions, town.rails, town.settings.clock)
     payout = (await town.http.post(f"{town.stripe_url}/_control/payouts/make")).json()
     assert (await town.tell(event("payout.paid", payout))).status_code == 200
     await town.drain()
-    assert await pull_due(town.sessions, town.providers, town.settings.clock) > 0
+    assert await pull_due(town.sessions, town.rails, town.settings.clock) > 0
     assert await held(town, AccountKind.CLEARING, "stripe") == 0
 
 

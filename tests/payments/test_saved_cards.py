@@ -10,8 +10,8 @@ from sqlalchemy import delete, func, select, text
 from standpipe.notifications.models import Alert
 from standpipe.payments.auto_top_up import PAUSE, Signal, consider
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentRequest, PaymentStatus, RefundRequest, RefundStatus
-from standpipe.payments.providers.stripe import StripeProvider
+from standpipe.payments.rails.port import PaymentRequest, PaymentStatus, RefundRequest, RefundStatus
+from standpipe.payments.rails.stripe import StripeRail
 from standpipe.payments.saved_methods import keep_customer
 from standpipe.payments.settle import settle
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
@@ -56,7 +56,7 @@ async def order(
 
 async def low(town: Town, days: float = 2.0) -> str | None:
     signal = Signal(town.home.meter_id, days, await town.wallet(), fresh=True)
-    return await consider(town.sessions, town.providers, town.settings.clock, signal)
+    return await consider(town.sessions, town.rails, town.settings.clock, signal)
 
 
 async def standing(town: Town) -> AutoTopUp:
@@ -107,12 +107,12 @@ async def test_a_customer_met_by_many_requests_at_once_is_one_at_the_provider(to
 
     async def meet(ref: str) -> None:
         async with town.sessions.begin() as session:
-            await keep_customer(session, customer_id=town.home.customer_id, provider="stripe", provider_ref=ref)
+            await keep_customer(session, customer_id=town.home.customer_id, rail="stripe", rail_ref=ref)
 
     for number in range(40):
         await asyncio.gather(*(meet(f"cus_{number}") for _ in range(8)))
         async with town.sessions.begin() as session:
-            kept = await session.scalars(select(PaymentCustomer.provider_ref))
+            kept = await session.scalars(select(PaymentCustomer.rail_ref))
             assert kept.all() == [f"cus_{number}"]
             await session.execute(delete(PaymentCustomer))
 
@@ -297,9 +297,9 @@ async def test_p12_a_refund_named_by_an_intent_that_we_have_not_learnt_finds_its
 async def test_p12_asked_by_its_intent_a_checkout_is_still_one_payment(town: Town) -> None:
     top_up_id, session = await checkout(town)
     await page(town, session, "pay")
-    truth = await town.providers["stripe"].fetch(session["payment_intent"])
-    assert (truth.provider_ref, truth.aliases) == (session["id"], (session["payment_intent"],))
-    await settle(town.sessions, town.providers, top_up_id, town.settings.clock, provider_ref=session["payment_intent"])
+    truth = await town.rails["stripe"].fetch(session["payment_intent"])
+    assert (truth.rail_ref, truth.aliases) == (session["id"], (session["payment_intent"],))
+    await settle(town.sessions, town.rails, top_up_id, town.settings.clock, rail_ref=session["payment_intent"])
     assert await town.credits() == (1, 1, 1500)
     assert await town.count(TopUp) == 1
 
@@ -338,28 +338,28 @@ async def test_p6_another_accounts_event_is_kept_and_ignored(town: Town) -> None
 
 async def test_p29_refund_keys_are_looked_for_when_a_first_answer_was_lost(town: Town) -> None:
     _, intent = await town.pay_by_card()
-    provider = town.providers["stripe"]
+    rail = town.rails["stripe"]
     request = RefundRequest("ref_" + "0" * 26, intent["id"], None, 500, "KES", "r")
-    assert await provider.find_refund(request) is None
-    made = await provider.refund(request)
+    assert await rail.find_refund(request) is None
+    made = await rail.refund(request)
     # Stripe has forgotten the idempotency key since.
     town.stripe.keys.clear()
-    found = await provider.find_refund(request)
+    found = await rail.find_refund(request)
     assert found is not None
-    assert (found.provider_ref, found.status) == (made.provider_ref, RefundStatus.SUCCEEDED)
+    assert (found.rail_ref, found.status) == (made.rail_ref, RefundStatus.SUCCEEDED)
 
 
 async def test_p30_a_replayed_answer_is_stale_and_the_truth_is_fetched(town: Town) -> None:
-    provider = town.providers["stripe"]
+    rail = town.rails["stripe"]
     request = PaymentRequest("top_" + "0" * 26, 1500, "KES", "d", None, method_id="stripe")
-    made = await provider.create(request)
-    await town.control(made.provider_ref, "succeed")
-    assert (await provider.create(request)).status is PaymentStatus.PENDING
-    assert (await provider.fetch(made.provider_ref)).status is PaymentStatus.SUCCEEDED
+    made = await rail.create(request)
+    await town.control(made.rail_ref, "succeed")
+    assert (await rail.create(request)).status is PaymentStatus.PENDING
+    assert (await rail.fetch(made.rail_ref)).status is PaymentStatus.SUCCEEDED
 
 
 async def test_keys_rotate_without_downtime(town: Town) -> None:
-    rotating = StripeProvider(
+    rotating = StripeRail(
         api_keys=["sk_test_new", "sk_test_town"],
         publishable_key="pk",
         webhook_secrets=["a", "b"],

@@ -12,9 +12,9 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.models import OutboxFact
-from standpipe.payments.models import ProviderEvent, TopUp
-from standpipe.payments.provider import PaymentTruth, ProviderRefusedError, RefundRequest
-from standpipe.payments.providers.stripe_amounts import from_stripe, to_stripe
+from standpipe.payments.models import RailEvent, TopUp
+from standpipe.payments.rails.port import PaymentTruth, RailRefusedError, RefundRequest
+from standpipe.payments.rails.stripe_amounts import from_stripe, to_stripe
 from standpipe.payments.settle import settle
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town, until, waits_for_lock
@@ -64,7 +64,7 @@ async def test_p16_a_declined_sandbox_payment_approved_later_is_found_by_polling
 
 async def test_p17_an_older_answer_that_comes_last_does_not_win(town: Town) -> None:
     top_up_id, intent = await town.pay_by_card()
-    provider = town.providers["stripe"]
+    rail = town.rails["stripe"]
     asked, go = asyncio.Event(), asyncio.Event()
     truths: list[PaymentTruth] = []
 
@@ -72,10 +72,10 @@ async def test_p17_an_older_answer_that_comes_last_does_not_win(town: Town) -> N
         """Stripe, whose first answer is fetched early and delivered late."""
 
         name = "stripe"
-        capabilities = provider.capabilities
+        capabilities = rail.capabilities
 
-        async def fetch(self, provider_ref: str) -> PaymentTruth:
-            truth = await provider.fetch(provider_ref)
+        async def fetch(self, rail_ref: str) -> PaymentTruth:
+            truth = await rail.fetch(rail_ref)
             truths.append(truth)
             if len(truths) == 1:
                 asked.set()
@@ -93,7 +93,7 @@ async def test_p17_an_older_answer_that_comes_last_does_not_win(town: Town) -> N
     late = asyncio.create_task(settle(town.sessions, slow, top_up_id, town.settings.clock))
     await asked.wait()
     town.stripe.intents[intent["id"]].update(intent)
-    await settle(town.sessions, town.providers, top_up_id, town.settings.clock)
+    await settle(town.sessions, town.rails, top_up_id, town.settings.clock)
     assert await town.status(top_up_id) == "PAID"
     go.set()
     await late
@@ -109,10 +109,10 @@ async def test_p20_a_worker_that_dies_after_the_2xx_loses_nothing(town: Town) ->
     assert (await town.tell(event("payment_intent.succeeded", intent))).status_code == 200
     async with town.sessions.begin() as session:
         # A worker claims the row and dies with it: the lease is taken, the attempt counted, nothing done.
-        await session.execute(text("UPDATE provider_events SET attempts = 1, due_at = now() + interval '1 minute'"))
+        await session.execute(text("UPDATE rail_events SET attempts = 1, due_at = now() + interval '1 minute'"))
     await town.drain()
     assert await town.credits() == (0, 0, 0)
-    await town.hurry(ProviderEvent)
+    await town.hurry(RailEvent)
     await town.drain()
     assert await town.status(top_up_id) == "PAID"
     assert await town.credits() == (1, 1, 1500)
@@ -129,7 +129,7 @@ async def test_p20_money_credit_and_news_are_one_commit(town: Town, table: str) 
         await session.execute(text(f"ALTER TABLE away RENAME TO {table}"))
     assert await town.count(CreditGrant) == 0
     assert await town.wallet() == 0
-    await town.hurry(ProviderEvent)
+    await town.hurry(RailEvent)
     await town.drain()
     assert await town.status(top_up_id) == "PAID"
     assert await town.credits() == (1, 1, 1500)
@@ -140,7 +140,7 @@ async def test_p20_a_server_that_dies_after_the_provider_created_the_payment(tow
     async with town.sessions.begin() as session:
         # The row as it was committed before the call: no provider id, no next action, never heard back.
         await session.execute(
-            text("UPDATE top_ups SET provider_ref = NULL, next_action = NULL, status = 'CREATED', version = 0")
+            text("UPDATE top_ups SET rail_ref = NULL, next_action = NULL, status = 'CREATED', version = 0")
         )
     await town.poll()
     assert await town.status(top_up_id) == "PAID"
@@ -220,7 +220,7 @@ async def test_the_janitor_gives_nothing_up_as_failed(town: Town) -> None:
     assert top_up.dead_at is not None
     # Given to a person, and paid all the same: the notice still settles it.
     await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/lose")
-    await settle(town.sessions, town.providers, top_up_id, town.settings.clock)
+    await settle(town.sessions, town.rails, top_up_id, town.settings.clock)
     assert await town.credits() == (1, 1, 1500)
 
 
@@ -235,7 +235,7 @@ def test_p23_stripe_exponents(currency: str, ours: int, theirs: int) -> None:
 
 
 def test_p23_what_stripe_cannot_charge_is_refused_before_the_call() -> None:
-    with pytest.raises(ProviderRefusedError):
+    with pytest.raises(RailRefusedError):
         to_stripe(12_345, "KWD")
 
 
@@ -267,7 +267,7 @@ async def test_p38_a_refund_made_in_the_dashboard_is_booked(town: Town) -> None:
     await town.tell(event("payment_intent.succeeded", intent))
     await town.drain()
     request = RefundRequest("dashboard", intent["id"], None, 500, "KES", "at the dashboard")
-    await town.providers["stripe"].refund(request)
+    await town.rails["stripe"].refund(request)
     charge = town.stripe.intents[intent["id"]]["latest_charge"]
     for _ in range(2):
         await town.tell(event("charge.refunded", charge))

@@ -93,7 +93,7 @@ async def test_p29_an_old_payment_is_looked_up_and_never_created_again(town: Tow
     top_up_id, _ = await town.pay_by_card()
     async with town.sessions.begin() as session:
         row = await session.get_one(TopUp, top_up_id)
-        row.provider_ref, row.status, row.version = None, "CREATED", 0
+        row.rail_ref, row.status, row.version = None, "CREATED", 0
         row.started_real_at = row.started_real_at.replace(year=row.started_real_at.year - 1)
     town.stripe.keys.clear()
     await town.poll()
@@ -122,12 +122,12 @@ async def test_a_provider_that_refuses_is_a_failure_that_says_why(town: Town) ->
 
 async def test_a_top_up_whose_provider_was_turned_off_still_shows_and_waits(town: Town) -> None:
     top_up_id = (await town.start("sandbox"))["topUp"]["id"]
-    removed = town.providers.pop("sandbox")
+    removed = town.rails.pop("sandbox")
     assert await town.status(top_up_id) == "AWAITING_CUSTOMER"
     await town.poll()
     cancel = "mutation($i: ID!) { topUpCancel(input: {topUpId: $i}) { topUp { id } userErrors { code } } }"
     assert (await town.gql(cancel, i=top_up_id))["data"]["topUpCancel"]["userErrors"] == [{"code": "INVALID"}]
-    town.providers["sandbox"] = removed
+    town.rails["sandbox"] = removed
     await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/lose")
     await town.poll()
     assert await town.credits() == (1, 1, 1500)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from standpipe.customers.models import Household
 from standpipe.meters.models import Meter
-from standpipe.payments import promises
+from standpipe.payments import quote_lock
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import period_of
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
@@ -66,7 +66,7 @@ async def bought_ml(town: Town, payload: Any) -> int:
 
 async def test_a_quote_is_ordered_by_once_while_the_first_order_is_under_way(town: Town) -> None:
     town = await volume_town(town)
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     first = await order(town, "a", quote_id)
     second = await order(town, "b", quote_id)
     assert second["topUp"] is None
@@ -75,48 +75,48 @@ async def test_a_quote_is_ordered_by_once_while_the_first_order_is_under_way(tow
     assert "Another payment for this meter is under way" in error["message"]
     assert (await order(town, "a", quote_id))["replayed"] is True
     await settle(town, first)
-    assert await bought_ml(town, first) == promised_ml == 2_000_000
+    assert await bought_ml(town, first) == quoted_ml == 2_000_000
     # The same money buys at another place now, and the old promise is told apart from the new one.
     (error,) = (await order(town, "c", quote_id))["userErrors"]
     assert error["code"] == "QUOTE_CHANGED"
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     assert error["quote"]["id"].rpartition("_")[2] == quote_id.rpartition("_")[2]
     second = await order(town, "d", quote_id)
     await settle(town, second)
-    assert await bought_ml(town, second) == promised_ml == 1_000_000
+    assert await bought_ml(town, second) == quoted_ml == 1_000_000
 
 
 async def test_of_two_orders_at_once_by_one_quote_one_is_taken(town: Town) -> None:
     town = await volume_town(town)
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     payloads = await asyncio.gather(*(order(town, f"k{number}", quote_id) for number in range(6)))
     taken = [payload for payload in payloads if payload["topUp"]]
     assert len(taken) == 1
     assert {payload["userErrors"][0]["code"] for payload in payloads if not payload["topUp"]} == {"QUOTE_CHANGED"}
     await settle(town, *taken)
-    assert (await meter_of(town)).volume_granted_ml == promised_ml
+    assert (await meter_of(town)).volume_granted_ml == quoted_ml
 
 
 async def test_an_order_that_was_cancelled_stands_in_nobodys_way(town: Town) -> None:
     town = await volume_town(town)
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     first = await order(town, "a", quote_id)
     await town.gql(CANCEL, t=first["topUp"]["id"])
     second = await order(town, "b", quote_id)
     assert second["userErrors"] == []
     await settle(town, second)
-    assert await bought_ml(town, second) == promised_ml
+    assert await bought_ml(town, second) == quoted_ml
 
 
 async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The month may have weeks to go on the day of this test.
-    monkeypatch.setattr(promises, "PROMISED_FOR", timedelta(days=60))
+    monkeypatch.setattr(quote_lock, "PROMISED_FOR", timedelta(days=60))
     town = await volume_town(town)
     opening = await order(town, "opening", None, "58.00")
     await settle(town, opening)
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     ordered = await order(town, "a", quote_id)
     now = town.settings.clock.now()
     _, turn = period_of(now.date())
@@ -124,7 +124,7 @@ async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(
     later = town.settings.model_copy(update={"clock_anchor_at": town.settings.clock.anchor_at + ahead})
     await settle(replace(town, settings=later), ordered)
     # Half of it came from the first block, as was said; the new month's first block would have given it all.
-    assert await bought_ml(town, ordered) == promised_ml == 1_500_000
+    assert await bought_ml(town, ordered) == quoted_ml == 1_500_000
     next_month = replace(town, settings=later)
     unquoted = await order(town, "b", None)
     await settle(next_month, unquoted)
@@ -133,11 +133,11 @@ async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(
 
 async def test_t2_what_is_bought_beside_a_quoted_order_comes_to_the_same_in_all(town: Town) -> None:
     town = await volume_town(town)
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     quoted = await order(town, "a", quote_id)
     unquoted = await order(town, "b", None)
     await settle(town, unquoted, quoted)
-    assert await bought_ml(town, unquoted) == promised_ml
+    assert await bought_ml(town, unquoted) == quoted_ml
     assert (await meter_of(town)).volume_granted_ml == 3_000_000
     (error,) = (await order(town, "c", quote_id))["userErrors"]
     assert error["code"] == "QUOTE_CHANGED"
@@ -154,14 +154,14 @@ async def test_p28_one_order_by_a_quote_asked_for_many_times_at_once_is_one(town
 
 async def test_a_promise_ends_after_a_week(town: Town) -> None:
     town = await volume_town(town)
-    quote_id, promised_ml = await ask(town)
+    quote_id, quoted_ml = await ask(town)
     ordered = await order(town, "a", quote_id)
     await settle(town, await order(town, "b", None))
     anchor = town.settings.clock.anchor_at + timedelta(days=40)
     later = replace(town, settings=town.settings.model_copy(update={"clock_anchor_at": anchor}))
     await settle(later, ordered)
     # Promised behind the other order; a month later it begins the blocks anew.
-    assert await bought_ml(town, ordered) == promised_ml == 2_000_000
+    assert await bought_ml(town, ordered) == quoted_ml == 2_000_000
     assert (await meter_of(town)).volume_granted_ml == 4_000_000
 
 

@@ -19,7 +19,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.arrears import add_arrears
-from standpipe.payments.models import ProviderEvent, Refund
+from standpipe.payments.models import RailEvent, Refund
 from standpipe.payments.purchases import buy_with_wallet
 from standpipe.payments.reconcile import make_report
 from standpipe.payments.refunds import work_refunds
@@ -65,14 +65,14 @@ async def balance(town: Town) -> Any:
 
 async def act(town: Town, top_up_id: str, action: str) -> None:
     """Something happens at the sandbox, and its webhook is worked."""
-    before = await town.count(ProviderEvent)
+    before = await town.count(RailEvent)
     await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/{action}")
     await until(lambda: more_events(town, before))
     await town.drain()
 
 
 async def more_events(town: Town, before: int) -> bool:
-    return await town.count(ProviderEvent) > before
+    return await town.count(RailEvent) > before
 
 
 async def quote(town: Town, **by: Any) -> Any:
@@ -321,7 +321,7 @@ async def vend_by_agent(town: Town) -> None:
         await vend(
             session,
             origin="AGENT",
-            provider_ref="slip-1",
+            rail_ref="slip-1",
             funder_id="agt",
             meter_id=town.home.meter_id,
             currency="KES",
@@ -405,11 +405,11 @@ async def test_p36_a_refund_that_comes_back_buys_again(town: Town) -> None:
     assert await refunded(town, top_up_id, 5_000) == "READY"
     assert await volumes(town) == (0, 0)
     await town.hurry(Refund)
-    await work_refunds(town.sessions, town.providers, town.settings.clock)
+    await work_refunds(town.sessions, town.rails, town.settings.clock)
     await town.drain()
     async with town.sessions() as session:
-        refund_ref = (await session.scalars(select(Refund.provider_ref))).one()
-    before = await town.count(ProviderEvent)
+        refund_ref = (await session.scalars(select(Refund.rail_ref))).one()
+    before = await town.count(RailEvent)
     await town.http.post(f"{town.sandbox_url}/v1/refunds/{refund_ref}/failed")
     await until(lambda: more_events(town, before))
     await town.drain()

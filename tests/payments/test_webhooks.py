@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from standpipe.payments.models import ProviderEvent, TopUp
+from standpipe.payments.models import RailEvent, TopUp
 from standpipe_demo.simulator.fake_stripe import event
 from standpipe_demo.simulator.webhooks import sign
 from tests.support.town import OLD_STRIPE_SECRET, SANDBOX_SECRET, STRIPE_SECRET, Town, until, waits_for_lock
@@ -24,7 +24,7 @@ async def test_p1_bad_signature_headers_are_refused_and_leave_nothing(town: Town
     headers = {} if header is None else {"Stripe-Signature": header}
     response = await town.post("stripe", BODY, headers)
     assert response.status_code == 400
-    assert await town.count(ProviderEvent) == 0
+    assert await town.count(RailEvent) == 0
 
 
 async def test_p1_non_ascii_signature_and_non_utf8_body(town: Town) -> None:
@@ -32,7 +32,7 @@ async def test_p1_non_ascii_signature_and_non_utf8_body(town: Town) -> None:
     raw = {"Stripe-Signature": f"t={stamp},v1=é".encode("latin-1")}
     response = await town.http.post(f"{town.api}/webhooks/stripe", content=b"\xff\xfe", headers=raw)
     assert response.status_code == 400
-    assert await town.count(ProviderEvent) == 0
+    assert await town.count(RailEvent) == 0
 
 
 async def test_p1_an_empty_secret_verifies_nothing(town: Town) -> None:
@@ -109,7 +109,7 @@ async def test_p7_ten_megabytes_are_refused_unread(town: Town) -> None:
     assert response.status_code == 413
     streamed = await town.http.post(f"{town.api}/webhooks/stripe", content=endless())
     assert streamed.status_code == 413
-    assert await town.count(ProviderEvent) == 0
+    assert await town.count(RailEvent) == 0
 
 
 async def test_p8_while_the_database_is_down_no_2xx(town: Town) -> None:
@@ -117,10 +117,10 @@ async def test_p8_while_the_database_is_down_no_2xx(town: Town) -> None:
     paid = event("payment_intent.succeeded", intent)
     async with town.sessions.begin() as session:
         # The table out of reach stands for the server out of reach: nothing can be stored.
-        await session.execute(text("ALTER TABLE provider_events RENAME TO away"))
+        await session.execute(text("ALTER TABLE rail_events RENAME TO away"))
     assert (await town.tell(paid)).status_code == 503
     async with town.sessions.begin() as session:
-        await session.execute(text("ALTER TABLE away RENAME TO provider_events"))
+        await session.execute(text("ALTER TABLE away RENAME TO rail_events"))
     assert (await town.tell(paid)).status_code == 200
     await town.drain()
     assert await town.status(top_up_id) == "PAID"
@@ -132,7 +132,7 @@ async def test_p11_same_event_a_hundred_times(town: Town) -> None:
     answers = await asyncio.gather(*(town.tell(paid) for _ in range(100)))
     assert {answer.status_code for answer in answers} == {200}
     await asyncio.gather(*(town.drain() for _ in range(4)))
-    assert await town.count(ProviderEvent) == 1
+    assert await town.count(RailEvent) == 1
     assert await town.credits() == (1, 1, 1500)
     assert await town.sums() == {"KES": 0}
 
@@ -175,15 +175,15 @@ async def test_p14_a_notice_that_overtakes_our_own_commit_is_credited_later(town
     paid = event("payment_intent.succeeded", intent)
     async with town.sessions.begin() as session:
         # As the worker sees it before the request that starts the top-up has committed: there is no such row.
-        await session.execute(text("UPDATE top_ups SET provider = 'elsewhere'"))
+        await session.execute(text("UPDATE top_ups SET rail = 'elsewhere'"))
     await town.tell(paid)
     await town.drain()
     [row] = await town.inbox()
     assert (row.outcome, row.attempts) == (None, 1)
     assert row.due_at is not None
     async with town.sessions.begin() as session:
-        await session.execute(text("UPDATE top_ups SET provider = 'stripe'"))
-    await town.hurry(ProviderEvent)
+        await session.execute(text("UPDATE top_ups SET rail = 'stripe'"))
+    await town.hurry(RailEvent)
     await town.drain()
     assert await town.status(top_up_id) == "PAID"
     assert await town.credits() == (1, 1, 1500)

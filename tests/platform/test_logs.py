@@ -81,11 +81,11 @@ async def fail_everywhere(town: Town, monkeypatch: pytest.MonkeyPatch, code: str
         assert answer["errors"][0]["extensions"]["code"] == "INTERNAL"
         async with town.sessions.begin() as session:
             await session.execute(text("UPDATE meters SET time_zone = 'Africa/Nairobi'"))
-    provider = town.providers["mpesa"]
+    rail = town.rails["mpesa"]
     with monkeypatch.context() as patched:
-        patched.setattr(provider, "create", boom)
-        patched.setattr(provider, "fetch", boom)
-        patched.setattr(provider, "find", boom)
+        patched.setattr(rail, "create", boom)
+        patched.setattr(rail, "fetch", boom)
+        patched.setattr(rail, "find", boom)
         await town.start("mpesa", "20.00")
         await town.poll()
     log = structlog.get_logger("standpipe.test")

@@ -114,6 +114,8 @@ def _run_here(environment: dict[str, str], words: tuple[str, ...], typed: str) -
         with (
             patch.dict(os.environ, environment, clear=True),
             patch.multiple(sys, argv=["standpipe", *words], excepthook=sys.excepthook, **shared),
+            # By this the parser would call itself `python -m pytest`, where that is how the suite was started.
+            patch.object(sys.modules["__main__"], "__package__", None),
             patch.object(desk.out, "_width", WIDE),
             patch.object(cli._errors, "_width", WIDE),
         ):

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import asyncpg
 from sqlalchemy import make_url
 
+from standpipe.platform import embedded_place
 from standpipe.platform.embedded import embedded
 from standpipe.platform.migrate import upgrade
 
@@ -43,7 +45,9 @@ class DatabaseServer:
 @asynccontextmanager
 async def database_server() -> AsyncIterator[DatabaseServer]:
     """Start the suite's server in a folder of its own, forgotten at the end."""
-    with public_folder() as folder:
+    # Where tests/on_any_day.py shifts our clock, PostgreSQL's now() is shifted as far.
+    shifted = {name: os.environ[name] for name in os.environ if "FAKE" in name or name == "LD_PRELOAD"}
+    with public_folder() as folder, patch.dict(embedded_place._ENVIRONMENT, shifted):
         async with embedded(folder, port=free_port(), durable=False) as url:
             await upgrade(url)
             admin = await asyncpg.connect(renamed(url, "postgres"))

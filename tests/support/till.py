@@ -100,7 +100,7 @@ class Till:
     async def pay(self, top_up_id: str) -> dict[str, Any]:
         """Pay at Stripe, settle, and read what became of it."""
         async with self.town.sessions() as session:
-            intent_id = (await session.get_one(TopUp, top_up_id)).provider_ref
+            intent_id = (await session.get_one(TopUp, top_up_id)).rail_ref
         assert intent_id is not None
         await self.town.control(intent_id, "succeed")
         await self.town.poll()

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import stripe
 from cryptography.fernet import Fernet
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import func, select, text
 from starlette.applications import Starlette
 
@@ -22,8 +23,8 @@ from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
 from standpipe.payments.inbox import work_inbox
-from standpipe.payments.models import ProviderEvent, TopUp
-from standpipe.payments.provider import Provider
+from standpipe.payments.models import RailEvent, TopUp
+from standpipe.payments.rails.port import Rail
 from standpipe.payments.top_ups import poll_due
 from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.platform.ids import new_id
@@ -81,7 +82,7 @@ class Town:
     momo: fake_momo.MomoState
     flutterwave_url: str
     flutterwave: fake_flutterwave.FlutterwaveState
-    providers: dict[str, Provider]
+    rails: dict[str, Rail]
     app: Starlette
     home: Home
     tariff_id: str
@@ -122,8 +123,8 @@ class Town:
         intent: dict[str, Any] = (await self.http.post(url, params=params)).json()
         return intent
 
-    async def post(self, provider: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        return await self.http.post(f"{self.api}/webhooks/{provider}", content=body, headers=headers)
+    async def post(self, rail: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        return await self.http.post(f"{self.api}/webhooks/{rail}", content=body, headers=headers)
 
     async def tell(self, event: dict[str, Any], secret: str = STRIPE_SECRET) -> httpx.Response:
         """A Stripe webhook, signed by the real SDK."""
@@ -139,20 +140,20 @@ class Town:
     async def drain(self) -> None:
         """Rate what is due, and work the inbox and the outbox until nothing is due."""
         await rate_due(self.sessions, self.settings.clock)
-        while await work_inbox(self.sessions, self.providers, self.settings.clock) or await work_outbox(
-            self.sessions, self.providers, self.settings.clock, timedelta(hours=26)
+        while await work_inbox(self.sessions, self.rails, self.settings.clock) or await work_outbox(
+            self.sessions, self.rails, self.settings.clock, timedelta(hours=26)
         ):
             pass
 
     async def drain_inbox(self) -> None:
         """The inbox alone."""
-        while await work_inbox(self.sessions, self.providers, self.settings.clock):
+        while await work_inbox(self.sessions, self.rails, self.settings.clock):
             pass
 
     async def poll(self) -> int:
         """The janitor, as if every wait were over."""
         await self.hurry(TopUp)
-        return await poll_due(self.sessions, self.providers, self.settings.clock)
+        return await poll_due(self.sessions, self.rails, self.settings.clock)
 
     async def hurry(self, model: Any) -> None:
         """Make waiting rows due now."""
@@ -185,9 +186,9 @@ class Town:
             rows = await session.execute(select(Entry.currency, func.sum(Entry.amount_minor)).group_by(Entry.currency))
             return {currency: int(total) for currency, total in rows}
 
-    async def inbox(self) -> list[ProviderEvent]:
+    async def inbox(self) -> list[RailEvent]:
         async with self.sessions() as session:
-            return list((await session.scalars(select(ProviderEvent).order_by(ProviderEvent.id))).all())
+            return list((await session.scalars(select(RailEvent).order_by(RailEvent.id))).all())
 
 
 async def until(look: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) -> Any:
@@ -264,11 +265,24 @@ async def make_utility(sessions: Sessions, zone: str = "Africa/Nairobi") -> tupl
     return utility.id, tariff.id
 
 
+class _Told(Settings):
+    """Settings that are what they are told, and read nothing from the environment of whoever runs the suite."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic names its arguments.
+        init_settings: PydanticBaseSettingsSource,
+        **_others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def make_settings(**more: Any) -> Settings:
-    """Settings that read nothing from the environment of whoever runs the suite."""
+    """A test's settings."""
     values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET}
     values |= {"coap_dtls_port": free_port()} | more
-    return Settings.model_validate(values)
+    return _Told.model_validate(values)
 
 
 @asynccontextmanager
@@ -366,7 +380,7 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
             momo=momo_app.state.momo,
             flutterwave_url=f"http://127.0.0.1:{flutterwave_port}",
             flutterwave=flutterwave_app.state.flutterwave,
-            providers=app.state.providers,
+            rails=app.state.rails,
             app=app,
             home=home,
             tariff_id=tariff_id,

@@ -71,7 +71,7 @@ async def refunded(town: Town, top_up_id: str, amount_minor: int) -> str:
     async with town.sessions.begin() as session:
         refund_id = await request_refund(
             session,
-            town.providers,
+            town.rails,
             operator="ann",
             top_up_id=top_up_id,
             amount_minor=amount_minor,

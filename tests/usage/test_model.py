@@ -20,7 +20,7 @@ from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus, PaymentTruth
+from standpipe.payments.rails.port import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
@@ -156,7 +156,7 @@ class History:
         paid = self.chance.choice([1, 99, 1_000, 5_000, 77_777])
         async with self.sessions.begin() as session:
             top_up = TopUp(
-                id=new_id("top"), customer_id=self.home.customer_id, meter_id=self.home.meter_id, provider="sandbox",
+                id=new_id("top"), customer_id=self.home.customer_id, meter_id=self.home.meter_id, rail="sandbox",
                 pay_minor=paid, currency=self.currency, idempotency_key=new_id("key"), request_hash="-",
                 status="CREATED", created_at=self.now, updated_at=self.now,
             )  # fmt: skip
@@ -164,7 +164,7 @@ class History:
             await session.flush()
             await session.refresh(top_up)
             truth = PaymentTruth(
-                provider_ref=new_id("sch"), reference=top_up.id, status=PaymentStatus.SUCCEEDED, currency=self.currency,
+                rail_ref=new_id("sch"), reference=top_up.id, status=PaymentStatus.SUCCEEDED, currency=self.currency,
                 requested_minor=paid, captured_minor=paid, refunded_minor=0,
             )  # fmt: skip
             await apply_truth(session, top_up, truth, self.now)

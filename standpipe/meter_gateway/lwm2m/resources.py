@@ -25,6 +25,7 @@ from standpipe.meters.keys import KeyRing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import DATABASE_DOWN
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
+from standpipe.platform.reconnect import once_more
 
 MAX_LIFETIME_S = 10 * 366 * 86_400
 DEFAULT_LIFETIME_S = 86_400
@@ -70,7 +71,8 @@ class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
 
     async def _answer(self, request: aiocoap.Message) -> aiocoap.Message:
         try:
-            response: aiocoap.Message = await super().render(request)
+            # Handling begins with the database: a meter does not hear of a connection that was lost before.
+            response: aiocoap.Message = await once_more(lambda: super(Door, self).render(request))
         except aiocoap.error.RenderableError as error:
             return _refusal(error.to_message().code)
         except Exception as error:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from standpipe.payments.signatures import verify
+from standpipe.payments.rails.signatures import verify
 from standpipe_demo.simulator import sandbox_provider
 from tests.support.loopback import loopback
 from tests.support.town import until
@@ -49,7 +49,7 @@ async def shop():
 
 
 @asynccontextmanager
-async def provider(shop: Shop, store) -> AsyncIterator[httpx.AsyncClient]:
+async def rail(shop: Shop, store) -> AsyncIterator[httpx.AsyncClient]:
     app = sandbox_provider.make_app(
         webhook_url=shop.url, webhook_secret=SECRET, api_key=KEY, public_url="http://pay", store=store
     )
@@ -63,7 +63,7 @@ async def _create(http: httpx.AsyncClient, key: str = "k1", **changes) -> httpx.
 
 
 async def test_p28_one_key_makes_one_charge(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         first, again = (await _create(http)).json(), (await _create(http)).json()
         assert first["id"] == again["id"]
         assert (await _create(http, amount=9)).status_code == 409
@@ -71,26 +71,26 @@ async def test_p28_one_key_makes_one_charge(shop, tmp_path):
 
 
 async def test_a_restart_keeps_pending_charges(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         charge_id = (await _create(http)).json()["id"]
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         assert (await http.post("/v1/references/top_1/approve")).json()["id"] == charge_id
         await until(lambda: _seen(shop, 1))
 
 
 async def test_a_webhook_that_nobody_took_survives_a_restart(shop, tmp_path):
     shop.closed = True
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         await _create(http)
         await http.post("/v1/references/top_1/approve")
         await until(lambda: _tried(shop))
     shop.closed = False
-    async with provider(shop, tmp_path / "s.json"):
+    async with rail(shop, tmp_path / "s.json"):
         await until(lambda: _seen(shop, 1))
 
 
 async def test_p11_duplicate_sends_one_event_three_times(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         await _create(http)
         await http.post("/v1/references/top_1/duplicate")
         await until(lambda: _seen(shop, 3))
@@ -98,7 +98,7 @@ async def test_p11_duplicate_sends_one_event_three_times(shop, tmp_path):
 
 
 async def test_p16_a_declined_charge_may_be_approved_later(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         await _create(http)
         assert (await http.post("/v1/references/top_1/decline")).json()["status"] == "failed"
         paid = (await http.post("/v1/references/top_1/approve")).json()
@@ -106,7 +106,7 @@ async def test_p16_a_declined_charge_may_be_approved_later(shop, tmp_path):
 
 
 async def test_approving_again_is_no_error(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         await _create(http)
         for _ in range(2):
             assert (await http.post("/v1/references/top_1/approve")).status_code == 200
@@ -115,7 +115,7 @@ async def test_approving_again_is_no_error(shop, tmp_path):
 
 
 async def test_refunds_stay_within_what_was_captured_and_count_once_per_key(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         charge_id = (await _create(http)).json()["id"]
         await http.post("/v1/references/top_1/approve")
         path = f"/v1/charges/{charge_id}/refunds"
@@ -131,19 +131,19 @@ async def test_refunds_stay_within_what_was_captured_and_count_once_per_key(shop
 
 @pytest.mark.parametrize("header", ["", "Bearer wrong", b"Bearer \xe9"])
 async def test_a_wrong_key_is_401(shop, tmp_path, header):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         answer = await http.post("/v1/charges", json=ORDER, headers={"authorization": header})
         assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("amount", [0, -1, True, 1.5, "5", None])
 async def test_p25_an_amount_that_is_none_is_refused(shop, tmp_path, amount):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         assert (await _create(http, amount=amount)).is_client_error
 
 
 async def test_the_page_escapes_what_the_merchant_wrote_and_works_by_forms(shop, tmp_path):
-    async with provider(shop, tmp_path / "s.json") as http:
+    async with rail(shop, tmp_path / "s.json") as http:
         charge_id = (await _create(http, description="<script>x</script>")).json()["id"]
         assert "<script>x" not in (await http.get(f"/pay/{charge_id}")).text
         answer = await http.post(f"/pay/{charge_id}/approve")

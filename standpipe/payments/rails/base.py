@@ -4,42 +4,42 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.port import (
     CardVault,
     PaymentTruth,
-    ProviderRefusedError,
+    RailRefusedError,
     RefundRequest,
     RefundTruth,
     SettlementLine,
 )
 
 
-class Rail:
+class BaseRail:
     """Base of every rail: answers for what it cannot do. No state."""
 
     webhook_answer: dict[str, Any] = {"received": True}  # noqa: RUF012 - never changed; rails replace it whole.
     vault: CardVault | None = None
     name = ""
 
-    async def cancel(self, provider_ref: str) -> PaymentTruth:
+    async def cancel(self, rail_ref: str) -> PaymentTruth:
         """Most mobile money cannot be called back: it runs out by itself. Answers how it stands."""
-        return await self.fetch(provider_ref)
+        return await self.fetch(rail_ref)
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """Every rail has its own."""
-        raise NotImplementedError(provider_ref)
+        raise NotImplementedError(rail_ref)
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
         """Refused: capabilities say so, and nobody should ask."""
-        raise ProviderRefusedError(self.name, "unsupported", f"{self.name} cannot refund {request.provider_ref}.")
+        raise RailRefusedError(self.name, "unsupported", f"{self.name} cannot refund {request.rail_ref}.")
 
     async def find_refund(self, request: RefundRequest) -> RefundTruth | None:  # noqa: ARG002
         """None: the key alone is safe."""
         return None
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
         """Refused, as ``refund`` is."""
-        raise ProviderRefusedError(self.name, "unsupported", f"{self.name} knows no refund {refund_ref}.")
+        raise RailRefusedError(self.name, "unsupported", f"{self.name} knows no refund {refund_ref}.")
 
     async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:  # noqa: ARG002
         """None."""

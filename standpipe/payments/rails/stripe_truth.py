@@ -6,7 +6,7 @@ Each function takes the SDK's object as the dict that it stands for.
 from collections.abc import Sequence
 from typing import Any
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.port import (
     DisputeState,
     PaymentStatus,
     PaymentTruth,
@@ -14,7 +14,7 @@ from standpipe.payments.provider import (
     RefundTruth,
     SavedCard,
 )
-from standpipe.payments.providers.stripe_amounts import from_stripe
+from standpipe.payments.rails.stripe_amounts import from_stripe
 
 REFERENCE = "top_up_id"
 REFUND_KEY = "refund_id"
@@ -64,7 +64,7 @@ def intent_truth(
     states = [_DISPUTE[dispute["status"]] for dispute in disputes if dispute["status"] in _DISPUTE]
     code = (error.get("decline_code") or error.get("code") or error.get("type")) if error else None
     return PaymentTruth(
-        provider_ref=str(intent["id"]),
+        rail_ref=str(intent["id"]),
         reference=(intent.get("metadata") or {}).get(REFERENCE),
         status=status,
         currency=currency,
@@ -96,7 +96,7 @@ def card_of(method: dict[str, Any]) -> SavedCard:
     card = method.get("card") or {}
     expires = f"{card['exp_year']}-{card['exp_month']:02}" if card.get("exp_year") and card.get("exp_month") else None
     return SavedCard(
-        provider_ref=str(method["id"]),
+        rail_ref=str(method["id"]),
         customer_ref=method.get("customer"),
         brand=str(card.get("brand") or method.get("type") or "card"),
         last4=str(card.get("last4") or ""),

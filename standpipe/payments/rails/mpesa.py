@@ -18,27 +18,9 @@ from typing import Any
 
 import httpx
 
-from standpipe.payments.provider import (
-    MOBILE_POLLS_S,
-    Answers,
-    Capabilities,
-    MethodKind,
-    PaymentMethod,
-    PaymentRequest,
-    PaymentStatus,
-    PaymentTruth,
-    ProviderNotice,
-    ProviderRefusedError,
-    ProviderUnavailableError,
-    RefundRequest,
-    RefundStatus,
-    RefundTruth,
-    SettlementKind,
-    SettlementLine,
-    WebhookCall,
-)
-from standpipe.payments.providers import mpesa_callbacks
-from standpipe.payments.providers.mpesa_wire import (
+from standpipe.payments.rails import mpesa_callbacks
+from standpipe.payments.rails.base import BaseRail
+from standpipe.payments.rails.mpesa_wire import (
     CURRENCY,
     EAST_AFRICA,
     STK_MESSAGE,
@@ -53,7 +35,25 @@ from standpipe.payments.providers.mpesa_wire import (
     read_object,
     text_of,
 )
-from standpipe.payments.rail import Rail
+from standpipe.payments.rails.port import (
+    MOBILE_POLLS_S,
+    AsyncResults,
+    Capabilities,
+    MethodKind,
+    PaymentMethod,
+    PaymentRequest,
+    PaymentStatus,
+    PaymentTruth,
+    RailNotice,
+    RailRefusedError,
+    RailUnavailableError,
+    RefundRequest,
+    RefundStatus,
+    RefundTruth,
+    SettlementKind,
+    SettlementLine,
+    WebhookCall,
+)
 
 NAME = "mpesa"
 MINOR = 100
@@ -67,7 +67,7 @@ _NOT_THERE = {"2032", "2033", "R000002"}
 """Result codes of a status query that say: no such transaction."""
 
 
-class MpesaProvider(Rail):
+class MpesaRail(BaseRail):
     """One paybill. ``callback_secrets``: newest first; the address given out holds the newest."""
 
     name = NAME
@@ -87,7 +87,7 @@ class MpesaProvider(Rail):
         allowed_networks: list[str],
         initiator_name: str,
         security_credential: str,
-        answers: Answers,
+        answers: AsyncResults,
         timeout_s: float,
     ) -> None:
         self._credentials = httpx.BasicAuth(consumer_key, consumer_secret)
@@ -119,7 +119,7 @@ class MpesaProvider(Rail):
         """Ring the phone. Never asked twice for one reference (``create_again_s`` is 0)."""
         phone = (request.phone or "").lstrip("+")
         if not phone.startswith("254") or not phone.isdigit():
-            raise ProviderRefusedError(NAME, "phone", "M-Pesa needs a Kenyan phone number, like +254712345678.")
+            raise RailRefusedError(NAME, "phone", "M-Pesa needs a Kenyan phone number, like +254712345678.")
         stamp, password = self._password()
         answer = await self._post(
             "/mpesa/stkpush/v1/processrequest",
@@ -139,19 +139,19 @@ class MpesaProvider(Rail):
         )
         checkout = text_of(answer.get("CheckoutRequestID"))
         if code_of(answer.get("ResponseCode")) != "0":
-            raise ProviderRefusedError(NAME, code_of(answer.get("ResponseCode")), "M-Pesa did not take the request.")
+            raise RailRefusedError(NAME, code_of(answer.get("ResponseCode")), "M-Pesa did not take the request.")
         if not is_checkout(checkout):
-            raise ProviderUnavailableError(NAME, "a push without its id")
+            raise RailUnavailableError(NAME, "a push without its id")
         action = {"type": "stk_push", "phone_masked": masked(phone), "expires_s": PROMPT_S}
         return _push_truth(checkout, request.reference, PaymentStatus.PENDING, next_action=action)
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """A push (``ws_CO_…``) or paybill money (a transaction number) now."""
-        if is_checkout(provider_ref):
-            return await self._fetch_push(provider_ref)
-        if is_transaction(provider_ref):
-            return await self._fetch_transaction(provider_ref)
-        raise ProviderRefusedError(NAME, "bad_id", "This is not an M-Pesa payment's id.")
+        if is_checkout(rail_ref):
+            return await self._fetch_push(rail_ref)
+        if is_transaction(rail_ref):
+            return await self._fetch_transaction(rail_ref)
+        raise RailRefusedError(NAME, "bad_id", "This is not an M-Pesa payment's id.")
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:  # noqa: ARG002 - Daraja cannot look one up.
         """None: a push cannot be looked up by our reference; its callback, or the money's confirmation, names it."""
@@ -159,11 +159,9 @@ class MpesaProvider(Rail):
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
         """Reverse a transaction, once per key however often asked."""
-        transaction = request.receipt_ref or request.provider_ref
+        transaction = request.receipt_ref or request.rail_ref
         if not is_transaction(transaction) or not _KEY.fullmatch(request.key):
-            raise ProviderRefusedError(
-                NAME, "no_receipt", "The M-Pesa transaction number of this payment is not known."
-            )
+            raise RailRefusedError(NAME, "no_receipt", "The M-Pesa transaction number of this payment is not known.")
         pending = RefundTruth(request.key, request.amount_minor, CURRENCY, RefundStatus.PENDING)
         if not await self._answers.expect(NAME, conversation_id=request.key, topic=f"reversal:{request.key}"):
             return pending
@@ -181,7 +179,7 @@ class MpesaProvider(Rail):
         )
         return pending
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
         """What became of a reversal; PENDING while M-Pesa has not said."""
         body = await self._answers.recall(NAME, f"reversal:{refund_ref}")
         result = _result_of(body)
@@ -197,7 +195,7 @@ class MpesaProvider(Rail):
         """The secret in the address, and where it comes from."""
         mpesa_callbacks.authenticate(call, self._secrets, self._networks)
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         """What a callback is about."""
         return mpesa_callbacks.parse(call)
 
@@ -210,9 +208,9 @@ class MpesaProvider(Rail):
         """The same, as a statement: M-Pesa's charges are on the organisation's statement file only."""
         return [
             SettlementLine(
-                external_id=truth.provider_ref,
+                external_id=truth.rail_ref,
                 kind=SettlementKind.PAYMENT,
-                payment_ref=truth.provider_ref,
+                payment_ref=truth.rail_ref,
                 currency=CURRENCY,
                 gross_minor=truth.captured_minor,
                 fee_minor=0,
@@ -243,7 +241,7 @@ class MpesaProvider(Rail):
         body = {"BusinessShortCode": self._shortcode, "Password": password, "Timestamp": stamp}
         try:
             answer = await self._post("/mpesa/stkpushquery/v1/query", body | {"CheckoutRequestID": checkout})
-        except ProviderUnavailableError as error:
+        except RailUnavailableError as error:
             if error.reason == "500.001.1001":
                 return _push_truth(checkout, None, PaymentStatus.PENDING)
             raise
@@ -265,24 +263,24 @@ class MpesaProvider(Rail):
                 question,
                 {"CommandID": "TransactionStatusQuery", "TransactionID": transaction, "IdentifierType": "4"},
             )
-        raise ProviderUnavailableError(NAME, "asked; the answer comes as a callback")
+        raise RailUnavailableError(NAME, "asked; the answer comes as a callback")
 
     def _read_status(self, transaction: str, result: dict[str, Any]) -> PaymentTruth | None:
         """The answer to a status query; None where it tells nothing, so that it is asked again."""
         code = code_of(result.get("ResultCode"))
         if code in _NOT_THERE:
-            raise ProviderRefusedError(NAME, code, "M-Pesa knows no such transaction.")
+            raise RailRefusedError(NAME, code, "M-Pesa knows no such transaction.")
         items = _parameters(result)
         amount = amount_minor(items.get("Amount"))
         ours = text_of(items.get("CreditPartyName")).partition("-")[0].strip() == self._shortcode
         if code != "0" or amount is None or text_of(items.get("ReceiptNo")) != transaction:
             return None
         if not ours:
-            raise ProviderRefusedError(NAME, "not_ours", "That money went to somebody else.")
+            raise RailRefusedError(NAME, "not_ours", "That money went to somebody else.")
         done = text_of(items.get("TransactionStatus")) == "Completed"
         payer = text_of(items.get("DebitPartyName")).partition(" - ")[0]
         return PaymentTruth(
-            provider_ref=transaction,
+            rail_ref=transaction,
             reference=None,
             status=PaymentStatus.SUCCEEDED if done else PaymentStatus.PENDING,
             currency=CURRENCY,
@@ -311,7 +309,7 @@ class MpesaProvider(Rail):
             rows += [row for row in page if isinstance(row, dict)]
             if len(page) < PULL_PAGE:
                 return rows
-        raise ProviderUnavailableError(NAME, "the statement has no end")
+        raise RailUnavailableError(NAME, "the statement has no end")
 
     async def _ask(self, path: str, question: str, body: dict[str, str]) -> None:
         """A question whose answer comes later, to an address that holds the question's id."""
@@ -325,7 +323,7 @@ class MpesaProvider(Rail):
         }
         answer = await self._post(path, {"Remarks": "Standpipe"} | urls | body)
         if code_of(answer.get("ResponseCode")) != "0":
-            raise ProviderUnavailableError(NAME, f"not taken on: {code_of(answer.get('ResponseCode'))}")
+            raise RailUnavailableError(NAME, f"not taken on: {code_of(answer.get('ResponseCode'))}")
 
     def _password(self) -> tuple[str, str]:
         stamp = f"{datetime.now(UTC).astimezone(EAST_AFRICA):%Y%m%d%H%M%S}"
@@ -337,18 +335,18 @@ class MpesaProvider(Rail):
             try:
                 response = await self._http.post(path, json=body, headers={"Authorization": f"Bearer {token}"})
             except httpx.HTTPError as error:
-                raise ProviderUnavailableError(NAME, type(error).__name__) from error
+                raise RailUnavailableError(NAME, type(error).__name__) from error
             if response.status_code != HTTPStatus.UNAUTHORIZED:
                 break
         answer = read_object(response.content)
         if answer is None:
-            raise ProviderUnavailableError(NAME, f"HTTP {response.status_code}, unreadable")
+            raise RailUnavailableError(NAME, f"HTTP {response.status_code}, unreadable")
         if response.is_success:
             return answer
         code = code_of(answer.get("errorCode"))
         if response.status_code in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}:
-            raise ProviderRefusedError(NAME, code or "refused", "M-Pesa refused the request.")
-        raise ProviderUnavailableError(NAME, code or f"HTTP {response.status_code}")
+            raise RailRefusedError(NAME, code or "refused", "M-Pesa refused the request.")
+        raise RailUnavailableError(NAME, code or f"HTTP {response.status_code}")
 
     async def _access_token(self, *, fresh: bool) -> str:
         if not fresh and time.monotonic() < self._token_until_s:
@@ -361,7 +359,7 @@ class MpesaProvider(Rail):
             self._token, lasts_s = str(answer["access_token"]), int(answer["expires_in"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             # Our credentials may be wrong, which is our fault and can be put right: nothing is given up for it.
-            raise ProviderUnavailableError(NAME, f"no access token: {type(error).__name__}") from error
+            raise RailUnavailableError(NAME, f"no access token: {type(error).__name__}") from error
         self._token_until_s = time.monotonic() + max(lasts_s - 60, 0)
         return self._token
 
@@ -375,7 +373,7 @@ def _push_truth(
     next_action: dict[str, Any] | None = None,
 ) -> PaymentTruth:
     return PaymentTruth(
-        provider_ref=checkout,
+        rail_ref=checkout,
         reference=reference,
         status=status,
         currency=CURRENCY,
@@ -394,7 +392,7 @@ def _pulled(row: dict[str, Any]) -> PaymentTruth | None:
     if not is_transaction(transaction) or amount is None:
         return None
     return PaymentTruth(
-        provider_ref=transaction,
+        rail_ref=transaction,
         reference=None,
         status=PaymentStatus.SUCCEEDED,
         currency=CURRENCY,

@@ -2,36 +2,34 @@
 
 from collections.abc import Iterator, Mapping
 
-from standpipe.payments.provider import PaymentMethod, Provider, ProviderUnavailableError
+from standpipe.payments.rails.port import PaymentMethod, Rail, RailUnavailableError
 from standpipe.payments.split import NO_FEE, FeeRule
 from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError
 
 
-class Rails(dict[str, Provider]):
+class Rails(dict[str, Rail]):
     """Providers by name. ``service_fees``: by method id, what the customer pays for paying that way."""
 
-    def __init__(self, providers: Mapping[str, Provider], service_fees: Mapping[str, FeeRule] | None = None) -> None:
-        super().__init__(providers)
+    def __init__(self, rails: Mapping[str, Rail], service_fees: Mapping[str, FeeRule] | None = None) -> None:
+        super().__init__(rails)
         self.service_fees = dict(service_fees or {})
 
 
-def fee_rule(providers: Mapping[str, Provider], method_id: str) -> FeeRule:
+def fee_rule(rails: Mapping[str, Rail], method_id: str) -> FeeRule:
     """The service fee of a method; none where no rule is set."""
-    return providers.service_fees.get(method_id, NO_FEE) if isinstance(providers, Rails) else NO_FEE
+    return rails.service_fees.get(method_id, NO_FEE) if isinstance(rails, Rails) else NO_FEE
 
 
-def methods_in(providers: Mapping[str, Provider], currency: str) -> Iterator[tuple[Provider, PaymentMethod]]:
+def methods_in(rails: Mapping[str, Rail], currency: str) -> Iterator[tuple[Rail, PaymentMethod]]:
     """Every way to pay in a currency."""
-    for provider in providers.values():
-        for method in provider.methods(currency):
-            yield provider, method
+    for rail in rails.values():
+        for method in rail.methods(currency):
+            yield rail, method
 
 
-def find_method(
-    providers: Mapping[str, Provider], currency: str, method_id: str
-) -> tuple[Provider, PaymentMethod] | None:
+def find_method(rails: Mapping[str, Rail], currency: str, method_id: str) -> tuple[Rail, PaymentMethod] | None:
     """The method with this id in this currency, with its provider."""
-    found = (pair for pair in methods_in(providers, currency) if pair[1].id == method_id)
+    found = (pair for pair in methods_in(rails, currency) if pair[1].id == method_id)
     return next(found, None)
 
 
@@ -43,8 +41,8 @@ def check_amount(method: PaymentMethod, amount_minor: int, currency: str, field:
         raise InvalidInputError(f"{method.label} takes whole amounts only.", field)
 
 
-def provider_of(providers: Mapping[str, Provider], name: str) -> Provider:
+def rail_of(rails: Mapping[str, Rail], name: str) -> Rail:
     """The provider of a top-up. Raises ProviderUnavailableError where it is turned off now: its payments can wait."""
-    if name not in providers:
-        raise ProviderUnavailableError(name, "it is not set up")
-    return providers[name]
+    if name not in rails:
+        raise RailUnavailableError(name, "it is not set up")
+    return rails[name]

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from standpipe.payments.provider import SignatureInvalidError
+from standpipe.payments.rails.port import SignatureInvalidError
 
 TOLERANCE_S = 300
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import stripe
 
-from standpipe.payments.provider import ProviderRefusedError, SavedCard
-from standpipe.payments.providers.stripe_amounts import NAME
-from standpipe.payments.providers.stripe_truth import card_of
+from standpipe.payments.rails.port import RailRefusedError, SavedCard
+from standpipe.payments.rails.stripe_amounts import NAME
+from standpipe.payments.rails.stripe_truth import card_of
 
 _ID = re.compile(r"(seti|pm|cus)_[A-Za-z0-9_]{1,250}")
 Ask = Callable[[Callable[[stripe.StripeClient], Awaitable[Any]]], Awaitable[dict[str, Any]]]
@@ -16,7 +16,7 @@ Ask = Callable[[Callable[[stripe.StripeClient], Awaitable[Any]]], Awaitable[dict
 
 
 class StripeVault:
-    """``provider.CardVault`` on Stripe."""
+    """``rail.CardVault`` on Stripe."""
 
     def __init__(self, ask: Ask, publishable_key: str) -> None:
         self._ask, self._publishable_key = ask, publishable_key
@@ -89,7 +89,7 @@ class StripeVault:
         _checked(card_ref)
         try:
             await self._ask(lambda client: client.v1.payment_methods.detach_async(card_ref))
-        except ProviderRefusedError:
+        except RailRefusedError:
             return
 
     async def forget_customer(self, customer_ref: str) -> None:
@@ -97,11 +97,11 @@ class StripeVault:
         _checked(customer_ref)
         try:
             await self._ask(lambda client: client.v1.customers.delete_async(customer_ref))
-        except ProviderRefusedError:
+        except RailRefusedError:
             return
 
 
 def _checked(ref: str) -> None:
     # Ids go into the path of a URL, and the SDK leaves a "/" as it is.
     if not _ID.fullmatch(ref):
-        raise ProviderRefusedError(NAME, "bad_id", "This is not an id of Stripe's.")
+        raise RailRefusedError(NAME, "bad_id", "This is not an id of Stripe's.")

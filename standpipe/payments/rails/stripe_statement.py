@@ -6,8 +6,8 @@ Source: Stripe API, "Balance transactions" (reporting categories) and "Payout re
 from datetime import UTC, datetime
 from typing import Any
 
-from standpipe.payments.provider import SettlementKind, SettlementLine
-from standpipe.payments.providers.stripe_amounts import from_stripe
+from standpipe.payments.rails.port import SettlementKind, SettlementLine
+from standpipe.payments.rails.stripe_amounts import from_stripe
 
 _KINDS = {
     "charge": SettlementKind.PAYMENT,

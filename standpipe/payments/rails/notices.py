@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from standpipe.payments.provider import ProviderNotice
+from standpipe.payments.rails.port import RailNotice
 from standpipe.platform.units import is_storable
 
 MAX_TEXT = 255
@@ -31,6 +31,6 @@ def text_at(value: object, *path: str) -> str | None:
     return value if is_storable(value) else None
 
 
-def unreadable(body: bytes, why: str, *, kind: str = "") -> ProviderNotice:
+def unreadable(body: bytes, why: str, *, kind: str = "") -> RailNotice:
     """A notice that is kept but names no payment; its id is its content, so that it too is stored once."""
-    return ProviderNotice(event_id=f"sha256:{hashlib.sha256(body).hexdigest()}", kind=kind, ignored=why)
+    return RailNotice(event_id=f"sha256:{hashlib.sha256(body).hexdigest()}", kind=kind, ignored=why)

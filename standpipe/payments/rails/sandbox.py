@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.base import BaseRail
+from standpipe.payments.rails.notices import read_json, text_at, unreadable
+from standpipe.payments.rails.port import (
     MOBILE_POLLS_S,
     Capabilities,
     DisputeState,
@@ -15,17 +17,15 @@ from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
-    ProviderNotice,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    RailNotice,
+    RailRefusedError,
+    RailUnavailableError,
     RefundRequest,
     RefundStatus,
     RefundTruth,
     WebhookCall,
 )
-from standpipe.payments.providers.notices import read_json, text_at, unreadable
-from standpipe.payments.rail import Rail
-from standpipe.payments.signatures import verify
+from standpipe.payments.rails.signatures import verify
 from standpipe.platform.units import currency_exponent
 
 NAME = "sandbox"
@@ -46,7 +46,7 @@ _REFUND_STATUS = {
 }
 
 
-class SandboxProvider(Rail):
+class SandboxRail(BaseRail):
     """Speaks to ``standpipe simulate``'s provider; amounts travel in ISO 4217 minor units."""
 
     name = NAME
@@ -73,42 +73,42 @@ class SandboxProvider(Rail):
         }
         return _read(await self._call("POST", "/v1/charges", json=body, key=request.reference))
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """The charge now."""
-        return _read(await self._call("GET", f"/v1/charges/{_checked(provider_ref)}"))
+        return _read(await self._call("GET", f"/v1/charges/{_checked(rail_ref)}"))
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """The charge that carries our reference."""
         try:
             return _read(await self._call("GET", "/v1/charges", params={"reference": request.reference}))
-        except ProviderRefusedError:
+        except RailRefusedError:
             return None
 
-    async def cancel(self, provider_ref: str) -> PaymentTruth:
+    async def cancel(self, rail_ref: str) -> PaymentTruth:
         """Cancel; where it is too late for that, what it has become."""
         try:
-            return _read(await self._call("POST", f"/v1/charges/{_checked(provider_ref)}/cancel"))
-        except ProviderRefusedError:
-            return await self.fetch(provider_ref)
+            return _read(await self._call("POST", f"/v1/charges/{_checked(rail_ref)}/cancel"))
+        except RailRefusedError:
+            return await self.fetch(rail_ref)
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
         """Refund part or all of a charge."""
-        path = f"/v1/charges/{_checked(request.provider_ref)}/refunds"
+        path = f"/v1/charges/{_checked(request.rail_ref)}/refunds"
         made = await self._call("POST", path, json={"amount": request.amount_minor}, key=f"refund:{request.key}")
         return _read_refund(made, request.currency)
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:
         """The refund now."""
-        for refund in (await self.fetch(provider_ref)).refunds:
-            if refund.provider_ref == refund_ref:
+        for refund in (await self.fetch(rail_ref)).refunds:
+            if refund.rail_ref == refund_ref:
                 return refund
-        raise ProviderRefusedError(NAME, "not_found", "There is no such refund.")
+        raise RailRefusedError(NAME, "not_found", "There is no such refund.")
 
     def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Sandbox-Signature`` over the raw bytes."""
         verify(call.headers.get("sandbox-signature"), call.body, self._webhook_secrets, call.now_s)
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         """The charge that an event is about."""
         event = read_json(call.body)
         if event is None:
@@ -117,9 +117,7 @@ class SandboxProvider(Rail):
         charge = text_at(event, "data", "charge", "id")
         if event_id is None or charge is None or not _ID.fullmatch(charge):
             return unreadable(call.body, "names no charge", kind=kind)
-        return ProviderNotice(
-            event_id, kind, provider_ref=charge, reference=text_at(event, "data", "charge", "reference")
-        )
+        return RailNotice(event_id, kind, rail_ref=charge, reference=text_at(event, "data", "charge", "reference"))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -139,11 +137,11 @@ class SandboxProvider(Rail):
             response = await self._http.request(method, path, json=json, params=params, headers=headers)
             answer: dict[str, Any] = response.json()
         except (httpx.HTTPError, ValueError) as error:
-            raise ProviderUnavailableError(NAME, type(error).__name__) from error
+            raise RailUnavailableError(NAME, type(error).__name__) from error
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
-            raise ProviderUnavailableError(NAME, f"HTTP {response.status_code}")
+            raise RailUnavailableError(NAME, f"HTTP {response.status_code}")
         if response.is_error:
-            raise ProviderRefusedError(NAME, str(answer.get("code", "refused")), str(answer.get("message", "Refused.")))
+            raise RailRefusedError(NAME, str(answer.get("code", "refused")), str(answer.get("message", "Refused.")))
         return answer
 
 
@@ -151,7 +149,7 @@ def _read(charge: dict[str, Any]) -> PaymentTruth:
     try:
         status = _STATUS[charge["status"]]
         return PaymentTruth(
-            provider_ref=_checked(charge["id"]),
+            rail_ref=_checked(charge["id"]),
             reference=charge["reference"],
             status=status,
             currency=charge["currency"],
@@ -167,7 +165,7 @@ def _read(charge: dict[str, Any]) -> PaymentTruth:
             next_action={"type": "redirect", "url": charge["pay_url"]} if status is PaymentStatus.PENDING else None,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ProviderUnavailableError(NAME, f"unreadable charge: {error!r}") from error
+        raise RailUnavailableError(NAME, f"unreadable charge: {error!r}") from error
 
 
 def _read_refund(refund: dict[str, Any], currency: str) -> RefundTruth:
@@ -175,7 +173,7 @@ def _read_refund(refund: dict[str, Any], currency: str) -> RefundTruth:
         status = _REFUND_STATUS[refund["status"]]
         return RefundTruth(str(refund["id"]), _whole(refund["amount"]), currency, status, refund.get("failure_code"))
     except (KeyError, TypeError) as error:
-        raise ProviderUnavailableError(NAME, f"unreadable refund: {error!r}") from error
+        raise RailUnavailableError(NAME, f"unreadable refund: {error!r}") from error
 
 
 def _whole(value: object) -> int:
@@ -184,7 +182,7 @@ def _whole(value: object) -> int:
     return value
 
 
-def _checked(provider_ref: str) -> str:
-    if not _ID.fullmatch(provider_ref):
-        raise ProviderRefusedError(NAME, "bad_id", "This is not a charge's id.")
-    return provider_ref
+def _checked(rail_ref: str) -> str:
+    if not _ID.fullmatch(rail_ref):
+        raise RailRefusedError(NAME, "bad_id", "This is not a charge's id.")
+    return rail_ref

@@ -18,7 +18,9 @@ from typing import Any
 
 import httpx
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.base import BaseRail
+from standpipe.payments.rails.notices import read_json, text_at, unreadable
+from standpipe.payments.rails.port import (
     MOBILE_POLLS_S,
     Capabilities,
     MethodKind,
@@ -26,17 +28,15 @@ from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
-    ProviderNotice,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    RailNotice,
+    RailRefusedError,
+    RailUnavailableError,
     RefundRequest,
     RefundStatus,
     RefundTruth,
     SignatureInvalidError,
     WebhookCall,
 )
-from standpipe.payments.providers.notices import read_json, text_at, unreadable
-from standpipe.payments.rail import Rail
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import currency_exponent, to_major, to_minor
 
@@ -84,7 +84,7 @@ def payment_id(reference: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, reference))
 
 
-class MomoProvider(Rail):
+class MomoRail(BaseRail):
     """One MoMo environment. Refunds need the keys of the Disbursements product."""
 
     name = NAME
@@ -127,7 +127,7 @@ class MomoProvider(Rail):
         """Ring the phone; asked again, it is the same request."""
         phone, reference = (request.phone or "").lstrip("+"), payment_id(request.reference)
         if not phone.isascii() or not phone.isdigit():
-            raise ProviderRefusedError(NAME, "phone", "MoMo needs the payer's phone number.")
+            raise RailRefusedError(NAME, "phone", "MoMo needs the payer's phone number.")
         body = {
             "amount": f"{to_major(request.amount_minor, request.currency):f}",
             "currency": request.currency,
@@ -142,7 +142,7 @@ class MomoProvider(Rail):
             return await self.fetch(reference)
         _refuse_unless(status == HTTPStatus.ACCEPTED, status, answer)
         return PaymentTruth(
-            provider_ref=reference,
+            rail_ref=reference,
             reference=request.reference,
             status=PaymentStatus.PENDING,
             currency=request.currency,
@@ -152,18 +152,18 @@ class MomoProvider(Rail):
             next_action={"type": "stk_push", "phone_masked": _masked(phone), "expires_s": PROMPT_S},
         )
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """The request to pay now."""
-        path = f"/v1_0/requesttopay/{_checked(provider_ref)}"
+        path = f"/v1_0/requesttopay/{_checked(rail_ref)}"
         status, answer = await self._call("collection", "GET", path)
         _refuse_unless(status == HTTPStatus.OK, status, answer)
-        return _read(provider_ref, answer)
+        return _read(rail_ref, answer)
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """By the UUID that this reference always has."""
         try:
             return await self.fetch(payment_id(request.reference))
-        except ProviderRefusedError:
+        except RailRefusedError:
             return None
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
@@ -175,14 +175,14 @@ class MomoProvider(Rail):
             "externalId": request.key,
             "payerMessage": "Water top-up refund",
             "payeeNote": request.key,
-            "referenceIdToRefund": _checked(request.provider_ref),
+            "referenceIdToRefund": _checked(request.rail_ref),
         }
         headers = {"X-Reference-Id": reference}
         status, answer = await self._call("disbursement", "POST", "/v1_0/refund", json=body, headers=headers)
         _refuse_unless(status in {HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT}, status, answer)
         return RefundTruth(reference, request.amount_minor, request.currency, RefundStatus.PENDING)
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
         """The refund now."""
         status, answer = await self._call("disbursement", "GET", f"/v1_0/refund/{_checked(refund_ref)}")
         _refuse_unless(status == HTTPStatus.OK, status, answer)
@@ -201,17 +201,17 @@ class MomoProvider(Rail):
         if call.address is None or not any(ip_address(call.address) in ip_network(net) for net in self._networks):
             raise SignatureInvalidError(f"Callbacks are not taken from {call.address}.")
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         """The top-up that a callback names; the payment's id follows from it."""
         body = read_json(call.body)
         reference = text_at(body, "externalId") if body else None
         if body is None or reference is None:
             return unreadable(call.body, "names no payment")
         status = text_at(body, "status") or ""
-        return ProviderNotice(
+        return RailNotice(
             event_id=f"{payment_id(reference)}:{status}",
             kind=status[:32],
-            provider_ref=payment_id(reference),
+            rail_ref=payment_id(reference),
             reference=reference,
         )
 
@@ -224,7 +224,7 @@ class MomoProvider(Rail):
     ) -> tuple[int, dict[str, Any]]:
         keys = self._keys[product]
         if keys is None:
-            raise ProviderRefusedError(NAME, "unsupported", f"MoMo's {product} product is not set up.")
+            raise RailRefusedError(NAME, "unsupported", f"MoMo's {product} product is not set up.")
         status, answer = 0, {}
         for fresh in (False, True):
             sent = {
@@ -237,12 +237,12 @@ class MomoProvider(Rail):
                     method, f"/{product}{path}", json=json, headers=sent | (headers or {})
                 )
             except httpx.HTTPError as error:
-                raise ProviderUnavailableError(NAME, type(error).__name__) from error
+                raise RailUnavailableError(NAME, type(error).__name__) from error
             status, answer = response.status_code, _object(response.content)
             if status != HTTPStatus.UNAUTHORIZED:
                 break
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise ProviderUnavailableError(NAME, f"HTTP {status}")
+            raise RailUnavailableError(NAME, f"HTTP {status}")
         return status, answer
 
     async def _token(self, product: str, keys: MomoKeys, *, fresh: bool) -> str:
@@ -256,7 +256,7 @@ class MomoProvider(Rail):
             answer = _object(response.content)
             token, lasts_s = str(answer["access_token"]), int(answer["expires_in"])
         except (httpx.HTTPError, KeyError, ValueError, TypeError) as error:
-            raise ProviderUnavailableError(NAME, f"no access token: {type(error).__name__}") from error
+            raise RailUnavailableError(NAME, f"no access token: {type(error).__name__}") from error
         self._tokens[product] = (token, time.monotonic() + max(lasts_s - 60, 0))
         return token
 
@@ -271,7 +271,7 @@ def _read(reference: str, answer: dict[str, Any]) -> PaymentTruth:
     amount = _amount(answer, currency)
     receipt = text_at(answer, "financialTransactionId")
     return PaymentTruth(
-        provider_ref=reference,
+        rail_ref=reference,
         reference=text_at(answer, "externalId"),
         status=status,
         currency=currency,
@@ -298,13 +298,13 @@ def _reason(answer: dict[str, Any]) -> str:
 def _amount(answer: dict[str, Any], currency: str) -> int:
     value = answer.get("amount")
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal) or len(str(value)) > 30:  # noqa: PLR2004 - longer is no amount.
-        raise ProviderUnavailableError(NAME, "an amount that is none")
+        raise RailUnavailableError(NAME, "an amount that is none")
     try:
         amount = to_minor(Decimal(str(value)), currency)
     except (InvalidOperation, InvalidInputError) as error:
-        raise ProviderUnavailableError(NAME, "an amount that is none") from error
+        raise RailUnavailableError(NAME, "an amount that is none") from error
     if amount < 0:
-        raise ProviderUnavailableError(NAME, "an amount below zero")
+        raise RailUnavailableError(NAME, "an amount below zero")
     return amount
 
 
@@ -320,15 +320,15 @@ def _refuse_unless(good: bool, status: int, answer: dict[str, Any]) -> None:
     if good:
         return
     if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN}:
-        raise ProviderRefusedError(NAME, str(answer.get("code") or status)[:64], "MoMo refused the request.")
-    raise ProviderUnavailableError(NAME, f"HTTP {status}")
+        raise RailRefusedError(NAME, str(answer.get("code") or status)[:64], "MoMo refused the request.")
+    raise RailUnavailableError(NAME, f"HTTP {status}")
 
 
 def _checked(reference: str) -> str:
     try:
         return str(uuid.UUID(reference))
     except ValueError:
-        raise ProviderRefusedError(NAME, "bad_id", "This is not a MoMo payment's id.") from None
+        raise RailRefusedError(NAME, "bad_id", "This is not a MoMo payment's id.") from None
 
 
 def _masked(phone: str) -> str:

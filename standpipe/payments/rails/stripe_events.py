@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-from standpipe.payments.provider import NoticeSubject, ProviderNotice, WebhookCall
-from standpipe.payments.providers.notices import read_json, text_at, unreadable
-from standpipe.payments.providers.stripe_truth import REFERENCE
+from standpipe.payments.rails.notices import read_json, text_at, unreadable
+from standpipe.payments.rails.port import NoticeSubject, RailNotice, WebhookCall
+from standpipe.payments.rails.stripe_truth import REFERENCE
 
 PAYMENT_ID = re.compile(r"(pi|cs)_[A-Za-z0-9_]{1,250}")
 OTHER_ID = re.compile(r"(seti|pm|cus|po|re)_[A-Za-z0-9_]{1,250}")
@@ -65,7 +65,7 @@ EVENTS: dict[str, tuple[NoticeSubject, Callable[[dict[str, Any]], _Named]]] = {
 }
 
 
-def parse(call: WebhookCall, *, live: bool, accounts: Collection[str]) -> ProviderNotice:
+def parse(call: WebhookCall, *, live: bool, accounts: Collection[str]) -> RailNotice:
     """An authenticated event, reduced to what to ask for. Never raises."""
     event = read_json(call.body)
     if event is None:
@@ -77,15 +77,15 @@ def parse(call: WebhookCall, *, live: bool, accounts: Collection[str]) -> Provid
     subject = data.get("object") if isinstance(data, dict) else None
     why_not = _why_not(event, kind, subject, live=live, accounts=accounts)
     if why_not is not None or not isinstance(subject, dict):
-        return ProviderNotice(event_id, kind, ignored=why_not)
+        return RailNotice(event_id, kind, ignored=why_not)
     about, name = EVENTS[kind]
     ref, reference = name(subject)
     pattern = PAYMENT_ID if about is _PAYMENT else OTHER_ID
     if ref is not None and not pattern.fullmatch(ref):
         ref = None
     if ref is None and reference is None:
-        return ProviderNotice(event_id, kind, ignored="names no payment")
-    return ProviderNotice(event_id, kind, provider_ref=ref, reference=reference, subject=about)
+        return RailNotice(event_id, kind, ignored="names no payment")
+    return RailNotice(event_id, kind, rail_ref=ref, reference=reference, subject=about)
 
 
 def _why_not(event: dict[str, Any], kind: str, subject: object, *, live: bool, accounts: Collection[str]) -> str | None:

@@ -9,8 +9,7 @@ import hmac
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
-from standpipe.payments.provider import NoticeSubject, ProviderNotice, SignatureInvalidError, WebhookCall
-from standpipe.payments.providers.mpesa_wire import (
+from standpipe.payments.rails.mpesa_wire import (
     code_of,
     is_checkout,
     is_transaction,
@@ -19,7 +18,8 @@ from standpipe.payments.providers.mpesa_wire import (
     read_object,
     text_of,
 )
-from standpipe.payments.providers.notices import unreadable
+from standpipe.payments.rails.notices import unreadable
+from standpipe.payments.rails.port import NoticeSubject, RailNotice, SignatureInvalidError, WebhookCall
 
 # The addresses that Safaricom publishes for Daraja's callbacks (developer portal, "Getting started", production).
 SAFARICOM_NETWORKS = (
@@ -57,7 +57,7 @@ def authenticate(call: WebhookCall, secrets: Sequence[str], networks: Sequence[s
         raise SignatureInvalidError(f"Callbacks are not taken from {call.address}.")
 
 
-def parse(call: WebhookCall) -> ProviderNotice:
+def parse(call: WebhookCall) -> RailNotice:
     """What a callback is about. Never raises."""
     channel = call.tail.partition("/")[2]
     if channel == "stk":
@@ -69,7 +69,7 @@ def parse(call: WebhookCall) -> ProviderNotice:
     return unreadable(call.body, "not a notice", kind=channel[:32])
 
 
-def _stk(body: bytes) -> ProviderNotice:
+def _stk(body: bytes) -> RailNotice:
     value = read_object(body)
     outer = value.get("Body") if value else None
     inner = outer.get("stkCallback") if isinstance(outer, dict) else None
@@ -80,28 +80,28 @@ def _stk(body: bytes) -> ProviderNotice:
     items = items_of(metadata.get("Item") if isinstance(metadata, dict) else None, "Name", "Value")
     receipt = text_of(items.get("MpesaReceiptNumber"))
     # There is no event id; a later success after a failure must not pass for the same news.
-    return ProviderNotice(
+    return RailNotice(
         event_id=f"stk:{checkout}:{code}",
         kind=f"stk:{code}"[:32],
-        provider_ref=checkout,
+        rail_ref=checkout,
         receipt_ref=receipt if is_transaction(receipt) else None,
     )
 
 
-def _confirmation(body: bytes) -> ProviderNotice:
+def _confirmation(body: bytes) -> RailNotice:
     paid = read_c2b(body)
     if paid is None:
         return unreadable(body, "names no transaction", kind="c2b")
-    return ProviderNotice(
+    return RailNotice(
         event_id=f"c2b:{paid.trans_id}",
         kind="c2b",
-        provider_ref=paid.trans_id,
+        rail_ref=paid.trans_id,
         reference=paid.account_reference or None,
         subject=NoticeSubject.UNSOLICITED,
     )
 
 
-def _result(body: bytes, channel: str) -> ProviderNotice:
+def _result(body: bytes, channel: str) -> RailNotice:
     kind, _, question = channel.partition("/")
     if kind == "timeout":
         # M-Pesa did not get to our question. Nothing is known by that; whoever asked asks again.
@@ -109,6 +109,6 @@ def _result(body: bytes, channel: str) -> ProviderNotice:
     digest = hashlib.sha256(body).hexdigest()[:32]
     if not question or len(question) > 80 or not question.replace("_", "").replace("-", "").isalnum():  # noqa: PLR2004 - our ids are shorter.
         return unreadable(body, "answers no question", kind=kind)
-    return ProviderNotice(
+    return RailNotice(
         event_id=f"{kind}:{question}:{digest}", kind=kind, subject=NoticeSubject.ANSWER, answer_to=question
     )

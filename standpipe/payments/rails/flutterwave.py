@@ -17,7 +17,9 @@ from typing import Any
 
 import httpx
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.base import BaseRail
+from standpipe.payments.rails.notices import read_json, text_at, unreadable
+from standpipe.payments.rails.port import (
     MOBILE_POLLS_S,
     Capabilities,
     MethodKind,
@@ -25,9 +27,9 @@ from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
-    ProviderNotice,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    RailNotice,
+    RailRefusedError,
+    RailUnavailableError,
     RefundRequest,
     RefundStatus,
     RefundTruth,
@@ -36,8 +38,6 @@ from standpipe.payments.provider import (
     SignatureInvalidError,
     WebhookCall,
 )
-from standpipe.payments.providers.notices import read_json, text_at, unreadable
-from standpipe.payments.rail import Rail
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import currency_exponent, to_major, to_minor
 
@@ -70,7 +70,7 @@ _REFUND = {
 MAX_PAGES = 500
 
 
-class FlutterwaveProvider(Rail):
+class FlutterwaveRail(BaseRail):
     """``webhook_hashes``: newest first. ``email_domain``: Flutterwave wants an address; no customer's is given away."""
 
     name = NAME
@@ -114,9 +114,9 @@ class FlutterwaveProvider(Rail):
         answer = await self._call("POST", "/v3/payments", body)
         link = text_at(answer, "data", "link")
         if link is None:
-            raise ProviderUnavailableError(NAME, "a payment without its page")
+            raise RailUnavailableError(NAME, "a payment without its page")
         return PaymentTruth(
-            provider_ref=request.reference,
+            rail_ref=request.reference,
             reference=request.reference,
             status=PaymentStatus.PENDING,
             currency=request.currency,
@@ -126,14 +126,14 @@ class FlutterwaveProvider(Rail):
             next_action={"type": "redirect", "url": link},
         )
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """All attempts under a reference, as one payment. PENDING while nobody has tried."""
-        _checked(provider_ref)
-        answer = await self._call("GET", "/v3/transactions", params={"tx_ref": provider_ref})
+        _checked(rail_ref)
+        answer = await self._call("GET", "/v3/transactions", params={"tx_ref": rail_ref})
         rows = answer.get("data")
         rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        mine = [row for row in rows if row.get("tx_ref") == provider_ref]
-        return _read(provider_ref, mine)
+        mine = [row for row in rows if row.get("tx_ref") == rail_ref]
+        return _read(rail_ref, mine)
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:
         """By the reference; None while nobody has tried."""
@@ -145,17 +145,17 @@ class FlutterwaveProvider(Rail):
         known = await self.find_refund(request)
         if known is not None:
             return known
-        truth = await self.fetch(request.provider_ref) if _REFERENCE.fullmatch(request.provider_ref) else None
-        transaction = truth.aliases[0] if truth is not None and truth.aliases else request.provider_ref
+        truth = await self.fetch(request.rail_ref) if _REFERENCE.fullmatch(request.rail_ref) else None
+        transaction = truth.aliases[0] if truth is not None and truth.aliases else request.rail_ref
         if not transaction.isascii() or not transaction.isdigit():
-            raise ProviderRefusedError(NAME, "no_transaction", "There is no transaction to refund.")
+            raise RailRefusedError(NAME, "no_transaction", "There is no transaction to refund.")
         amount = f"{to_major(request.amount_minor, request.currency):f}"
         answer = await self._call(
             "POST", f"/v3/transactions/{transaction}/refund", {"amount": amount, "comments": request.key}
         )
         data = answer.get("data")
         if not isinstance(data, dict):
-            raise ProviderUnavailableError(NAME, "a refund without its data")
+            raise RailUnavailableError(NAME, "a refund without its data")
         return _read_refund(data, request.currency)
 
     async def find_refund(self, request: RefundRequest) -> RefundTruth | None:
@@ -171,14 +171,14 @@ class FlutterwaveProvider(Rail):
                 return None
         return None
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:  # noqa: ARG002
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
         """A refund now."""
         if not refund_ref.isascii() or not refund_ref.isdigit():
-            raise ProviderRefusedError(NAME, "bad_id", "This is not a refund's id.")
+            raise RailRefusedError(NAME, "bad_id", "This is not a refund's id.")
         answer = await self._call("GET", f"/v3/refunds/{refund_ref}")
         data = answer.get("data")
         if not isinstance(data, dict):
-            raise ProviderUnavailableError(NAME, "a refund without its data")
+            raise RailUnavailableError(NAME, "a refund without its data")
         return _read_refund(data, str(data.get("currency") or ""))
 
     def authenticate(self, call: WebhookCall) -> None:
@@ -187,7 +187,7 @@ class FlutterwaveProvider(Rail):
         if not any(hmac.compare_digest(offered, token.encode()) for token in self._hashes if token):
             raise SignatureInvalidError("The webhook does not carry our token.")
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         """The reference that an event names. Amounts in it are never read (P9)."""
         body = read_json(call.body)
         reference = text_at(body, "data", "tx_ref") or text_at(body, "txRef")
@@ -197,8 +197,8 @@ class FlutterwaveProvider(Rail):
         data = body.get("data")
         number = str(data.get("id"))[:32] if isinstance(data, dict) else ""
         status = text_at(body, "data", "status") or ""
-        return ProviderNotice(
-            event_id=f"{kind}:{number}:{status}:{reference}", kind=kind, provider_ref=reference, reference=reference
+        return RailNotice(
+            event_id=f"{kind}:{number}:{status}:{reference}", kind=kind, rail_ref=reference, reference=reference
         )
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
@@ -226,14 +226,14 @@ class FlutterwaveProvider(Rail):
             response = await self._http.request(method, path, json=body, params=params)
             answer = json.loads(response.content, parse_float=Decimal, parse_constant=str)
         except (httpx.HTTPError, ValueError, RecursionError) as error:
-            raise ProviderUnavailableError(NAME, type(error).__name__) from error
+            raise RailUnavailableError(NAME, type(error).__name__) from error
         if not isinstance(answer, dict) or response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            raise ProviderUnavailableError(NAME, f"HTTP {response.status_code}")
+            raise RailUnavailableError(NAME, f"HTTP {response.status_code}")
         if response.status_code in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY}:
-            raise ProviderRefusedError(NAME, f"http_{response.status_code}", "Flutterwave refused the request.")
+            raise RailRefusedError(NAME, f"http_{response.status_code}", "Flutterwave refused the request.")
         if not response.is_success or answer.get("status") != "success":
             # 401 included: our key may be wrong, which is our fault and can be put right.
-            raise ProviderUnavailableError(NAME, f"HTTP {response.status_code}")
+            raise RailUnavailableError(NAME, f"HTTP {response.status_code}")
         return answer
 
 
@@ -241,7 +241,7 @@ def _read(reference: str, rows: list[dict[str, Any]]) -> PaymentTruth:
     paid = [row for row in rows if row.get("status") == "successful"]
     currencies = {str(row.get("currency")) for row in paid}
     if len(currencies) > 1:
-        raise ProviderUnavailableError(NAME, "one reference paid in several currencies; a person must look")
+        raise RailUnavailableError(NAME, "one reference paid in several currencies; a person must look")
     shown = (paid or rows or [{}])[-1]
     currency = str(shown.get("currency") or "")
     captured = sum(_amount(row, "amount", currency) for row in paid)
@@ -251,7 +251,7 @@ def _read(reference: str, rows: list[dict[str, Any]]) -> PaymentTruth:
     elif rows and all(row.get("status") == "failed" for row in rows):
         status = PaymentStatus.FAILED
     return PaymentTruth(
-        provider_ref=reference,
+        rail_ref=reference,
         reference=reference,
         status=status,
         currency=currency,
@@ -267,7 +267,7 @@ def _read(reference: str, rows: list[dict[str, Any]]) -> PaymentTruth:
 
 def _read_refund(row: dict[str, Any], currency: str) -> RefundTruth:
     if not isinstance(row.get("id"), int):
-        raise ProviderUnavailableError(NAME, "a refund without its id")
+        raise RailUnavailableError(NAME, "a refund without its id")
     status = _REFUND.get(str(row.get("status")), RefundStatus.PENDING)
     amount = _amount(row, "amount_refunded", currency)
     return RefundTruth(str(row["id"]), amount, currency, status, "failed" if status is RefundStatus.FAILED else None)
@@ -302,13 +302,13 @@ def _settled(data: object) -> list[SettlementLine]:
 def _amount(row: dict[str, Any], name: str, currency: str) -> int:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal) or len(str(value)) > 30:  # noqa: PLR2004 - longer is no amount.
-        raise ProviderUnavailableError(NAME, f"{name} is no amount")
+        raise RailUnavailableError(NAME, f"{name} is no amount")
     try:
         amount = to_minor(Decimal(str(value)), currency)
     except (InvalidOperation, InvalidInputError) as error:
-        raise ProviderUnavailableError(NAME, f"{name} is no amount") from error
+        raise RailUnavailableError(NAME, f"{name} is no amount") from error
     if amount < 0:
-        raise ProviderUnavailableError(NAME, f"{name} is below zero")
+        raise RailUnavailableError(NAME, f"{name} is below zero")
     return amount
 
 
@@ -319,9 +319,9 @@ def _fee(row: dict[str, Any], currency: str) -> int:
         step = Decimal(1).scaleb(-currency_exponent(currency))
         return to_minor(fee.quantize(step, ROUND_HALF_UP), currency)
     except (InvalidOperation, InvalidInputError) as error:
-        raise ProviderUnavailableError(NAME, "app_fee is no amount") from error
+        raise RailUnavailableError(NAME, "app_fee is no amount") from error
 
 
 def _checked(reference: str) -> None:
     if not _REFERENCE.fullmatch(reference):
-        raise ProviderRefusedError(NAME, "bad_id", "This is not a payment's reference.")
+        raise RailRefusedError(NAME, "bad_id", "This is not a payment's reference.")

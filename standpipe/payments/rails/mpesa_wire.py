@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from standpipe.payments.provider import PaymentStatus
+from standpipe.payments.rails.port import PaymentStatus
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import is_storable, to_minor
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import stripe
 
-from standpipe.payments.provider import (
+from standpipe.payments.rails.base import BaseRail
+from standpipe.payments.rails.port import (
     CARD_POLLS_S,
     Capabilities,
     MethodKind,
@@ -21,21 +22,20 @@ from standpipe.payments.provider import (
     PaymentRequest,
     PaymentStatus,
     PaymentTruth,
-    ProviderNotice,
-    ProviderRefusedError,
-    ProviderUnavailableError,
+    RailNotice,
+    RailRefusedError,
+    RailUnavailableError,
     RefundRequest,
     RefundTruth,
     SettlementLine,
     WebhookCall,
 )
-from standpipe.payments.providers.stripe_amounts import NAME, from_stripe, limits_minor, step_minor, to_stripe
-from standpipe.payments.providers.stripe_events import PAYMENT_ID, parse
-from standpipe.payments.providers.stripe_statement import line_of
-from standpipe.payments.providers.stripe_truth import REFERENCE, REFUND_KEY, intent_truth, refund_truth
-from standpipe.payments.providers.stripe_vault import StripeVault
-from standpipe.payments.rail import Rail
-from standpipe.payments.signatures import verify
+from standpipe.payments.rails.signatures import verify
+from standpipe.payments.rails.stripe_amounts import NAME, from_stripe, limits_minor, step_minor, to_stripe
+from standpipe.payments.rails.stripe_events import PAYMENT_ID, parse
+from standpipe.payments.rails.stripe_statement import line_of
+from standpipe.payments.rails.stripe_truth import REFERENCE, REFUND_KEY, intent_truth, refund_truth
+from standpipe.payments.rails.stripe_vault import StripeVault
 
 API_VERSION = "2026-10-28.endive"
 MAX_RETRIES = 2
@@ -45,7 +45,7 @@ _INTENT_PARTS = ["latest_charge", "payment_method"]
 _SESSION_STATUS = {"expired": PaymentStatus.EXPIRED}
 
 
-class StripeProvider(Rail):
+class StripeRail(BaseRail):
     """Cards by PaymentSheet, Checkout, or off session. ``api_keys``, ``webhook_secrets``: newest first."""
 
     name = NAME
@@ -103,20 +103,20 @@ class StripeProvider(Rail):
             return await self._create_session(request)
         return await self._create_intent(request)
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """The payment now, with its refunds and disputes."""
-        _checked(provider_ref)
-        if provider_ref.startswith("cs_"):
-            return await self._fetch_session(provider_ref)
+        _checked(rail_ref)
+        if rail_ref.startswith("cs_"):
+            return await self._fetch_session(rail_ref)
         intent = await self._ask(
-            lambda client: client.v1.payment_intents.retrieve_async(provider_ref, {"expand": _INTENT_PARTS})
+            lambda client: client.v1.payment_intents.retrieve_async(rail_ref, {"expand": _INTENT_PARTS})
         )
         truth = await self._read(intent)
         if (intent.get("metadata") or {}).get("via") != "checkout":
             return truth
         # Whoever asks by the intent gets the page's truth: one payment must not pass for two.
         sessions = await self._pages(
-            lambda client, page: client.v1.checkout.sessions.list_async(page), {"payment_intent": provider_ref}
+            lambda client, page: client.v1.checkout.sessions.list_async(page), {"payment_intent": rail_ref}
         )
         return _session_truth(sessions[0], truth) if sessions else truth
 
@@ -128,26 +128,26 @@ class StripeProvider(Rail):
         rows = found.get("data") or []
         return await self.fetch(str(rows[0]["id"])) if rows else None
 
-    async def cancel(self, provider_ref: str) -> PaymentTruth:
+    async def cancel(self, rail_ref: str) -> PaymentTruth:
         """Cancel; where it is too late for that, what it has become."""
-        _checked(provider_ref)
+        _checked(rail_ref)
         try:
-            if provider_ref.startswith("cs_"):
-                await self._ask(lambda client: client.v1.checkout.sessions.expire_async(provider_ref))
+            if rail_ref.startswith("cs_"):
+                await self._ask(lambda client: client.v1.checkout.sessions.expire_async(rail_ref))
             else:
-                await self._ask(lambda client: client.v1.payment_intents.cancel_async(provider_ref))
-        except ProviderRefusedError:
+                await self._ask(lambda client: client.v1.payment_intents.cancel_async(rail_ref))
+        except RailRefusedError:
             pass
-        return await self.fetch(provider_ref)
+        return await self.fetch(rail_ref)
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
         """Refund part or all of a payment."""
-        _checked(request.provider_ref)
+        _checked(request.rail_ref)
         amount = to_stripe(request.amount_minor, request.currency)
         made = await self._ask(
             lambda client: client.v1.refunds.create_async(
                 {
-                    "payment_intent": request.provider_ref,
+                    "payment_intent": request.rail_ref,
                     "amount": amount,
                     "metadata": {REFUND_KEY: request.key},
                 },
@@ -158,18 +158,18 @@ class StripeProvider(Rail):
 
     async def find_refund(self, request: RefundRequest) -> RefundTruth | None:
         """The refund that carries our key: Stripe forgets idempotency keys after a day."""
-        _checked(request.provider_ref)
-        for refund in await self._refunds(request.provider_ref):
+        _checked(request.rail_ref)
+        for refund in await self._refunds(request.rail_ref):
             if (refund.get("metadata") or {}).get(REFUND_KEY) == request.key:
                 return refund_truth(refund, request.currency)
         return None
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:
         """A refund now."""
-        for refund in (await self.fetch(provider_ref)).refunds:
-            if refund.provider_ref == refund_ref:
+        for refund in (await self.fetch(rail_ref)).refunds:
+            if refund.rail_ref == refund_ref:
                 return refund
-        raise ProviderRefusedError(NAME, "resource_missing", "There is no such refund.")
+        raise RailRefusedError(NAME, "resource_missing", "There is no such refund.")
 
     def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Stripe-Signature`` over the raw bytes.
@@ -179,7 +179,7 @@ class StripeProvider(Rail):
         """
         verify(call.headers.get("stripe-signature"), call.body, self._webhook_secrets, call.now_s)
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         """What an event is about."""
         return parse(call, live=self._live, accounts=self._accounts)
 
@@ -228,7 +228,7 @@ class StripeProvider(Rail):
         """The sheet's key to the customer's saved cards; without it the sheet asks for a card."""
         try:
             return {"customer_session_client_secret": await self._vault.session_secret(customer_ref)}
-        except (ProviderRefusedError, ProviderUnavailableError):
+        except (RailRefusedError, RailUnavailableError):
             return {}
 
     async def _create_session(self, request: PaymentRequest) -> PaymentTruth:
@@ -311,7 +311,7 @@ class StripeProvider(Rail):
             rows += found.get("data") or []
             if not found.get("has_more"):
                 return rows
-        raise ProviderUnavailableError(NAME, "the list has no end")
+        raise RailUnavailableError(NAME, "the list has no end")
 
     async def _ask(self, call: Callable[[stripe.StripeClient], Awaitable[Any]]) -> dict[str, Any]:
         """One call, with the newest key that Stripe takes; its errors in our words."""
@@ -325,7 +325,7 @@ class StripeProvider(Rail):
                 raise _neutral(error) from error
             else:
                 return answer
-        raise ProviderUnavailableError(NAME, "no API key is accepted") from refused
+        raise RailUnavailableError(NAME, "no API key is accepted") from refused
 
 
 async def _with_page(
@@ -334,7 +334,7 @@ async def _with_page(
     return await call(client, page)
 
 
-class _DeclinedError(ProviderRefusedError):
+class _DeclinedError(RailRefusedError):
     """A card's no to a payment that exists."""
 
     def __init__(self, intent_id: str, code: str, message: str) -> None:
@@ -355,21 +355,21 @@ def _session_truth(session: dict[str, Any], paid: PaymentTruth | None) -> Paymen
     is_paid = paid.status is PaymentStatus.SUCCEEDED or paid.captured_minor > 0
     return replace(
         paid,
-        provider_ref=base.provider_ref,
+        rail_ref=base.rail_ref,
         reference=reference,
-        aliases=(paid.provider_ref,),
+        aliases=(paid.rail_ref,),
         status=paid.status if is_paid or status is PaymentStatus.PENDING else status,
         next_action=None if is_paid else action,
     )
 
 
-def _checked(provider_ref: str) -> None:
+def _checked(rail_ref: str) -> None:
     # Ids go into the path of a URL, and the SDK leaves a "/" as it is.
-    if not PAYMENT_ID.fullmatch(provider_ref):
-        raise ProviderRefusedError(NAME, "bad_id", "This is not a payment's id.")
+    if not PAYMENT_ID.fullmatch(rail_ref):
+        raise RailRefusedError(NAME, "bad_id", "This is not a payment's id.")
 
 
-def _neutral(error: stripe.StripeError) -> ProviderRefusedError | ProviderUnavailableError:
+def _neutral(error: stripe.StripeError) -> RailRefusedError | RailUnavailableError:
     """Only a clear no is a refusal. What leaves the outcome open, or may pass, is "unavailable": we ask again."""
     code, message = str(error.code or "invalid_request"), str(error.user_message or "Refused.")
     if isinstance(error, stripe.CardError):
@@ -378,5 +378,5 @@ def _neutral(error: stripe.StripeError) -> ProviderRefusedError | ProviderUnavai
         if isinstance(intent, dict) and isinstance(intent.get("id"), str):
             return _DeclinedError(intent["id"], code, message)
     if isinstance(error, stripe.InvalidRequestError | stripe.CardError | stripe.IdempotencyError):
-        return ProviderRefusedError(NAME, code, message)
-    return ProviderUnavailableError(NAME, type(error).__name__)
+        return RailRefusedError(NAME, code, message)
+    return RailUnavailableError(NAME, type(error).__name__)

@@ -13,8 +13,8 @@ from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.models import TopUp
-from standpipe.payments.provider import PaymentStatus
 from standpipe.payments.purchases import place_of_purchases
+from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.views import GUEST
 from standpipe.platform.errors import QuoteOutdatedError
 from standpipe.tariffs.pricing import Place
@@ -22,18 +22,18 @@ from standpipe.tariffs.pricing import Place
 DAY, USED_ML, LEFT_MINOR = "DAY", "USED_ML", "LEFT_MINOR"
 UNDER_WAY_FOR = timedelta(hours=1)
 """An order that nobody has paid for this long stands in no other one's way."""
-PROMISED_FOR = timedelta(days=7)
+QUOTED_FOR = timedelta(days=7)
 """An order that is paid later than this buys as if it had been made that day."""
 
 
-def place_promised(place: Place, *, left_minor: int, today: date) -> dict[str, int]:
+def place_quoted(place: Place, *, left_minor: int, today: date) -> dict[str, int]:
     """Where a quote for a VOLUME meter was given, as it is kept with the order."""
     return {DAY: today.toordinal(), USED_ML: place.used_ml, LEFT_MINOR: left_minor}
 
 
-def day_promised(top_up: TopUp, now: datetime) -> date | None:
+def day_quoted(top_up: TopUp, now: datetime) -> date | None:
     """The day whose prices and blocks an order by a quote buys at; None: today's."""
-    if top_up.agreed is None or now > top_up.created_at + PROMISED_FOR:
+    if top_up.agreed is None or now > top_up.created_at + QUOTED_FOR:
         return None
     return _day(top_up.agreed)
 
@@ -42,7 +42,7 @@ def _day(agreed: Mapping[str, int]) -> date | None:
     return date.fromordinal(agreed[DAY]) if DAY in agreed else None
 
 
-async def require_promise(session: AsyncSession, meter: Meter, agreed: Mapping[str, int], now: datetime) -> None:
+async def require_quote_lock(session: AsyncSession, meter: Meter, agreed: Mapping[str, int], now: datetime) -> None:
     """Lock a VOLUME meter and see that an order by a quote can give what the quote said.
 
     Raises QuoteOutdatedError where another order is under way, which would buy at the same place in the blocks, or

@@ -126,7 +126,7 @@ class PaymentRequest:
 class SavedCard:
     """A payment method that the customer keeps at the provider."""
 
-    provider_ref: str
+    rail_ref: str
     customer_ref: str | None
     brand: str
     last4: str
@@ -137,9 +137,9 @@ class SavedCard:
 
 @dataclass(frozen=True, slots=True)
 class RefundTruth:
-    """One refund as the provider has it now. ``provider_ref`` is the refund's own id."""
+    """One refund as the provider has it now. ``rail_ref`` is the refund's own id."""
 
-    provider_ref: str
+    rail_ref: str
     amount_minor: int
     currency: str
     status: RefundStatus
@@ -156,7 +156,7 @@ class PaymentTruth:
     typed, for unsolicited money.
     """
 
-    provider_ref: str
+    rail_ref: str
     reference: str | None
     status: PaymentStatus
     currency: str
@@ -188,7 +188,7 @@ class RefundRequest:
     """Money to give back. The same ``key`` again is the same refund; it is an id of ours, of the form of ``ref_…``."""
 
     key: str
-    provider_ref: str
+    rail_ref: str
     receipt_ref: str | None
     amount_minor: int
     currency: str
@@ -197,7 +197,7 @@ class RefundRequest:
 
 @dataclass(frozen=True, slots=True)
 class WebhookCall:
-    """A notice as it came in. ``tail`` is the path after ``/webhooks/{provider}/``, "" where there is none.
+    """A notice as it came in. ``tail`` is the path after ``/webhooks/{rail}/``, "" where there is none.
 
     ``address``: who really called, after trusted proxies; None where that cannot be told.
     """
@@ -210,7 +210,7 @@ class WebhookCall:
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderNotice:
+class RailNotice:
     """An authenticated notice, reduced to what it is about. ``ignored``: kept, with this reason, and not worked.
 
     ``answer_to``: the question (conversation id) that an ANSWER answers. ``receipt_ref``: a hint, for matching only.
@@ -218,7 +218,7 @@ class ProviderNotice:
 
     event_id: str
     kind: str
-    provider_ref: str | None = None
+    rail_ref: str | None = None
     reference: str | None = None
     ignored: str | None = None
     subject: NoticeSubject = NoticeSubject.PAYMENT
@@ -261,36 +261,36 @@ class SignatureInvalidError(StandpipeError):
 
 
 @dataclass
-class ProviderUnavailableError(StandpipeError):
+class RailUnavailableError(StandpipeError):
     """No answer, or none that tells the outcome: UNKNOWN, never FAILED. Ask again."""
 
-    provider: str
+    rail: str
     reason: str = field(default="")
 
     def __str__(self) -> str:
-        return f"{self.provider} gave no usable answer: {self.reason}"
+        return f"{self.rail} gave no usable answer: {self.reason}"
 
 
 @dataclass
-class ProviderRefusedError(StandpipeError):
+class RailRefusedError(StandpipeError):
     """The provider said no for good: no payment was created, and none will be by asking again."""
 
-    provider: str
+    rail: str
     code: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.provider} refused: {self.code}"
+        return f"{self.rail} refused: {self.code}"
 
 
-class Answers(Protocol):
-    """Memory for rails that answer a question by a later callback (M-Pesa): ``standpipe.payments.answers``."""
+class AsyncResults(Protocol):
+    """Memory for rails that answer a question by a later callback (M-Pesa): ``standpipe.payments.async_results``."""
 
-    async def expect(self, provider: str, *, conversation_id: str, topic: str) -> bool:
+    async def expect(self, rail: str, *, conversation_id: str, topic: str) -> bool:
         """Note a question before it is asked; False where the same topic was asked a moment ago and is still open."""
         ...
 
-    async def recall(self, provider: str, topic: str) -> bytes | None:
+    async def recall(self, rail: str, topic: str) -> bytes | None:
         """The newest answer on a topic, raw as it came, or None."""
         ...
 
@@ -326,7 +326,7 @@ class CardVault(Protocol):
         ...
 
 
-class Provider(Protocol):
+class Rail(Protocol):
     """One payment rail."""
 
     name: str
@@ -346,7 +346,7 @@ class Provider(Protocol):
         """
         ...
 
-    async def fetch(self, provider_ref: str) -> PaymentTruth:
+    async def fetch(self, rail_ref: str) -> PaymentTruth:
         """The payment now. Raises ProviderUnavailableError or ProviderRefusedError (there is no such payment)."""
         ...
 
@@ -354,7 +354,7 @@ class Provider(Protocol):
         """The payment that carries our reference, or None: for a payment too old to be created again safely (P29)."""
         ...
 
-    async def cancel(self, provider_ref: str) -> PaymentTruth:
+    async def cancel(self, rail_ref: str) -> PaymentTruth:
         """Stop a payment that the customer has not made; answers what it has become (perhaps SUCCEEDED)."""
         ...
 
@@ -368,7 +368,7 @@ class Provider(Protocol):
         """
         ...
 
-    async def fetch_refund(self, refund_ref: str, *, provider_ref: str) -> RefundTruth:
+    async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:
         """A refund now. Raises as ``fetch`` does."""
         ...
 
@@ -376,7 +376,7 @@ class Provider(Protocol):
         """Verify who sent a notice, from its raw bytes. Raises SignatureInvalidError; parses nothing before that."""
         ...
 
-    def parse(self, call: WebhookCall) -> ProviderNotice:
+    def parse(self, call: WebhookCall) -> RailNotice:
         """What an authenticated notice is about. Never raises: what cannot be read is stored as ``ignored``."""
         ...
 

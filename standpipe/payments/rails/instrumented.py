@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from opentelemetry.trace import SpanKind
 
-from standpipe.payments.provider import Provider, ProviderRefusedError, ProviderUnavailableError
+from standpipe.payments.rails.port import Rail, RailRefusedError, RailUnavailableError
 from standpipe.platform import metrics, tracing
 
 CALLS = ("create", "fetch", "find", "cancel", "refund", "find_refund", "fetch_refund", "unsolicited", "settlements")
@@ -15,31 +15,31 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def watched(provider: Provider) -> Provider:
+def instrumented(rail: Rail) -> Rail:
     """The same provider, each of whose calls over the network is measured from now on."""
     for call in CALLS:
         # On the instance: whoever asks what kind of provider it is still gets the true answer.
-        setattr(provider, call, _watch(provider.name, call, getattr(provider, call)))
-    return provider
+        setattr(rail, call, _instrument(rail.name, call, getattr(rail, call)))
+    return rail
 
 
-def _watch(provider: str, call: str, ask: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+def _instrument(rail: str, call: str, ask: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
     @wraps(ask)
     async def asked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         began_s, outcome = time.perf_counter(), "failed"
-        with tracing.span(f"provider {call}", kind=SpanKind.CLIENT, provider=provider) as span:
+        with tracing.span(f"provider {call}", kind=SpanKind.CLIENT, rail=rail) as span:
             try:
                 answer = await ask(*args, **kwargs)
                 outcome = "answered"
-            except ProviderRefusedError:
+            except RailRefusedError:
                 outcome = "refused"
                 raise
-            except ProviderUnavailableError:
+            except RailUnavailableError:
                 outcome = "unavailable"
                 raise
             finally:
                 span.set_attribute("outcome", outcome)
-                metrics.PROVIDER_CALL_S.labels(provider, call, outcome).observe(time.perf_counter() - began_s)
+                metrics.RAIL_CALL_S.labels(rail, call, outcome).observe(time.perf_counter() - began_s)
         return answer
 
     return asked

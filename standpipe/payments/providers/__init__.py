@@ -1,1 +1,0 @@
-"""The payment rails, each behind ``standpipe.payments.provider``."""

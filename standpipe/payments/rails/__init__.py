@@ -1,0 +1,1 @@
+"""The payment rails, each behind ``standpipe.payments.rails.port``."""

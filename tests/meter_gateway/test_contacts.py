@@ -264,7 +264,7 @@ async def test_contacts_with_one_meter_never_overlap(bench: Bench) -> None:
     await bench.quiet()
     assert inside == 0
     # One contact, and no second reading back of a meter that was heard a moment ago.
-    assert bench.script.asked == 2
+    assert [name for name, _ in bench.script.requests] == ["object", "status", "observe"]
 
 
 async def test_a_contact_with_nothing_waiting_takes_six_statements(bench: Bench) -> None:
@@ -329,3 +329,17 @@ async def test_a_command_in_doubt_is_read_back_before_another_goes_out(bench: Be
     assert bench.script.requests[asked][0] == "status"
     assert (await bench.command()).status == "CONFIRMED"
     assert bench.script.accepted == 5_700
+
+
+async def test_m22_a_meter_without_the_prepaid_object_costs_one_question_and_one_line(bench: Bench) -> None:
+    """Not one at every waking: it said for good that it has no such thing."""
+    bench.script.on_status = refusing("4.04")
+    for _ in range(3):
+        await bench.updates()
+        await bench.quiet()
+    assert [name for name, _ in bench.script.requests].count("status") == 1
+    bench.script.on_status = refusing("5.00")
+    await bench.grant(5_000)
+    await bench.updates()
+    await bench.quiet()
+    assert [name for name, _ in bench.script.requests].count("status") > 1

@@ -180,6 +180,7 @@ async def test_m12_an_order_of_unknown_fate_gives_way_to_the_next(field: Field) 
     await rule(field, friendly=NIGHTS)
     await field.at(nairobi("07-15T19:00"))
     field.meter.lose_answers_to("command", 4)
+    field.meter.lose_statements_after_command()
     await wake(field)
     assert field.meter.state.at_zero == NEVER
     await field.at(nairobi("07-16T09:00"))

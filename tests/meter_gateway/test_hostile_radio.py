@@ -18,6 +18,7 @@ from aiocoap.resource import PathCapable, Resource
 from sqlalchemy import func, select, text
 
 from standpipe.meter_gateway.delivery import DeliveryDesk
+from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
 from standpipe.meter_gateway.lwm2m.contacts import Contacts
 from standpipe.meter_gateway.lwm2m.peer import MeterPeer, tuning
 from standpipe.meter_gateway.lwm2m.registrations import Registration
@@ -235,9 +236,9 @@ async def test_m7_a_meter_s_answer_in_blocks_is_put_together_and_has_an_end(tota
         peer = MeterPeer(own, f"udp://127.0.0.1:{port}", tuning(1.0, 2))
         if total is None:
             with pytest.raises(ParsingError):
-                await peer.read_object("/3424/0")
+                await peer.read_object("/3424/0", ClientMemory(""))
         else:
-            payload, _ = await peer.read_object("/3424/0")
+            payload, _ = await peer.read_object("/3424/0", ClientMemory(""))
             assert payload == b"".join(bytes([number]) * 64 for number in range(total))
         assert talker.asked == asked
     finally:

@@ -88,7 +88,9 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import COMMANDS, Listener
 
 LOOK_EVERY_S = 60.0
+LOOK_WAITING_S = 2.0
 LOOK_AFTER_S = 0.2
+"""Where nothing waits, where something does (leases of another process end in silence), and at the soonest."""
 MAX_DEVICES = 100_000
 _KINDS = {
     CommandKind.CREDIT: KIND_CREDIT,
@@ -258,7 +260,7 @@ class LoraCarrier:
                 _log.exception("downlinks failed")
                 wait_s = 0.0
             # What another process left behind is found too, if late.
-            wait_s = LOOK_EVERY_S if wait_s is None else min(max(wait_s, LOOK_AFTER_S), LOOK_EVERY_S)
+            wait_s = LOOK_EVERY_S if wait_s is None else min(max(wait_s, LOOK_AFTER_S), LOOK_WAITING_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._work.wait()

@@ -39,6 +39,7 @@ class Lwm2mCarrier:
     _answered: Observations = field(default_factory=Observations)
     _is_first: bool = True
     _objects_read: bool = False
+    _has_sent: bool = False
 
     async def listen(self) -> Spoken:
         """Read the status report, and at first what else the meter has to tell. Raises MeterAsleepError."""
@@ -52,6 +53,7 @@ class Lwm2mCarrier:
 
     async def send(self, command: OutgoingCommand) -> None:
         """Write a command. Raises MeterAsleepError, CommandRefusedError."""
+        self._has_sent = True
         try:
             self._answered = await carry(self.peer, self.known, self.memory, command, self.object_id, self.clock)
         except MeterRefusedError as error:
@@ -77,7 +79,7 @@ class Lwm2mCarrier:
     async def _status(self) -> StatusReport | None:
         """The meter's status report; None for one that is none of this meter's, or where it has none (M22)."""
         identity, path = self.known.identity, f"/{self.object_id}/0/1"
-        if path in self.memory.refused:
+        if path in self.memory.refused and not (self.known.waits or self._has_sent):
             return None
         try:
             frame = await self.peer.read_status(self.object_id)

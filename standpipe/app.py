@@ -24,7 +24,7 @@ from standpipe.customers.sessions import Lifetime, Lifetimes
 from standpipe.customers.sign_in import CodeLimits
 from standpipe.customers.tokens import TokenSigner
 from standpipe.graphql.budget import Budgets
-from standpipe.graphql.context import Tools
+from standpipe.graphql.context import Services
 from standpipe.graphql.documents import Documents
 from standpipe.graphql.view import GraphQLView
 from standpipe.platform.addresses import caller_address
@@ -45,7 +45,7 @@ def make_app(settings: Settings, database: Database) -> Starlette:
     rails = make_rails(settings, database.sessions)
     listener = Listener(database.url, LIVE)
     http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)
-    tools = Tools(
+    services = Services(
         sessions=database.sessions,
         rails=rails,
         clock=settings.clock,
@@ -79,10 +79,10 @@ def make_app(settings: Settings, database: Database) -> Starlette:
             if firebase is not None:
                 await firebase.close()
 
-    app = Starlette(routes=_routes(settings, tools), lifespan=lifespan, middleware=[Middleware(Observed)])
+    app = Starlette(routes=_routes(settings, services), lifespan=lifespan, middleware=[Middleware(Observed)])
     app.state.readiness = Readiness(database.sessions, listener, older=older_revisions())
     app.state.sessions, app.state.rails, app.state.clock = database.sessions, rails, settings.clock
-    app.state.receipt_secret = tools.signer.secret
+    app.state.receipt_secret = services.signer.secret
     app.state.trusted_proxies = settings.trusted_networks
     return app
 
@@ -124,9 +124,9 @@ def _lifetimes(settings: Settings) -> Lifetimes:
     )
 
 
-def _routes(settings: Settings, tools: Tools) -> list[BaseRoute]:
+def _routes(settings: Settings, services: Services) -> list[BaseRoute]:
     ide = _has_ide(settings)
-    view = GraphQLView(tools, ide=ide)
+    view = GraphQLView(services, ide=ide)
     routes: list[BaseRoute] = [
         Route("/webhooks/mpesa/{secret}/c2b/validation", validation, methods=["POST"], max_body_size=MAX_BODY_BYTES),
         Route("/webhooks/{rail}/{tail:path}", webhook, methods=["POST", "PUT"], max_body_size=MAX_BODY_BYTES),

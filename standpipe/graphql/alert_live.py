@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator
 
 import strawberry
 
-from standpipe.graphql.alerts import Alert, alert_of, of_tenancy
+from standpipe.graphql.alerts import of_tenancy
+from standpipe.graphql.authentication import live_keys
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait
-from standpipe.graphql.who import live_keys
+from standpipe.graphql.meters import Alert, alert_of
 from standpipe.notifications.views import AlertView, newest_waiting, raised_after
 from standpipe.platform.ids import first_id_at
 from standpipe.platform.notify import LIVE
@@ -31,7 +32,7 @@ class AlertSubscription:
         context = info.context
         customer_id = context.require_customer()
         floor, seen = _floor(), set[str]()
-        async with context.tools.listener.subscribe(LIVE, *live_keys(context, customer_id)) as flag:
+        async with context.services.listener.subscribe(LIVE, *live_keys(context, customer_id)) as flag:
             await _fresh(context, customer_id, floor, seen)
             waiting = await _waiting(context, customer_id)
             if waiting is not None:
@@ -51,8 +52,8 @@ def _floor() -> str:
 
 
 async def _waiting(context: Context, customer_id: str) -> AlertView | None:
-    async with context.tools.sessions() as session:
-        views = await newest_waiting(session, customer_id)
+    async with context.services.sessions() as conn:
+        views = await newest_waiting(conn, customer_id)
     return max(await _checked(context, customer_id, views), key=lambda view: view.id, default=None)
 
 
@@ -60,8 +61,8 @@ async def _fresh(context: Context, customer_id: str, floor: str, seen: set[str])
     """Up to AT_ONCE alerts at a time until there is none that was not ``seen``, and adds them there."""
     fresh: list[AlertView] = []
     while True:
-        async with context.tools.sessions() as session:
-            views = await raised_after(session, customer_id, floor, seen=seen, limit=AT_ONCE)
+        async with context.services.sessions() as conn:
+            views = await raised_after(conn, customer_id, floor, seen=seen, limit=AT_ONCE)
         seen |= {view.id for view in views}
         fresh += await _checked(context, customer_id, views)
         if len(views) < AT_ONCE:
@@ -73,9 +74,9 @@ async def _checked(context: Context, customer_id: str, views: list[AlertView]) -
     ids = sorted({view.meter_id for view in views})
     if not ids:
         return []
-    tools = context.tools
-    async with tools.sessions() as session:
-        found = await meters_by_id(session, customer_id, ids, tools.clock.now(), offline_after=tools.offline_after)
+    services = context.services
+    async with services.sessions() as conn:
+        found = await meters_by_id(conn, customer_id, ids, services.clock.now(), offline_after=services.offline_after)
     for meter_id, meter in found.items():
         context.meters.prime(meter_id, meter, force=True)
     return of_tenancy(views, found.values())

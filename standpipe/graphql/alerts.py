@@ -3,24 +3,16 @@
 from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
-from standpipe.graphql.base import Node, PageInfo, page_info
+from standpipe.graphql.base import Node
 from standpipe.graphql.context import Context, Ctx
-from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.preferences import NotifyChannel
 from standpipe.notifications.texts import Text, text_of
-from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView, alerts_by_id, mark_read
-from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.notifications.views import AlertView, alerts_by_id
 from standpipe.platform.ids import is_id
 from standpipe.usage.overview import MeterView
-
-if TYPE_CHECKING:
-    from standpipe.graphql.meters import Meter
-
-MAX_MARKED = 100
 
 
 @strawberry.enum(description="What an alert is about.")
@@ -61,9 +53,9 @@ class Delivery:
     at: datetime = strawberry.field(description="When that was last so.")
 
 
-@strawberry.type(description="Something that a household was told about its meter.")
-class Alert(Node):
-    """As one member reads it."""
+@strawberry.type
+class AlertFields(Node):
+    """An alert as one member reads it; ``graphql.meters`` adds the meter that it is about."""
 
     view: strawberry.Private[AlertView]
 
@@ -100,99 +92,8 @@ class Alert(Node):
             if told.channel in NotifyChannel.__members__ and told.status in DeliveryStatus.__members__
         ]
 
-    @strawberry.field(description="The meter that it is about.")
-    async def meter(self, info: Ctx) -> Annotated["Meter", strawberry.lazy("standpipe.graphql.meters")]:
-        view = await info.context.meters.load(self.view.meter_id)
-        assert view is not None, "alerts come only out of meters that the customer has"  # noqa: S101 - for types.
-        meter: Meter = info.context.meter_of(view)
-        return meter
-
     def _words(self, info: Ctx) -> Text:
         return text_of(self.view.kind, self.view.params, info.context.language)
-
-
-@strawberry.type(description="One alert and its place in the list.")
-class AlertEdge:
-    """Cursor and node."""
-
-    cursor: str = strawberry.field(description="For `after`.")
-    node: Alert = strawberry.field(description="The alert.")
-
-
-@strawberry.type(description="A page of alerts, newest first.")
-class AlertConnection:
-    """Keyset page."""
-
-    counted: strawberry.Private[tuple[str, datetime | None]]
-    edges: list[AlertEdge] = strawberry.field(description="With a cursor each.")
-    page_info: PageInfo = strawberry.field(description="Where the page lies.")
-
-    @strawberry.field(description="The alerts alone.")
-    def nodes(self) -> list[Alert]:
-        return [edge.node for edge in self.edges]
-
-    @strawberry.field(description=f"Of the meter's newest {COUNTED_ALERTS} alerts, how many the reader has not read.")
-    async def unread_count(self, info: Ctx) -> int:
-        return await info.context.unread_alerts.load(self.counted)
-
-
-@strawberry.input(description="Mark alerts as read, for the reader alone.")
-class AlertsMarkReadInput:
-    """Which."""
-
-    alert_ids: list[strawberry.ID] = strawberry.field(description=f"At most {MAX_MARKED}.")
-
-
-@strawberry.type(description="The alerts that are read now. Ids that name none of the reader's give one NOT_FOUND.")
-class AlertsPayload:
-    """Errors as data."""
-
-    alerts: list[Alert] = strawberry.field(description="In the order of the ids that were given.")
-    user_errors: list[UserError] = strawberry.field(description="Why not all of them.")
-
-
-@strawberry.type
-class AlertMutation:
-    """Part of Mutation."""
-
-    @strawberry.mutation(description="Marks alerts as read; once more changes nothing.")
-    async def alerts_mark_read(self, info: Ctx, input: AlertsMarkReadInput) -> AlertsPayload | None:
-        context = info.context
-        context.require_customer()
-        wanted = list(dict.fromkeys(str(alert_id) for alert_id in input.alert_ids))
-        errors: list[StandpipeError] = []
-        alerts: list[Alert] = []
-        if len(input.alert_ids) > MAX_MARKED:
-            errors.append(InvalidInputError(f"At most {MAX_MARKED} alerts at once.", ("alertIds",)))
-        else:
-            alerts = await _mark(context, wanted)
-            if len(alerts) < len(wanted):
-                errors.append(NotFoundError("No such alert."))
-        return AlertsPayload(alerts=alerts, user_errors=[user_error(error, context.language) for error in errors])
-
-
-async def load_alerts(
-    context: Context, meter: MeterView, *, first: int, after: str | None, unread_only: bool
-) -> AlertConnection:
-    """A page of a meter's alerts; none from before the household moved in."""
-    views = await context.alert_pages.load(AlertsRequest(meter.id, first, after, meter.history_since, unread_only))
-    edges = [AlertEdge(cursor=view.id, node=alert_of(view)) for view in views[:first]]
-    return AlertConnection(
-        counted=(meter.id, meter.history_since),
-        edges=edges,
-        page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
-    )
-
-
-async def load_alert(context: Context, alert_id: str) -> Alert | None:
-    """The alert, if it is of this customer's present tenancy; None for every other id, existing or not."""
-    views = await _own(context, [alert_id])
-    return alert_of(views[0]) if views else None
-
-
-def alert_of(view: AlertView) -> Alert:
-    """An alert for its reader."""
-    return Alert(id=strawberry.ID(view.id), view=view)
 
 
 def of_tenancy(views: Iterable[AlertView], meters: Iterable[MeterView | None]) -> list[AlertView]:
@@ -205,20 +106,12 @@ def _is_since(view: AlertView, meter: MeterView) -> bool:
     return meter.history_since is None or view.raised_at >= meter.history_since
 
 
-async def _own(context: Context, ids: list[str]) -> list[AlertView]:
+async def own_alerts(context: Context, ids: list[str]) -> list[AlertView]:
+    """Those of these alerts that are of this customer's present tenancy, in the order of the ids."""
     customer_id, known = context.require_customer(), [alert_id for alert_id in ids if is_id(alert_id, "alr")]
     if not known:
         return []
-    async with context.tools.sessions() as session:
-        found = await alerts_by_id(session, customer_id, known)
+    async with context.services.sessions() as conn:
+        found = await alerts_by_id(conn, customer_id, known)
     meters = await context.meters.load_many({view.meter_id for view in found.values()})
     return of_tenancy([found[alert_id] for alert_id in known if alert_id in found], meters)
-
-
-async def _mark(context: Context, ids: list[str]) -> list[Alert]:
-    customer_id = context.require_customer()
-    own = [view.id for view in await _own(context, ids)]
-    async with context.tools.sessions.begin() as session:
-        await mark_read(session, customer_id, own, context.tools.clock.now())
-        found = await alerts_by_id(session, customer_id, own)
-    return [alert_of(found[alert_id]) for alert_id in own if alert_id in found]

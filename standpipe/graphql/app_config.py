@@ -25,7 +25,7 @@ class AppConfig:
     def min_app_version(
         self, info: Ctx, platform: Annotated[DevicePlatform, strawberry.argument(description="What the app runs on.")]
     ) -> str | None:
-        return info.context.tools.min_app_versions.get(platform.name)
+        return info.context.services.min_app_versions.get(platform.name)
 
 
 def app_config() -> AppConfig:

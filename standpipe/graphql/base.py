@@ -1,11 +1,16 @@
 """Scalars and the small types that every other type is made of."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
-from typing import Any, NewType
+from enum import Enum
+from typing import Any, NewType, TypeVar
 
 import strawberry
+from strawberry.types.enum import StrawberryEnumDefinition
 
+from standpipe.platform.errors import NotFoundError
+from standpipe.platform.ids import is_id
 from standpipe.platform.units import ML_PER_LITRE, currency_exponent, money_text, to_major, volume_text
 
 CurrencyCode = NewType("CurrencyCode", str)
@@ -13,7 +18,24 @@ LanguageTag = NewType("LanguageTag", str)
 PhoneNumber = NewType("PhoneNumber", str)
 Url = NewType("Url", str)
 
+Described = TypeVar("Described", bound=Enum)
+
+AFTER = "A cursor of the page before; the page begins behind it. Without it, at the beginning."
+CURSOR = "Names this item; give it to `after` for what follows it."
+EDGES = "The items of this page, each with its cursor."
+FIRST = "How many at most, 1 to 100."
+NODE = "The item itself."
+NODES = "The items of this page alone, without cursors."
+PAGE_INFO = "Whether more follows, and by which cursor."
 _MAX_DIGITS = 30
+
+
+def described_enum(enum: type[Described], values: Mapping[Described, str], *, name: str, description: str) -> None:
+    """Take an enum of another room into the schema, with a description of each value. Raises KeyError without one."""
+    strawberry.enum(enum, name=name, description=description)
+    definition: StrawberryEnumDefinition = enum.__strawberry_definition__  # type: ignore[attr-defined]
+    for value in definition.values:
+        value.description = values[enum[value.name]]
 
 
 def parse_decimal(value: object) -> Decimal:
@@ -91,14 +113,23 @@ class Node:
     id: strawberry.ID = strawberry.field(description="Opaque, prefixed by kind: mtr_…, top_….")
 
 
+def known_id(id: str, prefix: str, missing: str) -> str:
+    """An id of this kind. Raises NotFoundError, saying ``missing``, for any other text."""
+    if not is_id(str(id), prefix):
+        raise NotFoundError(missing)
+    return str(id)
+
+
 @strawberry.type(description="Where a page of a connection lies.")
 class PageInfo:
     """Keyset pages: a cursor names an item, never an offset."""
 
-    has_next_page: bool
-    has_previous_page: bool
-    start_cursor: str | None
-    end_cursor: str | None
+    has_next_page: bool = strawberry.field(description="Whether more follows behind endCursor.")
+    has_previous_page: bool = strawberry.field(description="Whether this page was asked for with `after`.")
+    start_cursor: str | None = strawberry.field(description="Of the first item; null on an empty page.")
+    end_cursor: str | None = strawberry.field(
+        description="Of the last item; null on an empty page. Give it to `after` for the next page."
+    )
 
 
 def page_info(cursors: list[str], *, more: bool, after: str | None) -> PageInfo:
@@ -116,7 +147,7 @@ class Money:
     """Exact amount and its display form."""
 
     amount: Decimal = strawberry.field(description="In the currency's major unit, with its own number of digits.")
-    currency: CurrencyCode
+    currency: CurrencyCode = strawberry.field(description="The currency of `amount`.")
     display: str = strawberry.field(description="As its reader writes it.")
 
 
@@ -140,7 +171,7 @@ def price(price_minor: Decimal, currency: str, language: str) -> Money:
 class Volume:
     """Exact litres and their display form."""
 
-    litres: Decimal
+    litres: Decimal = strawberry.field(description="Exact, to the millilitre.")
     display: str = strawberry.field(description="Litres, or cubic metres from a thousand litres on.")
 
 
@@ -158,5 +189,7 @@ def litres(volume_ml: int) -> Decimal:
 class MoneyInput:
     """Exact amount, never converted."""
 
-    amount: Decimal
-    currency: CurrencyCode
+    amount: Decimal = strawberry.field(
+        description='In the major unit, such as "12.50", with no more digits than the currency has.'
+    )
+    currency: CurrencyCode = strawberry.field(description="The meter's own; nothing is converted.")

@@ -1,4 +1,4 @@
-"""What a request carries: who asks, and the tools that resolvers call with. Loaders live as long as the request."""
+"""What a request carries: who asks, and the services that resolvers call with. Loaders live as long as the request."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -44,7 +44,7 @@ from standpipe.vending.views import TokenView, tokens_by_source
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class Services:
     """What the process has, the same for every request. ``caller`` tells the address that a request came from."""
 
     sessions: Sessions
@@ -98,10 +98,8 @@ class Context:
     from.
     """
 
-    tools: Tools
+    services: Services
     customer_id: str | None
-    # Meter and TopUp refer to each other; handing the factory in keeps their modules from importing in a circle.
-    meter_of: Callable[[MeterView], Any]
     expires_at_s: int | None = None
     language: str = "en"
     request: Any = None
@@ -143,8 +141,8 @@ class Context:
                 extensions = {"code": "SIGN_IN_UNAVAILABLE", "retryable": True}
                 raise GraphQLError(str(error), extensions=extensions) from None
         # An access token outlives its account by minutes.
-        async with self.tools.sessions() as session:
-            if not await is_present(session, customer_id):
+        async with self.services.sessions() as conn:
+            if not await is_present(conn, customer_id):
                 raise GraphQLError("This account was deleted.", extensions={"code": "UNAUTHENTICATED"})
         return customer_id
 
@@ -227,43 +225,43 @@ class Context:
 
     async def _load_meters(self, ids: list[str]) -> list[MeterView | None]:
         # Each loader opens a short session of its own: sibling resolvers run at once and must not share one.
-        async with self.tools.sessions() as session:
+        async with self.services.sessions() as conn:
             found = await meters_by_id(
-                session,
+                conn,
                 self.require_customer(),
                 ids,
-                self.tools.clock.now(),
-                offline_after=self.tools.offline_after,
+                self.services.clock.now(),
+                offline_after=self.services.offline_after,
             )
         return [found.get(meter_id) for meter_id in ids]
 
     async def _load_members(self, ids: list[str]) -> list[list[MemberView]]:
-        async with self.tools.sessions() as session:
-            found = await members_of_meters(session, self.require_customer(), ids)
+        async with self.services.sessions() as conn:
+            found = await members_of_meters(conn, self.require_customer(), ids)
         return [found.get(meter_id, []) for meter_id in ids]
 
     async def _load_top_ups(self, ids: list[str]) -> list[TopUpView]:
-        async with self.tools.sessions() as session:
-            found = await top_ups_by_id(session, ids)
+        async with self.services.sessions() as conn:
+            found = await top_ups_by_id(conn, ids)
         return [found[top_up_id] for top_up_id in ids]
 
     async def _load_receipts(self, ids: list[str]) -> list[list[ReceiptView]]:
-        async with self.tools.sessions() as session:
-            found = await receipts_of(session, ids)
+        async with self.services.sessions() as conn:
+            found = await receipts_of(conn, ids)
         return [found[top_up_id] for top_up_id in ids]
 
     async def _load_tokens(self, ids: list[str]) -> list[list[TokenView]]:
-        async with self.tools.sessions() as session:
-            found = await tokens_by_source(session, ids)
+        async with self.services.sessions() as conn:
+            found = await tokens_by_source(conn, ids)
         return [found[top_up_id] for top_up_id in ids]
 
     async def _load_top_up_pages(self, requests: list[TopUpsRequest]) -> list[list[str]]:
         pages: dict[TopUpsRequest, list[str]] = {}
-        async with self.tools.sessions() as session:
+        async with self.services.sessions() as conn:
             for kind in {replace(request, meter_id="") for request in requests}:
                 alike = [request for request in requests if replace(request, meter_id="") == kind]
                 ids = await top_up_ids_of_meters(
-                    session,
+                    conn,
                     [request.meter_id for request in alike],
                     first=kind.first,
                     after=kind.after,
@@ -273,28 +271,28 @@ class Context:
         return [pages[request] for request in requests]
 
     async def _load_usage(self, requests: list[SeriesRequest]) -> list[list[UsageBucket]]:
-        async with self.tools.sessions() as session:
-            found = await series_of_many(session, requests, self.tools.clock.now())
+        async with self.services.sessions() as conn:
+            found = await series_of_many(conn, requests, self.services.clock.now())
         return [found[request] for request in requests]
 
     async def _load_alert_pages(self, requests: list[AlertsRequest]) -> list[list[AlertView]]:
-        async with self.tools.sessions() as session:
-            found = await alerts_of_meters(session, self.require_customer(), requests)
+        async with self.services.sessions() as conn:
+            found = await alerts_of_meters(conn, self.require_customer(), requests)
         return [found[request] for request in requests]
 
     async def _load_unread_alerts(self, meters: list[tuple[str, datetime | None]]) -> list[int]:
-        async with self.tools.sessions() as session:
-            found = await unread_counts(session, self.require_customer(), meters)
+        async with self.services.sessions() as conn:
+            found = await unread_counts(conn, self.require_customer(), meters)
         return [found.get(meter_id, 0) for meter_id, _ in meters]
 
     async def _load_deliveries(self, ids: list[str]) -> list[list[DeliveryView]]:
-        async with self.tools.sessions() as session:
-            found = await deliveries_of(session, self.require_customer(), ids)
+        async with self.services.sessions() as conn:
+            found = await deliveries_of(conn, self.require_customer(), ids)
         return [found[alert_id] for alert_id in ids]
 
     async def _load_rhythms(self, ids: list[str]) -> list[timedelta | None]:
-        async with self.tools.sessions() as session:
-            found = await rhythms(session, ids, self.tools.clock.now())
+        async with self.services.sessions() as conn:
+            found = await rhythms(conn, ids, self.services.clock.now())
         return [found[meter_id] for meter_id in ids]
 
 

@@ -89,8 +89,8 @@ class Documents:
             return self._kept[document_id]
 
         async def read() -> str | None:
-            async with sessions() as session:
-                return await body_of(session, document_id)
+            async with sessions() as conn:
+                return await body_of(conn, document_id)
 
         body = await once_more(read)
         if body is not None:

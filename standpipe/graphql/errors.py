@@ -1,9 +1,11 @@
 """Errors at this door, in one place: expected ones become data, unexpected ones are masked and logged with an id."""
 
+import functools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import strawberry
 import structlog
@@ -12,7 +14,8 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 
-from standpipe.graphql.base import Money, money
+from standpipe.graphql.base import Money, described_enum, money
+from standpipe.graphql.context import Ctx
 from standpipe.platform import metrics
 from standpipe.platform.errors import (
     AmountOutOfRangeError,
@@ -33,10 +36,14 @@ CODES = frozenset(
     {INTERNAL, UNAVAILABLE, "INVALID", "UNAUTHENTICATED", "FORBIDDEN", "NOT_FOUND", "RATE_LIMITED", "COST_LIMIT"}
 )
 """The codes of errors that metrics tell apart."""
+USER_ERRORS = "Expected failures, to show; empty where it went well."
+"""The description of a payload's ``userErrors``."""
 _log = structlog.get_logger(__name__)
+P = ParamSpec("P")
+Payload = TypeVar("Payload")
+Made = TypeVar("Made", covariant=True)
 
 
-@strawberry.enum(description="Stable codes; the message beside one is for people.")
 class UserErrorCode(StrEnum):
     """What went wrong."""
 
@@ -51,14 +58,38 @@ class UserErrorCode(StrEnum):
     IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
 
 
+described_enum(
+    UserErrorCode,
+    {
+        UserErrorCode.INVALID: "The input breaks a rule; the message says which.",
+        UserErrorCode.NOT_FOUND: "There is no such thing among what the viewer may see.",
+        UserErrorCode.FORBIDDEN: "The viewer may see this, but not do it; the message says who may.",
+        UserErrorCode.AMOUNT_OUT_OF_RANGE: "The method does not take this amount; AmountOutOfRange has the limits.",
+        UserErrorCode.QUOTE_CHANGED: "The quote does not hold any more; QuoteChanged has the new one.",
+        UserErrorCode.METER_BLOCKED: "The meter does not take this at the moment; the message says why.",
+        UserErrorCode.PROVIDER_DOWN: "Kept for a payment provider that does not answer; not sent today.",
+        UserErrorCode.RATE_LIMITED: "Too many tries; RateLimited says when to come back.",
+        UserErrorCode.IDEMPOTENCY_MISMATCH: "This key was used before with other input: make a new one.",
+    },
+    name="UserErrorCode",
+    description="Stable codes; the message beside one is for people.",
+)
+
+
 @strawberry.interface(description="Every expected failure. code is stable; message is for people.")
 class UserError:
     """Data, not an exception."""
 
-    code: UserErrorCode
-    message: str
-    field: list[str] | None
-    retryable: bool
+    code: UserErrorCode = strawberry.field(description="For programs; switch on this.")
+    message: str = strawberry.field(
+        description="For people, in the language that the request asks for; English where it is not there yet."
+    )
+    field: list[str] | None = strawberry.field(
+        description='Path to what is at fault, such as ["pay", "amount"]; null where it is no one field.'
+    )
+    retryable: bool = strawberry.field(
+        description="Whether to ask again can help: later, or after QUOTE_CHANGED by the new quote."
+    )
 
 
 @strawberry.type(description="The input breaks a rule, or names what is not there.")
@@ -70,8 +101,8 @@ class InputError(UserError):
 class AmountOutOfRange(UserError):
     """With both limits."""
 
-    minimum: Money
-    maximum: Money
+    minimum: Money = strawberry.field(description="The least that the method takes in one payment.")
+    maximum: Money = strawberry.field(description="The most that the method takes in one payment.")
 
 
 @strawberry.type(description="Too many tries.")
@@ -128,6 +159,42 @@ def _user_error(error: StandpipeError, language: str) -> UserError:
             )
         case _:
             raise error
+
+
+class Refusal(Protocol[Made]):
+    """A payload whose other fields have defaults that say that nothing was done."""
+
+    def __call__(self, *, user_errors: list[UserError]) -> Made:
+        """The payload with nothing but its errors."""
+
+
+def expected_failures(
+    payload: Refusal[Payload], *, told: Callable[[StandpipeError, str], UserError] = user_error
+) -> Callable[
+    [Callable[Concatenate[Ctx, P], Awaitable[Payload | None]]], Callable[Concatenate[Ctx, P], Awaitable[Payload | None]]
+]:
+    """Answer with the payload where a resolver raises an expected failure; unexpected ones go on, to be masked."""
+
+    def decorate(
+        resolve: Callable[Concatenate[Ctx, P], Awaitable[Payload | None]],
+    ) -> Callable[Concatenate[Ctx, P], Awaitable[Payload | None]]:
+        # Strawberry reads arguments and types from the function that is wrapped, and hands ``info`` over by its name.
+        @functools.wraps(resolve)
+        async def resolved(info: Ctx, *args: P.args, **kwargs: P.kwargs) -> Payload | None:
+            try:
+                return await resolve(info, *args, **kwargs)
+            except StandpipeError as error:
+                return payload(user_errors=[told(error, info.context.language)])
+
+        return resolved  # type: ignore[return-value]  # Concatenate knows positional-only arguments alone.
+
+    return decorate
+
+
+def invalid(message: str, language: str, *field: str, retryable: bool = False) -> InputError:
+    """An expected failure that has no exception of its own: INVALID, with a message for people."""
+    said = in_language(message, language)
+    return InputError(code=UserErrorCode.INVALID, message=said, field=list(field) or None, retryable=retryable)
 
 
 def _input_error(code: UserErrorCode, message: str, *field: str) -> InputError:

@@ -104,12 +104,12 @@ class Guard(SchemaExtension):
             yield
         finally:
             if self.told.pop("stream", False):
-                self.context.tools.streams.leave(self.context.payer)
+                self.context.services.streams.leave(self.context.payer)
 
     def on_parse(self) -> Iterator[None]:
         """Find the document, prepared; its errors wait for ``on_validate``, where every transport looks for them."""
         run, context = self.execution_context, self.context
-        introspection = context.tools.introspection and not context.stranger
+        introspection = context.services.introspection and not context.stranger
         core = run.schema._schema  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.
         self.prepared = prepare(core, run.query or "", stranger=context.stranger, introspection=introspection)
         run.graphql_document = self.prepared.document
@@ -161,14 +161,14 @@ class Guard(SchemaExtension):
         price = Price(points, each)
         if points > MAX_COST:
             return too_dear(points)
-        left = context.tools.budgets.take(context.payer, points)
+        left = context.services.budgets.take(context.payer, points)
         if left < 0:
             return out_of_budget(context, -left)
         price.left = left
         self.told["cost"] = price
         _priced.set(price)
         if run.operation_type.value == OperationType.SUBSCRIPTION.value:
-            if not context.tools.streams.enter(context.payer, MAX_STREAMS):
+            if not context.services.streams.enter(context.payer, MAX_STREAMS):
                 message = f"There are {MAX_STREAMS} live subscriptions of yours already."
                 return GraphQLError(message, extensions={"code": "RATE_LIMITED"})
             self.told["stream"] = True
@@ -181,7 +181,7 @@ def pay_for_more(context: Context, items: int) -> None:
     more = max(items, 0) * price.each
     if price.points + more > MAX_COST:
         raise too_dear(price.points + more)
-    left = context.tools.budgets.take(context.payer, more)
+    left = context.services.budgets.take(context.payer, more)
     if left < 0:
         raise out_of_budget(context, -left)
     price.points, price.left = price.points + more, left
@@ -189,7 +189,7 @@ def pay_for_more(context: Context, items: int) -> None:
 
 async def pay_for_event(context: Context) -> None:
     """Take the price of a subscription's next event, and wait until there is enough for it: the state is read after."""
-    points, budgets = _priced.get().points, context.tools.budgets
+    points, budgets = _priced.get().points, context.services.budgets
     while (left := budgets.take(context.payer, points)) < 0:  # noqa: ASYNC110 - it is time that is waited for.
         await asyncio.sleep(budgets.wait_s(-left))
 
@@ -202,6 +202,6 @@ def too_dear(points: int) -> GraphQLError:
 
 def out_of_budget(context: Context, missing: int) -> GraphQLError:
     """A budget that is used up, with the time to wait."""
-    wait_s = context.tools.budgets.wait_s(missing)
+    wait_s = context.services.budgets.wait_s(missing)
     message = f"You have asked for much in a short time. Please wait {wait_s} seconds."
     return GraphQLError(message, extensions={"code": "RATE_LIMITED", "retryAfterS": wait_s})

@@ -1,12 +1,12 @@
 """Top-ups by meter number without an account. What is shown here is what any stranger may know."""
 
 from datetime import datetime
+from typing import Annotated
 
 import strawberry
 
-from standpipe.customers.sign_in import normalise_phone
-from standpipe.graphql.base import CurrencyCode, Money, MoneyInput, PhoneNumber, Url, money
-from standpipe.graphql.context import Context, Ctx
+from standpipe.graphql.base import CurrencyCode, Money, money
+from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, user_error
 from standpipe.graphql.top_ups import (
     POLL_AFTER_MS,
@@ -15,7 +15,6 @@ from standpipe.graphql.top_ups import (
     TopUpFailure,
     TopUpMethod,
     action_of,
-    is_web_address,
     method_of,
 )
 from standpipe.payments import guests
@@ -23,10 +22,9 @@ from standpipe.payments.receipt_text import guest_text, number_text
 from standpipe.payments.receipts import SALE
 from standpipe.payments.top_ups import refresh
 from standpipe.payments.views import TERMINAL, TopUpStatus, TopUpView
-from standpipe.platform.errors import InvalidInputError, StandpipeError
+from standpipe.platform.errors import StandpipeError
 from standpipe.platform.ids import is_id
 from standpipe.platform.language import to_translate, translate
-from standpipe.platform.units import to_minor
 from standpipe.vending.views import grouped
 
 _DONE_FOR_THE_PAYER = TERMINAL | {TopUpStatus.PAID, TopUpStatus.SENDING_TO_METER, TopUpStatus.TOKEN_ISSUED}
@@ -148,48 +146,31 @@ class GuestTopUp:
         return None if self.view.status in _DONE_FOR_THE_PAYER else POLL_AFTER_MS
 
 
-@strawberry.input(description="Begin a top-up by meter number, without an account.")
-class GuestTopUpStartInput:
-    """Same key and input replays the first answer."""
-
-    idempotency_key: strawberry.ID = strawberry.field(
-        description="Random, 128 bits or more: a UUID made when the screen opens, or 22 characters of base64url."
-    )
-    number: str = strawberry.field(description="The meter's number; case, spaces and leading zeros do not matter.")
-    pay: MoneyInput = strawberry.field(description="In the meter's currency, within the method's limits.")
-    method_id: strawberry.ID = strawberry.field(description="One of guestMeter's methods.")
-    phone: PhoneNumber | None = strawberry.field(
-        default=None, description="Whose phone is to ring, where the method rings one; else it is not kept."
-    )
-    return_url: Url | None = strawberry.field(default=None, description="Where a payment page sends the payer back to.")
-
-
-@strawberry.type(description="A guest's top-up and the key to look at it again, or why there is none.")
-class GuestTopUpPayload:
-    """Errors as data."""
-
-    top_up: GuestTopUp | None = strawberry.field(description="Null where userErrors says why.")
-    guest_key: str | None = strawberry.field(description="Keep it: guestTopUp wants it. Whoever has it may look.")
-    replayed: bool = strawberry.field(description="This key had begun it before.")
-    user_errors: list[UserError] = strawberry.field(description="Why there is none.")
-
-
 @strawberry.type
 class GuestQuery:
     """Part of Query."""
 
     @strawberry.field(description="The meter that a payer without an account means. Looks are counted per address.")
-    async def guest_meter(self, info: Ctx, number: str) -> GuestMeterPayload:
+    async def guest_meter(
+        self,
+        info: Ctx,
+        number: Annotated[
+            str,
+            strawberry.argument(
+                description="As it is printed on the meter; case, spaces and leading zeros do not matter."
+            ),
+        ],
+    ) -> GuestMeterPayload:
         context = info.context
-        tools = context.tools
+        services = context.services
         try:
             found = await guests.look(
-                tools.sessions,
-                tools.rails,
+                services.sessions,
+                services.rails,
                 number=number,
-                address=tools.caller(context.request),
-                secret=tools.signer.secret,
-                now=tools.clock.now(),
+                address=services.caller(context.request),
+                secret=services.signer.secret,
+                now=services.clock.now(),
             )
         except StandpipeError as error:
             return GuestMeterPayload(meter=None, user_errors=[user_error(error, context.language)])
@@ -203,59 +184,17 @@ class GuestQuery:
         return GuestMeterPayload(meter=meter, user_errors=[])
 
     @strawberry.field(description="A guest's top-up; null for every id that this key does not open. Send it by POST.")
-    async def guest_top_up(self, info: Ctx, id: strawberry.ID, guest_key: str) -> GuestTopUp | None:
-        tools, top_up_id = info.context.tools, str(id)
-        if not guests.key_opens(tools.signer.secret, top_up_id, guest_key) or not is_id(top_up_id, "top"):
+    async def guest_top_up(
+        self,
+        info: Ctx,
+        id: Annotated[strawberry.ID, strawberry.argument(description="As guestTopUpStart gave it (top_…).")],
+        guest_key: Annotated[str, strawberry.argument(description="As guestTopUpStart gave it.")],
+    ) -> GuestTopUp | None:
+        services, top_up_id = info.context.services, str(id)
+        if not guests.key_opens(services.signer.secret, top_up_id, guest_key) or not is_id(top_up_id, "top"):
             return None
-        async with tools.sessions() as session:
-            if not await guests.is_guests(session, top_up_id):
+        async with services.sessions() as conn:
+            if not await guests.is_guests(conn, top_up_id):
                 return None
-        await refresh(tools.sessions, tools.rails, tools.clock, top_up_id)
+        await refresh(services.sessions, services.rails, services.clock, top_up_id)
         return GuestTopUp(view=await info.context.top_ups.load(top_up_id))
-
-
-@strawberry.type
-class GuestMutation:
-    """Part of Mutation."""
-
-    @strawberry.mutation(description="Begins a top-up by meter number, without an account; follow nextAction to pay.")
-    async def guest_top_up_start(self, info: Ctx, input: GuestTopUpStartInput) -> GuestTopUpPayload | None:
-        context = info.context
-        tools = context.tools
-        try:
-            top_up_id, replayed = await guests.start(
-                tools.sessions,
-                tools.rails,
-                tools.clock,
-                key=str(input.idempotency_key),
-                order=_order(input),
-                address=tools.caller(context.request),
-                secret=tools.signer.secret,
-            )
-        except StandpipeError as error:
-            errors = [user_error(error, context.language)]
-            return GuestTopUpPayload(top_up=None, guest_key=None, replayed=False, user_errors=errors)
-        return await _payload(context, top_up_id, replayed=replayed)
-
-
-def _order(wanted: GuestTopUpStartInput) -> guests.GuestOrder:
-    if wanted.return_url is not None and not is_web_address(wanted.return_url):
-        raise InvalidInputError("The return address must be an http(s) or app address.", ("returnUrl",))
-    return guests.GuestOrder(
-        number=wanted.number,
-        pay_minor=to_minor(wanted.pay.amount, wanted.pay.currency),
-        currency=wanted.pay.currency,
-        method_id=str(wanted.method_id),
-        phone=None if wanted.phone is None else normalise_phone(wanted.phone, []),
-        return_url=wanted.return_url,
-    )
-
-
-async def _payload(context: Context, top_up_id: str, *, replayed: bool) -> GuestTopUpPayload:
-    view = await context.top_ups.load(top_up_id)
-    return GuestTopUpPayload(
-        top_up=GuestTopUp(view=view),
-        guest_key=guests.guest_key(context.tools.signer.secret, top_up_id),
-        replayed=replayed,
-        user_errors=[],
-    )

@@ -3,9 +3,9 @@
 import asyncio
 import time
 
+from standpipe.graphql.authentication import still_signed_in
 from standpipe.graphql.context import Context
 from standpipe.graphql.guard import pay_for_event
-from standpipe.graphql.who import still_signed_in
 
 LOOK_ANYWAY_S = 30.0
 """A notification may be lost with its connection; the state is read at least this often."""

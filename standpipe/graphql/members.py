@@ -5,11 +5,20 @@ from datetime import datetime
 import strawberry
 
 from standpipe.customers.models import HouseholdRole
-from standpipe.graphql.base import Node, PhoneNumber
+from standpipe.graphql.base import Node, PhoneNumber, described_enum
 from standpipe.graphql.context import Context, Ctx
 from standpipe.meters.members import InvitationView, MemberView, invitations_for, member_by_id
 
-strawberry.enum(HouseholdRole, name="HouseholdRole", description="What a member may do.")
+described_enum(
+    HouseholdRole,
+    {
+        HouseholdRole.OWNER: "May do all that a payer may, and rename meters, invite and remove members, move out.",
+        HouseholdRole.PAYER: "May look and pay: top-ups, vouchers, emergency credit, standing orders.",
+        HouseholdRole.VIEWER: "May look.",
+    },
+    name="HouseholdRole",
+    description="What a member may do.",
+)
 
 
 @strawberry.type(description="Somebody who shares the household's meters, or who is invited to (accepted: false).")
@@ -57,15 +66,15 @@ async def load_members(context: Context, meter_id: str) -> list[HouseholdMember]
 
 async def load_member(context: Context, member_id: str, *, also_ended: bool = False) -> HouseholdMember | None:
     """Somebody who shares a meter with the customer; None for every other id."""
-    async with context.tools.sessions() as session:
-        view = await member_by_id(session, context.require_customer(), member_id, also_ended=also_ended)
+    async with context.services.sessions() as conn:
+        view = await member_by_id(conn, context.require_customer(), member_id, also_ended=also_ended)
     return None if view is None else member_of(view)
 
 
 async def load_invitations(info: Ctx, customer_id: str) -> list[Invitation]:
     """The open invitations to a customer's number."""
-    async with info.context.tools.sessions() as session:
-        return [_invitation(view) for view in await invitations_for(session, customer_id)]
+    async with info.context.services.sessions() as conn:
+        return [_invitation(view) for view in await invitations_for(conn, customer_id)]
 
 
 def _invitation(view: InvitationView) -> Invitation:

@@ -1,40 +1,83 @@
-"""Meters as the app sees them: the three balances apart, the valve, the tariff, history and quotes."""
+"""Meters as the app sees them, and what points back to them: a meter has top-ups and alerts, each of which has a meter.
 
-from dataclasses import replace
+The three types close that circle here, in one module; all else of each stands in a module of its own.
+"""
+
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Annotated
 
 import strawberry
 from graphql import GraphQLError
 
 from standpipe.customers.models import HouseholdRole
-from standpipe.graphql.alerts import AlertConnection, load_alerts
-from standpipe.graphql.base import Money, Node, PageInfo, Volume, litres, money, page_info, volume
-from standpipe.graphql.context import Ctx, TopUpsRequest
+from standpipe.graphql.alerts import AlertFields, own_alerts
+from standpipe.graphql.balances import Balance, balance_of
+from standpipe.graphql.base import (
+    AFTER,
+    CURSOR,
+    EDGES,
+    FIRST,
+    NODE,
+    NODES,
+    PAGE_INFO,
+    Node,
+    PageInfo,
+    described_enum,
+    page_info,
+)
+from standpipe.graphql.context import Context, Ctx, TopUpsRequest
 from standpipe.graphql.members import HouseholdMember, load_members
 from standpipe.graphql.quotes import QuoteBy, QuotePayload, quote_of
 from standpipe.graphql.saving import AutoTopUp, load_auto_top_up
 from standpipe.graphql.statements import Comparison, StatementPayload, load_comparison, load_statement
-from standpipe.graphql.tariffs import Tariff, TierLine, tariff_of, tier_lines
-from standpipe.graphql.top_ups import TopUpConnection, TopUpEdge, TopUpMethod, method_of, top_up_of
+from standpipe.graphql.tariffs import Tariff, tariff_of
+from standpipe.graphql.top_ups import TopUpFields, TopUpMethod, method_of
+from standpipe.graphql.usage import UsageSeries, load_usage
 from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
+from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView
 from standpipe.payments.rails.registry import methods_in
-from standpipe.platform.errors import InvalidInputError
+from standpipe.payments.views import TopUpView
 from standpipe.platform.ids import is_id
-from standpipe.usage.emergency import emergency_offer_minor
 from standpipe.usage.overview import MeterView
-from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check
-from standpipe.usage.series import UsageBucket as BucketView
+from standpipe.usage.series import UsageInterval
 
 MAX_FIRST = 100
 
-strawberry.enum(ValveState, name="ValveState", description="Where the valve stands.")
-strawberry.enum(WalletKind, name="WalletKind", description="Whether the meter holds money or water that is paid for.")
-strawberry.enum(ValveReason, name="ValveReason", description="Why, by the meter's word.")
-strawberry.enum(UsageInterval, name="UsageInterval", description="The length of a bucket.")
-strawberry.enum(BucketQuality, name="ReadingQuality", description="MISSING is not zero.")
+described_enum(
+    ValveState,
+    {
+        ValveState.OPEN: "Water runs.",
+        ValveState.CLOSED: "No water.",
+        ValveState.RESTRICTED: "A trickle.",
+        ValveState.UNKNOWN: "The meter has not told.",
+    },
+    name="ValveState",
+    description="Where the valve stands.",
+)
+described_enum(
+    WalletKind,
+    {
+        WalletKind.MONEY: "Credit is money, and is taken as water runs.",
+        WalletKind.VOLUME: "Water is paid for when it is bought; the meter holds its volume.",
+    },
+    name="WalletKind",
+    description="Whether the meter holds money or water that is paid for.",
+)
+described_enum(
+    ValveReason,
+    {
+        ValveReason.NORMAL: "Nothing is amiss.",
+        ValveReason.NO_CREDIT: "The credit is used up.",
+        ValveReason.TAMPER: "Somebody laid hand on the meter.",
+        ValveReason.LEAK: "The meter notices a leak.",
+        ValveReason.MAINTENANCE: "Work on the meter or the supply.",
+        ValveReason.CUSTOMER: "The household wanted it.",
+        ValveReason.UNKNOWN: "The meter has not told.",
+    },
+    name="ValveReason",
+    description="Why, by the meter's word.",
+)
 
 
 def check_first(first: int) -> int:
@@ -56,9 +99,15 @@ class Connectivity:
     """``online`` is about the meter's own rhythm, not about this second: it sleeps most of the day."""
 
     meter_id: strawberry.Private[str]
-    last_seen_at: datetime | None
-    online: bool
-    battery_percent: int | None
+    last_seen_at: datetime | None = strawberry.field(
+        description="When the meter was last heard; null until it has spoken."
+    )
+    online: bool = strawberry.field(
+        description="Heard within the last 26 hours (a server may be set to others): a meter sleeps a lot."
+    )
+    battery_percent: int | None = strawberry.field(
+        description="0 to 100, as last reported; null where the meter has not told it."
+    )
 
     @strawberry.field(
         description="When the meter should speak next, by its own habit of the last weeks; in the past where it is "
@@ -69,118 +118,79 @@ class Connectivity:
         return None if usual is None or self.last_seen_at is None else self.last_seen_at + usual
 
 
-@strawberry.type(description="How long the credit lasts.")
-class Forecast:
-    """Days at high, usual and low use."""
-
-    days_low: float
-    days_likely: float
-    days_high: float
-    empty_on: date
-    litres_left: Volume
-
-
-@strawberry.type(description="ledger = onMeter (as last reported) + inFlight - usedSinceReport")
-class Balance:
-    """Three balances, shown apart."""
-
-    ledger: Money = strawberry.field(description="What our books say.")
-    on_meter: Money | None = strawberry.field(
-        description="What the meter last said; null until it has spoken, and of a meter that holds volume."
-    )
-    on_meter_as_of: datetime | None = strawberry.field(description="When it said so.")
-    in_flight: Money = strawberry.field(description="Credit on its way to the meter.")
-    on_meter_volume: Volume | None = strawberry.field(
-        description="What a meter that holds volume last said; null until it has spoken, and of one that holds money."
-    )
-    in_flight_volume: Volume | None = strawberry.field(
-        description="Volume on its way to the meter; null of one that holds money."
-    )
-    arrears: Money = strawberry.field(
-        description="Owed from before, or for credit whose payment was taken back; each top-up repays a share."
-    )
-    standing_due: Money = strawberry.field(
-        description="Standing charges that have fallen due, whatever the valve does; the next top-up pays them."
-    )
-    emergency_credit: Money = strawberry.field(description="Emergency credit in use; the next top-up repays it first.")
-    emergency_credit_available: Money = strawberry.field(
-        description="What emergencyCreditActivate would give now; zero where it would refuse."
-    )
-    used_since_report: Money | None = strawberry.field(description="Booked use that the meter has not reported on.")
-    lasts: Forecast | None = strawberry.field(description="Null while there are under 7 days of use.")
-
-
 @strawberry.type(description="The meter's own valve.")
 class Valve:
     """State, reason, and what is on its way."""
 
-    state: ValveState
-    reason: ValveReason
-    changed_at: datetime | None
+    state: ValveState = strawberry.field(description="Where it stands, by the meter's last word.")
+    reason: ValveReason = strawberry.field(description="Why it stands there, as far as the meter tells.")
+    changed_at: datetime | None = strawberry.field(
+        description="When a report first told of this state; null until the meter has spoken."
+    )
     pending: ValveState | None = strawberry.field(description="The position that a waiting command asks for.")
 
 
-@strawberry.type(description="Use in [start, end).")
-class UsageBucket:
-    """Volume and cost through the tiers."""
+@strawberry.type(description="A vend that the customer pays for.")
+class TopUp(TopUpFields):
+    """With its meter."""
 
-    start: datetime
-    end: datetime
-    volume: Volume
-    cost: Money
-    tiers: list[TierLine]
-    quality: BucketQuality
+    @strawberry.field(description="The meter that gets the credit.")
+    async def meter(self, info: Ctx) -> "Meter":
+        return await _owner(info.context, self.view.meter_id)
 
 
-@strawberry.type(description="Column form for charts on slow networks: same order as buckets, null where MISSING.")
-class CompactSeries:
-    """Two columns."""
+@strawberry.type(description="One top-up and its place in the list.")
+class TopUpEdge:
+    """Cursor and node."""
 
-    start: datetime | None
-    litres: list[Decimal | None]
-    cost: list[Decimal | None]
+    cursor: str = strawberry.field(description=CURSOR)
+    node: TopUp = strawberry.field(description=NODE)
 
 
-@strawberry.type(description="A history of use.")
-class UsageSeries:
-    """Buckets of one length, oldest first; none in the future."""
+@strawberry.type(description="A page of top-ups, newest first.")
+class TopUpConnection:
+    """Keyset page."""
 
-    found: strawberry.Private[list[BucketView]]
-    currency: strawberry.Private[str]
-    interval: UsageInterval
+    edges: list[TopUpEdge] = strawberry.field(description=EDGES)
+    page_info: PageInfo = strawberry.field(description=PAGE_INFO)
 
-    @strawberry.field
-    def total(self, info: Ctx) -> Volume:
-        return volume(sum(bucket.volume_ml for bucket in self.found), info.context.language)
+    @strawberry.field(description=NODES)
+    def nodes(self) -> list[TopUp]:
+        return [edge.node for edge in self.edges]
 
-    @strawberry.field
-    def total_cost(self, info: Ctx) -> Money:
-        return money(sum(bucket.cost_minor for bucket in self.found), self.currency, info.context.language)
 
-    @strawberry.field
-    def buckets(self, info: Ctx) -> list[UsageBucket]:
-        language = info.context.language
-        return [
-            UsageBucket(
-                start=bucket.start,
-                end=bucket.end,
-                volume=volume(bucket.volume_ml, language),
-                cost=money(bucket.cost_minor, self.currency, language),
-                tiers=tier_lines(bucket.tiers, self.currency, language),
-                quality=bucket.quality,
-            )
-            for bucket in self.found
-        ]
+@strawberry.type(description="Something that a household was told about its meter.")
+class Alert(AlertFields):
+    """With its meter."""
 
-    @strawberry.field
-    def compact(self, info: Ctx) -> CompactSeries:
-        language = info.context.language
-        told = [None if bucket.quality is BucketQuality.MISSING else bucket for bucket in self.found]
-        return CompactSeries(
-            start=self.found[0].start if self.found else None,
-            litres=[litres(bucket.volume_ml) if bucket else None for bucket in told],
-            cost=[money(bucket.cost_minor, self.currency, language).amount if bucket else None for bucket in told],
-        )
+    @strawberry.field(description="The meter that it is about.")
+    async def meter(self, info: Ctx) -> "Meter":
+        return await _owner(info.context, self.view.meter_id)
+
+
+@strawberry.type(description="One alert and its place in the list.")
+class AlertEdge:
+    """Cursor and node."""
+
+    cursor: str = strawberry.field(description="For `after`.")
+    node: Alert = strawberry.field(description="The alert.")
+
+
+@strawberry.type(description="A page of alerts, newest first.")
+class AlertConnection:
+    """Keyset page."""
+
+    counted: strawberry.Private[tuple[str, datetime | None]]
+    edges: list[AlertEdge] = strawberry.field(description="With a cursor each.")
+    page_info: PageInfo = strawberry.field(description="Where the page lies.")
+
+    @strawberry.field(description="The alerts alone.")
+    def nodes(self) -> list[Alert]:
+        return [edge.node for edge in self.edges]
+
+    @strawberry.field(description=f"Of the meter's newest {COUNTED_ALERTS} alerts, how many the reader has not read.")
+    async def unread_count(self, info: Ctx) -> int:
+        return await info.context.unread_alerts.load(self.counted)
 
 
 @strawberry.type(description="A prepaid water meter.")
@@ -189,11 +199,11 @@ class Meter(Node):
 
     view: strawberry.Private[MeterView]
 
-    @strawberry.field
+    @strawberry.field(description="The number on the meter.")
     def serial(self) -> str:
         return self.view.serial
 
-    @strawberry.field
+    @strawberry.field(description="What the household calls it; its serial until somebody names it.")
     def label(self) -> str:
         return self.view.label
 
@@ -201,7 +211,7 @@ class Meter(Node):
     def time_zone(self) -> str:
         return self.view.time_zone
 
-    @strawberry.field
+    @strawberry.field(description="When the meter was last heard, and its battery.")
     def connectivity(self) -> Connectivity:
         view = self.view
         return Connectivity(
@@ -215,11 +225,11 @@ class Meter(Node):
     def wallet_kind(self) -> WalletKind:
         return self.view.wallet_kind
 
-    @strawberry.field
+    @strawberry.field(description="Credit by our books, on the meter and on its way, and what is owed.")
     def balance(self, info: Ctx) -> Balance:
         return balance_of(self.view, info.context.language)
 
-    @strawberry.field
+    @strawberry.field(description="Where the valve stands by the meter's last word.")
     def valve(self) -> Valve:
         view = self.view
         return Valve(
@@ -229,7 +239,7 @@ class Meter(Node):
             pending=None if view.valve_pending is None else ValveState(view.valve_pending),
         )
 
-    @strawberry.field
+    @strawberry.field(description="Today's prices, and where this meter stands in them.")
     def tariff(self, info: Ctx) -> Tariff:
         view, language = self.view, info.context.language
         tariff = tariff_of(view, view.segment, language)
@@ -244,24 +254,27 @@ class Meter(Node):
         "left out."
     )
     async def usage(
-        self, info: Ctx, from_: Annotated[date, strawberry.argument(name="from")], to: date, interval: UsageInterval
+        self,
+        info: Ctx,
+        from_: Annotated[
+            date, strawberry.argument(name="from", description="The first day, in the meter's time zone.")
+        ],
+        to: Annotated[date, strawberry.argument(description="The day after the last one, in the meter's time zone.")],
+        interval: Annotated[UsageInterval, strawberry.argument(description="How long each bucket is.")],
     ) -> UsageSeries:
-        view = self.view
-        request = SeriesRequest(
-            view.id, view.tariff_id, view.time_zone, from_, to, interval, view.first_day, view.contract
-        )
-        try:
-            check(request)
-        except InvalidInputError as error:
-            raise GraphQLError(str(error), extensions={"code": "INVALID"}) from None
-        since = max(from_, view.history_start)
-        if since >= to:
-            return UsageSeries(found=[], currency=view.currency, interval=interval)
-        found = await info.context.usage.load(replace(request, from_day=since))
-        return UsageSeries(found=found, currency=self.view.currency, interval=interval)
+        return await load_usage(info.context, self.view, from_, to, interval)
 
     @strawberry.field(description="A month's statement (any day of it): as it was closed, or as it stands so far.")
-    async def statement(self, info: Ctx, month: date) -> StatementPayload:
+    async def statement(
+        self,
+        info: Ctx,
+        month: Annotated[
+            date,
+            strawberry.argument(
+                description="Any day of the month, from the household's first month to the present one."
+            ),
+        ],
+    ) -> StatementPayload:
         return await load_statement(info.context, self.view, month)
 
     @strawberry.field(description="This period against the last, and against similar households.")
@@ -272,7 +285,17 @@ class Meter(Node):
         description="Price check against this period's use so far and what the meter owes; stores nothing. With a "
         "methodId, the fee of that way to pay is counted in."
     )
-    def quote(self, info: Ctx, by: QuoteBy, method_id: strawberry.ID | None = None) -> QuotePayload:
+    def quote(
+        self,
+        info: Ctx,
+        by: Annotated[QuoteBy, strawberry.argument(description="The money to pay, or the water to get.")],
+        method_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(
+                description="One of topUpMethods: its fee and limits count. Without it, no fee is reckoned."
+            ),
+        ] = None,
+    ) -> QuotePayload:
         return quote_of(info.context, self.view, by, None if method_id is None else str(method_id))
 
     @strawberry.field(description="The standing order that tops this meter up by itself; null where there is none.")
@@ -283,16 +306,21 @@ class Meter(Node):
     async def members(self, info: Ctx) -> list[HouseholdMember]:
         return await load_members(info.context, self.view.id)
 
-    @strawberry.field
+    @strawberry.field(description="Ways to pay that this server offers in the meter's currency.")
     def top_up_methods(self, info: Ctx) -> list[TopUpMethod]:
         currency = self.view.currency
         return [
             method_of(method, currency, info.context.language)
-            for _, method in methods_in(info.context.tools.rails, currency)
+            for _, method in methods_in(info.context.services.rails, currency)
         ]
 
     @strawberry.field(description="Newest first; none from before the household moved in.")
-    async def top_ups(self, info: Ctx, first: int = 20, after: str | None = None) -> TopUpConnection:
+    async def top_ups(
+        self,
+        info: Ctx,
+        first: Annotated[int, strawberry.argument(description=FIRST)] = 20,
+        after: Annotated[str | None, strawberry.argument(description=AFTER)] = None,
+    ) -> TopUpConnection:
         request = TopUpsRequest(self.view.id, check_first(first), check_cursor(after, "top"), self.view.history_since)
         ids = await info.context.top_up_pages.load(request)
         views = await info.context.top_ups.load_many(ids[:first])
@@ -322,51 +350,65 @@ def meter_of(view: MeterView) -> Meter:
     return Meter(id=strawberry.ID(view.id), view=view)
 
 
-def balance_of(view: MeterView, language: str) -> Balance:
-    """The three balances."""
-    known = view.on_meter_minor is not None
-    used_minor = (view.on_meter_minor or 0) + view.in_flight_minor - view.ledger_minor
-    lasts, in_volume = view.lasts, view.wallet_kind is WalletKind.VOLUME
-    return Balance(
-        ledger=money(view.ledger_minor, view.currency, language),
-        on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
-        on_meter_as_of=view.on_meter_as_of,
-        in_flight=money(view.in_flight_minor, view.currency, language),
-        on_meter_volume=None if view.on_meter_ml is None else volume(view.on_meter_ml, language),
-        in_flight_volume=volume(view.in_flight_ml, language) if in_volume else None,
-        arrears=money(view.dues.debt_minor, view.currency, language),
-        standing_due=money(view.dues.standing_minor, view.currency, language),
-        emergency_credit=money(view.dues.emergency_minor, view.currency, language),
-        emergency_credit_available=money(emergency_offer_minor(view), view.currency, language),
-        used_since_report=money(used_minor, view.currency, language) if known else None,
-        lasts=None
-        if lasts is None
-        else Forecast(
-            days_low=round(lasts.days_low, 1),
-            days_likely=round(lasts.days_likely, 1),
-            days_high=round(lasts.days_high, 1),
-            empty_on=lasts.empty_on,
-            litres_left=volume(lasts.volume_left_ml, language),
-        ),
-    )
+async def reload_meter(context: Context, meter_id: str) -> Meter | None:
+    """The meter as it is after a change, whatever this request has read of it before; None for other people's."""
+    context.forget_meters()
+    view = await context.meters.load(meter_id)
+    return None if view is None else meter_of(view)
 
 
 @strawberry.type(description="One meter and the reader's role in its household.")
 class MeterEdge:
     """Cursor, node, role."""
 
-    cursor: str
-    node: Meter
-    role: HouseholdRole
+    cursor: str = strawberry.field(description=CURSOR)
+    node: Meter = strawberry.field(description=NODE)
+    role: HouseholdRole = strawberry.field(description="What the viewer may do with this meter.")
 
 
 @strawberry.type(description="A page of meters.")
 class MeterConnection:
     """Keyset page."""
 
-    edges: list[MeterEdge]
-    page_info: PageInfo
+    edges: list[MeterEdge] = strawberry.field(description=EDGES)
+    page_info: PageInfo = strawberry.field(description=PAGE_INFO)
 
-    @strawberry.field
+    @strawberry.field(description=NODES)
     def nodes(self) -> list[Meter]:
         return [edge.node for edge in self.edges]
+
+
+def top_up_of(view: TopUpView) -> TopUp:
+    """A top-up for its reader."""
+    return TopUp(id=strawberry.ID(view.id), view=view)
+
+
+async def load_alerts(
+    context: Context, meter: MeterView, *, first: int, after: str | None, unread_only: bool
+) -> AlertConnection:
+    """A page of a meter's alerts; none from before the household moved in."""
+    views = await context.alert_pages.load(AlertsRequest(meter.id, first, after, meter.history_since, unread_only))
+    edges = [AlertEdge(cursor=view.id, node=alert_of(view)) for view in views[:first]]
+    return AlertConnection(
+        counted=(meter.id, meter.history_since),
+        edges=edges,
+        page_info=page_info([edge.cursor for edge in edges], more=len(views) > first, after=after),
+    )
+
+
+async def load_alert(context: Context, alert_id: str) -> Alert | None:
+    """The alert, if it is of this customer's present tenancy; None for every other id, existing or not."""
+    views = await own_alerts(context, [alert_id])
+    return alert_of(views[0]) if views else None
+
+
+def alert_of(view: AlertView) -> Alert:
+    """An alert for its reader."""
+    return Alert(id=strawberry.ID(view.id), view=view)
+
+
+async def _owner(context: Context, meter_id: str) -> Meter:
+    """The meter of a top-up or an alert, which come only out of meters that the customer has."""
+    view = await context.meters.load(meter_id)
+    assert view is not None, "top-ups and alerts come only out of the customer's own meters"  # noqa: S101 - for types.
+    return meter_of(view)

@@ -1,18 +1,18 @@
 """Operators' tokens as bearer tokens."""
 
 from standpipe.customers.operator_sign_in import TOKEN_PREFIX, find_session
-from standpipe.graphql.context import OperatorIdentity, Tools
+from standpipe.graphql.context import OperatorIdentity, Services
 from standpipe.graphql.identity import Identity
 
 
-async def identify(tools: Tools, token: str) -> Identity | None:
+async def identify(services: Services, token: str) -> Identity | None:
     """The operator of an operator's token, who is no customer; None for every other kind of token.
 
     Raises NotAuthenticatedError.
     """
     if not token.startswith(TOKEN_PREFIX):
         return None
-    async with tools.sessions() as session:
-        found = await find_session(session, token)
+    async with services.sessions() as conn:
+        found = await find_session(conn, token)
     operator = OperatorIdentity(found.name, found.role, found.token_hash)
     return Identity(int(found.expires_at.timestamp()), operator=operator)

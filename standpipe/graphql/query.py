@@ -1,23 +1,33 @@
 """Queries."""
 
+from typing import Annotated
+
 import strawberry
 
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import Person, read_person
-from standpipe.graphql.alerts import load_alert
 from standpipe.graphql.app_config import AppConfig, app_config
-from standpipe.graphql.base import LanguageTag, Node, PhoneNumber, page_info
+from standpipe.graphql.base import AFTER, FIRST, LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.devices import Device, load_device, load_devices
 from standpipe.graphql.guard import pay_for_more
 from standpipe.graphql.guests import GuestQuery
 from standpipe.graphql.members import Invitation, load_invitations, load_member
-from standpipe.graphql.meters import Meter, MeterConnection, MeterEdge, check_cursor, check_first, meter_of
+from standpipe.graphql.meters import (
+    Meter,
+    MeterConnection,
+    MeterEdge,
+    TopUp,
+    check_cursor,
+    check_first,
+    load_alert,
+    meter_of,
+    top_up_of,
+)
 from standpipe.graphql.operators import Operator, operator_of
 from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
-from standpipe.graphql.sign_in import Session, load_sessions
-from standpipe.graphql.top_ups import TopUp, top_up_of
+from standpipe.graphql.sessions import Session, load_sessions
 from standpipe.payments.top_ups import refresh, require_top_up
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.ids import is_id
@@ -30,24 +40,29 @@ class Viewer(Node):
 
     person: strawberry.Private[Person]
 
-    @strawberry.field
+    @strawberry.field(description="The number that the viewer signs in by.")
     def phone(self) -> PhoneNumber:
         return PhoneNumber(self.person.phone)
 
-    @strawberry.field
+    @strawberry.field(description="What alerts and texts speak; notificationPreferencesUpdate sets it.")
     def language(self) -> LanguageTag:
         return LanguageTag(self.person.language)
 
-    @strawberry.field
-    async def meters(self, info: Ctx, first: int = 20, after: str | None = None) -> MeterConnection:
-        tools = info.context.tools
+    @strawberry.field(description="The meters of all of the viewer's households.")
+    async def meters(
+        self,
+        info: Ctx,
+        first: Annotated[int, strawberry.argument(description=FIRST)] = 20,
+        after: Annotated[str | None, strawberry.argument(description=AFTER)] = None,
+    ) -> MeterConnection:
+        services = info.context.services
         check_first(first)
-        async with tools.sessions() as session:
+        async with services.sessions() as conn:
             views = await meters_of_customer(
-                session,
+                conn,
                 self.person.id,
-                tools.clock.now(),
-                offline_after=tools.offline_after,
+                services.clock.now(),
+                offline_after=services.offline_after,
                 first=first,
                 after=check_cursor(after, "mtr"),
             )
@@ -82,7 +97,9 @@ class Viewer(Node):
         return await load_preferences(info.context)
 
     @strawberry.field(description="Null for any id that is not one of the viewer's meters.")
-    async def meter(self, info: Ctx, id: strawberry.ID) -> Meter | None:
+    async def meter(
+        self, info: Ctx, id: Annotated[strawberry.ID, strawberry.argument(description="As in Meter.id (mtr_…).")]
+    ) -> Meter | None:
         return await load_meter(info, id)
 
 
@@ -101,18 +118,18 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
         return None
     customer_id = context.require_customer()
     try:
-        async with context.tools.sessions() as session:
-            found = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
+        async with context.services.sessions() as conn:
+            found = await require_top_up(conn, customer_id=customer_id, top_up_id=top_up_id)
     except NotFoundError:
         return None
     view = await context.meters.load(found.meter_id)
     if view is None or (view.history_since is not None and found.created_at < view.history_since):
         return None
-    await refresh(context.tools.sessions, context.tools.rails, context.tools.clock, top_up_id)
+    await refresh(context.services.sessions, context.services.rails, context.services.clock, top_up_id)
     return top_up_of(await context.top_ups.load(top_up_id))
 
 
-@strawberry.type
+@strawberry.type(description="Where reading starts.")
 class Query(GuestQuery):
     """Where reading starts."""
 
@@ -120,8 +137,8 @@ class Query(GuestQuery):
     async def viewer(self, info: Ctx) -> Viewer | None:
         if info.context.customer_id is None:
             return None
-        async with info.context.tools.sessions() as session:
-            person = await read_person(session, info.context.customer_id)
+        async with info.context.services.sessions() as conn:
+            person = await read_person(conn, info.context.customer_id)
         return None if person is None else Viewer(id=strawberry.ID(person.id), person=person)
 
     @strawberry.field(description="The operator who is signed in; null for everybody else.")
@@ -129,7 +146,14 @@ class Query(GuestQuery):
         return operator_of(info.context.operator)
 
     @strawberry.field(description="Anything of the viewer's by its id; null for every other id.")
-    async def node(self, info: Ctx, id: strawberry.ID) -> Node | None:
+    async def node(
+        self,
+        info: Ctx,
+        id: Annotated[
+            strawberry.ID,
+            strawberry.argument(description="Of a meter, a top-up, a member or invitation, an alert or a device."),
+        ],
+    ) -> Node | None:
         if info.context.customer_id is None:
             return None
         found = await load_meter(info, id) or await load_top_up(info, id) or await load_member(info.context, id)

@@ -10,7 +10,7 @@ import strawberry
 
 from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
-from standpipe.graphql.errors import UserError, UserErrorCode, user_error
+from standpipe.graphql.errors import USER_ERRORS, UserError, UserErrorCode, user_error
 from standpipe.graphql.tariffs import TierLine, tier_lines
 from standpipe.meters.models import WalletKind
 from standpipe.payments.booking import owing
@@ -31,7 +31,9 @@ from standpipe.usage.quotes import quote_credit, quote_volume
 class QuoteBy:
     """Exactly one."""
 
-    money: MoneyInput | None = strawberry.UNSET
+    money: MoneyInput | None = strawberry.field(
+        default=strawberry.UNSET, description="What to pay, in the meter's currency; the fee is within it."
+    )
     litres: Decimal | None = strawberry.field(
         default=strawberry.UNSET, description="A meter that holds volume takes whole units; this is rounded up to them."
     )
@@ -43,9 +45,15 @@ class Charge:
     charge's own.
     """
 
-    code: str
-    label: str
-    amount: Money
+    code: str = strawberry.field(
+        description="Stable, for programs. Of payments: FEE, EMERGENCY, STANDING, DEBT, CREDIT, TAX, DISCOUNT, "
+        "OVERDRAWN, RESIDUE, REFUND, DISPUTED, OTHER. Of bills: WATER, ALLOWANCE, or the tariff's own code of "
+        "a charge, levy or discount."
+    )
+    label: str = strawberry.field(
+        description="For people, in the language that the request asks for; the tariff's names as they are."
+    )
+    amount: Money = strawberry.field(description="Below zero where it lowers the sum.")
 
 
 @strawberry.type(description="What a payment would give at this period's use so far. Nothing is stored.")
@@ -55,33 +63,39 @@ class Quote:
     id: strawberry.ID = strawberry.field(
         description="Give it to topUpStart: the top-up then gives exactly this, or says QUOTE_CHANGED."
     )
-    pay: Money
+    pay: Money = strawberry.field(description="What the customer would pay in all.")
     deductions: list[Charge] = strawberry.field(description="What is kept back, and why, in the order it is taken.")
-    credit: Money
+    credit: Money = strawberry.field(
+        description="What would be added to the meter's credit: `pay` less the deductions."
+    )
     overdrawn: Money = strawberry.field(description="Of the credit, what makes up for water that has run unpaid.")
-    volume: Volume
+    volume: Volume = strawberry.field(description="The water that it buys, at this period's use so far.")
     lines: list[TierLine] = strawberry.field(description="The volume through the tiers; costs hold taxes and levies.")
     taxes: list[Charge] = strawberry.field(description="Taxes, levies and discounts within the costs of the lines.")
     rounding: Money = strawberry.field(
         description="Credit that buys no whole unit more; it stays credit. Of a meter that holds volume it is all that "
         "is left in the wallet afterwards, with what was left there before."
     )
-    valid_until: datetime
+    valid_until: datetime = strawberry.field(
+        description="15 minutes from now; a change of prices, use or dues may end it sooner."
+    )
 
 
 @strawberry.type(description="A quote, or why there is none.")
 class QuotePayload:
     """Errors as data."""
 
-    quote: Quote | None
-    user_errors: list[UserError]
+    quote: Quote | None = strawberry.field(description="Null where userErrors says why.")
+    user_errors: list[UserError] = strawberry.field(description=USER_ERRORS)
 
 
 @strawberry.type(description="The quote that was ordered by does not hold any more; here is what holds now.")
 class QuoteChanged(UserError):
     """With the new quote, where one can be given."""
 
-    quote: Quote | None
+    quote: Quote | None = strawberry.field(
+        description="What the same payment gives now, to order by; null where none can be given."
+    )
 
 
 @dataclass
@@ -112,9 +126,9 @@ class Offer:
 
 def quote_of(context: Context, view: MeterView, by: QuoteBy, method_id: str | None) -> QuotePayload:
     """A quote for its reader."""
-    now = context.tools.clock.now()
+    now = context.services.clock.now()
     try:
-        offer = make_offer(context.tools.rails, view, by, method_id, now)
+        offer = make_offer(context.services.rails, view, by, method_id, now)
     except StandpipeError as error:
         return QuotePayload(quote=None, user_errors=[user_error(error, context.language)])
     return QuotePayload(quote=_shown(view, offer, method_id, context.language), user_errors=[])
@@ -129,9 +143,9 @@ def agreed_of(
     """
     if quote_id is None:
         return None
-    now = context.tools.clock.now()
+    now = context.services.clock.now()
     try:
-        offer = _by_money(context.tools.rails, view, pay_minor, method_id, now)
+        offer = _by_money(context.services.rails, view, pay_minor, method_id, now)
     except AmountOutOfRangeError:
         raise
     except StandpipeError:

@@ -17,20 +17,22 @@ from standpipe.payments.receipts import ReceiptView
 class Receipt(Node):
     """Numbered without gaps per utility. ``pay`` is below zero where money was given back."""
 
-    number: str
+    number: str = strawberry.field(description="The utility's own, without gaps.")
     kind: str = strawberry.field(description="SALE or GIVEN_BACK.")
-    issued_at: datetime
-    pay: Money
+    issued_at: datetime = strawberry.field(description="When the money was booked.")
+    pay: Money = strawberry.field(description="What was paid; below zero where money was given back.")
     tax: Money = strawberry.field(description="Tax among the lines.")
-    lines: list[Charge]
+    lines: list[Charge] = strawberry.field(description="What the money became; they sum to `pay`.")
     volume: Volume = strawberry.field(description="What the credit buys at this period's use so far.")
     pdf: Url = strawberry.field(description="A page to keep or print; the link works for a week, for whoever has it.")
-    sms_text: str
+    sms_text: str = strawberry.field(
+        description="The receipt in at most 160 characters, in the language that the request asks for."
+    )
 
 
 def receipt_of(context: Context, view: ReceiptView) -> Receipt:
     """A receipt for its reader."""
-    language, tools = context.language, context.tools
+    language, services = context.language, context.services
     return Receipt(
         id=strawberry.ID(view.id),
         number=number_text(view),
@@ -47,6 +49,6 @@ def receipt_of(context: Context, view: ReceiptView) -> Receipt:
             for line in view.lines
         ],
         volume=volume(sum(line.get("volume_ml", 0) for line in view.lines), language),
-        pdf=Url(sign_link(tools.signer.secret, tools.public_url, view.id, time.time())),
+        pdf=Url(sign_link(services.signer.secret, services.public_url, view.id, time.time())),
         sms_text=sms_text(view, language),
     )

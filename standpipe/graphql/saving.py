@@ -4,14 +4,20 @@ from datetime import datetime
 
 import strawberry
 
-from standpipe.graphql.base import Money, Node, money
+from standpipe.graphql.base import Money, Node, described_enum, money
 from standpipe.graphql.context import Ctx
 from standpipe.payments.auto_top_up import AutoMode, AutoView, order_of_meter
 from standpipe.payments.saved_methods import cards_of, refresh_setups
 from standpipe.payments.vend_models import SavedMethod
 
-strawberry.enum(
-    AutoMode, name="AutoTopUpMode", description="FIXED: always the amount. UP_TO: what brings the balance up to it."
+described_enum(
+    AutoMode,
+    {
+        AutoMode.FIXED: "Always the amount; nothing where less than it is left of the daily cap.",
+        AutoMode.UP_TO: "What brings the balance up to the amount, within the daily cap; not for VOLUME meters.",
+    },
+    name="AutoTopUpMode",
+    description="FIXED: always the amount. UP_TO: what brings the balance up to it.",
 )
 
 
@@ -19,8 +25,8 @@ strawberry.enum(
 class SavedCard(Node):
     """Its last digits; the rest is at the provider."""
 
-    brand: str
-    last4: str
+    brand: str = strawberry.field(description='As the payment provider names it, such as "visa".')
+    last4: str = strawberry.field(description="The last four digits of its number.")
     expires: str | None = strawberry.field(description="YYYY-MM.")
 
 
@@ -28,14 +34,14 @@ class SavedCard(Node):
 class AutoTopUp(Node):
     """One per meter."""
 
-    enabled: bool
+    enabled: bool = strawberry.field(description="Whether it charges at all; pausedReason says why not.")
     paused_reason: str | None = strawberry.field(
         description="Why it is off: customer, declined (too often in a row), card (it no longer works), moved."
     )
     threshold_days: int = strawberry.field(description="It charges when the credit lasts no longer than this.")
-    mode: AutoMode
-    amount: Money
-    daily_cap: Money
+    mode: AutoMode = strawberry.field(description="How a charge is reckoned from `amount`.")
+    amount: Money = strawberry.field(description="FIXED: what each charge is. UP_TO: the balance to reach.")
+    daily_cap: Money = strawberry.field(description="The most that it charges in one day of the meter's time zone.")
     failures: int = strawberry.field(description="Declines in a row.")
     not_before: datetime | None = strawberry.field(description="After a decline it waits until then.")
     under_way: bool = strawberry.field(description="A charge is being made now.")
@@ -68,14 +74,14 @@ def auto_top_up_of(view: AutoView, customer_id: str, language: str) -> AutoTopUp
 async def load_auto_top_up(info: Ctx, meter_id: str) -> AutoTopUp | None:
     """The standing order of a meter that came out of the customer's own."""
     customer_id = info.context.require_customer()
-    async with info.context.tools.sessions() as session:
-        view = await order_of_meter(session, meter_id)
+    async with info.context.services.sessions() as conn:
+        view = await order_of_meter(conn, meter_id)
     return None if view is None else auto_top_up_of(view, customer_id, info.context.language)
 
 
 async def load_cards(info: Ctx) -> list[SavedCard]:
     """The customer's cards; asks about one that was just saved and of which nobody has told us."""
-    tools, customer_id = info.context.tools, info.context.require_customer()
-    await refresh_setups(tools.sessions, tools.rails, tools.clock, customer_id=customer_id)
-    async with tools.sessions() as session:
-        return [card_of(row) for row in await cards_of(session, customer_id)]
+    services, customer_id = info.context.services, info.context.require_customer()
+    await refresh_setups(services.sessions, services.rails, services.clock, customer_id=customer_id)
+    async with services.sessions() as conn:
+        return [card_of(row) for row in await cards_of(conn, customer_id)]

@@ -5,17 +5,15 @@ from graphql import GraphQLError
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
-from standpipe.graphql.alerts import Alert
 from standpipe.graphql.base import SCALARS
 from standpipe.graphql.errors import AmountOutOfRange, InputError, Masked, RateLimited
 from standpipe.graphql.guard import Guard
-from standpipe.graphql.meters import Meter
+from standpipe.graphql.meters import Alert, Meter, TopUp
 from standpipe.graphql.mutations import Mutation
 from standpipe.graphql.query import Query
 from standpipe.graphql.quotes import QuoteChanged
 from standpipe.graphql.subscriptions import Subscription
-from standpipe.graphql.top_ups import RedirectToUrl, StkPush, StripeCardSetup, StripePaymentSheet, TopUp
-from standpipe.graphql.words import describe
+from standpipe.graphql.top_ups import RedirectToUrl, StkPush, StripeCardSetup, StripePaymentSheet
 
 
 class Schema(strawberry.Schema):
@@ -45,4 +43,3 @@ schema = Schema(
     extensions=[Masked, Guard],
     config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=True),
 )
-describe(schema._schema)  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.

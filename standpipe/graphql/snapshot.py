@@ -18,6 +18,7 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLNamedType,
     GraphQLObjectType,
+    GraphQLSchema,
     build_schema,
     is_introspection_type,
     is_specified_scalar_type,
@@ -46,13 +47,22 @@ def problems(old: str, new: str) -> list[str]:
     return [f"{change.type.name}: {change.description}" for change in changes]
 
 
+def descriptions(of: GraphQLSchema) -> dict[str, str]:
+    """All that can have a description, by its name (see ``additions``), with it on one line; GraphQL's own is left out.
+
+    Empty where something has none.
+    """
+    ours = [one for one in of.type_map.values() if not is_introspection_type(one) and not is_specified_scalar_type(one)]
+    return {name: " ".join((described or "").split()) for one in ours for name, described in _within(one)}
+
+
 def additions(old: str, new: str) -> dict[str, str]:
     """What ``new`` has and ``old`` has not, by its name, with its description.
 
     Names: ``Type``, ``Type.field``, ``Type.field(argument)``, ``Enum.VALUE``. A new type's name stands for all in it,
     and a new field's for its arguments.
     """
-    before, after = _names(old), _names(new)
+    before, after = descriptions(build_schema(old)), descriptions(build_schema(new))
     return {
         name: described
         for name, described in after.items()
@@ -115,12 +125,6 @@ def _owners(name: str) -> list[str]:
     """What a name is in: ``A.b(c)`` is in ``A.b`` and in ``A``."""
     field = name.partition("(")[0]
     return [owner for owner in (field, field.partition(".")[0]) if owner != name]
-
-
-def _names(text: str) -> dict[str, str]:
-    found = build_schema(text).type_map.values()
-    ours = [one for one in found if not is_introspection_type(one) and not is_specified_scalar_type(one)]
-    return {name: " ".join((described or "").split()) for one in ours for name, described in _within(one)}
 
 
 def _within(one: GraphQLNamedType) -> Iterator[tuple[str, str | None]]:

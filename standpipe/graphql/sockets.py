@@ -31,9 +31,9 @@ class Socket(BaseGraphQLTransportWSHandler[Context, None]):
                 await self.handle_invalid_message(f"{name} is not what it should be")
                 return
         if self.connection_acknowledged and message["id"] not in self.operations:
-            tools = self.context.tools
+            services = self.context.services
             try:
-                text, _ = await tools.documents.text(tools.sessions, payload)
+                text, _ = await services.documents.text(services.sessions, payload)
             except DocumentError as error:
                 refused = GraphQLError(str(error), extensions={"code": error.code})
                 await self.send_message({"id": message["id"], "type": "error", "payload": [refused.formatted]})

@@ -6,32 +6,39 @@ subscription ends with the token that opened it, and with its session.
 """
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
 import strawberry
 from graphql import GraphQLError
 
 from standpipe.graphql.alert_live import AlertSubscription
+from standpipe.graphql.authentication import live_keys
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.live import wait as _wait
-from standpipe.graphql.meters import Meter, meter_of
-from standpipe.graphql.top_ups import TopUp, top_up_of
-from standpipe.graphql.who import live_keys
+from standpipe.graphql.meters import Meter, TopUp, meter_of, top_up_of
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.platform.ids import is_id
 from standpipe.platform.notify import LIVE
 from standpipe.usage.overview import MeterView, meters_by_id
 
 
-@strawberry.type
+@strawberry.type(
+    description="Where listening starts. The first event is how things stand, so reconnecting loses nothing."
+)
 class Subscription(AlertSubscription):
     """Where listening starts."""
 
     @strawberry.subscription(description="The meter now, and again at each change.")
-    async def meter_updated(self, info: Ctx, meter_id: strawberry.ID) -> AsyncGenerator[Meter, None]:
+    async def meter_updated(
+        self,
+        info: Ctx,
+        meter_id: Annotated[
+            strawberry.ID, strawberry.argument(description="One of the viewer's meters; NOT_FOUND for any other.")
+        ],
+    ) -> AsyncGenerator[Meter, None]:
         context = info.context
         last: MeterView | None = None
-        async with context.tools.listener.subscribe(LIVE, *live_keys(context, str(meter_id))) as flag:
+        async with context.services.listener.subscribe(LIVE, *live_keys(context, str(meter_id))) as flag:
             while True:
                 view = await _meter(context, str(meter_id))
                 if view != last:
@@ -42,12 +49,19 @@ class Subscription(AlertSubscription):
                     return
 
     @strawberry.subscription(description="Ends by itself at a terminal status.")
-    async def top_up_updated(self, info: Ctx, top_up_id: strawberry.ID) -> AsyncGenerator[TopUp, None]:
+    async def top_up_updated(
+        self,
+        info: Ctx,
+        top_up_id: Annotated[
+            strawberry.ID,
+            strawberry.argument(description="A top-up of one of the viewer's meters; NOT_FOUND for any other."),
+        ],
+    ) -> AsyncGenerator[TopUp, None]:
         context = info.context
         view = await _top_up(context, str(top_up_id))
         last: TopUpView | None = None
         # Payment changes the top-up, delivery its meter: both are listened to.
-        async with context.tools.listener.subscribe(LIVE, *live_keys(context, view.id, view.meter_id)) as flag:
+        async with context.services.listener.subscribe(LIVE, *live_keys(context, view.id, view.meter_id)) as flag:
             while True:
                 view = await _top_up(context, str(top_up_id))
                 if view != last:
@@ -59,12 +73,12 @@ class Subscription(AlertSubscription):
 
 async def _meter(context: Context, meter_id: str) -> MeterView:
     context.forget_loaded()
-    tools, customer_id = context.tools, context.require_customer()
+    services, customer_id = context.services, context.require_customer()
     found: dict[str, Any] = {}
     if is_id(meter_id, "mtr"):
-        async with tools.sessions() as session:
+        async with services.sessions() as conn:
             found = await meters_by_id(
-                session, customer_id, [meter_id], tools.clock.now(), offline_after=tools.offline_after
+                conn, customer_id, [meter_id], services.clock.now(), offline_after=services.offline_after
             )
     if meter_id not in found:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
@@ -76,8 +90,8 @@ async def _top_up(context: Context, top_up_id: str) -> TopUpView:
     found: dict[str, TopUpView] = {}
     if is_id(top_up_id, "top"):
         context.require_customer()
-        async with context.tools.sessions() as session:
-            found = await top_ups_by_id(session, [top_up_id])
+        async with context.services.sessions() as conn:
+            found = await top_ups_by_id(conn, [top_up_id])
     view = found.get(top_up_id)
     if view is None or not view.shown:
         raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})

@@ -4,22 +4,32 @@ from datetime import date
 
 import strawberry
 
-from standpipe.graphql.base import Money, Node, Volume, money, price, volume
+from standpipe.graphql.base import Money, Node, Volume, described_enum, money, price, volume
 from standpipe.tariffs.periods import Segment
 from standpipe.tariffs.pricing import TierUse, water_price
 from standpipe.tariffs.terms import Basis, Per, StandingCharge
 from standpipe.usage.overview import MeterView
 
-strawberry.enum(Per, name="ChargePeriod", description="How often a fixed charge falls due.")
+described_enum(
+    Per,
+    {
+        Per.DAY: "For each day of the supply.",
+        Per.MONTH: "For each calendar month.",
+    },
+    name="ChargePeriod",
+    description="How often a fixed charge falls due.",
+)
 
 
 @strawberry.type(description="One block of a tariff: from is included, to is not.")
 class Tier:
     """A price per kilolitre in a range of the period's volume."""
 
-    index: int
-    from_: Volume = strawberry.field(name="from")
-    to: Volume | None
+    index: int = strawberry.field(description="Its place in `tiers`, from 0.")
+    from_: Volume = strawberry.field(name="from", description="Volume of the period at which it begins.")
+    to: Volume | None = strawberry.field(
+        description="Volume of the period at which the next tier begins; null of the last."
+    )
     price_per_kilolitre: Money = strawberry.field(description="All that is paid per kilolitre: levies are in it.")
     water_price_per_kilolitre: Money = strawberry.field(description="The published price, without levies.")
     free: bool = strawberry.field(description="Within the free allowance, or at no price.")
@@ -29,26 +39,30 @@ class Tier:
 class FixedCharge:
     """Before taxes."""
 
-    code: str
-    label: str
-    amount: Money
-    per: Per
+    code: str = strawberry.field(description="The tariff's own code, stable.")
+    label: str = strawberry.field(description="As the tariff names it; not translated.")
+    amount: Money = strawberry.field(description="For one day or month, as published, without levies.")
+    per: Per = strawberry.field(description="What `amount` is for.")
 
 
 @strawberry.type(description="An increasing block tariff.")
 class Tariff(Node):
     """Prices, and where this meter stands in them."""
 
-    name: str
-    effective_from: date
+    name: str = strawberry.field(description="As the utility names it; not translated.")
+    effective_from: date = strawberry.field(description="The first day of these prices, in the meter's time zone.")
     effective_to: date | None = strawberry.field(description="The last day of these prices; null while none follow.")
     tiers: list[Tier] = strawberry.field(description="As they hold for this meter: households, allowance, part period.")
-    fixed_charges: list[FixedCharge]
-    used_this_period: Volume
+    fixed_charges: list[FixedCharge] = strawberry.field(
+        description="Standing charges as published; some may hold for certain groups of customers only."
+    )
+    used_this_period: Volume = strawberry.field(
+        description="Water used in this billing period, since the household moved in."
+    )
     bought_this_period: Volume | None = strawberry.field(
         description="What was bought in the period, which the tiers count; null where they count what was used."
     )
-    current_tier: int
+    current_tier: int = strawberry.field(description="The `index` of the tier that the next litre falls into.")
     to_next_tier: Volume | None = strawberry.field(description="What may still run at the present tier's price.")
     period_ends_on: date = strawberry.field(description="The last day of the billing period.")
     next: "Tariff | None" = strawberry.field(description="The version that is announced to follow.")
@@ -58,9 +72,9 @@ class Tariff(Node):
 class TierLine:
     """Tier, volume, cost."""
 
-    tier: int
-    volume: Volume
-    cost: Money
+    tier: int = strawberry.field(description="The place of the tier in the tariff of that time, from 0, as Tier.index.")
+    volume: Volume = strawberry.field(description="The part of the volume that falls into this tier.")
+    cost: Money = strawberry.field(description="What this part costs, levies and taxes within.")
 
 
 def tier_lines(parts: tuple[TierUse, ...], currency: str, language: str) -> list[TierLine]:

@@ -1,11 +1,19 @@
 """Top-ups as the app sees them."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import strawberry
 
-from standpipe.graphql.base import Money, Node, PageInfo, Url, Volume, money, volume
+from standpipe.graphql.base import (
+    Money,
+    Node,
+    Url,
+    Volume,
+    described_enum,
+    money,
+    volume,
+)
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.receipts import Receipt, receipt_of
 from standpipe.payments.rails.port import MethodKind, PaymentMethod
@@ -15,11 +23,35 @@ from standpipe.platform.language import to_translate, translate
 from standpipe.platform.units import is_storable
 from standpipe.vending.views import TokenView, grouped
 
-if TYPE_CHECKING:
-    from standpipe.graphql.meters import Meter
-
-strawberry.enum(TopUpStatus, name="TopUpStatus", description="Where a top-up stands.")
-strawberry.enum(MethodKind, name="TopUpMethodKind", description="What the customer pays with.")
+described_enum(
+    TopUpStatus,
+    {
+        TopUpStatus.CREATED: "Being opened at the payment provider.",
+        TopUpStatus.AWAITING_CUSTOMER: "The customer has to pay: follow nextAction.",
+        TopUpStatus.PAID: "Paid; the meter gets the credit when it next wakes. Terminal where nothing goes there.",
+        TopUpStatus.SENDING_TO_METER: "Sent to the meter, which has not confirmed it yet.",
+        TopUpStatus.ON_METER: "The meter has confirmed the credit.",
+        TopUpStatus.TOKEN_ISSUED: "The meter could not be reached in time: type the digits of keypadToken.",
+        TopUpStatus.FAILED: "The payment did not go through. If it still arrives, it counts.",
+        TopUpStatus.CANCELLED: "Stopped before it was paid.",
+        TopUpStatus.EXPIRED: "The time to pay has run out.",
+        TopUpStatus.REFUNDED: "All that was paid has been given back.",
+    },
+    name="TopUpStatus",
+    description="Where a top-up stands.",
+)
+described_enum(
+    MethodKind,
+    {
+        MethodKind.CARD: "A bank card.",
+        MethodKind.MOBILE_MONEY: "Money kept with a mobile operator, such as M-Pesa or MTN MoMo.",
+        MethodKind.WALLET_PAY: "A phone's own wallet, such as Apple Pay or Google Pay.",
+        MethodKind.VOUCHER: "A voucher's code; see voucherRedeem.",
+        MethodKind.BANK_REDIRECT: "A page of the provider's, for a bank transfer or what else it offers.",
+    },
+    name="TopUpMethodKind",
+    description="What the customer pays with.",
+)
 
 POLL_AFTER_MS = 3_000
 MAX_URL = 2_048
@@ -41,54 +73,70 @@ STATUS_TEXT = {
 class TopUpAction:
     """The one thing that every next action has."""
 
-    instructions: str
-    expires_at: datetime | None = None
+    instructions: str = strawberry.field(
+        description="What to do, in a sentence to show, in the language that the request asks for."
+    )
+    expires_at: datetime | None = strawberry.field(
+        default=None, description="Until when it can be done; null where that is not known."
+    )
 
 
 @strawberry.type(description="Open Stripe's payment sheet with these.")
 class StripePaymentSheet(TopUpAction):
     """For the Stripe SDK in the app."""
 
-    publishable_key: str
-    client_secret: str
-    customer_id: str | None = None
-    customer_session_client_secret: str | None = None
+    publishable_key: str = strawberry.field(description="For the Stripe SDK.")
+    client_secret: str = strawberry.field(description="Of the PaymentIntent. For this payer only: do not log it.")
+    customer_id: str | None = strawberry.field(
+        default=None, description="Stripe's id of the payer; null where they have none, as guests."
+    )
+    customer_session_client_secret: str | None = strawberry.field(
+        default=None, description="Lets the sheet show saved cards; null where there is none."
+    )
 
 
 @strawberry.type(description="Open this page.")
 class RedirectToUrl(TopUpAction):
     """For any browser."""
 
-    url: Url
+    url: Url = strawberry.field(
+        description="A page of the payment provider, for any browser; it sends the payer on to returnUrl."
+    )
 
 
 @strawberry.type(description="The payer's phone rings; the PIN is typed there.")
 class StkPush(TopUpAction):
     """For mobile money."""
 
-    phone_masked: str
+    phone_masked: str = strawberry.field(description="The number that rings, with most digits hidden.")
 
 
 @strawberry.type(description="Open Stripe's sheet to keep a card.")
 class StripeCardSetup(TopUpAction):
     """For the Stripe SDK in the app."""
 
-    publishable_key: str
-    client_secret: str
-    customer_id: str | None = None
-    customer_session_client_secret: str | None = None
+    publishable_key: str = strawberry.field(description="For the Stripe SDK.")
+    client_secret: str = strawberry.field(description="Of the SetupIntent. For this customer only: do not log it.")
+    customer_id: str | None = strawberry.field(
+        default=None, description="Stripe's id of the customer who keeps the card."
+    )
+    customer_session_client_secret: str | None = strawberry.field(
+        default=None, description="Lets the sheet show saved cards; null where there is none."
+    )
 
 
 @strawberry.type(description="A way to pay.")
 class TopUpMethod:
     """Limits are in the meter's currency."""
 
-    id: strawberry.ID
-    kind: MethodKind
-    label: str
-    minimum: Money
-    maximum: Money
-    phone_required: bool
+    id: strawberry.ID = strawberry.field(description="For `methodId`.")
+    kind: MethodKind = strawberry.field(description="What the customer pays with, for an icon.")
+    label: str = strawberry.field(description="Its name, to show; not translated.")
+    minimum: Money = strawberry.field(description="The least in one payment, in the meter's currency.")
+    maximum: Money = strawberry.field(description="The most in one payment, in the meter's currency.")
+    phone_required: bool = strawberry.field(
+        description="It rings a phone; topUpStart without `phone` takes the customer's own."
+    )
 
 
 def method_of(method: PaymentMethod, currency: str, language: str) -> TopUpMethod:
@@ -107,17 +155,17 @@ def method_of(method: PaymentMethod, currency: str, language: str) -> TopUpMetho
 class TopUpEvent:
     """Status and when."""
 
-    status: TopUpStatus
-    at: datetime
+    status: TopUpStatus = strawberry.field(description="The step: any status but REFUNDED.")
+    at: datetime = strawberry.field(description="When it was reached.")
 
 
 @strawberry.type(description="Why a payment did not go through.")
 class TopUpFailure:
     """``code`` is the provider's."""
 
-    code: str
-    message: str
-    retryable: bool
+    code: str = strawberry.field(description='The payment provider\'s own code; "unknown" where it gave none.')
+    message: str = strawberry.field(description="For people.")
+    retryable: bool = strawberry.field(description="Whether another try makes sense.")
 
 
 @strawberry.type(description="20 digits for the keypad of one meter; they work there once.")
@@ -126,8 +174,8 @@ class KeypadToken:
 
     digits: str = strawberry.field(description="Without spaces.")
     display: str = strawberry.field(description="In groups of four.")
-    volume: Volume
-    issued_at: datetime
+    volume: Volume = strawberry.field(description="The water that it puts onto the meter.")
+    issued_at: datetime = strawberry.field(description="When the digits were made.")
     entered_at: datetime | None = strawberry.field(
         description="When the meter said that it was typed; null too where its credit came by radio."
     )
@@ -143,21 +191,13 @@ def _token(view: TokenView, language: str) -> KeypadToken:
     )
 
 
-@strawberry.type(description="A vend that the customer pays for.")
-class TopUp(Node):
-    """Payment and delivery in one status."""
+@strawberry.type
+class TopUpFields(Node):
+    """Payment and delivery in one status; ``graphql.meters`` adds the meter that gets the credit."""
 
     view: strawberry.Private[TopUpView]
 
-    @strawberry.field
-    async def meter(self, info: Ctx) -> Annotated["Meter", strawberry.lazy("standpipe.graphql.meters")]:
-        """The meter that gets the credit."""
-        view = await info.context.meters.load(self.view.meter_id)
-        assert view is not None, "top-ups come only out of meters that the customer has"  # noqa: S101 - for types.
-        meter: Meter = info.context.meter_of(view)
-        return meter
-
-    @strawberry.field
+    @strawberry.field(description="Payment and delivery in one.")
     def status(self) -> TopUpStatus:
         return self.view.status
 
@@ -183,19 +223,19 @@ class TopUp(Node):
     def gift(self) -> bool:
         return self.view.gift
 
-    @strawberry.field
+    @strawberry.field(description="When it was begun.")
     def created_at(self) -> datetime:
         return self.view.created_at
 
-    @strawberry.field
+    @strawberry.field(description="When payment or delivery last went a step on.")
     def updated_at(self) -> datetime:
         return self.view.updated_at
 
-    @strawberry.field
+    @strawberry.field(description="How to pay, or to try again after FAILED; null where there is nothing to do here.")
     def next_action(self, info: Ctx) -> TopUpAction | None:
         return action_of(self.view.next_action, info.context.language)
 
-    @strawberry.field
+    @strawberry.field(description="Why it failed; null unless the status is FAILED.")
     def failure(self) -> TopUpFailure | None:
         if self.view.status is not TopUpStatus.FAILED:
             return None
@@ -236,11 +276,6 @@ class TopUp(Node):
     @strawberry.field(description="Poll interval for clients without a subscription; null when terminal.")
     def poll_after_ms(self) -> int | None:
         return None if self.view.terminal else POLL_AFTER_MS
-
-
-def top_up_of(view: TopUpView) -> TopUp:
-    """A top-up for its reader."""
-    return TopUp(id=strawberry.ID(view.id), view=view)
 
 
 def action_of(stored: dict[str, Any] | None, language: str) -> TopUpAction | None:
@@ -287,23 +322,3 @@ def is_web_address(url: str) -> bool:
     return (
         len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)
     )
-
-
-@strawberry.type(description="One top-up and its place in the list.")
-class TopUpEdge:
-    """Cursor and node."""
-
-    cursor: str
-    node: TopUp
-
-
-@strawberry.type(description="A page of top-ups, newest first.")
-class TopUpConnection:
-    """Keyset page."""
-
-    edges: list[TopUpEdge]
-    page_info: PageInfo
-
-    @strawberry.field
-    def nodes(self) -> list[TopUp]:
-        return [edge.node for edge in self.edges]

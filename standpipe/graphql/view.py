@@ -25,15 +25,14 @@ from strawberry.types import ExecutionResult
 from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
-from standpipe.graphql.context import Context, Tools
+from standpipe.graphql.authentication import REFUSALS, authenticate_request, authenticate_socket
+from standpipe.graphql.authentication import refusal as unanswered
+from standpipe.graphql.context import Context, Services
 from standpipe.graphql.documents import DocumentError
 from standpipe.graphql.errors import UNAVAILABLE
 from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate, refusal
-from standpipe.graphql.meters import meter_of
 from standpipe.graphql.schema import schema
 from standpipe.graphql.sockets import Socket
-from standpipe.graphql.who import REFUSALS, find_out, find_out_of_socket
-from standpipe.graphql.who import refusal as unanswered
 from standpipe.platform.ids import is_id
 from standpipe.platform.reconnect import attempt
 
@@ -63,7 +62,7 @@ class GraphQLView(GraphQL[Context, None]):
     graphql_transport_ws_handler_class = Socket
     request_adapter_class = _Adapter
 
-    def __init__(self, tools: Tools, *, ide: bool) -> None:
+    def __init__(self, services: Services, *, ide: bool) -> None:
         super().__init__(
             schema,
             graphql_ide="graphiql" if ide else None,
@@ -72,7 +71,7 @@ class GraphQLView(GraphQL[Context, None]):
             connection_init_wait_timeout=INIT_TIMEOUT,
             max_subscriptions_per_connection=MAX_SUBSCRIPTIONS,
         )
-        self.tools = tools
+        self.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or say in GraphQL's form why there is no answer."""
@@ -113,10 +112,10 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
-        context = Context(self.tools, None, meter_of, request=request, response=response)
-        context.address = self.tools.caller(request)
+        context = Context(self.services, None, request=request, response=response)
+        context.address = self.services.caller(request)
         if isinstance(request, Request):
-            await find_out(context)
+            await authenticate_request(context)
         context.language = _language(request.headers.get("accept-language"))
         if (exchange := request.scope.get(_EXCHANGE)) is not None:
             exchange.signed_in = not context.stranger
@@ -125,7 +124,7 @@ class GraphQLView(GraphQL[Context, None]):
     async def on_ws_connect(self, context: Context) -> Any:
         """``connection_init`` with ``{"authorization": "Bearer …"}``. Raises ConnectionRejectionError."""
         try:
-            await find_out_of_socket(context)
+            await authenticate_socket(context)
         except REFUSALS as error:
             raise ConnectionRejectionError({"code": "UNAUTHENTICATED"}) from error
         return await super().on_ws_connect(context)
@@ -144,7 +143,7 @@ class GraphQLView(GraphQL[Context, None]):
             if not isinstance(data.get(name), kind | None):
                 what = "a string" if kind is str else "an object"
                 raise HTTPException(HTTPStatus.BAD_REQUEST, f"`{name}` must be {what} or null.")
-        text, by_id = await self.tools.documents.text(self.tools.sessions, data)
+        text, by_id = await self.services.documents.text(self.services.sessions, data)
         if not text:
             raise HTTPException(HTTPStatus.BAD_REQUEST, "Send a `query` or a `documentId`.")
         exchange: Exchange = request.scope[_EXCHANGE]  # type: ignore[attr-defined]

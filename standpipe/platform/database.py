@@ -13,6 +13,8 @@ from standpipe.platform.reconnect import note_commit
 Sessions = async_sessionmaker[AsyncSession]
 Engine = AsyncEngine
 Connection = AsyncConnection
+Conn = AsyncSession
+"""A transaction that its caller begins and commits."""
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
 """What a door catches to answer "come back later" instead of losing what it was given."""
 

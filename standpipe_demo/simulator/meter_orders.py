@@ -1,24 +1,36 @@
 """What a simulated LwM2M meter has beside its water and its credit: its clock, its price table, how it does itself."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import aiocoap
 import cbor2
 from aiocoap.resource import Resource, Site
 
 from standpipe_demo.simulator import meter_prices
-from standpipe_demo.simulator.meter_model import set_clock, take_table
-
-if TYPE_CHECKING:
-    from standpipe_demo.simulator.meter_device import SimulatedMeter
+from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, set_clock, take_table
 
 OCTET_STREAM, SENML_CBOR, TLV = 42, 112, 11542
 BATTERY_PERCENT, SIGNAL_DBM, FIRMWARE = 87, -97, "sim 1.4.2"
 Answer = Callable[[Any], aiocoap.Message]
 
 
-def add_orders(site: Site, meter: "SimulatedMeter", prepaid: list[str], path: Callable[[Answer], Resource]) -> None:
+class Device(Protocol):
+    """A meter as far as these resources know it; ``meter_device`` has the whole."""
+
+    config: MeterConfig
+    state: MeterState
+    cannot: set[str]
+
+    @property
+    def uptime_s(self) -> int:
+        """Seconds since it last started."""
+
+    def advance(self) -> None:
+        """Let water run until now."""
+
+
+def add_orders(site: Site, meter: Device, prepaid: list[str], path: Callable[[Answer], Resource]) -> None:
     """Serve them; ``path`` makes a resource of an answer. What is in ``meter.cannot`` is not there."""
     orders = _Orders(meter)
     paths: list[tuple[list[str], Answer]] = [
@@ -39,7 +51,7 @@ def add_orders(site: Site, meter: "SimulatedMeter", prepaid: list[str], path: Ca
 class _Orders:
     """Answers by the resources' names."""
 
-    def __init__(self, meter: "SimulatedMeter") -> None:
+    def __init__(self, meter: Device) -> None:
         self._meter = meter
 
     @property

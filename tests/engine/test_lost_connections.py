@@ -53,14 +53,17 @@ async def test_a_connection_lost_in_a_transaction_is_met_by_another_try(
 async def test_a_commit_that_was_begun_is_not_tried_again(
     engine: AsyncEngine, sessions: Sessions, database_url: str
 ) -> None:
+    tries: list[int] = []
+
     async def write() -> None:
         async with sessions.begin() as session:
             await session.execute(text("INSERT INTO outbox_facts (kind, payload) VALUES ('MeterStated', '{}')"))
-            await end_all(database_url)
+            tries.append(await end_all(database_url))
 
     with pytest.raises(DBAPIError) as caught:
         await once_more(write)
     assert is_lost(caught.value)
+    assert tries == [1]
     calls: list[int] = []
 
     async def idempotent() -> None:

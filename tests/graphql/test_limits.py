@@ -378,8 +378,8 @@ async def test_g1_half_a_surrogate_pair_is_a_400_wherever_it_stands(town: Town) 
 
 
 async def test_live_events_are_paid_for_and_wait_where_there_is_not_enough(town: Town) -> None:
-    context = SimpleNamespace(payer="x", tools=SimpleNamespace(budgets=Budgets(100, 10_000)))
+    context = SimpleNamespace(payer="x", services=SimpleNamespace(budgets=Budgets(100, 10_000)))
     guard._priced.set(guard.Price(points=90, each=0))
     await guard.pay_for_event(cast("Any", context))
-    assert context.tools.budgets.take("x", 0) < 100
+    assert context.services.budgets.take("x", 0) < 100
     await guard.pay_for_event(cast("Any", context))

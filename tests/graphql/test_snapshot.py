@@ -1,16 +1,17 @@
 """The schema's changelog: what is new must be named in its newest entry."""
 
 import re
+from enum import Enum
 from pathlib import Path
 
 import pytest
-from graphql import GraphQLSchema, build_schema, introspection_from_schema, print_schema
+from graphql import GraphQLSchema, build_schema, introspection_from_schema
 from graphql.utilities import build_client_schema
 
 from standpipe.graphql import snapshot
+from standpipe.graphql.base import described_enum
 from standpipe.graphql.schema import schema
-from standpipe.graphql.snapshot import additions, current, untold, with_told
-from standpipe.graphql.words import SHARED, WORDS, describe, places, source
+from standpipe.graphql.snapshot import additions, current, descriptions, untold, with_told
 
 OLD = """
 type Query { a(b: Int): A }
@@ -81,7 +82,7 @@ def test_the_command_checks_and_writes(
 
 
 def undescribed(of: GraphQLSchema) -> list[str]:
-    return [name for name, place in places(of) if not (place.description or "").strip()]
+    return [name for name, words in descriptions(of).items() if not words]
 
 
 def test_everything_has_a_description_live_and_in_the_snapshot() -> None:
@@ -89,38 +90,29 @@ def test_everything_has_a_description_live_and_in_the_snapshot() -> None:
     assert undescribed(build_schema(snapshot.SNAPSHOT.read_text())) == []
 
 
+def test_what_has_no_description_is_found_wherever_it_is() -> None:
+    bare = build_schema(NEW)
+    assert {"Query", "Query.a", "Query.a(b)", "A.id", "B.name(upper)", "Kind.ONE", "In", "In.x", "Date"} <= set(
+        undescribed(bare)
+    )
+    assert set(ADDED) - {"Date"} <= set(descriptions(bare)) - set(undescribed(bare))
+
+
 def test_introspection_tells_the_same_words_as_the_snapshot() -> None:
     shown = build_client_schema(introspection_from_schema(schema._schema))
-    words = {name: place.description for name, place in places(build_schema(current()))}
-    assert {name: place.description for name, place in places(shown)} == words
+    assert descriptions(shown) == descriptions(build_schema(current()))
 
 
-def test_no_words_are_for_what_the_schema_has_not_or_describes_itself() -> None:
-    words, used = WORDS | SHARED, set()
-    for name, place in places(schema._schema):
-        key = source(schema._schema, name)
-        if key is not None and place.description == words[key]:
-            used.add(key)
-    assert sorted(set(words) - used) == []
+def test_an_enum_of_another_room_comes_with_words_for_each_value_or_not_at_all() -> None:
+    class Colour(Enum):
+        RED = "red"
+        BLUE = "blue"
 
-
-def test_describing_adds_to_what_has_none_and_leaves_the_rest() -> None:
-    of = build_schema("""
-type Query { "Mine." node(id: ID!): UserError meter(first: Int): X }
-interface UserError { code: ID }
-type X implements UserError { code: ID cursor: ID other: ID }
-""")
-    bare = print_schema(of)
-    found = {name: place.description for name, place in places(describe(of))}
-    assert found["Query.node"] == "Mine."
-    assert found["Query.node(id)"] == WORDS["Query.node(id)"]
-    assert found["Query.meter(first)"] == SHARED["*.first"]
-    assert found["X.code"] == found["UserError.code"] == WORDS["UserError.code"]
-    assert found["X.cursor"] == SHARED["*.cursor"]
-    assert found["X"] is found["X.other"] is found["Query.meter"] is None
-    for _, place in places(of):
-        place.description = None
-    assert print_schema(of) == bare.replace('  """Mine."""\n', "")
+    with pytest.raises(KeyError):
+        described_enum(Colour, {Colour.RED: "As blood."}, name="Colour", description="A colour.")
+    described_enum(Colour, {Colour.RED: "As blood.", Colour.BLUE: "As ice."}, name="Hue", description="A colour.")
+    values = Colour.__strawberry_definition__.values
+    assert [(value.name, value.description) for value in values] == [("RED", "As blood."), ("BLUE", "As ice.")]
 
 
 def test_the_snapshot_still_tells_of_what_is_one_of_and_specified_elsewhere() -> None:

@@ -1,4 +1,4 @@
-"""Who asks: a token in the Authorization header (or in ``connection_init``), or a browser's cookie, to an identity.
+"""Authentication: a token in the Authorization header (or ``connection_init``), or a browser's cookie, to an identity.
 
 Kinds of tokens are tried by their look, in the order of ``WAYS``: a way to sign in is added there, and nowhere else.
 """
@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from standpipe.customers.sessions import is_signed_in
 from standpipe.customers.tokens import AccessToken
 from standpipe.graphql import firebase_sign_in, operator_sign_in
-from standpipe.graphql.context import Context, Tools
+from standpipe.graphql.context import Context, Services
 from standpipe.graphql.cookies import WebCookies
 from standpipe.graphql.identity import Identity
 from standpipe.platform.database import DATABASE_DOWN
@@ -45,15 +45,15 @@ REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError, SignInUna
 """Why a request is not answered at all."""
 
 
-async def own_token(tools: Tools, token: str) -> Identity | None:
+async def own_token(services: Services, token: str) -> Identity | None:
     """An access token of ours, whose session must still live; whatever else is left does not verify."""
-    read = tools.signer.read(token)
-    if not await _is_signed_in(tools, read):
+    read = services.signer.read(token)
+    if not await _is_signed_in(services, read):
         raise NotAuthenticatedError("This sign-in has ended. Sign in again.")
     return Identity(customer_id=read.customer_id, expires_at_s=read.expires_at_s, session_id=read.session_id)
 
 
-WAYS: Sequence[Callable[[Tools, str], Awaitable[Identity | None]]] = (
+WAYS: Sequence[Callable[[Services, str], Awaitable[Identity | None]]] = (
     operator_sign_in.identify,
     firebase_sign_in.identify,
     own_token,
@@ -61,8 +61,8 @@ WAYS: Sequence[Callable[[Tools, str], Awaitable[Identity | None]]] = (
 """Each looks at a token's form, and gives None for what is another's; our own tokens are what is left."""
 
 
-async def find_out(context: Context) -> None:
-    """Who asks by HTTP. A header goes before a cookie, and must be good; a cookie that is not counts as none.
+async def authenticate_request(context: Context) -> None:
+    """Find out who asks by HTTP. A header goes before a cookie, and must be good; a cookie that is not counts as none.
 
     Raises NotAuthenticatedError, ForbiddenError (a cookie from elsewhere), UnknownForNowError.
     """
@@ -73,10 +73,11 @@ async def find_out(context: Context) -> None:
         await _sign_in_by_cookie(context)
 
 
-async def find_out_of_socket(context: Context) -> None:
-    """Who opens a WebSocket: ``connection_init``'s ``authorization``, the handshake's header or its cookie.
+async def authenticate_socket(context: Context) -> None:
+    """Find out who opens a WebSocket: ``connection_init``'s ``authorization``, the handshake's header or its cookie.
 
-    From here on the connection is closed when the session ends or the token expires. Raises as ``find_out`` does.
+    From here on the connection is closed when the session ends or the token expires. Raises what
+    ``authenticate_request`` raises.
     """
     params = context.connection_params if isinstance(context.connection_params, dict) else {}
     header = params.get("authorization") or params.get("Authorization") or context.request.headers.get("authorization")
@@ -94,7 +95,7 @@ async def still_signed_in(context: Context) -> bool:
     """Whether the customer's session lives on: what goes on for long asks again and again."""
     if context.customer_id is None:
         return True
-    return await _is_signed_in(context.tools, AccessToken(context.customer_id, 0, context.session_id))
+    return await _is_signed_in(context.services, AccessToken(context.customer_id, 0, context.session_id))
 
 
 def live_keys(context: Context, *ids: str) -> list[str]:
@@ -120,7 +121,7 @@ def refusal(error: StandpipeError) -> Response:
 
 def own_page_cookies(context: Context) -> tuple[WebCookies, Response]:
     """The cookies, and the answer to set them on. Raises ForbiddenError where a request may not have them."""
-    cookies, connection = WebCookies(context.tools.public_url), context.request
+    cookies, connection = WebCookies(context.services.public_url), context.request
     cookies.check_own_page(connection)
     if not isinstance(context.response, Response):
         raise ForbiddenError("Cookies are set over HTTP, not over a WebSocket.")
@@ -130,7 +131,7 @@ def own_page_cookies(context: Context) -> tuple[WebCookies, Response]:
 async def _sign_in(context: Context, token: str) -> None:
     for identify in WAYS:
         try:
-            found = await once_more(partial(identify, context.tools, token))
+            found = await once_more(partial(identify, context.services, token))
         except DATABASE_DOWN as error:
             raise UnknownForNowError from error
         if found is not None:
@@ -140,7 +141,7 @@ async def _sign_in(context: Context, token: str) -> None:
 
 async def _sign_in_by_cookie(context: Context) -> None:
     connection: HTTPConnection = context.request
-    cookies = WebCookies(context.tools.public_url)
+    cookies = WebCookies(context.services.public_url)
     token = connection.cookies.get(cookies.access)
     if not token or _is_navigation(connection):
         return
@@ -162,10 +163,10 @@ def _bearer(header: str) -> str:
     return token.strip()
 
 
-async def _is_signed_in(tools: Tools, token: AccessToken) -> bool:
+async def _is_signed_in(services: Services, token: AccessToken) -> bool:
     async def ask() -> bool:
-        async with tools.sessions.begin() as session:
-            return await is_signed_in(session, token)
+        async with services.sessions.begin() as conn:
+            return await is_signed_in(conn, token)
 
     try:
         # All that it may write is that the answer with this token arrived: the same twice.
@@ -189,7 +190,7 @@ def _close_in_time(context: Context) -> None:
 async def _watch(context: Context) -> None:
     socket: WebSocket = context.response
     keys = live_keys(context)
-    async with context.tools.listener.subscribe(LIVE, *keys) as flag:
+    async with context.services.listener.subscribe(LIVE, *keys) as flag:
         while True:
             left_s = LOOK_ANYWAY_S if context.expires_at_s is None else context.expires_at_s - time.time()
             with suppress(TimeoutError):

@@ -31,7 +31,7 @@ from standpipe.platform.notify import COMMANDS
 from standpipe.readings.raw import RawReadings, raw_readings, store_and_mark
 
 MAX_COMMANDS = 8
-BUSY_AFTER_S = (0.1, 0.4, 1.5)
+BUSY_AFTER_S = (0.05, 0.15, 0.5, 1.0, 2.0, 4.0)
 """Pauses before a report is tried again whose meter somebody holds; then it is given up, for the meter tells anew."""
 Row = tuple[SetWriter[Any], Any]
 """Something of the carrier's own to write down, in the transaction that takes the report in."""

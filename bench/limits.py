@@ -17,12 +17,12 @@ from bench.doors import HOME_QUERY
 from bench.money import make_top_up
 from bench.support import serving
 from standpipe.app import make_app, make_signer
+from standpipe.billing.rounds import rate_now
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import create_engine, create_sessions
 from standpipe.platform.embedded import embedded
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.settings import Settings
-from standpipe.usage.rating import rate_now
 from standpipe.wiring import Database
 from tests.support.database import free_port
 from tests.support.delivery import take_report
@@ -86,7 +86,7 @@ async def main() -> None:
         readings = tuple(RegisterReading(start + timedelta(hours=n), 10_000 * n) for n in range(HOURS))
         async with sessions.begin() as session:
             await take_report(session, MeterReport(home.meter_id, now, readings), now)
-            await rate_now(session, home.meter_id, now)
+            await rate_now(await session.connection(), home.meter_id, now)
         headers = {"authorization": f"Bearer {make_signer(settings).issue(home.customer_id)}"}
         today = str(now.date())
         async with serving(make_app(settings, Database(url, sessions))) as http:

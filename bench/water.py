@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bench.support import Row, median_ms
 from standpipe import tariffs
+from standpipe.billing.rounds import rate_now
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions, create_engine, create_sessions
@@ -25,7 +26,6 @@ from standpipe.platform.migrate import upgrade
 from standpipe.platform.units import period_of
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.periods import Supply, TariffInForce, price_use, segments_of
-from standpipe.usage.rating import rate_now
 from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
 from standpipe.usage.statements import build
 from standpipe_demo.synthetic.utility import PREFIX, Scale, generate, months_from
@@ -50,7 +50,7 @@ async def ingest(sessions: Sessions, url: str, homes: list[Home], start: datetim
             async with sessions.begin() as session:
                 part = tuple(readings[at : at + 24 * 10])
                 await take_report(session, MeterReport(home.meter_id, now, part), now)
-                await rate_now(session, home.meter_id, now)
+                await rate_now(await session.connection(), home.meter_id, now)
     ours_s = time.perf_counter() - began
     connection = await asyncpg.connect(url)
     await connection.execute(

@@ -5,6 +5,7 @@ Alembic compares these with the migrated database.
 
 from types import ModuleType
 
+from standpipe.billing import models as billing
 from standpipe.customers import models as customers
 from standpipe.documents import models as documents
 from standpipe.ledger import models as ledger
@@ -19,11 +20,10 @@ from standpipe.payments import book_models, vend_models
 from standpipe.payments import models as payments
 from standpipe.readings import models as readings
 from standpipe.tariffs import models as tariffs
-from standpipe.usage import models as usage
 from standpipe.vending import models as vending
 
 MODULES: tuple[ModuleType, ...] = (
-    *(customers, documents, ledger, tariffs, readings, usage, notifications, outbox, vending),
+    *(customers, documents, ledger, tariffs, readings, billing, notifications, outbox, vending),
     *(meters, claim_models, due, field_models, keypad_models, lwm2m, dlms, lorawan),
     *(payments, book_models, vend_models),
 )

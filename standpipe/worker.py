@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from standpipe.billing.rounds import rate_due, sweep
 from standpipe.customers.retention import forget_sign_ins
 from standpipe.engine.queue import claim, finish, retry
 from standpipe.meters import due
@@ -28,12 +29,9 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotYetError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.reactions import follow_up, react
-from standpipe.usage import cut_off
-from standpipe.usage.rating import rate_due
+from standpipe.readings.storage import keep_partitions
 from standpipe.usage.rests import Rests
-from standpipe.usage.standing import accrue_due
 from standpipe.usage.statement_queue import issue_due
-from standpipe.usage.storage import keep_partitions
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.offers import QUEUE, offer_due
@@ -74,15 +72,14 @@ async def run_worker(
         "refunds": lambda: work_refunds(sessions, rails, clock),
         "deliveries": lambda: deliver_due(sessions, sender, clock),
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
+        "rating_sweep": daily(lambda: sweep(sessions, clock), clock.real_s(timedelta(days=1))),
         "sign_in_retention": daily(lambda: forget_sign_ins(sessions), DAY_S),
-        cut_off.QUEUE: partial(cut_off.work_cut_offs, sessions, clock, Rests(cut_off.QUEUE)),
-        "standing": partial(accrue_due, sessions, clock, Rests("standing")),
         "monthly_statements": partial(issue_due, sessions, clock, Rests("monthly_statements")),
     }
     if issuer is not None:
         queues["keypad_offers"] = partial(offer_due, sessions, clock, token_after)
         queues[QUEUE] = partial(issue_tokens, sessions, issuer, clock)
-    seldom = {"standing", "monthly_statements"}
+    seldom = {"monthly_statements"}
     async with asyncio.TaskGroup() as group:
         for name, work in queues.items():
             every_s = LOOK_SELDOM_S if name in seldom else LOOK_EVERY_S

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
+from standpipe.billing.rounds import rate_now
 from standpipe.customers.models import Customer, Household, HouseholdRole, Membership, Utility
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
@@ -44,7 +45,6 @@ from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.pricing import PriceTable, cost_minor
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.charges import contract_for, period_volume_ml
-from standpipe.usage.rating import rate_now
 from standpipe_demo.reports import take_report
 from standpipe_demo.seed_keypad import keypad_house
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID
@@ -293,7 +293,7 @@ async def _live(
         due_minor = (await dues_of(session, meter.id, chunk[0].read_at)).standing_minor
         await _top_up(session, meter, customer_id, wanted_minor + due_minor - balance_minor, chunk[0].read_at)
         await take_report(session, MeterReport(meter.id, chunk[-1].read_at, tuple(chunk)), chunk[-1].read_at)
-        await rate_now(session, meter.id, chunk[-1].read_at)
+        await rate_now(await session.connection(), meter.id, chunk[-1].read_at)
     await session.refresh(meter)
     config = await _hand_over(session, meter, plan, key, readings[-1])
     if plan.lora_class:
@@ -346,7 +346,7 @@ async def _hand_over(session: AsyncSession, meter: Meter, plan: Plan, key: bytes
         stated_at=last.read_at,
     )
     await take_report(session, MeterReport(meter.id, last.read_at, (), statement, 91), last.read_at)
-    await rate_now(session, meter.id, last.read_at)
+    await rate_now(await session.connection(), meter.id, last.read_at)
     day = service_day(last.read_at, ZoneInfo(ZONE))
     table = (await contract_for(session, meter)).segment_on(day).table
     return MeterConfig(

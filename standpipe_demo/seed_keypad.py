@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
+from standpipe.billing.rounds import rate_now
 from standpipe.meter_gateway.lwm2m.dtls.keys import provision
 from standpipe.meters import keypads
 from standpipe.meters.keys import KeyRing
@@ -27,7 +28,6 @@ from standpipe.sts.keys import KeyTerms, derive, pan_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.rating import rate_now
 from standpipe_demo.reports import take_report
 from standpipe_demo.simulator.meter_keypad import described
 from standpipe_demo.simulator.meter_model import MeterConfig
@@ -77,7 +77,7 @@ async def keypad_house(
     await book_past(session, meter, customer_id=customer_id, pay_minor=PAID_MINOR, at=installed)
     await session.refresh(meter)
     await take_report(session, MeterReport(meter.id, now, (), _statement(meter, now), 90), now)
-    await rate_now(session, meter.id, now)
+    await rate_now(await session.connection(), meter.id, now)
     dtls_key = (await provision(session, keys, SERIAL)).key
     config = MeterConfig(
         serial=SERIAL, endpoint=SERIAL, prepaid_key_hex=prepaid_key.hex(), currency="VOL", time_zone=zone, blocks=(),

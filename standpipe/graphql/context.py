@@ -37,8 +37,8 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotAuthenticatedError, SignInUnavailableError
 from standpipe.platform.notify import Listener
+from standpipe.readings.rhythm import rhythms
 from standpipe.usage.overview import MeterView, meters_by_id
-from standpipe.usage.rhythm import rhythms
 from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
 from standpipe.vending.views import TokenView, tokens_by_source
 

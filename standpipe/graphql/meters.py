@@ -350,6 +350,14 @@ def meter_of(view: MeterView) -> Meter:
     return Meter(id=strawberry.ID(view.id), view=view)
 
 
+async def load_meter(context: Context, meter_id: str) -> Meter | None:
+    """The meter, if it is this customer's; None for every other id, existing or not."""
+    if not is_id(meter_id, "mtr"):
+        return None
+    view = await context.meters.load(meter_id)
+    return None if view is None else meter_of(view)
+
+
 async def reload_meter(context: Context, meter_id: str) -> Meter | None:
     """The meter as it is after a change, whatever this request has read of it before; None for other people's."""
     context.forget_meters()

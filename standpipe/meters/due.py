@@ -61,6 +61,30 @@ WITH marked AS (
     RETURNING 1)
 SELECT pg_notify('standpipe_work', 'rating') FROM (SELECT count(*) AS count FROM marked) AS all_marked WHERE count > 0
 """)
+MARK_UTILITY = text("""
+WITH marked AS (
+    INSERT INTO meter_due AS d (meter_id) SELECT id FROM meters
+    WHERE utility_id = :utility_id AND closed_at IS NULL ORDER BY id
+    ON CONFLICT (meter_id) DO UPDATE SET marks = d.marks + 1, marked_at = coalesce(d.marked_at, now()) RETURNING 1)
+SELECT pg_notify('standpipe_work', 'rating') FROM (SELECT count(*) AS count FROM marked) AS all_marked WHERE count > 0
+""")
+MARK_TARIFF = text("""
+WITH marked AS (
+    INSERT INTO meter_due AS d (meter_id, reprice_from) SELECT m.id, CAST(:reprice_from AS date) FROM meters m
+    WHERE m.closed_at IS NULL AND (m.tariff_id = :tariff_id OR EXISTS (
+        SELECT FROM supply_terms t WHERE t.meter_id = m.id AND t.tariff_id = :tariff_id)) ORDER BY m.id
+    ON CONFLICT (meter_id) DO UPDATE
+    SET marks = d.marks + 1, marked_at = coalesce(d.marked_at, now()),
+        reprice_from = least(d.reprice_from, excluded.reprice_from) RETURNING 1)
+SELECT pg_notify('standpipe_work', 'rating') FROM (SELECT count(*) AS count FROM marked) AS all_marked WHERE count > 0
+""")
+STALE = text("""
+UPDATE meter_due d SET marks = marks + 1, marked_at = coalesce(marked_at, now())
+FROM (SELECT meter_id FROM meter_due
+      WHERE rated_at < :before AND marked_at IS NULL AND (due_next_at IS NULL OR due_next_at > :now)
+      ORDER BY meter_id FOR NO KEY UPDATE) AS old
+WHERE d.meter_id = old.meter_id RETURNING d.meter_id, d.marks, d.attempts
+""")
 CLAIM = text("""
 WITH oldest AS MATERIALIZED (
     SELECT meter_id, row_number() OVER () AS place FROM (
@@ -120,6 +144,21 @@ async def mark_due(conn: AsyncConnection, meter_ids: Sequence[str], *, reprice_f
     """
     if meter_ids:
         await conn.execute(MARK, {"meter_ids": list(meter_ids), "reprice_from": reprice_from})
+
+
+async def mark_utility_due(conn: AsyncConnection, utility_id: str) -> None:
+    """``mark_due`` for all meters of a utility that are in service."""
+    await conn.execute(MARK_UTILITY, {"utility_id": utility_id})
+
+
+async def mark_tariff_due(conn: AsyncConnection, tariff_id: str, *, reprice_from: date) -> None:
+    """``mark_due`` for all meters in service that a tariff ever charges: a version was published or withdrawn."""
+    await conn.execute(MARK_TARIFF, {"tariff_id": tariff_id, "reprice_from": reprice_from})
+
+
+async def mark_stale(conn: AsyncConnection, before: datetime, now: datetime) -> list[Claimed]:
+    """``mark_due`` for meters last rated before an instant of the service clock that are not due now; returns them."""
+    return [Claimed(*row) for row in await conn.execute(STALE, {"before": before, "now": now})]
 
 
 async def claim(conn: AsyncConnection, now: datetime, *, most: int = MOST, lease: timedelta = LEASE) -> list[Claimed]:

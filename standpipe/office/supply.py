@@ -12,7 +12,7 @@ from standpipe.operations import supply as operations
 from standpipe.operations.supply import UtilityPolicies
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import ML_PER_LITRE, money_text
-from standpipe.usage import cut_off
+from standpipe.supply.zero_credit import ZeroCreditPolicy
 from standpipe.usage import supply as terms
 
 supply = group("How meters are supplied: terms, who lives there, what happens when the credit ends.")
@@ -156,7 +156,7 @@ def supply_release(
         perform(operations.release, utility_id, reason=reason or "", until=until)
 
 
-def _why(order: cut_off.Order) -> str:
+def _why(order: ZeroCreditPolicy) -> str:
     words = [word for word, is_so in (("released", order.released), ("friendly hours", order.spared)) if is_so]
     until = f" until {order.until:%Y-%m-%d %H:%M} UTC" if order.until else ""
     return (", ".join(words) or "as the policy says") + until

@@ -15,6 +15,7 @@ from standpipe.operations.find import utility_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import to_minor
+from standpipe.supply.zero_credit import ZeroCreditPolicy
 from standpipe.tariffs.models import SupplyTerms, Tariff
 from standpipe.usage import cut_off, house_rules
 from standpipe.usage import supply as terms
@@ -33,7 +34,7 @@ class MeterSupply:
 
     terms: tuple[SupplyTerms, ...]
     codes: Mapping[str, str]
-    at_zero: cut_off.Order
+    at_zero: ZeroCreditPolicy
     last_told: str | None
 
 
@@ -100,13 +101,7 @@ async def set_class(desk: Desk, utility_id: str | None, code: str, *, name: str,
     """Make or change a class of customers. Raises NotFoundError, InvalidInputError."""
     utility = await utility_of(desk.session, utility_id)
     await house_rules.set_class(
-        desk.session,
-        operator=desk.by,
-        utility_id=utility.id,
-        code=code,
-        name=name,
-        cut_off=zero_credit,
-        now=desk.now,
+        desk.session, operator=desk.by, utility_id=utility.id, code=code, name=name, cut_off=zero_credit
     )
 
 
@@ -124,7 +119,7 @@ async def set_policies(desk: Desk, utility_id: str | None, change: UtilityPolici
         debt_share_percent=change.debt_share_percent,
         debt_weekly_cap_minor=NO_CAP if cap == NO_CAP else _minor(cap, utility.currency),
     )
-    await house_rules.set_rules(desk.session, operator=desk.by, utility_id=utility.id, change=rules, now=desk.now)
+    await house_rules.set_rules(desk.session, operator=desk.by, utility_id=utility.id, change=rules)
 
 
 @operation("supply.release", may=FIELD_WORK)
@@ -144,7 +139,7 @@ async def release(desk: Desk, utility_id: str | None, *, reason: str, until: dat
 async def end_release(desk: Desk, utility_id: str | None) -> None:
     """Go back to what the policies say. Raises InvalidInputError."""
     utility = await utility_of(desk.session, utility_id)
-    await house_rules.end_release(desk.session, operator=desk.by, utility_id=utility.id, now=desk.now)
+    await house_rules.end_release(desk.session, operator=desk.by, utility_id=utility.id)
 
 
 def _merged(before: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> dict[str, Any]:

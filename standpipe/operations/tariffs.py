@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import ANYBODY, FIELD_WORK
+from standpipe.meters.due import mark_tariff_due
 from standpipe.operations.find import utility_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.errors import NotFoundError
@@ -46,6 +47,7 @@ async def publish(desk: Desk, utility_id: str | None, file: TariffFile, *, file_
     )
     if not done.was_there:
         day = str(file.effective_from)
+        await mark_tariff_due(await desk.session.connection(), done.tariff_id, reprice_from=file.effective_from)
         await desk.record("tariff.publish", done.version_id, code=file.tariff, effective_from=day, file=file_name)
     return done
 
@@ -61,6 +63,7 @@ async def withdraw(desk: Desk, utility_id: str | None, code: str, effective_from
     version_id = await publishing.withdraw(
         desk.session, utility_id=utility.id, code=code, effective_from=effective_from, today=_today(desk, utility)
     )
+    await mark_tariff_due(await desk.session.connection(), known[0].tariff_id, reprice_from=effective_from)
     await desk.record("tariff.withdraw", version_id, code=code, effective_from=str(effective_from))
     return version_id, known[0].tariff_id
 

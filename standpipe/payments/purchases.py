@@ -13,6 +13,7 @@ from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, post, wallet_balance_minor
 from standpipe.meters.credit import free_to_retract_ml, grant_volume, retract_volume
+from standpipe.meters.due import mark_due
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.tariffs.bought import (
@@ -88,7 +89,7 @@ async def buy_with_wallet(
         priced=bought.priced,
         now=now,
     )
-    meter.guarantee_is_stale = True
+    await mark_due(await session.connection(), [meter.id])
     await grant_volume(session, meter, credit_key=key, source_id=source_id, volume_ml=bought.volume_ml, now=now)
 
 
@@ -144,7 +145,7 @@ async def _reverse(session: AsyncSession, meter: Meter, purchase: VolumePurchase
         now=now,
         reverses_key=purchase.key,
     )
-    meter.guarantee_is_stale = True
+    await mark_due(await session.connection(), [meter.id])
     await retract_volume(session, meter, source_id=purchase.source_id, volume_ml=purchase.volume_ml)
 
 

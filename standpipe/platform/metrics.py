@@ -65,6 +65,12 @@ RADIO_CONTACTS = Counter(
     ["carrier", "outcome"],
     registry=REGISTRY,
 )
+METERS_RATED = Counter("standpipe_meters_rated", "Meters whose readings and terms were rated.", registry=REGISTRY)
+RATED_LATE = Counter(
+    "standpipe_meters_rated_late",
+    "Meters that were not rated for a day and then changed: an instant was forgotten. Must be nothing.",
+    registry=REGISTRY,
+)
 QUEUE_GIVEN_UP = Counter(
     "standpipe_queue_given_up", "Rows that were tried for the last time and wait for a person.", ["queue"],
     registry=REGISTRY,

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import select, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.platform.units import period_of
 from standpipe.tariffs.files import terms_of
@@ -16,6 +17,20 @@ from standpipe.tariffs.terms import Terms, plain_terms
 
 _parsed: dict[str, Terms] = {}
 """Terms by version id: a published version never changes (the database refuses it), so each is read once."""
+
+
+SUPPLIES = text("""
+SELECT meter_id, from_day, tariff_id, households, groups, household_id, came_at FROM supply_terms
+WHERE meter_id = ANY(CAST(:ids AS text[])) ORDER BY from_day
+""").columns(groups=JSONB)
+VERSIONS = text("""
+SELECT t.id, v.id, t.name, t.currency, v.effective_from, t.basis
+FROM tariffs t JOIN tariff_versions v ON v.tariff_id = t.id
+WHERE t.id = ANY(CAST(:ids AS text[])) ORDER BY v.effective_from
+""")
+DOCUMENTS = text("SELECT id, blocks, document FROM tariff_versions WHERE id = ANY(CAST(:ids AS text[]))").columns(
+    blocks=JSONB, document=JSONB
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,28 @@ async def contracts(session: AsyncSession, basis: Mapping[str, tuple[str, date]]
     }
 
 
+async def load_contracts(conn: AsyncConnection, basis: Mapping[str, tuple[str, date]]) -> dict[str, Contract]:
+    """By meter id, each meter's contract; ``basis``: its own row's tariff and first day, which hold before all terms.
+
+    Two statements, however many meters, and a third where a version is seen for the first time.
+    """
+    supplies: dict[str, list[Supply]] = {meter_id: [] for meter_id in basis}
+    for meter_id, from_day, tariff_id, households, groups, household_id, came_at in await conn.execute(
+        SUPPLIES, {"ids": list(basis)}
+    ):
+        supplies[meter_id].append(Supply(from_day, tariff_id, households, frozenset(groups), household_id, came_at))
+    for meter_id, (tariff_id, first_day) in basis.items():
+        own = supplies[meter_id]
+        if not own or own[0].from_day > first_day:
+            own.insert(0, Supply(first_day, tariff_id, household_id=own[0].household_id if own else None))
+    tariff_ids = sorted({supply.tariff_id for own in supplies.values() for supply in own})
+    known = await _load_versions(conn, tariff_ids)
+    return {
+        meter_id: Contract(tuple(own), {supply.tariff_id: known.get(supply.tariff_id, []) for supply in own})
+        for meter_id, own in supplies.items()
+    }
+
+
 async def contract_of(session: AsyncSession, meter_id: str, tariff_id: str, first_day: date) -> Contract:
     """``contracts`` for one meter."""
     return (await contracts(session, {meter_id: (tariff_id, first_day)}))[meter_id]
@@ -116,4 +153,17 @@ def _terms(version: TariffVersion) -> Terms:
     if found is None:
         found = terms_of(version.document) if version.document else plain_terms(table_of(version.blocks))
         _parsed[version.id] = found
+    return found
+
+
+async def _load_versions(conn: AsyncConnection, tariff_ids: Sequence[str]) -> dict[str, list[TariffInForce]]:
+    rows = (await conn.execute(VERSIONS, {"ids": list(tariff_ids)})).all()
+    unread = [version_id for _, version_id, *_ in rows if version_id not in _parsed]
+    if unread:
+        for version_id, blocks, document in await conn.execute(DOCUMENTS, {"ids": unread}):
+            _parsed[version_id] = terms_of(document) if document else plain_terms(table_of(blocks))
+    found: dict[str, list[TariffInForce]] = {}
+    for tariff_id, version_id, name, currency, effective_from, basis in rows:
+        version = TariffInForce(tariff_id, version_id, name, currency, effective_from, _parsed[version_id], basis)
+        found.setdefault(tariff_id, []).append(version)
     return found

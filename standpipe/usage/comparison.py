@@ -11,8 +11,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.platform.units import period_of
+from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.periods import supply_on
-from standpipe.usage.models import DailyUsage
 from standpipe.usage.overview import MeterView
 
 MIN_GROUP = 11

@@ -4,18 +4,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.models import Utility
 from standpipe.customers.operators import record
-from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import MAX_MINOR
+from standpipe.supply.zero_credit_rules import cut_off_of, friendly_of
 from standpipe.tariffs.models import CustomerClass
 from standpipe.usage.cut_off import look_again
-from standpipe.usage.cut_off_rules import cut_off_of, friendly_of
 
 MAX_PERCENT = 100
 
@@ -44,9 +42,7 @@ async def utility_of(session: AsyncSession, utility_id: str) -> Utility:
     return utility
 
 
-async def set_rules(
-    session: AsyncSession, *, operator: str, utility_id: str, change: UtilityRules, now: datetime
-) -> None:
+async def set_rules(session: AsyncSession, *, operator: str, utility_id: str, change: UtilityRules) -> None:
     """Change what a utility rules; its meters are told. Raises NotFoundError, InvalidInputError."""
     utility = await utility_of(session, utility_id)
     wanted = {name: value for name, value in asdict(change).items() if value is not None}
@@ -61,17 +57,14 @@ async def set_rules(
     for name, value in wanted.items():
         setattr(utility, name, value)
     await session.flush()
-    if "guaranteed_ml" in wanted:
-        stale = update(Meter).where(Meter.utility_id == utility.id, Meter.closed_at.is_(None))
-        await session.execute(stale.values(guarantee_is_stale=True))
-    if {"cut_off", "friendly"} & wanted.keys():
-        await look_again(session, utility.id, now)
+    if {"cut_off", "friendly", "guaranteed_ml"} & wanted.keys():
+        await look_again(session, utility.id)
     detail = {"before": before, "after": wanted}
     await record(session, operator=operator, action="supply.utility", subject_id=utility.id, detail=detail)
 
 
 async def set_class(
-    session: AsyncSession, *, operator: str, utility_id: str, code: str, name: str, cut_off: str, now: datetime
+    session: AsyncSession, *, operator: str, utility_id: str, code: str, name: str, cut_off: str
 ) -> None:
     """Make a class of customers, or change it; ``cut_off`` "" is as the utility rules.
 
@@ -86,7 +79,7 @@ async def set_class(
         .values(utility_id=utility.id, code=code.strip(), **values)
         .on_conflict_do_update(index_elements=["utility_id", "code"], set_=values)
     )
-    await look_again(session, utility.id, now)
+    await look_again(session, utility.id)
     detail = {"code": code.strip(), **values}
     await record(session, operator=operator, action="supply.class", subject_id=utility.id, detail=detail)
 
@@ -106,12 +99,12 @@ async def release(
         raise InvalidInputError("A release ends in future.", ("until",))
     utility.released_reason, utility.released_until = reason.strip(), until
     await session.flush()
-    await look_again(session, utility.id, now)
+    await look_again(session, utility.id)
     detail = {"reason": reason.strip(), "until": until.isoformat() if until else None}
     await record(session, operator=operator, action="supply.release", subject_id=utility.id, detail=detail)
 
 
-async def end_release(session: AsyncSession, *, operator: str, utility_id: str, now: datetime) -> None:
+async def end_release(session: AsyncSession, *, operator: str, utility_id: str) -> None:
     """Back to what the policies say. Raises NotFoundError, and InvalidInputError where there is no release."""
     utility = await utility_of(session, utility_id)
     if utility.released_reason is None:
@@ -119,7 +112,7 @@ async def end_release(session: AsyncSession, *, operator: str, utility_id: str, 
     detail = {"reason": utility.released_reason}
     utility.released_reason = utility.released_until = None
     await session.flush()
-    await look_again(session, utility.id, now)
+    await look_again(session, utility.id)
     await record(session, operator=operator, action="supply.release-end", subject_id=utility.id, detail=detail)
 
 

@@ -12,18 +12,18 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.forecast import Forecast, forecast, forecast_volume
 from standpipe.customers.models import Membership, Utility
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState, WalletKind
 from standpipe.platform.units import local_midnight, period_of
+from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.bought import bought_by_day
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, TariffInForce
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import place_after
-from standpipe.usage.forecast import Forecast, forecast, forecast_volume
-from standpipe.usage.models import DailyUsage
 
 FORECAST_DAYS = 28
 _DAY = timedelta(days=1)

@@ -23,9 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import day_span, period_of, service_day
-from standpipe.usage.models import Reading, ReadingQuality, StorageHorizon
-from standpipe.usage.readings import READINGS
-from standpipe.usage.storage import Partition, attach, be_alone, month_start, new_table, partitions
+from standpipe.readings.models import Reading, ReadingQuality, StorageHorizon
+from standpipe.readings.neighbours import READINGS
+from standpipe.readings.storage import Partition, attach, be_alone, month_start, new_table, partitions
 
 YOUNGEST = timedelta(days=60)
 """Nothing younger is let go: late readings and corrections of the last weeks are daily business."""

@@ -6,7 +6,7 @@ estimated. Every decision is undone by another one, and leaves its line in the a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,17 +15,30 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
+from standpipe.billing.rounds import rate_now
 from standpipe.customers.operators import record
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
+from standpipe.meters.reports import RegisterReading
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.notify import LIVE, notify
 from standpipe.platform.units import service_day
-from standpipe.usage.models import COUNTED, Reading, ReadingQuality, StorageHorizon
-from standpipe.usage.readings import READINGS, STANDING, apply_days, judge_in_order, neighbours
-from standpipe.usage.rollups import clear
-from standpipe.usage.validation import Candidate, Counted, Reason, Surroundings, is_possible, judge, place
+from standpipe.readings.judging import Register, StoredReading, judge_again
+from standpipe.readings.models import COUNTED, Reading, ReadingQuality, StorageHorizon
+from standpipe.readings.neighbours import READINGS, STANDING, neighbours
+from standpipe.readings.raw import RawReadings
+from standpipe.readings.rollups import clear, roll_up
+from standpipe.readings.surroundings import Wanted, load_surroundings
+from standpipe.readings.validation import (
+    AcceptedReading,
+    NewReading,
+    Reason,
+    ValidationContext,
+    is_possible,
+    register_position,
+    validate,
+)
 
 MAX_LISTED = 500
 MAX_REGISTER_ML = 10**15
@@ -176,7 +189,10 @@ async def swap_register(
         raise InvalidInputError("This instant is still to come.")
     meter = await _locked(session, meter_id, at)
     _check_register(meter, start_ml)
-    while await session.get(Reading, (meter.id, at)) is not None:
+    while (
+        await session.scalar(select(Reading.arrival).where(Reading.meter_id == meter.id, Reading.read_at == at))
+        is not None
+    ):
         # Readings come at the full hour, and so does the fitter's note.
         at += _INSTANT
     counted_ml = await _placed(session, meter, final_ml, at, alone=True)
@@ -216,21 +232,48 @@ async def rejudge(session: AsyncSession, *, operator: str, meter_id: str, now: d
     before_minor = await wallet_balance_minor(session, meter.id, meter.currency)
     counted = 0
     if held:
-        judged, days = await judge_in_order(session, meter, [(_candidate(row), row.claimed_at) for row in held], now)
-        for row, item in zip(held, judged, strict=True):
-            row.counted_ml = item.verdict.counted_ml
-            if item.verdict.counts:
-                row.quality, row.reason = item.verdict.quality, item.verdict.reason
-                counted += 1
-        await session.flush()
-        if counted:
-            await _apply(session, meter, days, now)
+        counted = await _judge_again(session, meter, held, now)
     await record(session, operator=operator, action="reading.rejudge", subject_id=meter.id, detail={"counted": counted})
     return await _outcome(session, meter, before_minor, counted)
 
 
-def _candidate(row: Reading) -> Candidate:
-    return Candidate(
+async def _judge_again(session: AsyncSession, meter: Meter, held: Sequence[Reading], now: datetime) -> int:
+    register = Register(meter.installed_at, meter.initial_register_ml, meter.register_max_ml, ZoneInfo(meter.time_zone))
+    told = RawReadings(meter.id, now, tuple(RegisterReading(row.read_at, row.register_ml) for row in held))
+    found = await load_surroundings(await session.connection(), {meter.id: Wanted(register, [told])}, now)
+    keys = {(row.read_at, row.arrival): row for row in held}
+    around = found[meter.id]
+    others = [one for one in around.readings if (one.read_at, one.arrival) not in keys]
+    judged = judge_again(register, replace(around, readings=others), [_stored(row) for row in held], now)
+    counted = 0
+    for one in judged.readings:
+        row = keys[one.read_at, one.arrival]
+        row.counted_ml = one.counted_ml
+        if one.counts:
+            row.quality, row.reason = one.quality, one.reason
+            counted += 1
+    await session.flush()
+    if counted:
+        await _apply(session, meter, set(judged.days), now)
+    return counted
+
+
+def _stored(row: Reading) -> StoredReading:
+    return StoredReading(
+        row.read_at,
+        row.arrival,
+        row.register_ml,
+        ReadingQuality(row.quality),
+        row.reason,
+        row.received_at,
+        row.counted_ml,
+        row.corrected_ml,
+        row.claimed_at,
+    )
+
+
+def _candidate(row: Reading) -> NewReading:
+    return NewReading(
         row.read_at,
         row.register_ml,
         empty_pipe=row.reason == Reason.EMPTY_PIPE,
@@ -251,7 +294,13 @@ async def _is_past_keeping(session: AsyncSession, at: datetime) -> bool:
 
 
 async def _reading(session: AsyncSession, meter: Meter, read_at: datetime) -> Reading:
-    found = await session.get(Reading, (meter.id, read_at), populate_existing=True)
+    rows = await session.scalars(
+        select(Reading)
+        .where(Reading.meter_id == meter.id, Reading.read_at == read_at)
+        .order_by(Reading.quality.in_(COUNTED).desc(), Reading.arrival)
+        .execution_options(populate_existing=True)
+    )
+    found = rows.first()
     if found is None:
         raise NotFoundError(f"{meter.serial} has no reading at {read_at.isoformat()}.")
     return found
@@ -282,9 +331,11 @@ async def _placed(session: AsyncSession, meter: Meter, register_ml: int, at: dat
     return counted_ml
 
 
-def _stand_ml(register_ml: int, at: datetime, below: Counted, above: Counted | None, meter: Meter) -> int | None:
+def _stand_ml(
+    register_ml: int, at: datetime, below: AcceptedReading, above: AcceptedReading | None, meter: Meter
+) -> int | None:
     """Where a person's value stands; over the register's top only where so much can have run."""
-    counted_ml, rolled = place(register_ml, below, above, meter.register_max_ml)
+    counted_ml, rolled = register_position(register_ml, below, above, meter.register_max_ml)
     if counted_ml is None or (rolled and not is_possible(counted_ml - below.counted_ml, at - below.read_at)):
         return None
     return counted_ml
@@ -329,7 +380,9 @@ def _said(reading: Reading) -> dict[str, Any]:
 async def _apply(session: AsyncSession, meter: Meter, days: set[date], now: datetime) -> None:
     await session.flush()
     await clear(session, meter, days)
-    await apply_days(session, meter, days, now)
+    await roll_up(session, meter, days)
+    await rate_now(await session.connection(), meter.id, now, changed_days=frozenset(days))
+    await session.refresh(meter)
     await notify(session, LIVE, meter.id)
 
 
@@ -360,7 +413,7 @@ async def _settle_after(session: AsyncSession, meter: Meter, since: datetime) ->
             if (row.quality, _stands_ml(row)) == before and row.quality in COUNTED:
                 return days
             if row.quality in COUNTED or row.counted_ml is not None:
-                below = Counted(row.read_at, _shown_ml(row), _stands_ml(row))
+                below = AcceptedReading(row.read_at, _shown_ml(row), _stands_ml(row))
         since = rows[-1].read_at
         await session.flush()
     return days
@@ -385,7 +438,7 @@ def _stands_ml(row: Reading) -> int:
     return row.register_ml if row.counted_ml is None else row.counted_ml
 
 
-def _place_anew(row: Reading, below: Counted, meter: Meter) -> None:
+def _place_anew(row: Reading, below: AcceptedReading, meter: Meter) -> None:
     """Judge a reading that stood somewhere by what is below it now; what a person said stands, or is in the way."""
     if row.quality == ReadingQuality.CORRECTED:
         register_ml = row.register_ml if row.reason == Reason.SWAPPED else _shown_ml(row)
@@ -400,8 +453,8 @@ def _place_anew(row: Reading, below: Counted, meter: Meter) -> None:
         if row.counted_ml is None:
             row.quality, row.reason = ReadingQuality.HELD, Reason.BACKWARDS
     else:
-        around = Surroundings(meter.register_max_ml, None, None)
-        verdict = judge(_candidate(row), below, None, around)
+        around = ValidationContext(meter.register_max_ml, None, None)
+        verdict = validate(_candidate(row), below, None, around)
         if not verdict.counts or Reason.ROLL_OVER in {row.reason, verdict.reason}:
             row.reason = verdict.reason
         row.quality, row.counted_ml = verdict.quality, verdict.counted_ml

@@ -17,12 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import Span, day_span, local_midnight, period_of, service_day
+from standpipe.readings.models import COUNTED, DailyUsage, MonthlyUsage, Reading
+from standpipe.readings.register import newest, oldest
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, places, split_days
 from standpipe.tariffs.pricing import Place, TierUse, tiers
 from standpipe.tariffs.terms import Basis
-from standpipe.usage.models import COUNTED, DailyUsage, MonthlyUsage, Reading
-from standpipe.usage.register import newest, oldest
 
 MAX_BUCKETS = 1000
 USUAL_SPACING = timedelta(minutes=65)

@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import ColumnElement, DateTime, ScalarSelect, cast, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.models import Statement
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.units import local_midnight, period_of
-from standpipe.usage.models import Statement
 from standpipe.usage.rests import Rests
 from standpipe.usage.statements import ACCOUNTS, issue
 

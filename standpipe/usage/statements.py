@@ -13,6 +13,9 @@ from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.models import StandingCharged, Statement, StatementCounter
+from standpipe.billing.rounds import rate_now
+from standpipe.billing.use import priced_use
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.commands import lock_meter
@@ -20,11 +23,11 @@ from standpipe.meters.models import Meter, WalletKind
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight, period_of
+from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.bought import bill_between
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import price_standing
-from standpipe.usage.charges import accrue_standing, contract_for, period_use, priced_use
-from standpipe.usage.models import DailyUsage, StandingCharged, Statement, StatementCounter
+from standpipe.usage.charges import contract_for, period_use
 from standpipe.usage.statement_body import (
     EMPTY,
     AccountSpan,
@@ -156,7 +159,10 @@ async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime
     # Without a gap: a charge that comes late is booked in the month after the last statement (``charges``).
     if newest is not None and start != period_of(newest)[1]:
         return None
-    await accrue_standing(session, meter, now)
+    # What is not rated yet belongs into it.
+    await session.flush()
+    await rate_now(await session.connection(), meter.id, now)
+    await session.refresh(meter)
     body = await build(session, meter, start)
     if not is_balanced(body):
         _log.error("statement does not balance", meter_id=meter.id, month=start.isoformat())

@@ -13,22 +13,22 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.rounds import rate_now
 from standpipe.customers.models import Household
 from standpipe.customers.operators import record
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import locked_by_serial
 from standpipe.meters.claims import end_codes
+from standpipe.meters.due import mark_due
 from standpipe.meters.models import Meter, MeterState, WalletKind
 from standpipe.meters.sharing import end_invites
 from standpipe.outbox.facts import AccessEnded, publish
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.notify import LIVE, notify
+from standpipe.supply.zero_credit_rules import cut_off_of
 from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.terms import Basis
-from standpipe.usage import cut_off
-from standpipe.usage.charges import accrue_standing, recharge
-from standpipe.usage.cut_off_rules import cut_off_of
 
 MAX_HOUSEHOLDS = 10_000
 _BASIS = {WalletKind.MONEY: Basis.CONSUMPTION, WalletKind.VOLUME: Basis.PURCHASE}
@@ -259,9 +259,10 @@ def _since(rows: list[SupplyTerms]) -> date:
 async def _settle(session: AsyncSession, meter: Meter, since: date, now: datetime) -> None:
     """What follows from changed terms: charges by difference, and what the meter is told to do at zero."""
     await session.flush()
-    await accrue_standing(session, meter, now)
-    await recharge(session, meter, since, now)
-    await cut_off.refresh(session, meter, now)
+    conn = await session.connection()
+    await mark_due(conn, [meter.id], reprice_from=since)
+    await rate_now(conn, meter.id, now)
+    await session.refresh(meter)
 
 
 async def _closing(session: AsyncSession, meter: Meter, now: datetime) -> Closing:

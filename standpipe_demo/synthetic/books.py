@@ -8,13 +8,13 @@ from sqlalchemy import insert, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.models import PeriodCharge, StandingCharged
 from standpipe.ledger.models import Account, LedgerTransaction
 from standpipe.ledger.posting import GUARDED_KINDS, AccountRef
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.models import TopUp, TopUpEvent
 from standpipe.platform.base import Base
 from standpipe.platform.ids import new_id
-from standpipe.usage.models import PeriodCharge, StandingCharged
 from standpipe_demo.synthetic.past import Past
 
 _STORE_ENTRIES = text("""

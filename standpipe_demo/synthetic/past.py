@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from standpipe.billing.models import PeriodCharge, StandingCharged
+from standpipe.billing.use import PeriodUse, priced_use
 from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line
@@ -21,8 +23,6 @@ from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.catalogue import Contract
 from standpipe.tariffs.periods import UTILITY, Priced, price_standing
-from standpipe.usage.charges import PeriodUse, priced_use
-from standpipe.usage.models import PeriodCharge, StandingCharged
 
 STEP_MINOR = 10_000
 _INSTANT = timedelta(microseconds=1)

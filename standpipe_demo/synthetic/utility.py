@@ -22,14 +22,14 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight
+from standpipe.readings.models import MonthlyUsage
+from standpipe.readings.rollups import roll_up_first
+from standpipe.readings.storage import add_partitions, cut_first, months_from, patiently
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
 from standpipe.usage.charges import contract_for
-from standpipe.usage.models import MonthlyUsage
-from standpipe.usage.rollups import roll_up_first
 from standpipe.usage.statements import issue
-from standpipe.usage.storage import add_partitions, cut_first, months_from, patiently
 from standpipe_demo.simulator.water_use import WEEKDAY, WEEKEND
 from standpipe_demo.synthetic.books import keep
 from standpipe_demo.synthetic.past import past_of

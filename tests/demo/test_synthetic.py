@@ -9,6 +9,9 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.models import PeriodCharge, StandingCharged, Statement
+from standpipe.billing.rounds import rate_now
+from standpipe.billing.use import priced_use
 from standpipe.customers.models import Membership
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
@@ -24,10 +27,10 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight, period_of
+from standpipe.readings.models import DailyUsage, MonthlyUsage, Reading
+from standpipe.readings.rollups import roll_up_first
 from standpipe.tariffs.models import SupplyTerms
-from standpipe.usage.charges import accrue_standing, charge_periods, contract_for, period_use, priced_use
-from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, StandingCharged, Statement
-from standpipe.usage.rollups import roll_up_first
+from standpipe.usage.charges import contract_for, period_use
 from standpipe.usage.statement_body import StatementBody, is_balanced
 from standpipe_demo.synthetic.past import STEP_MINOR
 from standpipe_demo.synthetic.utility import Scale, generate
@@ -102,8 +105,9 @@ async def live_slowly(session: AsyncSession, meter: Meter, customer_id: str, mon
     if wanted_minor > 0:
         pay_minor = -(-wanted_minor // STEP_MINOR) * STEP_MINOR
         await book_past(session, meter, customer_id=customer_id, pay_minor=pay_minor, at=begins)
-    await charge_periods(session, meter, [start], ends)
-    await accrue_standing(session, meter, ends)
+    await session.flush()
+    await rate_now(await session.connection(), meter.id, ends, changed_days=frozenset({start}))
+    await session.refresh(meter)
 
 
 async def ledger_of(session: AsyncSession, meter_id: str) -> list[Any]:

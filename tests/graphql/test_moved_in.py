@@ -17,8 +17,8 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.charges import accrue_standing, recharge
 from tests.support.june import NOW, ZONE, close, make_june, read
+from tests.support.rating import rate
 from tests.support.town import Town, make_home
 
 ASK = """query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) {
@@ -88,7 +88,7 @@ async def test_g7_nor_is_what_those_before_paid_and_used_in_the_month_of_the_mov
                                 groups=[])
                 )  # fmt: skip
         async with town.sessions.begin() as session:
-            await recharge(session, await session.get_one(Meter, meter_id), date(2026, 3, 20), NOW)
+            await rate(session, meter_id, NOW, reprice_from=date(2026, 3, 20))
         data = (await town.gql(MONEY, m=meter_id, t=top_up_id, month="2026-06-01"))["data"]
         meter = data["viewer"]["meter"]
         assert (data["node"], meter["topUps"]["nodes"]) == (None, [])
@@ -138,7 +138,7 @@ async def test_a_move_noted_after_the_months_statement_is_not_told_by_half(
         async with town.sessions.begin() as session:
             meter = await session.get_one(Meter, meter_id)
             meter.accrued_through = date(2026, 4, 30)
-            await accrue_standing(session, meter, NOW)
+            await rate(session, meter.id, NOW)
 
         async def may() -> dict[str, Any]:
             answer = await town.gql(MONEY, m=meter_id, t=meter_id, month="2026-05-01")
@@ -171,4 +171,4 @@ async def move(town: Town, day: date | None) -> None:
                     )
                 )  # fmt: skip
         await session.flush()
-        await recharge(session, meter, date(2026, 3, 20), NOW)
+        await rate(session, meter.id, NOW, reprice_from=date(2026, 3, 20))

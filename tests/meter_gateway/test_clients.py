@@ -18,7 +18,7 @@ from standpipe.meters.field_models import MeterCondition, MeterMeasure
 from standpipe.meters.models import Meter as MeterRow
 from standpipe.meters.models import MeterState
 from standpipe.platform.database import Sessions
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter

@@ -14,8 +14,8 @@ from standpipe.meter_gateway.dlms.profiles.profile import load_profiles, read_pr
 from standpipe.meter_gateway.dlms.tariff import send_tariff
 from standpipe.meters.models import CommandKind
 from standpipe.platform.database import Sessions
+from standpipe.readings.models import Reading
 from standpipe.tariffs.pricing import Block, PriceTable
-from standpipe.usage.models import Reading
 from standpipe_demo.simulator.meter_model import pour
 from tests.support.dlms import HLS, TOKEN, DlmsField, dlms_field, enrol
 from tests.support.rating import rate_due

@@ -18,7 +18,7 @@ from standpipe.meters import models
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterCommand
 from standpipe.platform.database import Sessions, engine_of
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter

@@ -19,7 +19,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, SettingsError
 from standpipe.platform.notify import COMMANDS, Listener
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.delivery import next_to_send
 from tests.support.radio import OBJECT_ID, Field, exchange, make_field, make_meter

@@ -30,7 +30,7 @@ from standpipe.meters.keys import KeyRing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, engine_of
 from standpipe.platform.errors import NotAuthenticatedError
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from tests.support.database import free_port
 from tests.support.radio import Field, exchange, give_key, make_field, make_meter
 from tests.support.rating import rate_due

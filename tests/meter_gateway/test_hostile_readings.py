@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from standpipe.meters.models import Meter
 from standpipe.platform.clock import Clock
 from standpipe.platform.units import service_day
-from standpipe.usage.models import DailyUsage, Reading
+from standpipe.readings.models import DailyUsage, Reading
 from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.radio import Field, make_meter
 from tests.support.rating import rate_due

@@ -16,7 +16,7 @@ from standpipe.meters.field_models import MeterCondition
 from standpipe.meters.models import CommandKind, CreditGrant
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from standpipe_demo.simulator import lora_codec
 from standpipe_demo.simulator.fake_chirpstack import Faults
 from standpipe_demo.simulator.lora_meter import LoraMeter

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.platform.database import Sessions
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from tests.support.radio import make_field
 from tests.support.rating import rate_due
 from tests.support.town import until

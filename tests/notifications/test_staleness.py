@@ -10,7 +10,7 @@ from standpipe.notifications.models import Alert
 from standpipe.notifications.rules import LowBalanceSignal, evaluate
 from standpipe.outbox.facts import TopUpPaid
 from standpipe.platform.clock import Clock
-from standpipe.usage.models import DailyUsage
+from standpipe.readings.models import DailyUsage
 from standpipe.worker import react
 from tests.support.town import Town
 

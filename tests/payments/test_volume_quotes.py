@@ -16,8 +16,7 @@ from standpipe.platform.ids import new_id
 from standpipe.platform.units import period_of
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
 from standpipe.usage.house_rules import UtilityRules, set_rules
-from standpipe.usage.rests import Rests
-from standpipe.usage.standing import accrue_due
+from tests.support.rating import rate_due
 from tests.support.town import Town
 from tests.support.volume import meter_of, volume_town
 
@@ -112,7 +111,7 @@ async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The month may have weeks to go on the day of this test.
-    monkeypatch.setattr(quote_lock, "PROMISED_FOR", timedelta(days=60))
+    monkeypatch.setattr(quote_lock, "QUOTED_FOR", timedelta(days=60))
     town = await volume_town(town)
     opening = await order(town, "opening", None, "58.00")
     await settle(town, opening)
@@ -167,16 +166,14 @@ async def test_a_promise_ends_after_a_week(town: Town) -> None:
 
 async def test_what_a_utility_guarantees_follows_what_was_bought_and_what_it_says(town: Town) -> None:
     town = await volume_town(town)
-    rests = Rests("standing")
     async with town.sessions.begin() as session:
         await set_rules(
-            session, operator="amina", utility_id=town.utility_id, change=UtilityRules(guaranteed_ml=1_000_000),
-            now=town.settings.clock.now(),
+            session, operator="amina", utility_id=town.utility_id, change=UtilityRules(guaranteed_ml=1_000_000)
         )  # fmt: skip
-    await accrue_due(town.sessions, town.settings.clock, rests)
+    await rate_due(town.sessions, town.settings.clock)
     assert (await meter_of(town)).guaranteed_minor == 5_800
     await settle(town, await order(town, "a", None))
-    await accrue_due(town.sessions, town.settings.clock, rests)
+    await rate_due(town.sessions, town.settings.clock)
     assert (await meter_of(town)).guaranteed_minor == 11_600
 
 

@@ -74,7 +74,7 @@ async def fail_everywhere(town: Town, monkeypatch: pytest.MonkeyPatch, code: str
 
     with monkeypatch.context() as patched:
         patched.setattr(graphql_meters, "meter_of", boom)
-        patched.setattr("standpipe.graphql.query.Viewer.meters", boom, raising=False)
+        patched.setattr("standpipe.graphql.viewer.Viewer.meters", boom, raising=False)
         async with town.sessions.begin() as session:
             await session.execute(text("UPDATE meters SET time_zone = :zone"), {"zone": f"{NAME}/{PHONE}"})
         answer = await town.gql("{ viewer { meters { nodes { id } } } }")

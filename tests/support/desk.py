@@ -8,8 +8,8 @@ from sqlalchemy import select
 
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
+from standpipe.readings.models import Reading
 from standpipe.usage import review
-from standpipe.usage.models import Reading
 from standpipe.usage.review import HeldReading, Outcome
 from tests.support.rating import take_report
 from tests.support.town import Home
@@ -51,7 +51,7 @@ class Desk:
 
     async def reading(self, read_at: datetime) -> Reading:
         async with self.sessions() as session:
-            return await session.get_one(Reading, (self.home.meter_id, read_at))
+            return await session.get_one(Reading, (self.home.meter_id, read_at, 0))
 
     async def volume(self) -> int:
         return sum((await state(self.sessions, self.home))["days"].values())

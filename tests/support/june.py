@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from standpipe.billing.models import Statement
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.usage.models import Statement
 from standpipe.usage.statements import issue
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_town

@@ -6,10 +6,11 @@ from typing import Any
 
 from sqlalchemy import select
 
+from standpipe.billing.models import PeriodCharge
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
-from standpipe.usage.models import DailyUsage, PeriodCharge
+from standpipe.readings.models import DailyUsage
 from tests.support.rating import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility
 

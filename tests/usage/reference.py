@@ -318,24 +318,20 @@ class Books:
         return min(max(now, midnight(first, self.zone)), midnight(end, self.zone) - timedelta(microseconds=1))
 
     def take(self, now: datetime, fresh: dict[datetime, int]) -> None:
-        news = {at: ml for at, ml in fresh.items() if at not in self.readings}
-        if not news:
-            return
-        self.readings |= news
-        self.reckon(now)
-        self.guarantee(now)
-        self.accrue(now)
+        self.readings |= {at: ml for at, ml in fresh.items() if at not in self.readings}
+        self.rate(now)
 
-    def accrue(self, now: datetime) -> None:
-        today = now.astimezone(self.zone).date()
-        if self.accrued_through is not None and self.accrued_through >= today:
-            return
-        month = month_of(self.accrued_through or today)[0]
-        while month <= today:
-            self.accrued.add(month)
-            month = month_of(month)[1]
-        self.accrued_through = today
+    def rate(self, now: datetime) -> None:
+        """Water, the standing charges that have fallen due by today, and what the guaranteed water costs."""
         self.reckon(now)
+        today = now.astimezone(self.zone).date()
+        if self.accrued_through is None or self.accrued_through < today:
+            month = month_of(self.accrued_through or today)[0]
+            while month <= today:
+                self.accrued.add(month)
+                month = month_of(month)[1]
+            self.accrued_through = today
+            self.reckon(now)
         self.guarantee(now)
 
     def guarantee(self, now: datetime) -> None:
@@ -386,7 +382,7 @@ class Books:
     # -- statements -----------------------------------------------------------------------------------------------
 
     def issue(self, month: date, now: datetime) -> None:
-        self.accrue(now)
+        self.rate(now)
         self.statements[month] = self.statement(month)
 
     def statement(self, month: date) -> dict[str, Any]:

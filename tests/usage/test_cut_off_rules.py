@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standpipe.platform.errors import InvalidInputError
-from standpipe.usage import cut_off_rules
-from standpipe.usage.cut_off_rules import (
+from standpipe.supply import zero_credit_rules
+from standpipe.supply.zero_credit_rules import (
     DAYS,
     CutOff,
     FriendlyHours,
     cut_off_of,
     friendly_changes_at,
     friendly_of,
+    in_friendly_hours,
     is_friendly,
-    spared,
-    told_at_zero,
+    zero_credit_action,
 )
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -83,7 +83,7 @@ def test_m12_friendly_hours_agree_with_a_walk_minute_by_minute(
         return
     zone, start = ZoneInfo(place[0]), place[1] + offset * MINUTE
     days = {(start + n * DAY).astimezone(zone).date() for n in range(-2, 6)}
-    free = {day for day in days if rules.holidays and day in cut_off_rules._calendar(rules.holidays)}
+    free = {day for day in days if rules.holidays and day in zero_credit_rules._calendar(rules.holidays)}
     answers = {}
     for n in range(3 * 24 * 60):
         at = start + n * MINUTE
@@ -105,17 +105,17 @@ def test_m12_who_asks_first_and_when_changes_no_answer(
     rules, zone = friendly_of(raw), ZoneInfo(place[0])
     if rules is None:
         return
-    cut_off_rules._answers.clear()
+    zero_credit_rules._answers.clear()
     for offset in offsets:
         at = place[1] + offset * MINUTE
-        told = spared(rules, at, zone)
-        assert told.now is cut_off_rules._spared(rules, at, zone).now
+        told = in_friendly_hours(rules, at, zone)
+        assert told.now is zero_credit_rules._spared(rules, at, zone).now
         near = [at + n * 10 * MINUTE for n in range(int(rules.lead / (10 * MINUTE)) + 1)]
         if any(is_friendly(rules, moment, zone) for moment in near):
             assert told.now, "friendly now, or about to be"
         if told.until is not None:
             assert told.until > at
-            assert cut_off_rules._spared(rules, told.until, zone).now is not told.now
+            assert zero_credit_rules._spared(rules, told.until, zone).now is not told.now
 
 
 def nairobi(text: str) -> datetime:
@@ -145,7 +145,8 @@ def test_m12_a_meter_is_told_before_the_hours_begin_and_not_before_they_end() ->
     rules = friendly_of(KENYA | {"lead_minutes": 90})
     assert rules is not None
     answers = [
-        spared(rules, nairobi(f"2026-07-15T{text}"), NAIROBI) for text in ("12:00", "16:30", "17:59", "18:00", "23:00")
+        in_friendly_hours(rules, nairobi(f"2026-07-15T{text}"), NAIROBI)
+        for text in ("12:00", "16:30", "17:59", "18:00", "23:00")
     ]
     assert [answer.now for answer in answers] == [False, True, True, True, True]
     assert answers[0].until == nairobi("2026-07-15T16:30")
@@ -153,8 +154,8 @@ def test_m12_a_meter_is_told_before_the_hours_begin_and_not_before_they_end() ->
     # A gap shorter than the lead is none: who cannot be told in time is left alone.
     narrow = friendly_of({"from": "09:00", "to": "08:00", "lead_minutes": 120})
     assert narrow is not None
-    assert spared(narrow, nairobi("2026-07-15T08:30"), NAIROBI).now
-    assert spared(narrow, nairobi("2026-07-15T08:30"), NAIROBI).until is None
+    assert in_friendly_hours(narrow, nairobi("2026-07-15T08:30"), NAIROBI).now
+    assert in_friendly_hours(narrow, nairobi("2026-07-15T08:30"), NAIROBI).until is None
 
 
 def test_m12_hours_over_a_change_of_the_clocks_keep_to_the_wall() -> None:
@@ -193,7 +194,9 @@ def test_always_and_only_on_holidays() -> None:
     always = friendly_of({"weekends": list(DAYS)})
     assert always is not None
     assert friendly_changes_at(always, nairobi("2026-07-15T12:00"), NAIROBI) is None
-    assert spared(always, nairobi("2026-07-15T12:00"), NAIROBI) == cut_off_rules.Spared(now=True, until=None)
+    assert in_friendly_hours(always, nairobi("2026-07-15T12:00"), NAIROBI) == zero_credit_rules.Spared(
+        now=True, until=None
+    )
     seldom = FriendlyHours((None,) * 7, holidays="KE")
     assert friendly_changes_at(seldom, nairobi("2026-06-02T00:00"), NAIROBI) == nairobi("2026-10-10T00:00")
 
@@ -228,7 +231,9 @@ def test_what_is_no_schedule_is_refused_in_words(raw: dict[str, Any], words: str
 
 def test_m12_what_a_meter_is_told() -> None:
     told = {
-        (policy, is_spared, is_shut): told_at_zero(policy, is_spared=is_spared, is_released=False, is_shut=is_shut)
+        (policy, is_spared, is_shut): zero_credit_action(
+            policy, is_spared=is_spared, is_released=False, is_shut=is_shut
+        )
         for policy in CutOff
         for is_spared in (False, True)
         for is_shut in (False, True)
@@ -236,6 +241,6 @@ def test_m12_what_a_meter_is_told() -> None:
     # Friendly hours put a cut-off off; they do not open what was cut off before.
     spared_open = {(policy, True, False) for policy in CutOff}
     assert all(told[case] is (CutOff.NEVER if case in spared_open else case[0]) for case in told)
-    assert told_at_zero(CutOff.DISCONNECT, is_spared=False, is_released=True, is_shut=True) is CutOff.NEVER
+    assert zero_credit_action(CutOff.DISCONNECT, is_spared=False, is_released=True, is_shut=True) is CutOff.NEVER
     with pytest.raises(InvalidInputError, match="DISCONNECT, TRICKLE or NEVER"):
         cut_off_of("never")

@@ -8,19 +8,20 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, text
 
+from standpipe.billing.models import StandingCharged, Statement
 from standpipe.customers.models import Utility
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import LedgerTransaction
+from standpipe.meters.due import MeterDue, mark_due
 from standpipe.meters.models import Meter
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.models import StandingCharged, Statement
 from standpipe.usage.rests import Rests
-from standpipe.usage.standing import accrue_due
 from standpipe.usage.statement_queue import issue_due
+from tests.support.rating import rate_due
 from tests.support.town import Home, make_home, make_settings, make_utility
 
 TARIFF = """
@@ -65,8 +66,9 @@ async def owed(sessions: Sessions, home: Home) -> int:
         return (await dues_of(session, home.meter_id, datetime.now(UTC))).standing_minor
 
 
-async def accrue(sessions: Sessions, at: datetime, **more: Any) -> int:
-    return await accrue_due(sessions, Stopped(at), Rests("standing"), **more)
+async def accrue(sessions: Sessions, at: datetime) -> int:
+    """Rounds at an instant, until no meter is due; returns how many were."""
+    return await rate_due(sessions, Stopped(at))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,8 @@ async def test_t3_a_silent_month_accrues_the_same_day_by_day_or_at_once(
     async with sessions.begin() as session:
         # Somebody else's worker looks after the first, nobody after the second.
         (await session.get_one(Meter, late.meter_id)).installed_at = local_midnight(end, tz) + timedelta(days=9)
+        await mark_due(await session.connection(), [late.meter_id])
+    assert await accrue(sessions, local_midnight(month, tz)) == 1
     for number in range(1, days):
         midnight = local_midnight(month + timedelta(days=number), tz)
         assert await accrue(sessions, midnight - timedelta(seconds=1)) == 0, "not before the day begins there"
@@ -96,6 +100,7 @@ async def test_t3_a_silent_month_accrues_the_same_day_by_day_or_at_once(
         assert await owed(sessions, daily) == (3333 * (number + 1) * 116 + 500) // 1000
     async with sessions.begin() as session:
         (await session.get_one(Meter, late.meter_id)).installed_at = local_midnight(month, tz)
+        await mark_due(await session.connection(), [late.meter_id])
     assert await accrue(sessions, local_midnight(end, tz) - timedelta(seconds=1)) == 1
     assert await owed(sessions, late) == await owed(sessions, daily)
     async with sessions() as session:
@@ -113,18 +118,25 @@ async def test_closed_meters_stop_on_their_last_day_and_one_that_fails_holds_up_
     async with sessions.begin() as session:
         (await session.get_one(Meter, closed.meter_id)).closed_at = local_midnight(date(2026, 6, 3), zone)
         (await session.get_one(Meter, broken.meter_id)).tariff_id = await _without_prices(session)
-    rests, at = Rests("standing"), Stopped(local_midnight(date(2026, 6, 10), zone))
-    rounds = [await accrue_due(sessions, at, rests, limit=2) for _ in range(4)]
-    assert sum(rounds) == 3
-    assert rounds[-1] == 0
-    assert rests.resting() == [broken.meter_id]
+        await mark_due(await session.connection(), [closed.meter_id, broken.meter_id])
+    at = Stopped(local_midnight(date(2026, 6, 10), zone))
+    assert await rate_due(sessions, at, most=2) == 4
+    assert await rate_due(sessions, at) == 0, "the broken one rests"
+    async with sessions() as session:
+        failing = (await session.scalars(select(MeterDue).where(MeterDue.last_error.is_not(None)))).one()
+    assert (failing.meter_id, failing.attempts) == (broken.meter_id, 1)
+    assert failing.last_error == "NotFoundError: This tariff has no prices."
     assert await owed(sessions, closed) == 1_160  # Three days of 3.333, and VAT.
     assert await owed(sessions, homes[2]) == await owed(sessions, homes[3]) == 3_866
     # Closed before anybody charged it: it is not begun with.
     async with sessions.begin() as session:
         meter = await session.get_one(Meter, homes[3].meter_id)
         meter.closed_at, meter.accrued_through = meter.installed_at, None
-    assert await accrue_due(sessions, at, rests) == 0
+        await mark_due(await session.connection(), [meter.id])
+    assert await rate_due(sessions, at) == 1
+    async with sessions() as session:
+        meter = await session.get_one(Meter, homes[3].meter_id)
+        assert (meter.accrued_through, (await session.get_one(MeterDue, meter.id)).due_next_at) == (None, None)
 
 
 async def test_statements_come_three_days_after_the_month_in_the_utilitys_zone(sessions: Sessions) -> None:

@@ -28,12 +28,11 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.charges import accrue_standing, recharge
 from standpipe.usage.emergency import activate
 from standpipe.usage.review import correct
 from standpipe.usage.statement_body import Bill, StatementBody, is_balanced
 from standpipe.usage.statements import build, issue
-from tests.support.rating import take_report
+from tests.support.rating import rate, take_report
 from tests.support.town import make_home, make_settings
 from tests.usage import histories
 from tests.usage.reference import ACCOUNTS, Books, Supply, midnight, month_of
@@ -112,12 +111,10 @@ class History:
                     household_id=households[terms.household],
                 )
             )  # fmt: skip
-            await session.flush()
-            await recharge(session, meter, terms.from_day, self.now)
+            await rate(session, meter.id, self.now, reprice_from=terms.from_day)
         self.books.supplies.append(terms)
         self.books.supplies.sort(key=lambda one: one.from_day)
-        self.books.reckon(self.now)
-        self.books.guarantee(self.now)
+        self.books.rate(self.now)
 
     async def step(self) -> None:
         """Time goes on, and something happens."""
@@ -172,8 +169,8 @@ class History:
 
     async def accrue(self) -> None:
         async with self.sessions.begin() as session:
-            await accrue_standing(session, await lock_meter(session, self.home.meter_id), self.now)
-        self.books.accrue(self.now)
+            await rate(session, self.home.meter_id, self.now)
+        self.books.rate(self.now)
 
     async def owe(self) -> None:
         amount = self.chance.choice([500, 5_000, 400_000])

@@ -15,7 +15,7 @@ from standpipe.app import make_signer
 from standpipe.customers.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 from standpipe_demo.synthetic.utility import Scale, generate
 from tests.graphql.test_graphql import HOME
 from tests.support.database import DatabaseServer

@@ -16,8 +16,8 @@ from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.readings.models import DailyUsage, MonthlyUsage, StorageHorizon
 from standpipe.tariffs.pricing import cost_minor, table_of
-from standpipe.usage.models import DailyUsage, MonthlyUsage, StorageHorizon
 from standpipe.usage.statements import issue, statement_by_month
 from tests.support.desk import APRIL, DAY, HOUR, MAY, Desk, air, desk_of, rows
 from tests.support.office import hire

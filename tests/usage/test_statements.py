@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
+from standpipe.billing.models import Statement
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
@@ -20,7 +21,6 @@ from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.models import Statement
 from standpipe.usage.statement_body import (
     is_balanced,
 )

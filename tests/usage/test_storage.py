@@ -11,6 +11,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, text, update
 
+from standpipe.billing.models import PeriodCharge
+from standpipe.billing.rounds import rate_now
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.reports import MeterReport, RegisterReading
@@ -19,12 +21,9 @@ from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.platform.units import period_of, service_day
-from standpipe.usage.models import DailyUsage, MonthlyUsage, PeriodCharge, Reading, ReadingQuality
-from standpipe.usage.readings import apply_days
-from standpipe.usage.retention import horizon, let_go, sweep
-from standpipe.usage.review import reject, release
-from standpipe.usage.statements import issue
-from standpipe.usage.storage import (
+from standpipe.readings.models import DailyUsage, MonthlyUsage, Reading, ReadingQuality
+from standpipe.readings.rollups import roll_up
+from standpipe.readings.storage import (
     add_partitions,
     cut_first,
     is_lock_failure,
@@ -33,10 +32,13 @@ from standpipe.usage.storage import (
     months_from,
     partitions,
 )
+from standpipe.usage.retention import horizon, let_go, sweep
+from standpipe.usage.review import reject, release
+from standpipe.usage.statements import issue
 from standpipe.worker import daily, run_worker
 from tests.support.command import standpipe
 from tests.support.database import DatabaseServer
-from tests.support.delivery import take_report
+from tests.support.rating import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility, until
 
 START = datetime(2025, 10, 20, 7, tzinfo=UTC)
@@ -78,7 +80,9 @@ async def correct(sessions: Sessions, home: Home, at: datetime, counted_ml: int 
             select(func.min(Reading.read_at)).where(Reading.meter_id == home.meter_id, Reading.read_at > at)
         )
         zone = ZoneInfo(meter.time_zone)
-        await apply_days(session, meter, {service_day(day, zone) for day in (at, above) if day is not None}, NOW)
+        days = frozenset(service_day(day, zone) for day in (at, above) if day is not None)
+        await roll_up(session, meter, days)
+        await rate_now(await session.connection(), meter.id, NOW, changed_days=days)
 
 
 async def books(sessions: Sessions, home: Home) -> dict[str, Any]:

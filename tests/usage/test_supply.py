@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from standpipe.app import make_signer
+from standpipe.billing.models import PeriodCharge, StandingCharged
 from standpipe.customers.models import Customer, Household, Membership, OperatorAction, Utility
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
@@ -24,7 +25,6 @@ from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
 from standpipe.usage import supply
-from standpipe.usage.models import PeriodCharge, StandingCharged
 from standpipe.usage.statements import issue, statement_by_month
 from tests.support.office import run_office
 from tests.support.rating import take_report

@@ -134,7 +134,7 @@ def friendly_changes_at(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> d
     return None
 
 
-def spared(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> Spared:
+def in_friendly_hours(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> Spared:
     """What meters are to be told now: friendly hours, and the lead before them. Shorter gaps than that are none."""
     since, answer = _answers.get((rules, zone), (at, None))
     if answer is not None and since <= at < (answer.until or since + _DAY):
@@ -166,7 +166,7 @@ def _spared(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> Spared:
     return Spared(now=True, until=None)
 
 
-def told_at_zero(policy: CutOff, *, is_spared: bool, is_released: bool, is_shut: bool) -> CutOff:
+def zero_credit_action(policy: CutOff, *, is_spared: bool, is_released: bool, is_shut: bool) -> CutOff:
     """What a meter is told to do at zero.
 
     ``is_shut``: its valve stands shut, or at a trickle, for want of credit. Friendly hours put a cut-off off; they

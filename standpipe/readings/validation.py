@@ -8,11 +8,13 @@ What is held must not be billed by the next reading either. Air that spun the re
 nobody looks: time alone does not make it possible.
 """
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from standpipe.usage.models import ReadingQuality
+from standpipe.readings.models import ReadingQuality
 
 MAX_CLOCK_LEAD = timedelta(minutes=15)
 MAX_FLOW_ML_PER_H = 20_000_000
@@ -26,13 +28,17 @@ SPIKE_LEAST_ML = 2_000_000
 
 
 class Reason(StrEnum):
-    """Why a reading is HELD (the first five), what is odd about one that counts, or what a person said of it."""
+    """Why a reading is HELD (the first six), what is odd about one that counts, or what a person said of it.
+
+    SECOND_VALUE: another value for this very instant counts already.
+    """
 
     BACKWARDS = "BACKWARDS"
     IMPLAUSIBLE_FLOW = "IMPLAUSIBLE_FLOW"
     OUT_OF_RANGE = "OUT_OF_RANGE"
     EMPTY_PIPE = "EMPTY_PIPE"
     BEFORE_RETENTION = "BEFORE_RETENTION"
+    SECOND_VALUE = "SECOND_VALUE"
     ROLL_OVER = "ROLL_OVER"
     SPIKE = "SPIKE"
     GAP = "GAP"
@@ -42,7 +48,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class AcceptedReading:
     """A reading that others go on from: what the register showed, and where that stands in the meter's life."""
 
     read_at: datetime
@@ -51,7 +57,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class NewReading:
     """A reading to judge. ``empty_pipe``: the meter felt air. ``clock_wrong``: its instant is that of its arrival."""
 
     read_at: datetime
@@ -61,7 +67,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ValidationContext:
     """What a reading is judged by. ``usual_day_ml``: the most of a day lately; None where nothing is known yet."""
 
     register_max_ml: int | None
@@ -87,18 +93,22 @@ class Verdict:
         return self.quality is not ReadingQuality.HELD
 
 
-def judge(
-    reading: Candidate, below: Counted, above: Counted | None, around: Surroundings, jump_ml: int | None = None
+def validate(
+    reading: NewReading,
+    below: AcceptedReading,
+    above: AcceptedReading | None,
+    context: ValidationContext,
+    jump_ml: int | None = None,
 ) -> Verdict:
     """Whether a reading counts between its neighbours in time, and where.
 
     ``jump_ml``: the lowest register of those after ``below`` that are held for a jump, and not decided yet.
     """
-    if around.horizon is not None and reading.read_at < around.horizon:
+    if context.horizon is not None and reading.read_at < context.horizon:
         return _held(Reason.BEFORE_RETENTION)
-    if around.register_max_ml is not None and reading.register_ml >= around.register_max_ml:
+    if context.register_max_ml is not None and reading.register_ml >= context.register_max_ml:
         return _held(Reason.OUT_OF_RANGE)
-    counted_ml, rolled = place(reading.register_ml, below, above, around.register_max_ml)
+    counted_ml, rolled = register_position(reading.register_ml, below, above, context.register_max_ml)
     if counted_ml is None:
         # Air is the better reason: it keeps a later look from taking the reading for a plain one.
         return _held(Reason.EMPTY_PIPE if reading.empty_pipe else Reason.BACKWARDS)
@@ -110,7 +120,7 @@ def judge(
     if reading.empty_pipe and volume_ml > 0:
         # One that comes late stands nowhere: what follows it has been charged.
         return Verdict(ReadingQuality.HELD, Reason.EMPTY_PIPE, below.counted_ml if above is None else None)
-    return Verdict(ReadingQuality.MEASURED, _flag(reading, below, volume_ml, around, rolled=rolled), counted_ml)
+    return Verdict(ReadingQuality.MEASURED, _flag(reading, below, volume_ml, context, rolled=rolled), counted_ml)
 
 
 def is_possible(volume_ml: int, duration: timedelta) -> bool:
@@ -123,8 +133,8 @@ def is_large(volume_ml: int) -> bool:
     return volume_ml > SPIKE_LEAST_ML
 
 
-def place(
-    register_ml: int, below: Counted, above: Counted | None, register_max_ml: int | None
+def register_position(
+    register_ml: int, below: AcceptedReading, above: AcceptedReading | None, register_max_ml: int | None
 ) -> tuple[int | None, bool]:
     """Where a register value stands: on from the reading below, back from the one above, or over the register's top.
 
@@ -147,16 +157,47 @@ def place(
     return None, False
 
 
-def _flag(reading: Candidate, below: Counted, volume_ml: int, around: Surroundings, *, rolled: bool) -> Reason | None:
+def _flag(
+    reading: NewReading, below: AcceptedReading, volume_ml: int, context: ValidationContext, *, rolled: bool
+) -> Reason | None:
     if reading.clock_wrong:
         return Reason.CLOCK_WRONG
     if rolled:
         return Reason.ROLL_OVER
     days = max((reading.read_at - below.read_at) / timedelta(days=1), 1)
-    if around.usual_day_ml is not None and is_large(volume_ml) and volume_ml > SPIKE_TIMES * around.usual_day_ml * days:
+    if (
+        context.usual_day_ml is not None
+        and is_large(volume_ml)
+        and volume_ml > SPIKE_TIMES * context.usual_day_ml * days
+    ):
         return Reason.SPIKE
     return Reason.GAP if reading.read_at - below.read_at > GAP else None
 
 
 def _held(reason: Reason) -> Verdict:
     return Verdict(ReadingQuality.HELD, reason)
+
+
+class SuspectReadings:
+    """Readings that are held for a jump, in order of time, looked through once in that order.
+
+    Whoever stands upon one of them stands upon any lower one too, so a higher one before a lower is let go.
+    """
+
+    def __init__(self, held: Iterable[tuple[datetime, int]] = ()) -> None:
+        self._held = deque(held)
+        self._open: deque[tuple[datetime, int]] = deque()
+
+    def add(self, read_at: datetime, register_ml: int) -> None:
+        """Take one more, the newest."""
+        while self._open and self._open[-1][1] >= register_ml:
+            self._open.pop()
+        self._open.append((read_at, register_ml))
+
+    def lowest_ml(self, after: datetime, before: datetime) -> int | None:
+        """The lowest register of those between two instants, both of which only ever rise."""
+        while self._held and self._held[0][0] < before:
+            self.add(*self._held.popleft())
+        while self._open and self._open[0][0] <= after:
+            self._open.popleft()
+        return self._open[0][1] if self._open else None

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
 from standpipe.platform.units import day_span, period_of
-from standpipe.usage.models import DailyUsage, MonthlyUsage
-from standpipe.usage.register import register_at_ml
+from standpipe.readings.models import DailyUsage, MonthlyUsage
+from standpipe.readings.register import register_at_ml
 
 # R(t) of readings.py, at the end and at the start of each day that has a reading. Both are looked for between the first
 # day's start and the last day's end: what the register stood at before comes from ``register_at_ml``, so that no other

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Text, column, select, true, values
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.usage.models import Reading
+from standpipe.readings.models import Reading
 
 LOOK_BACK = timedelta(days=28)
 MAX_READINGS = 240

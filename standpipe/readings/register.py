@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
-from standpipe.usage.models import COUNTED, Reading
+from standpipe.readings.models import COUNTED, Reading
 
 NEAR = timedelta(days=7)
 """A meter that tells of itself at least once a week is found in the month at hand or in the one before it."""

@@ -1,0 +1,1 @@
+"""What water costs: ratings, charges, statements, quotes and forecasts."""

@@ -206,10 +206,14 @@ def _raw_of(report: MeterReport | None, before: Delivery, changes: Changes, now:
 
 
 def _add(work: UnitOfWork, told: Told, changes: Changes, now: datetime) -> None:
-    here = tracing.current_traceparent()
-    work.add(FACTS, *((fact, traceparent or here) for fact, traceparent in changes.facts))
+    here, confirmed_in = tracing.current_traceparent(), dict[str | None, str | None]()
     for confirmation in changes.confirmations:
+        traceparent = confirmation.grant.traceparent
+        with tracing.continue_from(traceparent), tracing.span("credit confirmed", by=confirmation.by):
+            # What follows from the confirmation goes on from here, in the trace of what was paid.
+            confirmed_in[traceparent] = tracing.current_traceparent()
         work.after_commit(partial(_observe, confirmation, now))
+    work.add(FACTS, *((fact, confirmed_in.get(trace, trace) or here) for fact, trace in changes.facts))
     for remark in changes.remarks:
         work.after_commit(partial(getattr(_log, remark.level), remark.event, **remark.about))
     if changes.refused is not None:
@@ -223,9 +227,7 @@ def _add(work: UnitOfWork, told: Told, changes: Changes, now: datetime) -> None:
 
 
 def _observe(confirmation: Confirmation, now: datetime) -> None:
-    grant = confirmation.grant
-    with tracing.continue_from(grant.traceparent), tracing.span("credit confirmed", by=confirmation.by):
-        metrics.CREDIT_CONFIRMED_S.observe(max((now - grant.granted_at).total_seconds(), 0.0))
+    metrics.CREDIT_CONFIRMED_S.observe(max((now - confirmation.grant.granted_at).total_seconds(), 0.0))
 
 
 @dataclass(frozen=True, slots=True)

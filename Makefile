@@ -56,6 +56,7 @@ check: lint types layers migrations schema-check ## All of the above but the tes
 
 chaos: install ## Random histories of payments with crashes, and 100,000 broken frames, for some ten minutes.
 	CHAOS_EXAMPLES=1000 $(BIN)/pytest -q tests/payments/test_histories.py
+	DECIDE_LIVES=10000 BATCH_EXAMPLES=100 $(BIN)/pytest -q tests/payments/test_decide.py tests/payments/test_batches.py
 	CHAOS_TOKENS=300 $(BIN)/pytest -q tests/vending/test_one_credit.py
 	CHAOS_FRAMES=100000 $(BIN)/pytest -q tests/meter_gateway/test_lora_frames.py tests/meter_gateway/test_hostile_lorawan.py \
 		tests/meter_gateway/test_axdr.py tests/meter_gateway/test_codecs.py tests/meter_gateway/test_order_frames.py \

@@ -43,7 +43,7 @@ async def main(arguments: list[str]) -> None:
         ]
         rows = [
             pricing(),
-            await ingest(sessions, url, homes, start),
+            *await ingest(sessions, url, homes, start),
             *await settlements(sessions, url, homes[0]),
             *await ledger(url),
             await webhooks(settings, sessions, url),

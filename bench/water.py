@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,61 +14,123 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import event, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from bench.support import Row, median_ms
 from standpipe import tariffs
-from standpipe.billing.rounds import rate_now
+from standpipe.billing.rounds import rate_due
+from standpipe.meters.due import mark_due
 from standpipe.meters.models import Meter
-from standpipe.meters.reports import MeterReport, RegisterReading
+from standpipe.meters.reports import RegisterReading
+from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.units import period_of
+from standpipe.readings.raw import RawReadings, store_raw
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.periods import Supply, TariffInForce, price_use, segments_of
 from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
 from standpipe.usage.statements import build
 from standpipe_demo.synthetic.utility import PREFIX, Scale, generate, months_from
 from tests.support.database import renamed
-from tests.support.delivery import take_report
+from tests.support.statements import counted
 from tests.support.town import Home
 
 METERS, HOURS = 20, 24 * 30
+WAITING, LAG_TURNS = 1_000, 5
 PRICED = 3_000
 SERIES_TIMES = 60
 MANY, YEARS = int(os.environ.get("BENCH_METERS", "60")), int(os.environ.get("BENCH_YEARS", "5"))
 """How many meters have so many years of hourly readings: 500 are 22 million readings, and take a while to make."""
 
 
-async def ingest(sessions: Sessions, url: str, homes: list[Home], start: datetime) -> Row:
-    """Readings taken in (stored, rolled up, charged) against COPY of the same rows into a table without a key."""
+async def ingest(sessions: Sessions, url: str, homes: list[Home], start: datetime) -> list[Row]:
+    """Readings taken in, judged, rolled up and priced, against COPY of the same rows into a table without a key."""
     readings = [RegisterReading(start + timedelta(hours=n + 1), n * 11_000) for n in range(HOURS)]
     now = readings[-1].read_at
-    began = time.perf_counter()
-    for home in homes:
+    meter_ids = [home.meter_id for home in homes]
+    clock = Clock(0.0, 0.0, now)
+    engine: AsyncEngine = sessions.kw["bind"]
+    while await rate_due(sessions, clock):
+        pass
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    with counted(sessions) as sent:
         for at in range(0, HOURS, 24 * 10):
-            async with sessions.begin() as session:
-                part = tuple(readings[at : at + 24 * 10])
-                await take_report(session, MeterReport(home.meter_id, now, part), now)
-                await rate_now(await session.connection(), home.meter_id, now)
-    ours_s = time.perf_counter() - began
+            part = tuple(readings[at : at + 24 * 10])
+            async with engine.begin() as conn:
+                await store_raw(conn, [RawReadings(meter_id, now, part) for meter_id in meter_ids])
+                await mark_due(conn, meter_ids)
+            while await rate_due(sessions, clock):
+                pass
+    ours_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
     connection = await asyncpg.connect(url)
     await connection.execute(
-        "CREATE TABLE raw_readings (meter_id text, read_at timestamptz, register_ml bigint, quality text, "
+        "CREATE TABLE plain_readings (meter_id text, read_at timestamptz, register_ml bigint, quality text, "
         "reason text, received_at timestamptz)"
     )
     records = [
-        (home.meter_id, reading.read_at, reading.register_ml, "MEASURED", None, now)
-        for home in homes
+        (meter_id, reading.read_at, reading.register_ml, "MEASURED", None, now)
+        for meter_id in meter_ids
         for reading in readings
     ]
-    began = time.perf_counter()
+    began_s = time.perf_counter()
     for at in range(0, len(records), 24 * 10):
-        await connection.copy_records_to_table("raw_readings", records=records[at : at + 24 * 10])
-    plain_s = time.perf_counter() - began
+        await connection.copy_records_to_table("plain_readings", records=records[at : at + 24 * 10])
+    plain_s = time.perf_counter() - began_s
     await connection.close()
-    return Row("reading ingest ÷ COPY (readings/s)", len(records) / ours_s, len(records) / plain_s, "batches of 240")
+    how = (
+        f"reports of 240; {1000 * cpu_s / len(records):.3f} ms of our processor and {sent.count / len(records):.4f} "
+        "statements each"
+    )
+    return [
+        Row(
+            "readings judged, rolled up and priced ÷ COPY (readings/s)",
+            len(records) / ours_s,
+            len(records) / plain_s,
+            how,
+        ),
+        await lag(sessions, homes[0].meter_id, now),
+    ]
+
+
+async def lag(sessions: Sessions, model_id: str, now: datetime) -> Row:
+    """How long a thousand meters with one fresh reading each wait for their rating, all marked at one instant."""
+    engine: AsyncEngine = sessions.kw["bind"]
+    async with engine.begin() as conn:
+        await conn.execute(MORE_METERS, {"model_id": model_id, "count": WAITING})
+        meter_ids = list(await conn.scalars(text("SELECT id FROM meters WHERE id LIKE 'mtr_lag_%' ORDER BY id")))
+    clock = Clock(0.0, 0.0, now)
+    while await rate_due(sessions, clock):
+        pass
+    waits_ms: list[float] = []
+    cpu_s, statements = 0.0, 0
+    for turn in range(LAG_TURNS):
+        read_at = now + timedelta(minutes=1 + turn)
+        raw = [RawReadings(meter_id, read_at, (RegisterReading(read_at, 1_000 * turn),)) for meter_id in meter_ids]
+        async with engine.begin() as conn:
+            await store_raw(conn, raw)
+            await mark_due(conn, meter_ids)
+        began_s, cpu_began_s = time.perf_counter(), time.process_time()
+        with counted(sessions) as sent:
+            while claimed := await rate_due(sessions, Clock(0.0, 0.0, read_at)):
+                waits_ms += [1000 * (time.perf_counter() - began_s)] * claimed
+        cpu_s, statements = cpu_s + time.process_time() - cpu_began_s, statements + sent.count
+    p95_ms = statistics.quantiles(waits_ms, n=20)[-1]
+    how = (
+        f"aim: 1 s; {1000 * cpu_s / len(waits_ms):.2f} ms of our processor and {statements / len(waits_ms):.2f} "
+        "statements a meter"
+    )
+    return Row(f"p95 until rated with {WAITING:,} meters due ÷ 1 s (ms)", p95_ms, 1000.0, how)
+
+
+MORE_METERS = text("""
+INSERT INTO meters (id, serial, label, utility_id, household_id, tariff_id, wallet_kind, currency,
+                    time_zone, installed_at)
+SELECT 'mtr_lag_' || n, 'LAG' || n, 'Lag', utility_id, household_id, tariff_id, wallet_kind, currency, time_zone,
+       installed_at
+FROM meters, generate_series(1, :count) AS n WHERE id = :model_id
+""")
 
 
 def pricing() -> Row:

@@ -62,7 +62,7 @@ def serve(tied: Tied = False) -> None:
 
 @cli.command()
 def worker(tied: Tied = False) -> None:
-    """Work the queues: inbox, janitor, outbox, deliveries."""
+    """Work the queues: inbox, payment poller, outbox, deliveries."""
     run(_worker(_start_role()), tied=tied)
 
 

@@ -65,7 +65,7 @@ async def run_worker(
     """
     queues: dict[str, Callable[[], Awaitable[int]]] = {
         "inbox": lambda: work_inbox(sessions, rails, clock),
-        "janitor": lambda: poll_due(sessions, rails, clock),
+        "payment_poller": lambda: poll_due(sessions, rails, clock),
         due.QUEUE: partial(rate_due, sessions, clock),
         "outbox": lambda: work_outbox(sessions, rails, clock, offline_after),
         "statements": lambda: pull_due(sessions, rails, clock),

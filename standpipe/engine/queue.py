@@ -1,4 +1,4 @@
-"""Domain rows as queues: one lease helper for the inbox, the outbox, deliveries and the payment janitor.
+"""Domain rows as queues: one lease helper for the inbox, the outbox, deliveries and the payment poller.
 
 Claiming pushes ``due_at`` into the future by the lease and counts the attempt *at claim*, so a row that kills its
 worker is seen to have been tried. If the worker dies, the row falls due again by itself. All instants here are the

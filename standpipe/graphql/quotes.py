@@ -13,8 +13,8 @@ from standpipe.graphql.context import Context
 from standpipe.graphql.errors import USER_ERRORS, UserError, UserErrorCode, user_error
 from standpipe.graphql.tariffs import TierLine, tier_lines
 from standpipe.meters.models import WalletKind
-from standpipe.payments.booking import owing
-from standpipe.payments.quote_lock import place_quoted
+from standpipe.payments.owing import owing
+from standpipe.payments.quoted import place_quoted
 from standpipe.payments.rails.port import PaymentMethod, Rail
 from standpipe.payments.rails.registry import check_amount, fee_rule, find_method
 from standpipe.payments.split import NO_FEE, FeeRule, Owing, Split, fee_for, pay_for, split

@@ -1,186 +1,356 @@
 """Credit to a meter: a running total that only our ledger (or, of a VOLUME meter, our purchases) states.
 
-It rises with each grant, and falls only where credit is taken back that the meter has not accepted (``retract``). The
+It rises with each grant, and falls only where credit is taken back that the meter has not accepted (``retracted``). The
 lower total goes out under a higher sequence number: a meter that takes it refuses every older command from then on,
 and one that had taken the higher total already says so. Either way its next statement is the proof. Volume that may
 have reached its meter is never taken back at all: it is sold.
+
+The rules are pure functions on ``Credit``. ``load_credit`` reads it for any number of locked meters, and the writer
+``CREDIT`` stores what became of it: in one statement, the totals, the steps and one command for each meter, which
+supersedes every older one (and an open valve command: a close must not follow the money that was to prevent it, M10).
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from standpipe.meters.commands import enqueue, lock_meter
-from standpipe.meters.measures import MONEY, VOLUME, Measure, measure_of
-from standpipe.meters.models import CommandKind, CreditGrant, Meter, MeterCommand, MeterState
-from standpipe.meters.tids import reserve_tid
+from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
+from standpipe.meters.due import mark_due
+from standpipe.meters.models import Meter, WalletKind
+from standpipe.meters.tids import KeypadTids, next_tid
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.ids import new_id
+from standpipe.platform.notify import COMMANDS
+from standpipe.platform.tracing import current_traceparent
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a credit total, in the meter's own unit; ``revoked`` of it was taken back.
+
+    ``offered``: as a keypad token, which may be typed at any time, whatever the radio does. ``known``: it is stored.
+    """
+
+    credit_key: str
+    source_id: str
+    amount: int
+    total_after: int
+    revoked: int = 0
+    offered: bool = False
+    known: bool = True
+    tid: int | None = None
+    granted_at: datetime | None = None
+
+    def above(self, total: int) -> int:
+        """The part of this step that lies above a total."""
+        before = self.total_after - (self.amount - self.revoked)
+        return max(self.total_after - max(total, before), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """``part`` was taken off the step that ends at ``from_total``, and so off all totals from there on."""
+
+    credit_key: str
+    from_total: int
+    part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How a locked meter's credit stands, in its own unit (minor units of its currency, or millilitres).
+
+    ``accepted``: what the meter states to have; ``highest``: the highest total that it may hold by radio, stated or
+    on the air. ``steps``: of the sources that were asked for, by their totals.
+    """
+
+    meter_id: str
+    holds_volume: bool
+    total: int
+    accepted: int
+    highest: int
+    keypad: KeypadTids | None = None
+    steps: tuple[Step, ...] = ()
+    shifts: tuple[Shift, ...] = ()
+    changed: bool = False
+    bought_water: bool = False
+    """What the utility guarantees for a top-up must be reckoned anew."""
+
+    def steps_of(self, source_id: str) -> list[Step]:
+        """A source's steps, by their totals."""
+        return [step for step in self.steps if step.source_id == source_id]
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the meter certainly holds no more than its total, and never will by a command already sent."""
+        return max(self.accepted, self.highest) <= self.total
+
+    @property
+    def over_accepted(self) -> int:
+        """By how much the meter states to hold more than its total: it had reached it after all."""
+        return max(self.accepted - self.total, 0)
+
+    def undelivered(self, source_id: str) -> int:
+        """What of a source's credit the meter has not stated to hold. It may still be on the air."""
+        return sum(step.above(self.accepted) for step in self.steps_of(source_id))
+
+    def free_to_retract(self, source_id: str) -> int:
+        """What of a source's credit certainly never reached the meter: above all that any command carried to it."""
+        return sum(step.above(self.highest) for step in self.steps_of(source_id) if not step.offered)
+
+
+def granted(credit: Credit, *, credit_key: str, source_id: str, amount: int, now: datetime) -> Credit:
+    """Raise the total by ``amount``, once per ``credit_key``. Raises InvalidInputError for one that is not positive."""
+    if amount <= 0:
+        raise InvalidInputError("Credit must be above zero.")
+    if any(step.credit_key == credit_key for step in credit.steps):
+        return credit
+    tid = None if credit.keypad is None else next_tid(credit.keypad, credit.meter_id, now)
+    keypad = credit.keypad
+    if keypad is not None and tid is not None:
+        keypad = replace(keypad, last_tid=tid)
+    total = credit.total + amount
+    step = Step(credit_key, source_id, amount, total, known=False, tid=tid, granted_at=now)
+    return replace(credit, total=total, steps=(*credit.steps, step), keypad=keypad, changed=True)
+
+
+def retracted(credit: Credit, *, source_id: str, amount: int) -> Credit:
+    """Take credit of a source off the total, newest steps first.
+
+    Raises InvalidInputError where the meter states to hold it or, of volume, may hold it.
+    """
+    if credit.holds_volume:
+        if amount > credit.free_to_retract(source_id):
+            raise InvalidInputError("This water may have reached the meter already.")
+        floor = credit.highest
+    else:
+        if amount > credit.undelivered(source_id):
+            raise InvalidInputError("The meter holds this credit already.")
+        floor = credit.accepted
+    left, steps, shifts = amount, list(credit.steps), list(credit.shifts)
+    for step in reversed(credit.steps_of(source_id)):
+        part = min(left, step.above(floor))
+        if not part or step.offered:
+            continue
+        steps = [
+            replace(
+                other,
+                total_after=other.total_after - part if other.total_after >= step.total_after else other.total_after,
+                revoked=other.revoked + part if other.credit_key == step.credit_key else other.revoked,
+            )
+            for other in steps
+        ]
+        if step.known:
+            shifts.append(Shift(step.credit_key, step.total_after, part))
+        left -= part
+    return replace(credit, total=credit.total - amount, steps=tuple(steps), shifts=tuple(shifts), changed=True)
+
+
+LOAD_CREDIT = text("""
+    SELECT m.id, m.wallet_kind, m.credit_granted_minor, m.volume_granted_ml,
+           coalesce(s.credit_accepted_minor, 0) AS credit_accepted_minor,
+           coalesce(s.volume_accepted_ml, 0) AS volume_accepted_ml,
+           coalesce(s.volume_typed_ml, 0) AS volume_typed_ml,
+           k.last_tid, k.base_year, k.key_expiry,
+           coalesce((SELECT max(c.value) FROM meter_commands c
+                     WHERE c.meter_id = m.id AND c.kind = 'CREDIT' AND c.attempts > 0
+                     AND c.sequence > coalesce(s.last_sequence, 0)), 0) AS on_air,
+           (SELECT json_agg(json_build_array(g.credit_key, g.source_id, g.amount_minor + g.volume_ml,
+                            g.total_after_minor + g.total_after_ml, g.revoked_minor + g.revoked_ml,
+                            g.offered_at IS NOT NULL)
+                            ORDER BY g.total_after_minor, g.total_after_ml)
+            FROM credit_grants g WHERE g.source_id = ANY(CAST(:sources AS text[])) AND g.meter_id = m.id) AS steps
+    FROM meters m LEFT JOIN meter_states s ON s.meter_id = m.id LEFT JOIN meter_keypads k ON k.meter_id = m.id
+    WHERE m.id = ANY(CAST(:meters AS text[]))""")
+# A row counts its totals in one unit, and has noughts in the other's columns.
+SHIFT_STEPS = text("""
+    WITH shift AS (
+        SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:keys AS text[]), CAST(:froms AS bigint[]),
+                             CAST(:parts AS bigint[])) AS s(meter_id, credit_key, from_total, part)
+    ), fall AS (
+        SELECT g.credit_key, sum(s.part) AS total, sum(s.part) FILTER (WHERE s.credit_key = g.credit_key) AS revoked
+        FROM credit_grants g JOIN shift s ON s.meter_id = g.meter_id
+             AND g.total_after_minor + g.total_after_ml >= s.from_total
+        GROUP BY g.credit_key
+    )
+    UPDATE credit_grants g SET
+        total_after_minor = g.total_after_minor - CASE WHEN g.amount_minor > 0 THEN f.total ELSE 0 END,
+        total_after_ml = g.total_after_ml - CASE WHEN g.volume_ml > 0 THEN f.total ELSE 0 END,
+        revoked_minor = g.revoked_minor + CASE WHEN g.amount_minor > 0 THEN coalesce(f.revoked, 0) ELSE 0 END,
+        revoked_ml = g.revoked_ml + CASE WHEN g.volume_ml > 0 THEN coalesce(f.revoked, 0) ELSE 0 END
+    FROM fall f WHERE f.credit_key = g.credit_key""")
+SAVE_CREDIT = text("""
+    WITH change AS (
+        SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:totals AS bigint[]), CAST(:volumes AS boolean[]),
+                             CAST(:commands AS text[]), CAST(:tids AS bigint[]))
+            AS c(meter_id, total, holds_volume, command_id, last_tid)
+    ), meter AS (
+        UPDATE meters m SET
+            credit_granted_minor = CASE WHEN c.holds_volume THEN m.credit_granted_minor ELSE c.total END,
+            volume_granted_ml = CASE WHEN c.holds_volume THEN c.total ELSE m.volume_granted_ml END,
+            last_sequence = m.last_sequence + 1
+        FROM change c WHERE m.id = c.meter_id RETURNING m.id, m.last_sequence
+    ), superseded AS (
+        UPDATE meter_commands o SET status = 'SUPERSEDED' FROM change c
+        WHERE o.meter_id = c.meter_id AND o.kind IN ('CREDIT', 'VALVE')
+        AND o.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN')
+    ), command AS (
+        INSERT INTO meter_commands (id, meter_id, sequence, kind, value, tid_mark, status, traceparent)
+        SELECT c.command_id, c.meter_id, m.last_sequence, 'CREDIT', c.total, c.last_tid, 'QUEUED', :trace
+        FROM change c JOIN meter m ON m.id = c.meter_id
+    ), keypad AS (
+        UPDATE meter_keypads k SET last_tid = c.last_tid FROM change c
+        WHERE k.meter_id = c.meter_id AND k.last_tid < c.last_tid
+    ), step AS (
+        SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:owners AS text[]), CAST(:sources AS text[]),
+                             CAST(:amounts AS bigint[]), CAST(:afters AS bigint[]), CAST(:revoked AS bigint[]),
+                             CAST(:of_volume AS boolean[]), CAST(:step_tids AS bigint[]),
+                             CAST(:granted_ats AS timestamptz[]))
+            AS s(credit_key, meter_id, source_id, amount, total_after, revoked, of_volume, tid, granted_at)
+    )
+    INSERT INTO credit_grants (credit_key, meter_id, source_id, amount_minor, total_after_minor, revoked_minor,
+                               volume_ml, total_after_ml, revoked_ml, tid, granted_at, traceparent)
+    SELECT credit_key, meter_id, source_id,
+           CASE WHEN of_volume THEN 0 ELSE amount END, CASE WHEN of_volume THEN 0 ELSE total_after END,
+           CASE WHEN of_volume THEN 0 ELSE revoked END, CASE WHEN of_volume THEN amount ELSE 0 END,
+           CASE WHEN of_volume THEN total_after ELSE 0 END, CASE WHEN of_volume THEN revoked ELSE 0 END,
+           tid, granted_at, :trace
+    FROM step""")
+
+
+async def load_credit(
+    conn: AsyncConnection, meter_ids: Iterable[str], source_ids: Iterable[str]
+) -> Mapping[str, Credit]:
+    """By meter id, of meters that the caller has locked, with the steps of these sources; one statement."""
+    rows = await conn.execute(LOAD_CREDIT, {"meters": sorted(set(meter_ids)), "sources": sorted(set(source_ids))})
+    found = {}
+    for row in rows:
+        volume = row.wallet_kind == WalletKind.VOLUME
+        accepted = row.volume_accepted_ml if volume else row.credit_accepted_minor
+        found[row.id] = Credit(
+            meter_id=row.id,
+            holds_volume=volume,
+            total=row.volume_granted_ml if volume else row.credit_granted_minor,
+            accepted=accepted,
+            # What was typed is in no total that the radio carried.
+            highest=max(accepted - (row.volume_typed_ml if volume else 0), row.on_air),
+            keypad=KeypadTids(row.base_year, row.key_expiry, row.last_tid)
+            if volume and row.last_tid is not None
+            else None,
+            steps=tuple(Step(*step) for step in row.steps or ()),
+        )
+    return found
+
+
+async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
+    # A meter that was decided on several times in a batch is stored as it ended.
+    last = {credit.meter_id: credit for credit in changed_credits if credit.changed}
+    changed = [last[meter_id] for meter_id in sorted(last)]
+    if not changed:
+        return
+    shifts = [(credit.meter_id, shift) for credit in changed for shift in credit.shifts]
+    if shifts:
+        await work.conn.execute(
+            SHIFT_STEPS,
+            {
+                "meters": [meter_id for meter_id, _ in shifts],
+                "keys": [shift.credit_key for _, shift in shifts],
+                "froms": [shift.from_total for _, shift in shifts],
+                "parts": [shift.part for _, shift in shifts],
+            },
+        )
+    steps = [(credit, step) for credit in changed for step in credit.steps if not step.known]
+    await work.conn.execute(
+        SAVE_CREDIT,
+        {
+            "meters": [credit.meter_id for credit in changed],
+            "totals": [credit.total for credit in changed],
+            "volumes": [credit.holds_volume for credit in changed],
+            "commands": [new_id("cmd") for _ in changed],
+            "tids": [None if credit.keypad is None else credit.keypad.last_tid for credit in changed],
+            "trace": current_traceparent(),
+            "keys": [step.credit_key for _, step in steps],
+            "owners": [credit.meter_id for credit, _ in steps],
+            "sources": [step.source_id for _, step in steps],
+            "amounts": [step.amount for _, step in steps],
+            "afters": [step.total_after for _, step in steps],
+            "revoked": [step.revoked for _, step in steps],
+            "of_volume": [credit.holds_volume for credit, _ in steps],
+            "step_tids": [step.tid for _, step in steps],
+            "granted_ats": [step.granted_at for _, step in steps],
+        },
+    )
+    for credit in changed:
+        work.notify(COMMANDS, credit.meter_id)
+        if credit.bought_water:
+            # What its utility guarantees it for a top-up is reckoned anew.
+            work.add(_DUE, credit.meter_id)
+
+
+async def _mark_due(work: UnitOfWork, meter_ids: Sequence[str]) -> None:
+    await mark_due(work.conn, sorted(set(meter_ids)))
+
+
+_DUE: SetWriter[str] = SetWriter("due", Order.FACTS, _mark_due)
+CREDIT: SetWriter[Credit] = SetWriter("credit", Order.ROWS, _save)
+"""Stores what became of the credit of locked meters; of one that was added twice, the last."""
 
 
 async def grant(
     session: AsyncSession, *, meter_id: str, credit_key: str, source_id: str, amount_minor: int, now: datetime
 ) -> bool:
-    """Raise a MONEY meter's credit total by ``amount_minor`` and queue the new total for it.
+    """``granted`` for one MONEY meter, which it locks, in a session's transaction.
 
-    Returns False where this ``credit_key`` was granted before: the total then stays as it is. ``source_id`` is what
-    the customer knows the credit by, e.g. a top-up. Raises InvalidInputError for an amount that is not positive, and
-    for a meter that holds volume.
+    Returns False where this ``credit_key`` was granted before. ``source_id`` is what the customer knows the credit by,
+    e.g. a top-up. Raises NotFoundError, and InvalidInputError for an amount that is not positive or a VOLUME meter.
     """
-    meter = await lock_meter(session, meter_id)
-    return await _grant(session, meter, MONEY, credit_key, source_id, amount_minor, now)
+    meter = await session.get_one(Meter, meter_id, with_for_update={"key_share": True}, populate_existing=True)
+    if meter.wallet_kind == WalletKind.VOLUME:
+        raise InvalidInputError(f"This meter's wallet holds {meter.wallet_kind}.")
+    return await _grant_one(session, meter, credit_key, source_id, amount_minor, now)
 
 
 async def grant_volume(
     session: AsyncSession, meter: Meter, *, credit_key: str, source_id: str, volume_ml: int, now: datetime
 ) -> bool:
-    """The same for volume, to a locked VOLUME meter."""
-    return await _grant(session, meter, VOLUME, credit_key, source_id, volume_ml, now)
-
-
-async def undelivered_minor(session: AsyncSession, meter: Meter, source_id: str) -> int:
-    """What of a source's credit a locked meter has not stated to hold. It may still be on the air."""
-    accepted = await _accepted(session, meter.id, MONEY)
-    return sum(MONEY.above(step, accepted) for step in await _steps(session, meter.id, source_id, MONEY))
-
-
-async def free_to_retract_minor(session: AsyncSession, meter: Meter, source_id: str) -> int:
-    """What of a source's credit certainly never reached a locked meter: above all that any command carried to it."""
-    return await _free(session, meter, source_id, MONEY)
+    """``granted`` for one locked VOLUME meter, in a session's transaction. Raises InvalidInputError."""
+    if meter.wallet_kind != WalletKind.VOLUME:
+        raise InvalidInputError(f"This meter's wallet holds {meter.wallet_kind}.")
+    return await _grant_one(session, meter, credit_key, source_id, volume_ml, now)
 
 
 async def free_to_retract_ml(session: AsyncSession, meter: Meter, source_id: str) -> int:
-    """The same of a source's volume."""
-    return await _free(session, meter, source_id, VOLUME)
-
-
-async def retract(session: AsyncSession, meter: Meter, *, source_id: str, amount_minor: int) -> None:
-    """Take undelivered credit of a source off a locked meter's total, and queue the lower total.
-
-    Raises InvalidInputError where the meter states to hold it.
-    """
-    if amount_minor > await undelivered_minor(session, meter, source_id):
-        raise InvalidInputError("The meter holds this credit already.")
-    floor = await _accepted(session, meter.id, MONEY)
-    await _retract(session, meter, MONEY, source_id, amount_minor, floor)
+    """What of a source's volume certainly never reached a locked meter."""
+    return (await _credit_of(session, meter, source_id)).free_to_retract(source_id)
 
 
 async def retract_volume(session: AsyncSession, meter: Meter, *, source_id: str, volume_ml: int) -> None:
-    """The same of volume that certainly never reached a locked meter. Raises InvalidInputError for any other."""
-    if volume_ml > await free_to_retract_ml(session, meter, source_id):
-        raise InvalidInputError("This water may have reached the meter already.")
-    floor = await _highest(session, meter.id, VOLUME)
-    await _retract(session, meter, VOLUME, source_id, volume_ml, floor)
+    """``retracted`` for one locked VOLUME meter, in a session's transaction. Raises InvalidInputError."""
+    credit = await _credit_of(session, meter, source_id)
+    await _store(session, meter, retracted(credit, source_id=source_id, amount=volume_ml))
 
 
-async def is_proven(session: AsyncSession, meter: Meter) -> bool:
-    """Whether a locked meter certainly holds no more than its total, and never will by a command already sent."""
-    measure = measure_of(meter)
-    highest = max(await _accepted(session, meter.id, measure), await _highest(session, meter.id, measure))
-    return highest <= measure.granted_to(meter)
-
-
-async def over_accepted(session: AsyncSession, meter: Meter) -> int:
-    """By how much a locked meter states to hold more than its total, in its own unit: it had reached it after all."""
-    measure = measure_of(meter)
-    return max(await _accepted(session, meter.id, measure) - measure.granted_to(meter), 0)
-
-
-async def _grant(
-    session: AsyncSession, meter: Meter, measure: Measure, credit_key: str, source_id: str, amount: int, now: datetime
+async def _grant_one(
+    session: AsyncSession, meter: Meter, credit_key: str, source_id: str, amount: int, now: datetime
 ) -> bool:
-    if amount <= 0:
-        raise InvalidInputError("Credit must be above zero.")
-    if measure is not measure_of(meter):
-        raise InvalidInputError(f"This meter's wallet holds {meter.wallet_kind}.")
-    total = measure.granted_to(meter) + amount
-    totals = {MONEY.amount.key: 0, MONEY.total_after.key: 0} | {measure.amount.key: amount}
-    fresh = await session.scalar(
-        insert(CreditGrant)
-        .values(
-            credit_key=credit_key,
-            meter_id=meter.id,
-            source_id=source_id,
-            granted_at=now,
-            **totals | {measure.total_after.key: total},
-        )
-        .on_conflict_do_nothing(index_elements=["credit_key"])
-        .returning(CreditGrant.credit_key)
-    )
-    if fresh is None:
+    before = await _credit_of(session, meter, source_id)
+    after = granted(before, credit_key=credit_key, source_id=source_id, amount=amount, now=now)
+    if after is before:
         return False
-    measure.add_granted(meter, amount)
-    tid = await reserve_tid(session, meter, now)
-    if tid is not None:
-        await session.execute(update(CreditGrant).where(CreditGrant.credit_key == credit_key).values(tid=tid))
-    await enqueue(session, meter, kind=CommandKind.CREDIT, value=total)
+    await _store(session, meter, after)
     return True
 
 
-async def _retract(
-    session: AsyncSession, meter: Meter, measure: Measure, source_id: str, amount: int, floor: int
-) -> None:
-    """Take ``amount`` off the source's newest steps, as far as they lie above ``floor``, and off all totals after."""
-    left = amount
-    for step in reversed(await _steps(session, meter.id, source_id, measure)):
-        part = min(left, measure.above(step, floor))
-        if not part or step.offered_at is not None:
-            continue
-        total_after = getattr(step, measure.total_after.key)
-        setattr(step, measure.revoked.key, getattr(step, measure.revoked.key) + part)
-        await session.flush()
-        await session.execute(
-            update(CreditGrant)
-            .where(CreditGrant.meter_id == meter.id, measure.amount > 0, measure.total_after >= total_after)
-            .values({measure.total_after.key: measure.total_after - part})
-            .execution_options(synchronize_session=False)
-        )
-        left -= part
-    total = measure.add_granted(meter, -amount)
-    await enqueue(session, meter, kind=CommandKind.CREDIT, value=total)
+async def _credit_of(session: AsyncSession, meter: Meter, source_id: str) -> Credit:
+    await session.flush()
+    return (await load_credit(await session.connection(), [meter.id], [source_id]))[meter.id]
 
 
-async def _free(session: AsyncSession, meter: Meter, source_id: str, measure: Measure) -> int:
-    highest = await _highest(session, meter.id, measure)
-    steps = await _steps(session, meter.id, source_id, measure)
-    # What was offered as a keypad token may be typed at any time, whatever the radio does.
-    return sum(measure.above(step, highest) for step in steps if step.offered_at is None)
-
-
-async def _highest(session: AsyncSession, meter_id: str, measure: Measure) -> int:
-    """The highest total that the meter may hold by radio: stated, or on the air."""
-    stated = await _accepted(session, meter_id, measure)
-    if measure is VOLUME:
-        typed_ml = await session.scalar(select(MeterState.volume_typed_ml).where(MeterState.meter_id == meter_id))
-        stated -= typed_ml or 0
-    return max(stated, await _may_have_reached(session, meter_id))
-
-
-async def _accepted(session: AsyncSession, meter_id: str, measure: Measure) -> int:
-    accepted = await session.scalar(select(measure.accepted).where(MeterState.meter_id == meter_id))
-    return accepted or 0
-
-
-async def _may_have_reached(session: AsyncSession, meter_id: str) -> int:
-    """The highest total that went out under a number which the meter has not stated to have passed."""
-    passed = select(MeterState.last_sequence).where(MeterState.meter_id == meter_id).scalar_subquery()
-    highest = await session.scalar(
-        select(func.max(MeterCommand.value)).where(
-            MeterCommand.meter_id == meter_id,
-            MeterCommand.kind == CommandKind.CREDIT,
-            MeterCommand.attempts > 0,
-            MeterCommand.sequence > func.coalesce(passed, 0),
-        )
-    )
-    return highest or 0
-
-
-async def _steps(session: AsyncSession, meter_id: str, source_id: str, measure: Measure) -> list[CreditGrant]:
-    rows = await session.scalars(
-        select(CreditGrant)
-        .where(CreditGrant.meter_id == meter_id, CreditGrant.source_id == source_id, measure.amount > 0)
-        .order_by(measure.total_after)
-        .execution_options(populate_existing=True)
-    )
-    return list(rows)
+async def _store(session: AsyncSession, meter: Meter, credit: Credit) -> None:
+    work = await UnitOfWork.of(session)
+    work.add(CREDIT, credit)
+    await work.flush()
+    await session.refresh(meter)

@@ -128,6 +128,23 @@ UPDATE meter_due SET lease_until = now() + :pause, last_error = :error WHERE met
 """)
 
 
+FAILING = text("""
+SELECT m.serial, d.attempts, d.last_error, d.marked_at, d.lease_until
+FROM meter_due d JOIN meters m ON m.id = d.meter_id WHERE d.last_error IS NOT NULL ORDER BY m.serial LIMIT :most
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class FailingMeter:
+    """A meter that could not be rated, why, since when it waits, and when it is tried again (real time)."""
+
+    serial: str
+    attempts: int
+    error: str
+    since: datetime | None
+    again_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A meter that is ours to rate until the lease ends; ``marks`` as they stood then."""
@@ -190,3 +207,8 @@ async def set_aside(conn: AsyncConnection, meter_id: str, error: str, *, pause: 
     # What failed may quote what a meter said; a text column holds no NUL.
     reason = error[:500].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
     await conn.execute(SET_ASIDE, {"meter_id": meter_id, "error": reason, "pause": pause})
+
+
+async def failing_meters(conn: AsyncConnection, *, most: int = 500) -> list[FailingMeter]:
+    """Meters that a person must look at, for they could not be rated; the first ``most`` by serial."""
+    return [FailingMeter(*row) for row in await conn.execute(FAILING, {"most": most})]

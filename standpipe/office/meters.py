@@ -30,6 +30,21 @@ def readings_held(
     show("Held readings", columns, [_row(item, now) for item in held], as_json=as_json)
 
 
+@readings.command("failing")
+def readings_failing(as_json: AsJson = False) -> None:
+    """Meters whose readings could not be rated, with the reason; each is tried again by itself."""
+    columns = ["serial", "tries", "why", "since", "again at"]
+    rows = [
+        [item.serial, str(item.attempts), item.error, _at(item.since), _at(item.again_at)]
+        for item in perform(operations.failing)
+    ]
+    show("Meters that could not be rated", columns, rows, as_json=as_json)
+
+
+def _at(at: datetime | None) -> str:
+    return "" if at is None else at.isoformat(timespec="seconds")
+
+
 @readings.command("release")
 def readings_release(serial: str, at: At, note: Note) -> None:
     """The reading counts after all, as the meter said it."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from standpipe.customers.operators import ANYBODY, FIELD_WORK
+from standpipe.meters.due import FailingMeter, failing_meters
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.usage import review
@@ -15,6 +16,12 @@ async def held(desk: Desk, serial: str | None, *, older_than: timedelta) -> Sequ
     """Read what is held, of a meter or of all, oldest first; ``older_than`` zero: all of it. Raises NotFoundError."""
     limit = desk.now - older_than if older_than else None
     return await review.held_readings(desk.session, serial=serial, received_before=limit)
+
+
+@operation("readings.failing", may=ANYBODY, reads=True)
+async def failing(desk: Desk) -> Sequence[FailingMeter]:
+    """Read which meters could not be rated, and why."""
+    return await failing_meters(await desk.session.connection())
 
 
 @operation("readings.release", may=FIELD_WORK)

@@ -38,7 +38,7 @@ from standpipe.platform.errors import NotYetError
 BATCH = 5_000
 GONE = "forgotten:"
 _UNDECIDED = and_(TopUp.status.in_(["CREATED", PaymentStatus.PENDING]), TopUp.due_at.is_not(None))
-"""The provider may yet be asked for it in the words of before; once the janitor has given up, it is not."""
+"""The provider may yet be asked for it in the words of before; once the payment poller has given up, it is not."""
 
 
 def digits_of(phone: str) -> str:
@@ -86,7 +86,20 @@ async def forget_rest(
     if refs:
         # Notices about these payments name their payer in the provider's own words.
         names = (RailEvent.rail_ref, RailEvent.reference, RailEvent.receipt_ref)
-        await _blank(sessions, or_(*(_among(name, refs) for name in names)))
+        about = or_(*(_among(name, refs) for name in names))
+        await _blank(sessions, about)
+        async with sessions.begin() as session:
+            receipts = select(RailEvent.receipt_ref).where(about, RailEvent.receipt_ref.is_not(None))
+            asked = refs | {ref for ref in await session.scalars(receipts) if ref is not None}
+            # What rails answered about them later, by what was asked about.
+            subject = func.split_part(AsyncResult.topic, ":", 2)
+            told = delete(AsyncResult).where(AsyncResult.body.is_not(None), _among(subject, asked))
+            questions = set(await session.scalars(told.returning(AsyncResult.conversation_id)))
+            unread = await session.scalar(select(RailEvent.id).where(about, RailEvent.due_at.is_not(None)).limit(1))
+        if questions:
+            await _blank(sessions, _among(RailEvent.answer_to, questions))
+        if unread is not None:
+            raise NotYetError(f"notice {unread} about their payments is not worked off yet")
     if undecided is not None:
         raise NotYetError(f"{undecided} is not decided yet")
     await _forget_at_providers(sessions, rails, customer_id)

@@ -1,6 +1,7 @@
 """The inbox: a provider's notice is stored, unique per provider and event, before it is answered."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 import structlog
 from sqlalchemy import func, or_, select, update
@@ -21,16 +22,18 @@ from standpipe.payments.rails.port import (
     WebhookCall,
 )
 from standpipe.payments.rails.registry import rail_of
-from standpipe.payments.settle import find_top_up, settle
+from standpipe.payments.settle import Ask, Sought, find_top_up, find_top_ups, settle, settle_many
 from standpipe.payments.settlements import ask_soon
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.platform.errors import NotFoundError
+from standpipe.platform.errors import NotFoundError, StandpipeError
 from standpipe.platform.notify import WORK, notify
 
 LEASE_S = 60.0
 MAX_ATTEMPTS = 12
+MAX_RECEIPT_TRIES = 6
+_SETTLED = "settled"
 _log = structlog.get_logger(__name__)
 
 
@@ -81,22 +84,86 @@ async def _trace_of(session: AsyncSession, rail: str, notice: RailNotice) -> str
     return found
 
 
-async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 20) -> int:
-    """Settle what due notices are about; returns how many were claimed."""
+async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 200) -> int:
+    """Settle what due notices are about; returns how many were claimed.
+
+    All payments that they name are asked about at once, and booked in one transaction; each notice has its own outcome.
+    """
     async with sessions.begin() as session:
         rows = await claim(session, RailEvent, limit=limit, lease_s=LEASE_S)
+    if not rows:
+        return 0
+    payments = [row for row in rows if row.subject == NoticeSubject.PAYMENT]
+    outcomes = await _settle_payments(sessions, rails, clock, payments)
     for row in rows:
-        with tracing.continue_from(row.traceparent), tracing.span("inbox", rail=row.rail, subject=row.subject):
-            outcome, error = await _work_one(sessions, rails, clock, row)
-        async with sessions.begin() as session:
-            live = await session.get(RailEvent, row.id, with_for_update=True)
-            assert live is not None, "rows are never deleted"  # noqa: S101 - for the type checker.
-            live.outcome = outcome
-            if error is None:
-                finish(live)
-            elif not await retry(session, live, error, max_attempts=MAX_ATTEMPTS, base_s=0.5, cap_s=900):
-                _log.error("notice given up; a person must look", rail=live.rail, event_id=live.event_id)
+        if row.subject == NoticeSubject.PAYMENT and isinstance(outcomes[row.id], NotFoundError):
+            with _traced(row):
+                outcomes[row.id] = await _outcome(_settle_as_the_rail_calls_it(sessions, rails, clock, row), row)
+        elif row.subject != NoticeSubject.PAYMENT:
+            with _traced(row):
+                outcomes[row.id] = await _outcome(_by_subject(sessions, rails, clock, row), row)
+        if outcomes[row.id] is _SETTLED and row.receipt_ref is not None:
+            with _traced(row):
+                outcomes[row.id] = await _outcome(_confirm_receipt(sessions, rails, row), row)
+    async with sessions.begin() as session:
+        for row in rows:
+            await _conclude(session, row, outcomes[row.id])
     return len(rows)
+
+
+def _traced(row: RailEvent) -> AbstractContextManager[object]:
+    stack = ExitStack()
+    stack.enter_context(tracing.continue_from(row.traceparent))
+    stack.enter_context(tracing.span("inbox", rail=row.rail, subject=row.subject))
+    return stack
+
+
+async def _outcome(work: Awaitable[str], row: RailEvent) -> str | Exception:
+    """What came of a notice, or the error for which it is tried again."""
+    try:
+        return await work
+    except StandpipeError as error:
+        return error
+    except Exception as error:
+        _log.exception("notice failed", rail=row.rail, event_id=row.event_id)
+        return error
+
+
+async def _conclude(session: AsyncSession, row: RailEvent, outcome: str | Exception) -> None:
+    live = await session.get(RailEvent, row.id, with_for_update=True)
+    assert live is not None, "rows are never deleted"  # noqa: S101 - for the type checker.
+    if isinstance(outcome, str):
+        live.outcome = outcome
+        finish(live)
+        return
+    # A notice that matches nothing may have overtaken our own commit (P14); "there is no such payment" may be a lagging
+    # copy at the provider. Both are tried again, and in the end a person looks.
+    error = str(outcome) if isinstance(outcome, StandpipeError) else f"{type(outcome).__name__}: {outcome}"
+    error = "no top-up matches this notice" if isinstance(outcome, NotFoundError) else error
+    if not await retry(session, live, error, max_attempts=MAX_ATTEMPTS, base_s=0.5, cap_s=900):
+        _log.error("notice given up; a person must look", rail=live.rail, event_id=live.event_id)
+
+
+async def _settle_payments(
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, rows: Sequence[RailEvent]
+) -> dict[int, str | Exception]:
+    """By notice, what came of it. Several notices about one payment are one question."""
+    if not rows:
+        return {}
+    sought = [Sought(row.rail, row.rail_ref, row.reference, row.receipt_ref) for row in rows]
+    found = await find_top_ups(sessions, sought)
+    asks: dict[tuple[str, str | None], Ask] = {}
+    for row, top_up_id in zip(rows, found, strict=True):
+        if top_up_id is not None:
+            asks.setdefault((top_up_id, row.rail_ref), Ask(top_up_id, row.rail_ref))
+    answers = dict(zip(asks, await settle_many(sessions, rails, list(asks.values()), clock), strict=True))
+    outcomes: dict[int, str | Exception] = {}
+    for row, top_up_id in zip(rows, found, strict=True):
+        error = NotFoundError("No top-up matches.") if top_up_id is None else answers[top_up_id, row.rail_ref]
+        if error is not None and not isinstance(error, StandpipeError):
+            _log.error("notice failed", rail=row.rail, event_id=row.event_id, exc_info=error)
+        outcomes[row.id] = _SETTLED if error is None else error
+    return outcomes
 
 
 async def backlog(session: AsyncSession) -> Backlog:
@@ -104,30 +171,8 @@ async def backlog(session: AsyncSession) -> Backlog:
     return await queue.backlog(session, RailEvent.received_at, RailEvent.due_at.is_not(None))
 
 
-async def _work_one(
-    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, row: RailEvent
-) -> tuple[str | None, str | None]:
-    """Returns (outcome, None) when done, (None, error) when to be tried again."""
-    try:
-        return await _by_subject(sessions, rails, clock, row), None
-    except NotFoundError:
-        # The notice may have overtaken our own commit (P14); after the last try a person looks at it.
-        return None, "no top-up matches this notice"
-    except RailRefusedError as error:
-        # "There is no such payment" may be a lagging copy at the provider: asked again, and in the end a person looks.
-        return None, str(error)
-    except RailUnavailableError as error:
-        return None, str(error)
-    except Exception as error:
-        _log.exception("notice failed", rail=row.rail, event_id=row.event_id)
-        return None, f"{type(error).__name__}: {error}"
-
-
 async def _by_subject(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, row: RailEvent) -> str:
     match row.subject:
-        case NoticeSubject.PAYMENT:
-            await _settle_payment(sessions, rails, clock, row)
-            return "settled"
         case NoticeSubject.UNSOLICITED:
             await paybill.take(
                 sessions,
@@ -152,22 +197,48 @@ async def _by_subject(sessions: Sessions, rails: Mapping[str, Rail], clock: Cloc
             return "the statement is read next"
 
 
-async def _settle_payment(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, row: RailEvent) -> None:
+async def _settle_as_the_rail_calls_it(
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, row: RailEvent
+) -> str:
+    """A refund or dispute names the payment by an id that we may not have learnt yet; the payment names us."""
+    if row.rail_ref is None:
+        raise NotFoundError("No top-up matches.")
+    truth = await rail_of(rails, row.rail).fetch(row.rail_ref)
+    top_up_id = await find_top_up(sessions, rail=row.rail, rail_ref=truth.rail_ref, reference=truth.reference)
+    await settle(sessions, rails, top_up_id, clock, rail_ref=row.rail_ref)
+    return _SETTLED
+
+
+async def _confirm_receipt(sessions: Sessions, rails: Mapping[str, Rail], row: RailEvent) -> str:
+    """The receipt that a notice names is a hint until the rail says that it is this payment's money (P52).
+
+    Raises RailUnavailableError to be asked again, while there are tries left: a payment does not hang on its receipt.
+    """
+    top_up_id = await find_top_up(sessions, rail=row.rail, rail_ref=row.rail_ref, reference=row.reference)
+    async with sessions() as session:
+        top_up = await session.get_one(TopUp, top_up_id)
+    if row.receipt_ref is None or top_up.receipt_ref is not None or not top_up.captured_minor:
+        return _SETTLED
     try:
-        top_up_id = await find_top_up(
-            sessions,
-            rail=row.rail,
-            rail_ref=row.rail_ref,
-            reference=row.reference,
-            receipt_ref=row.receipt_ref,
-        )
-    except NotFoundError:
-        # A refund or dispute names the payment by an id that we may not have learnt yet; the payment names us.
-        if row.rail_ref is None:
+        truth = await rail_of(rails, row.rail).fetch(row.receipt_ref)
+    except RailRefusedError:
+        return f"{_SETTLED}; the rail does not know the receipt that it names"
+    except RailUnavailableError:
+        if row.attempts < MAX_RECEIPT_TRIES:
             raise
-        truth = await rail_of(rails, row.rail).fetch(row.rail_ref)
-        top_up_id = await find_top_up(sessions, rail=row.rail, rail_ref=truth.rail_ref, reference=truth.reference)
-    await settle(sessions, rails, top_up_id, clock, rail_ref=row.rail_ref, receipt_ref=row.receipt_ref)
+        return f"{_SETTLED}; the rail has not confirmed the receipt that it names"
+    ours = truth.reference in {None, top_up.id} and truth.account_reference in {None, top_up.account_reference}
+    same_payer = None in (truth.payer, top_up.phone) or same_phone(truth.payer, top_up.phone)
+    if ours and same_payer and await paybill.name_receipt(sessions, top_up_id, truth):
+        return _SETTLED
+    _log.error("a notice names another payment's receipt", rail=row.rail, event_id=row.event_id, top_up_id=top_up_id)
+    return f"{_SETTLED}; the receipt that it names is not this payment's"
+
+
+def same_phone(masked: str | None, phone: str | None) -> bool:
+    """Whether a number as a rail masks it can be this one: each digit that it shows is the phone's, from the end."""
+    shown, digits = (masked or "")[::-1], (phone or "").lstrip("+")[::-1]
+    return all(char == digit for char, digit in zip(shown, digits, strict=False) if char.isdigit())
 
 
 async def _take_answer(sessions: Sessions, row: RailEvent) -> str:

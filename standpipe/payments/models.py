@@ -22,7 +22,7 @@ class TopUp(TracedMixin, QueueMixin, Base):
     ``payer_ref``: the customer as the provider knew them when the payment was first asked for: a retry must say the
     same words. ``origin``: CUSTOMER, GUEST (without an account), AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING
     (a second payment for an order that was paid already, ``intention_id``). ``version`` counts the settlements that
-    changed the row. As a queue entry it is the janitor's: due when it wants asking.
+    changed the row. As a queue entry it is the payment poller's: due when it wants asking.
     """
 
     __tablename__ = "top_ups"

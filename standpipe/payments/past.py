@@ -5,38 +5,37 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.decide import decide
 from standpipe.payments.rails.port import PaymentStatus, PaymentTruth
-from standpipe.payments.settle import apply_truth
+from standpipe.payments.rows import Opening, load_meter
+from standpipe.payments.schedule import polls_of
+from standpipe.payments.settle import new_payment, save_one
+from standpipe.payments.state import Around
 from standpipe.platform.ids import new_id
 
 
 async def book_past(session: AsyncSession, meter: Meter, *, customer_id: str, pay_minor: int, at: datetime) -> None:
     """A top-up that was paid in full at an instant: dues are taken, the rest is granted to the meter."""
-    top_up = TopUp(
-        id=new_id("top"),
+    payment = new_payment(
         customer_id=customer_id,
         meter_id=meter.id,
         rail="sandbox",
+        rail_ref=None,
+        origin="CUSTOMER",
         pay_minor=pay_minor,
         currency=meter.currency,
-        idempotency_key=new_id("seed"),
-        request_hash="seed",
-        status="CREATED",
-        created_at=at,
-        updated_at=at,
+        now=at,
     )
-    session.add(top_up)
-    await session.flush()
-    await session.refresh(top_up)
-    session.add(TopUpEvent(top_up_id=top_up.id, status="CREATED", at=at))
     truth = PaymentTruth(
-        rail_ref=f"sch_seed{top_up.id[4:]}",
-        reference=top_up.id,
+        rail_ref=f"sch_seed{payment.id[4:]}",
+        reference=payment.id,
         status=PaymentStatus.SUCCEEDED,
         currency=meter.currency,
         requested_minor=pay_minor,
         captured_minor=pay_minor,
         refunded_minor=0,
     )
-    await apply_truth(session, top_up, truth, at)
+    await session.flush()
+    money = await load_meter(await session.connection(), meter.id, at)
+    change = decide(payment, money, Around(), truth, at, polls_of(None))
+    await save_one(session, change, at, Opening(new_id("seed"), "seed"))

@@ -5,27 +5,28 @@ in suspense for a person. It is never matched to a number that is only like it (
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
 import structlog
 from sqlalchemy import func, or_, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
+from standpipe.payments.decide import decide
 from standpipe.payments.models import TopUp
 from standpipe.payments.rails.port import PaymentStatus, PaymentTruth, Rail, RailUnavailableError
 from standpipe.payments.rails.registry import fee_rule, rail_of
-from standpipe.payments.settle import apply_truth, lock_top_up, settle
+from standpipe.payments.rows import Opening, load_meter, names_around
+from standpipe.payments.schedule import polls_of
+from standpipe.payments.settle import lock_top_up, new_payment, save_one, settle
 from standpipe.payments.split import FeeRule, fee_for
 from standpipe.payments.suspense import hold
-from standpipe.payments.timeline import note_status
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.platform.ids import new_id
 
 MAX_ACCOUNT_LENGTH = 64
 _log = structlog.get_logger(__name__)
@@ -75,11 +76,9 @@ async def take(
     if known is not None:
         await settle(sessions, rails, known, clock)
         return
-    if ordered is not None and await _is_the_orders(
-        sessions, rails, clock, ordered, rail_ref=rail_ref, account=account or "", patient=patient
-    ):
-        return
     truth = await rail.fetch(rail_ref)
+    if ordered is not None and await _is_the_orders(sessions, rails, clock, ordered, truth, patient=patient):
+        return
     async with sessions.begin() as session:
         await place(session, rails, rail, truth, clock.now(), account=account)
 
@@ -89,33 +88,50 @@ async def _is_the_orders(
     rails: Mapping[str, Rail],
     clock: Clock,
     top_up_id: str,
+    truth: PaymentTruth,
     *,
-    rail_ref: str,
-    account: str,
     patient: bool,
 ) -> bool:
     """Whether money that carries a top-up's account reference is what its own push to the phone collected (P44).
 
-    Else somebody typed that reference by hand: real money of its own, for the same meter. While the push is undecided
-    we wait for it. Raises ProviderUnavailableError to be asked again.
+    It is where the rail itself says that it is as much as the push has collected, and no other money has been known by
+    that yet. Else somebody typed the reference by hand: real money of its own, for the same meter (P51). While the push
+    is undecided we wait for it. Raises RailUnavailableError to be asked again.
     """
     async with sessions() as session:
         top_up = await session.get_one(TopUp, top_up_id)
-    if top_up.rail_ref is None:
-        # The push's own answer never reached us, so this is the only name by which we can ask for its money.
-        await settle(sessions, rails, top_up_id, clock, rail_ref=rail_ref, account=account.strip().upper())
-    else:
+    if top_up.rail_ref is not None:
         await settle(sessions, rails, top_up_id, clock)
-    async with sessions.begin() as session:
-        top_up = await lock_top_up(session, top_up_id)
-        if top_up.captured_minor and top_up.receipt_ref is None:
-            top_up.receipt_ref = rail_ref
-        if rail_ref in {top_up.receipt_ref, top_up.rail_ref}:
-            return True
-        undecided = not top_up.captured_minor and top_up.status in {"CREATED", PaymentStatus.PENDING}
-    if undecided and patient:
+    elif truth.captured_minor == top_up.pay_minor:
+        # The push's own answer never reached us, so this is the only name by which we can ask for its money.
+        await settle(sessions, rails, top_up_id, clock, rail_ref=truth.rail_ref, account=top_up.account_reference)
+    if await name_receipt(sessions, top_up_id, truth):
+        return True
+    async with sessions() as session:
+        top_up = await session.get_one(TopUp, top_up_id, populate_existing=True)
+    undecided = not top_up.captured_minor and top_up.status in {"CREATED", PaymentStatus.PENDING}
+    if undecided and patient and truth.captured_minor == top_up.pay_minor:
         raise RailUnavailableError(top_up.rail, "the push to the phone is not decided yet")
     return False
+
+
+async def name_receipt(sessions: Sessions, top_up_id: str, truth: PaymentTruth) -> bool:
+    """Keep the payer's receipt as a name of a payment, where the rail has confirmed that it is the same money.
+
+    True where it is known by it now, or was before. Never where it is another amount, in another currency, or where the
+    payment has a receipt of its own; the database refuses a receipt that another payment has.
+    """
+    async with sessions.begin() as session:
+        top_up = await lock_top_up(session, top_up_id)
+        if truth.rail_ref in {top_up.receipt_ref, top_up.rail_ref}:
+            return True
+        same = (truth.captured_minor, truth.currency) == (top_up.captured_minor, top_up.currency)
+        if top_up.receipt_ref is not None or not top_up.captured_minor or not same:
+            return False
+        if await _known(session, top_up.rail, truth.rail_ref) is not None:
+            return False
+        top_up.receipt_ref = truth.rail_ref
+    return True
 
 
 async def sweep(
@@ -144,15 +160,7 @@ async def _take_swept(
         return False
     if ordered is not None:
         try:
-            same = await _is_the_orders(
-                sessions,
-                rails,
-                clock,
-                ordered,
-                rail_ref=truth.rail_ref,
-                account=truth.account_reference or "",
-                patient=True,
-            )
+            same = await _is_the_orders(sessions, rails, clock, ordered, truth, patient=True)
         except RailUnavailableError:
             # The next sweep overlaps this one and asks again.
             return False
@@ -241,26 +249,22 @@ async def _meter_for(session: AsyncSession, rail: str, account: str) -> Meter | 
 async def _credit(
     session: AsyncSession, rail: Rail, meter: Meter, truth: PaymentTruth, rule: FeeRule, now: datetime
 ) -> None:
-    top_up_id = await session.scalar(
-        insert(TopUp)
-        .values(
-            id=new_id("top"),
-            meter_id=meter.id,
-            rail=rail.name,
-            rail_ref=truth.rail_ref,
-            receipt_ref=truth.receipt_ref or truth.rail_ref,
-            origin="PAYBILL",
-            pay_minor=truth.captured_minor,
-            fee_agreed_minor=fee_for(rule, truth.captured_minor),
-            currency=truth.currency,
-            idempotency_key=f"paybill:{truth.rail_ref}",
-            request_hash="",
-            status="CREATED",
-            created_at=now,
-            updated_at=now,
-        )
-        .returning(TopUp.id)
+    payment = new_payment(
+        meter_id=meter.id,
+        rail=rail.name,
+        rail_ref=truth.rail_ref,
+        receipt_ref=truth.receipt_ref or truth.rail_ref,
+        origin="PAYBILL",
+        pay_minor=truth.captured_minor,
+        fee_agreed_minor=fee_for(rule, truth.captured_minor),
+        currency=truth.currency,
+        now=now,
     )
-    assert top_up_id is not None, "inserted above"  # noqa: S101 - for the type checker.
-    note_status(session, top_up_id=top_up_id, rail=rail.name, status="CREATED", at=now)
-    await apply_truth(session, await lock_top_up(session, top_up_id), truth, now, rail)
+    await session.flush()
+    conn = await session.connection()
+    money = await load_meter(conn, meter.id, now)
+    around = await names_around(conn, payment, truth)
+    # This is how the rail's answer is about this payment: it is made of it.
+    own = replace(truth, reference=payment.id)
+    change = decide(payment, money, around, own, now, polls_of(rail))
+    await save_one(session, change, now, Opening(f"paybill:{truth.rail_ref}"))

@@ -18,8 +18,8 @@ from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransacti
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.book_models import Receipt, ReceiptCounter
 from standpipe.payments.models import TopUp
-from standpipe.payments.purchases import purchase_key
 from standpipe.payments.views import GUEST
+from standpipe.payments.volume import purchase_key
 from standpipe.platform.ids import new_id
 from standpipe.tariffs.bought import lines_of as lines_bought
 from standpipe.tariffs.bought import purchase_by_key

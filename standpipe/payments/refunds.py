@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import func, null, select
+from sqlalchemy import func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
 from standpipe.engine.queue import claim, retry
 from standpipe.meters.commands import lock_meter
-from standpipe.meters.credit import is_proven, over_accepted
-from standpipe.payments.booking import hold_for_refund, release_hold
+from standpipe.payments.decide import hold_for_refund, release_hold
 from standpipe.payments.models import Refund, TopUp
 from standpipe.payments.rails.port import Rail, RailRefusedError, RefundRequest, RefundStatus, RefundTruth
 from standpipe.payments.rails.registry import rail_of
-from standpipe.payments.refund_states import RefundState, claimed_minor
-from standpipe.payments.settle import INTERNAL, lock_top_up, settle
+from standpipe.payments.refund_states import CLAIMING, RefundState
+from standpipe.payments.rows import load_one
+from standpipe.payments.settle import INTERNAL, lock_top_up, save_one, settle
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
@@ -94,12 +94,13 @@ async def approve_refund(session: AsyncSession, *, operator: str, refund_id: str
     _check_undisputed(top_up)
     if refund.amount_minor > top_up.captured_minor - top_up.taken_back_minor:
         raise InvalidInputError("This money has gone back to the payer by another way meanwhile.")
+    payment, meter = await load_one(await session.connection(), top_up.id, now)
     try:
-        await hold_for_refund(session, top_up, refund.amount_minor, refund.id, now)
+        change = hold_for_refund(payment, meter, refund.amount_minor, refund.id, now)
     except InsufficientFundsError as error:
         raise InvalidInputError("The water that this credit bought has run already.") from error
-    meter = await lock_meter(session, top_up.meter_id)
-    ready = await is_proven(session, meter)
+    await save_one(session, change, now)
+    ready = change.meter.credit.is_proven
     refund.approved_by, refund.updated_at = operator, now
     refund.status = RefundState.READY if ready else RefundState.AWAITING_METER
     refund.due_at = func.now() if ready else null()
@@ -135,12 +136,12 @@ async def _decide(session: AsyncSession, refund_id: str, now: datetime) -> None:
     top_up, refund = await _lock(session, refund_id)
     if refund.status != RefundState.AWAITING_METER:
         return
-    meter = await lock_meter(session, top_up.meter_id)
-    if await over_accepted(session, meter):
+    _, meter = await load_one(await session.connection(), top_up.id, now)
+    if meter.credit.over_accepted:
         refund.status, refund.failure_code, refund.updated_at = RefundState.DENIED, "delivered", now
-        await release_hold(session, top_up, refund.amount_minor, refund.id, now)
-        _log.warning("refund denied: the meter holds the credit", refund_id=refund.id)
-    elif await is_proven(session, meter):
+        await _release(session, top_up.id, refund, now)
+        _log.warning("refund denied: the meter holds the credit", refund_id=refund_id)
+    elif meter.credit.is_proven:
         refund.status, refund.updated_at = RefundState.READY, now
         refund.due_at = func.now()
 
@@ -208,7 +209,24 @@ async def _note_sent(sessions: Sessions, refund_id: str, truth: RefundTruth, now
             # Refused outright: nothing was paid back, so what was held is credit again.
             refund.status, refund.failure_code = RefundState.FAILED, truth.failure_code
             refund.due_at = None
-            await release_hold(session, top_up, refund.amount_minor, refund.id, now)
+            await _release(session, top_up.id, refund, now)
+
+
+async def claimed_minor(session: AsyncSession, top_up_id: str) -> int:
+    """What refunds under way lay claim to, of money that is not counted as refunded yet."""
+    total = await session.scalar(
+        select(func.coalesce(func.sum(Refund.amount_minor), 0)).where(
+            Refund.top_up_id == top_up_id, or_(*(Refund.status == state for state in CLAIMING))
+        )
+    )
+    return int(total or 0)
+
+
+async def _release(session: AsyncSession, top_up_id: str, refund: Refund, now: datetime) -> None:
+    amount_minor, refund_id = refund.amount_minor, refund.id
+    await session.flush()
+    payment, meter = await load_one(await session.connection(), top_up_id, now)
+    await save_one(session, release_hold(payment, meter, amount_minor, refund_id, now), now)
 
 
 async def _lock(session: AsyncSession, refund_id: str) -> tuple[TopUp, Refund]:

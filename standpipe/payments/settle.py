@@ -1,24 +1,29 @@
-"""``settle``: make the ledger agree with the provider. Webhook, redirect, poll and janitor all call this one function.
+"""``settle``: make the ledger agree with the rail. Webhook, redirect, poll and poller all call this function.
 
-The provider is asked outside any transaction. Then, under the top-up's row lock, the difference between its running
-totals and those already posted is posted. Twice, late, or in another order, the second difference is zero.
+Rails are asked outside any transaction, many at once. Then all that was answered is booked in one: payments and meters
+are loaded and locked, ``decide`` says what the difference between running totals becomes, and it is saved table by
+table. Twice, late, or in another order, the second difference is zero.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from standpipe.outbox.facts import SecondPayment, TopUpFailed, publish
-from standpipe.payments.booking import book_captured, book_dispute_fee, book_reversals
-from standpipe.payments.models import Refund, TopUp
+from standpipe.engine.batcher import BusyError, work_off
+from standpipe.engine.unit_of_work import UnitOfWork
+from standpipe.outbox.facts import SecondPayment
+from standpipe.payments.decide import decide
+from standpipe.payments.models import TopUp
 from standpipe.payments.rails.port import (
     PaymentRequest,
-    PaymentStatus,
     PaymentTruth,
     Rail,
     RailRefusedError,
@@ -27,27 +32,67 @@ from standpipe.payments.rails.port import (
     RefundTruth,
 )
 from standpipe.payments.rails.registry import rail_of
-from standpipe.payments.refund_states import AT_PROVIDER, RefundState, apply_refund
-from standpipe.payments.saved_methods import keep_card
-from standpipe.payments.schedule import plan_next_poll
-from standpipe.payments.suspense import hold_foreign, out_of_suspense
-from standpipe.payments.timeline import note_status
-from standpipe.payments.vend_models import SavedMethod
+from standpipe.payments.refund_states import AT_PROVIDER, RefundState
+from standpipe.payments.rows import Loaded, Opening, load, names_of, save
+from standpipe.payments.schedule import polls_of
+from standpipe.payments.state import Around, Changes, PaymentState
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.platform.errors import NotFoundError
+from standpipe.platform.errors import NotFoundError, StandpipeError
 from standpipe.platform.ids import new_id
-from standpipe.platform.notify import LIVE, notify
 
 MAX_ROUNDS = 8
+BUSY_AFTER_S = (0.02, 0.1, 0.3)
+"""Pauses before another look at rows that somebody holds; after them whoever called comes again."""
+ASKED_AT_ONCE = 16
+"""Questions under way at one rail, by one batch."""
 INTERNAL = frozenset({"AGENT", "VOUCHER"})
-"""Origins that are paid inside our own ledger: there is no provider to ask."""
+"""Origins that are paid inside our own ledger: there is no rail to ask."""
 _log = structlog.get_logger(__name__)
+
+SNAPSHOT = text("""
+    SELECT t.id, t.meter_id, t.customer_id, t.created_at,
+           t.version, t.rail, t.rail_ref, t.alias_ref, t.pay_minor, t.currency, t.return_url, t.method_id,
+           t.account_reference, t.phone, t.payer_ref, t.origin, t.traceparent, s.rail_ref AS saved_ref,
+           CAST(extract(epoch FROM now() - t.started_real_at) AS double precision) AS age_s,
+           (SELECT json_agg(json_build_array(r.rail_ref, r.amount_minor, r.currency, r.status) ORDER BY r.id)
+            FROM refunds r WHERE r.top_up_id = t.id AND r.rail_ref IS NOT NULL) AS refunds
+    FROM top_ups t LEFT JOIN saved_methods s ON s.id = t.saved_method_id
+    WHERE t.id = ANY(CAST(:ids AS text[]))""").columns(refunds=JSONB)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A payment to settle. ``rail_ref``: how a notice calls it, for one that has not learnt its name yet.
+
+    ``account``: the account reference that came with ``rail_ref``, for a payment that does not carry our id. Both are
+    hints: what the rail itself answers counts.
+    """
+
+    top_up_id: str
+    rail_ref: str | None = None
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the rail answered about a payment that stood at ``version`` when it was asked."""
+
+    top_up_id: str
+    rail: str
+    version: int
+    truth: PaymentTruth
+    traceparent: str | None = None
+
+
+class _StaleError(Exception):
+    """Another worker settled while we asked: what we were told may be older than what it was told (P17)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
+    id: str
     version: int
     rail: str
     rail_ref: str | None
@@ -67,222 +112,336 @@ async def settle(
     clock: Clock,
     *,
     rail_ref: str | None = None,
-    receipt_ref: str | None = None,
     account: str | None = None,
 ) -> None:
-    """Ask the provider what became of a top-up and post the difference.
+    """Ask the rail what became of one payment and post the difference; see ``Ask`` for the hints.
 
-    ``rail_ref`` and ``receipt_ref`` are hints from a notice, for a top-up whose own row has not learnt them yet;
-    ``account`` is the account reference that came with ``rail_ref``, for a payment that does not carry our id.
-    Raises NotFoundError, ProviderUnavailableError (nothing changed; ask again), ProviderRefusedError.
+    Raises NotFoundError, RailUnavailableError (nothing changed; ask again), RailRefusedError.
     """
+    [outcome] = await settle_many(sessions, rails, [Ask(top_up_id, rail_ref, account)], clock)
+    if outcome is not None:
+        raise outcome
+
+
+async def settle_many(
+    sessions: Sessions, rails: Mapping[str, Rail], asks: Sequence[Ask], clock: Clock
+) -> list[Exception | None]:
+    """``settle`` for many payments: all rails are asked at once, and one transaction books what they answered.
+
+    The outcomes in the order of the asks; an exception is that payment's own and costs the others nothing. A payment
+    whose row somebody holds is left to the next look (RailUnavailableError).
+    """
+    outcomes: dict[int, Exception | None] = {}
+    places = list(range(len(asks)))
     for _ in range(MAX_ROUNDS):
-        snapshot = await _snapshot(sessions, top_up_id)
-        if snapshot.internal:
-            return
-        with tracing.continue_from(snapshot.traceparent), tracing.span("settle", rail=snapshot.rail):
-            truth = await _ask(rail_of(rails, snapshot.rail), snapshot, rail_ref)
-            truth = replace(truth, receipt_ref=truth.receipt_ref or receipt_ref)
-            if truth.reference is None and account is not None and account == snapshot.request.account_reference:
-                truth = replace(truth, reference=top_up_id)
-            async with sessions.begin() as session:
-                top_up = await lock_top_up(session, top_up_id)
-                # Another worker settled while we asked: what we were told may be older than what it was told (P17).
-                if top_up.version == snapshot.version:
-                    await apply_truth(session, top_up, truth, clock.now(), rail_of(rails, top_up.rail))
-                    return
-    # What others saw may be older than what we were called for: whoever called asks again.
-    raise RailUnavailableError(snapshot.rail, "others settle this payment at the same moment")
+        answers = await _ask_all(sessions, rails, [asks[place] for place in places])
+        told = [(place, answer) for place, answer in zip(places, answers, strict=True) if isinstance(answer, Answered)]
+        outcomes |= {
+            place: answer for place, answer in zip(places, answers, strict=True) if not isinstance(answer, Answered)
+        }
+        booked = await _book_all(sessions, rails, clock, [answer for _, answer in told])
+        places = []
+        for (place, answer), outcome in zip(told, booked, strict=True):
+            outcomes[place] = outcome
+            if isinstance(outcome, BusyError | _StaleError):
+                reason = "others settle this payment at the same moment"
+                outcomes[place] = RailUnavailableError(answer.rail, reason)
+            if isinstance(outcome, _StaleError):
+                # What others saw may be older than what we were called for.
+                places.append(place)
+        if not places:
+            break
+    return [outcomes[place] for place in range(len(asks))]
+
+
+async def _book_all(
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, items: Sequence[Answered]
+) -> list[Exception | None]:
+    """``book``, and once more after each pause for those whose rows somebody else holds: they keep nobody waiting."""
+    work = partial(book, sessions, rails, clock)
+    outcomes = await work_off(work, items, name="settle")
+    for pause_s in BUSY_AFTER_S:
+        busy = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, BusyError)]
+        if not busy:
+            break
+        await asyncio.sleep(pause_s)
+        again = await work_off(work, [items[place] for place in busy], name="settle")
+        for place, outcome in zip(busy, again, strict=True):
+            outcomes[place] = outcome
+    return outcomes
+
+
+async def book(
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, items: Sequence[Answered]
+) -> list[Exception | None]:
+    """Load, decide and save what the rails answered, in one transaction.
+
+    Answers None, NotFoundError, BusyError (somebody holds the row) or ``_StaleError`` for each. The second truth about
+    one payment in a batch is stale: nobody knows which of the two is older.
+    """
+    now = clock.now()
+    async with sessions.begin() as session:
+        work = await UnitOfWork.of(session)
+        truths = {item.top_up_id: item.truth for item in items}
+        loaded = await load(work.conn, list(truths), now, truths, skip_locked=True)
+        there = await _existing(work.conn, [key for key in truths if key not in loaded.payments])
+        answers: list[Exception | None] = []
+        changes: list[Changes] = []
+        opened: dict[str, Opening] = {}
+        for item in items:
+            payment = loaded.payments.get(item.top_up_id)
+            if payment is None:
+                busy = BusyError("This payment is being settled.")
+                answers.append(busy if item.top_up_id in there else NotFoundError("No such top-up."))
+            elif payment.version != item.version:
+                answers.append(_StaleError())
+            else:
+                polls_s = polls_of(rails.get(payment.rail))
+                with tracing.continue_from(item.traceparent), tracing.span("settle", rail=payment.rail):
+                    changes += _decide_one(loaded, payment, item.truth, now, polls_s, opened)
+                answers.append(None)
+        await save(work, changes, now, opened)
+        await work.flush()
+    return answers
+
+
+def _decide_one(
+    loaded: Loaded,
+    payment: PaymentState,
+    truth: PaymentTruth,
+    now: datetime,
+    polls_s: tuple[int, ...],
+    opened: dict[str, Opening],
+) -> list[Changes]:
+    """A payment's changes and, where the rail told of another one for the same order, that one's too (P31)."""
+    around = loaded.around.get(payment.id, Around())
+    change = decide(payment, loaded.meters[payment.meter_id], around, truth, now, polls_s)
+    loaded.payments[payment.id], loaded.meters[payment.meter_id] = change.payment, change.meter
+    if change.problem is not None:
+        _log.error(change.problem, top_up_id=payment.id, rail_ref=truth.rail_ref)
+    if change.second is None:
+        return [change]
+    second = second_payment(payment, truth, now)
+    opened[second.id] = Opening(f"sibling:{truth.rail_ref}")
+    if payment.captured_minor and payment.names & names_of(truth):
+        around = replace(around, elsewhere=payment.id)
+    own = decide(second, change.meter, replace(around, refunds=(), known_as=None), truth, now, polls_s)
+    loaded.meters[payment.meter_id] = own.meter
+    _log.error("second payment for one intention", top_up_id=payment.id, sibling_id=second.id)
+    return [change, replace(own, facts=(SecondPayment(payment.id, second.id), *own.facts))]
+
+
+def second_payment(payment: PaymentState, truth: PaymentTruth, now: datetime) -> PaymentState:
+    """Another payment for an order: real money for this meter, so it is credited too, and flagged (P31)."""
+    return new_payment(
+        meter_id=payment.meter_id,
+        customer_id=payment.customer_id,
+        rail=payment.rail,
+        rail_ref=truth.rail_ref,
+        origin="SIBLING",
+        method_id=payment.method_id,
+        intention_id=payment.id,
+        pay_minor=max(truth.requested_minor, 1),
+        currency=payment.currency,
+        now=now,
+    )
+
+
+def new_payment(
+    *,
+    meter_id: str,
+    rail: str,
+    rail_ref: str | None,
+    origin: str,
+    pay_minor: int,
+    currency: str,
+    now: datetime,
+    customer_id: str | None = None,
+    receipt_ref: str | None = None,
+    method_id: str | None = None,
+    funder_id: str | None = None,
+    intention_id: str | None = None,
+    fee_agreed_minor: int = 0,
+) -> PaymentState:
+    """A payment that has no row yet: nothing of it is booked."""
+    return PaymentState(
+        id=new_id("top"),
+        meter_id=meter_id,
+        customer_id=customer_id,
+        rail=rail,
+        rail_ref=rail_ref,
+        alias_ref=None,
+        receipt_ref=receipt_ref,
+        account_reference=None,
+        intention_id=intention_id,
+        origin=origin,
+        funder_id=funder_id,
+        method_id=method_id,
+        pay_minor=pay_minor,
+        currency=currency,
+        fee_agreed_minor=fee_agreed_minor,
+        agreed=None,
+        status="CREATED",
+        failure_code=None,
+        failure_message=None,
+        next_action=None,
+        captured_minor=0,
+        refunded_minor=0,
+        suspense_minor=0,
+        disputed_minor=0,
+        dispute_fee_minor=0,
+        dispute=None,
+        held_minor=0,
+        taken_back_minor=0,
+        owed_minor=0,
+        fee_minor=0,
+        emergency_minor=0,
+        standing_minor=0,
+        debt_minor=0,
+        version=0,
+        attempts=0,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+EXISTING = text("SELECT id FROM top_ups WHERE id = ANY(CAST(:ids AS text[]))")
+FIND = text("""
+    SELECT a.place, coalesce(
+        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.rail_ref = a.rail_ref),
+        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.alias_ref = a.rail_ref),
+        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.id = a.reference),
+        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.account_reference = a.reference),
+        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.receipt_ref = a.receipt_ref),
+        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.rail_ref = a.receipt_ref)) AS id
+    FROM unnest(CAST(:rails AS text[]), CAST(:rail_refs AS text[]), CAST(:references AS text[]),
+                CAST(:receipts AS text[])) WITH ORDINALITY AS a(rail, rail_ref, reference, receipt_ref, place)
+    ORDER BY a.place""")
+
+
+async def _existing(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    return set(await conn.scalars(EXISTING, {"ids": list(ids)})) if ids else set()
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """How a notice calls a payment."""
+
+    rail: str
+    rail_ref: str | None
+    reference: str | None
+    receipt_ref: str | None = None
+
+
+async def find_top_ups(sessions: Sessions, sought: Sequence[Sought]) -> list[str | None]:
+    """The top-ups that these notices are about, by any of the rail's ids or by our reference; one statement."""
+    values = {
+        "rails": [one.rail for one in sought],
+        "rail_refs": [one.rail_ref for one in sought],
+        "references": [one.reference for one in sought],
+        "receipts": [one.receipt_ref for one in sought],
+    }
+    async with sessions() as session:
+        rows = await (await _reading(session)).execute(FIND, values)
+        return [row.id for row in rows]
 
 
 async def find_top_up(
-    sessions: Sessions,
-    *,
-    rail: str,
-    rail_ref: str | None,
-    reference: str | None,
-    receipt_ref: str | None = None,
+    sessions: Sessions, *, rail: str, rail_ref: str | None, reference: str | None, receipt_ref: str | None = None
 ) -> str:
-    """The top-up that a notice is about, by any of the provider's ids or by our reference. Raises NotFoundError."""
-    theirs = or_(TopUp.rail_ref == rail_ref, TopUp.alias_ref == rail_ref)
-    by_receipt = or_(TopUp.receipt_ref == receipt_ref, TopUp.rail_ref == receipt_ref)
-    async with sessions() as session:
-        by_ref = select(TopUp.id).where(TopUp.rail == rail, theirs)
-        by_reference = select(TopUp.id).where(
-            TopUp.rail == rail, or_(TopUp.id == reference, TopUp.account_reference == reference)
-        )
-        found = (await session.scalar(by_ref) if rail_ref else None) or (
-            await session.scalar(by_reference) if reference else None
-        )
-        if found is None and receipt_ref:
-            found = await session.scalar(select(TopUp.id).where(TopUp.rail == rail, by_receipt).limit(1))
+    """``find_top_ups`` for one. Raises NotFoundError."""
+    [found] = await find_top_ups(sessions, [Sought(rail, rail_ref, reference, receipt_ref)])
     if found is None:
         raise NotFoundError("No top-up matches.")
     return found
 
 
-async def apply_truth(
-    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, rail: Rail | None = None
-) -> None:
-    """Post what a locked top-up lacks, and move its status. The only place where a payment becomes credit."""
-    if not _is_about(top_up, truth):
-        _log.error("payment is not this top-up's", top_up_id=top_up.id, rail_ref=truth.rail_ref)
-        plan_next_poll(top_up, rail)
-        return
-    if top_up.rail_ref not in (None, truth.rail_ref) and truth.rail_ref != top_up.alias_ref:
-        await _apply_to_sibling(session, top_up, truth, now, rail)
-        plan_next_poll(top_up, rail)
-        return
-    if truth.captured_is_request:
-        truth = replace(truth, captured_minor=top_up.pay_minor, requested_minor=top_up.pay_minor)
-    if await _is_credited_elsewhere(session, top_up, truth):
-        # Not credited and not dropped: it stands in the report until a person has looked.
-        _log.error("this money is another top-up's", top_up_id=top_up.id, receipt_ref=truth.receipt_ref)
-        top_up.due_at, top_up.dead_at = None, func.now()
-        top_up.last_error = "the provider names the same receipt for this and for another top-up"
-        return
-    before = _watched(top_up)
-    _learn(top_up, truth)
-    if truth.saved_card is not None and top_up.customer_id is not None:
-        await keep_card(session, customer_id=top_up.customer_id, rail=top_up.rail, card=truth.saved_card, now=now)
-    if truth.currency == top_up.currency:
-        source = await out_of_suspense(session, top_up, truth, now)
-        await book_captured(session, top_up, truth.captured_minor, now, source=source)
-        await book_reversals(session, top_up, truth, now)
-        await book_dispute_fee(session, top_up, truth.dispute_fee_minor, now)
-        for refund in truth.refunds:
-            await apply_refund(session, top_up, refund, now)
-    else:
-        await hold_foreign(session, top_up, truth, now)
-    await _move_status(session, top_up, truth, now)
-    if truth.next_action is not None:
-        # Merged, for what came with the creation alone (a key to the customer's cards) is not told again.
-        top_up.next_action = (top_up.next_action or {}) | truth.next_action
-    plan_next_poll(top_up, rail)
-    if _watched(top_up) != before:
-        top_up.version += 1
-        top_up.updated_at = now
-        await notify(session, LIVE, top_up.id)
-        await notify(session, LIVE, top_up.meter_id)
-
-
-def _watched(top_up: TopUp) -> tuple[object, ...]:
-    """What makes a settlement a change that everybody else must see before they apply theirs."""
-    return (
-        *(top_up.status, top_up.captured_minor, top_up.refunded_minor, top_up.disputed_minor, top_up.suspense_minor),
-        *(top_up.next_action, top_up.dispute, top_up.dispute_fee_minor, top_up.held_minor),
-    )
-
-
-def _is_about(top_up: TopUp, truth: PaymentTruth) -> bool:
-    if truth.reference is None:
-        # Money that nobody ordered, or a rail that does not carry our words: the provider's own id must be ours.
-        return top_up.rail_ref == truth.rail_ref
-    return truth.reference in {top_up.id, top_up.intention_id, top_up.account_reference}
-
-
-def _learn(top_up: TopUp, truth: PaymentTruth) -> None:
-    """Keep the names that the provider has for this payment."""
-    if truth.rail_ref != top_up.alias_ref:
-        top_up.rail_ref = truth.rail_ref
-    if truth.aliases and top_up.alias_ref is None:
-        top_up.alias_ref = truth.aliases[0]
-    if truth.receipt_ref is not None and truth.captured_minor and top_up.receipt_ref is None:
-        top_up.receipt_ref = truth.receipt_ref
-
-
-async def _is_credited_elsewhere(session: AsyncSession, top_up: TopUp, truth: PaymentTruth) -> bool:
-    """Whether this very money, by the number on the payer's receipt, is another top-up's already (P44)."""
-    if top_up.captured_minor or not truth.captured_minor:
-        return False
-    theirs = [name for name in (truth.rail_ref, *truth.aliases, truth.receipt_ref) if name is not None]
-    other = select(TopUp.id).where(
-        TopUp.rail == top_up.rail,
-        TopUp.id != top_up.id,
-        TopUp.captured_minor > 0,
-        or_(TopUp.receipt_ref.in_(theirs), TopUp.rail_ref.in_(theirs), TopUp.alias_ref.in_(theirs)),
-    )
-    return await session.scalar(other.limit(1)) is not None
-
-
-async def _apply_to_sibling(
-    session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime, rail: Rail | None
-) -> None:
-    """A second payment for one intention: it is real money for this meter, so it is credited too, and flagged (P31)."""
-    fresh = await session.scalar(
-        insert(TopUp)
-        .values(
-            id=new_id("top"),
-            customer_id=top_up.customer_id,
-            meter_id=top_up.meter_id,
-            rail=top_up.rail,
-            rail_ref=truth.rail_ref,
-            origin="SIBLING",
-            intention_id=top_up.id,
-            pay_minor=max(truth.requested_minor, 1),
-            currency=top_up.currency,
-            method_id=top_up.method_id,
-            idempotency_key=f"sibling:{truth.rail_ref}",
-            request_hash="",
-            status="CREATED",
-            created_at=now,
-            updated_at=now,
-        )
-        .on_conflict_do_nothing(index_elements=["rail", "rail_ref"])
-        .returning(TopUp.id)
-    )
-    query = select(TopUp.id).where(TopUp.rail == top_up.rail, TopUp.rail_ref == truth.rail_ref)
-    sibling = await lock_top_up(session, fresh or (await session.scalars(query)).one())
-    if fresh is not None:
-        note_status(session, top_up_id=fresh, rail=top_up.rail, status="CREATED", at=now)
-        _log.error("second payment for one intention", top_up_id=top_up.id, sibling_id=fresh)
-        await publish(session, SecondPayment(top_up.id, fresh))
-        await apply_truth(session, sibling, truth, now, rail)
-    else:
-        # What we hold was asked for another's sake, and may lack this payment's refunds: the janitor asks for its own.
-        sibling.due_at = func.now()
-
-
-async def _snapshot(sessions: Sessions, top_up_id: str) -> _Snapshot:
+async def snapshots(sessions: Sessions, top_up_ids: Sequence[str]) -> dict[str, _Snapshot]:
+    """What we ask the rails for: the same words each time, or their idempotency checks would refuse us."""
     async with sessions() as session:
-        top_up = await session.get(TopUp, top_up_id)
-        if top_up is None:
-            raise NotFoundError("No such top-up.")
-        refunds = (await session.scalars(select(Refund).where(Refund.top_up_id == top_up_id))).all()
-        age = datetime.now(UTC) - top_up.started_real_at
-        return _Snapshot(
-            version=top_up.version,
-            rail=top_up.rail,
-            rail_ref=top_up.rail_ref,
-            alias_ref=top_up.alias_ref,
-            request=await request_of(session, top_up),
-            age_s=age.total_seconds(),
-            internal=top_up.origin in INTERNAL,
-            traceparent=top_up.traceparent,
-            refunds=tuple(
-                RefundTruth(row.rail_ref, row.amount_minor, row.currency, AT_PROVIDER[RefundState(row.status)])
-                for row in refunds
-                if row.rail_ref is not None and row.status in AT_PROVIDER
-            ),
-        )
+        rows = await (await _reading(session)).execute(SNAPSHOT, {"ids": list(top_up_ids)})
+        return {row.id: _snapshot(row) for row in rows}
 
 
-async def request_of(session: AsyncSession, top_up: TopUp) -> PaymentRequest:
-    """What we ask the provider for: the same words each time, or its idempotency check would refuse us."""
-    saved = await session.get(SavedMethod, top_up.saved_method_id) if top_up.saved_method_id else None
-    return PaymentRequest(
-        reference=top_up.id,
-        amount_minor=top_up.pay_minor,
-        currency=top_up.currency,
-        description=f"Water top-up {top_up.id}",
-        return_url=top_up.return_url,
-        method_id=top_up.method_id or top_up.rail,
-        account_reference=top_up.account_reference or "",
-        phone=top_up.phone,
-        customer_ref=top_up.payer_ref,
-        saved_method_ref=saved.rail_ref if saved else None,
-        off_session=saved is not None,
+async def created_of(sessions: Sessions, top_up_id: str) -> tuple[PaymentState, PaymentRequest]:
+    """A top-up that has just been stored, and what its rail is asked for. Raises NotFoundError."""
+    async with sessions() as session:
+        row = (await (await _reading(session)).execute(SNAPSHOT, {"ids": [top_up_id]})).one_or_none()
+    if row is None:
+        raise NotFoundError("No such top-up.")
+    payment = new_payment(
+        meter_id=row.meter_id,
+        customer_id=row.customer_id,
+        rail=row.rail,
+        rail_ref=row.rail_ref,
+        origin=row.origin,
+        pay_minor=row.pay_minor,
+        currency=row.currency,
+        now=row.created_at,
     )
+    return replace(payment, id=row.id, version=row.version), _snapshot(row).request
+
+
+async def _reading(session: AsyncSession) -> AsyncConnection:
+    """A connection for one read, without a BEGIN."""
+    return await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+
+
+def _snapshot(row: Any) -> _Snapshot:
+    request = PaymentRequest(
+        reference=row.id,
+        amount_minor=row.pay_minor,
+        currency=row.currency,
+        description=f"Water top-up {row.id}",
+        return_url=row.return_url,
+        method_id=row.method_id or row.rail,
+        account_reference=row.account_reference or "",
+        phone=row.phone,
+        customer_ref=row.payer_ref,
+        saved_method_ref=row.saved_ref,
+        off_session=row.saved_ref is not None,
+    )
+    return _Snapshot(
+        id=row.id,
+        version=row.version,
+        rail=row.rail,
+        rail_ref=row.rail_ref,
+        alias_ref=row.alias_ref,
+        request=request,
+        age_s=row.age_s,
+        internal=row.origin in INTERNAL,
+        traceparent=row.traceparent,
+        refunds=tuple(
+            RefundTruth(ref, amount_minor, currency, AT_PROVIDER[RefundState(status)])
+            for ref, amount_minor, currency, status in row.refunds or ()
+            if status in AT_PROVIDER
+        ),
+    )
+
+
+async def _ask_all(
+    sessions: Sessions, rails: Mapping[str, Rail], asks: Sequence[Ask]
+) -> list[Answered | Exception | None]:
+    found = await snapshots(sessions, [ask.top_up_id for ask in asks])
+    limits = {name: asyncio.Semaphore(ASKED_AT_ONCE) for name in {one.rail for one in found.values()}}
+
+    async def one(ask: Ask) -> Answered | Exception | None:
+        snapshot = found.get(ask.top_up_id)
+        if snapshot is None:
+            return NotFoundError("No such top-up.")
+        if snapshot.internal:
+            return None
+        try:
+            async with limits[snapshot.rail]:
+                with tracing.continue_from(snapshot.traceparent):
+                    truth = await _ask(rail_of(rails, snapshot.rail), snapshot, ask.rail_ref)
+        except StandpipeError as error:
+            return error
+        if truth.reference is None and ask.account is not None and ask.account == snapshot.request.account_reference:
+            truth = replace(truth, reference=snapshot.id)
+        return Answered(snapshot.id, snapshot.rail, snapshot.version, truth, snapshot.traceparent)
+
+    return list(await asyncio.gather(*(one(ask) for ask in asks)))
 
 
 async def _ask(rail: Rail, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
@@ -333,16 +492,34 @@ async def lock_top_up(session: AsyncSession, top_up_id: str) -> TopUp:
     return top_up
 
 
-async def _move_status(session: AsyncSession, top_up: TopUp, truth: PaymentTruth, now: datetime) -> None:
-    status = truth.status
-    if top_up.captured_minor or top_up.suspense_minor:
-        status = PaymentStatus.SUCCEEDED
-    top_up.dispute = truth.dispute
-    top_up.failure_code = truth.failure_code if status is PaymentStatus.FAILED else None
-    top_up.failure_message = truth.failure_message if status is PaymentStatus.FAILED else None
-    if status == top_up.status:
+async def apply_truth(
+    session: AsyncSession,
+    rails: Mapping[str, Rail],
+    top_up_id: str,
+    truth: PaymentTruth,
+    now: datetime,
+    *,
+    only_first: bool = False,
+) -> None:
+    """``book`` for one payment whose rail has just answered, in the caller's transaction. Raises NotFoundError.
+
+    ``only_first``: the answer may be older than what others have settled meanwhile, and counts only where nobody has.
+    """
+    work = await UnitOfWork.of(session)
+    await session.flush()
+    loaded = await load(work.conn, [top_up_id], now, {top_up_id: truth})
+    if top_up_id not in loaded.payments:
+        raise NotFoundError("No such top-up.")
+    opened: dict[str, Opening] = {}
+    payment = loaded.payments[top_up_id]
+    if only_first and payment.version:
         return
-    top_up.status = status
-    note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=status, at=now)
-    if status is PaymentStatus.FAILED:
-        await publish(session, TopUpFailed(top_up.id, top_up.meter_id, truth.failure_code or "unknown"))
+    await save(work, _decide_one(loaded, payment, truth, now, polls_of(rails.get(payment.rail)), opened), now, opened)
+    await work.flush()
+
+
+async def save_one(session: AsyncSession, change: Changes, now: datetime, opening: Opening | None = None) -> None:
+    """Save a decision on one payment in the caller's transaction."""
+    work = await UnitOfWork.of(session)
+    await save(work, [change], now, {} if opening is None else {change.payment.id: opening})
+    await work.flush()

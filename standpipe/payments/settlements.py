@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.models import AccountKind, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.payments.book_models import SettlementEntry, SettlementMark
-from standpipe.payments.booking import book_dispute_fee
+from standpipe.payments.decide import book_dispute_fee
 from standpipe.payments.models import SuspenseItem, TopUp
 from standpipe.payments.paybill import sweep
 from standpipe.payments.rails.port import (
@@ -26,7 +26,8 @@ from standpipe.payments.rails.port import (
     SettlementKind,
     SettlementLine,
 )
-from standpipe.payments.settle import lock_top_up, settle
+from standpipe.payments.rows import load_one
+from standpipe.payments.settle import lock_top_up, save_one, settle
 from standpipe.payments.suspense import hold
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
@@ -257,8 +258,10 @@ async def _find(session: AsyncSession, rail: str, line: SettlementLine) -> TopUp
     found: TopUp | None = await session.scalar(select(TopUp).where(TopUp.rail == rail, same).limit(1))
     if found is None and line.description:
         by_account = TopUp.account_reference == line.description.strip().upper()
-        unnamed = or_(TopUp.receipt_ref.is_(None), TopUp.receipt_ref == line.payment_ref)
-        found = await session.scalar(select(TopUp).where(TopUp.rail == rail, by_account, unnamed))
+        # A reference alone is not the money: whoever types it by hand has paid by himself (P51).
+        unnamed = and_(TopUp.receipt_ref.is_(None), TopUp.captured_minor.in_([0, line.gross_minor]))
+        same_money = or_(unnamed, TopUp.receipt_ref == line.payment_ref)
+        found = await session.scalar(select(TopUp).where(TopUp.rail == rail, by_account, same_money))
     return found
 
 
@@ -275,7 +278,8 @@ async def _book_fee(
                 SettlementEntry.top_up_id == top_up.id, SettlementEntry.kind == SettlementKind.DISPUTE
             )
         )
-        await book_dispute_fee(session, top_up, int(told or 0), now)
+        payment, meter = await load_one(await session.connection(), top_up.id, now)
+        await save_one(session, book_dispute_fee(payment, meter, int(told or 0), now), now)
         return
     lines = [
         Line(AccountRef(AccountKind.CLEARING, rail, line.currency), fee_minor),

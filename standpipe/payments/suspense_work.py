@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
-from standpipe.payments.booking import book_captured
+from standpipe.payments.decide import capture
 from standpipe.payments.models import SuspenseItem, TopUp
-from standpipe.payments.rails.port import PaymentStatus
-from standpipe.payments.settle import lock_top_up
-from standpipe.payments.timeline import note_status
+from standpipe.payments.rows import Opening, load_meter
+from standpipe.payments.settle import new_payment, save_one
 from standpipe.platform.errors import InvalidInputError, NotFoundError
-from standpipe.platform.ids import new_id
 
 
 async def open_items(session: AsyncSession) -> Sequence[SuspenseItem]:
@@ -39,15 +36,27 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
         raise InvalidInputError(f"No meter in service has the serial {serial}.", ("serial",))
     if meter.currency != item.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}; the money is {item.currency}.", ("serial",))
-    top_up = await _top_up_for(session, item, meter, now)
-    account = AccountRef(AccountKind.SUSPENSE, item.rail, item.currency)
-    await book_captured(session, top_up, item.amount_minor, now, source=account)
-    top_up.status, top_up.version, top_up.due_at = PaymentStatus.SUCCEEDED, top_up.version + 1, None
-    note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=PaymentStatus.SUCCEEDED, at=now)
-    item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, operator, top_up.id
+    item_rail, currency, amount_minor, key = item.rail, item.currency, item.amount_minor, item.id
+    taken = await session.scalar(select(TopUp.id).where(TopUp.rail == item_rail, TopUp.rail_ref == item.rail_ref))
+    # A payment of its own, so that a refund or a dispute at the provider still finds it. A statement's line may speak
+    # of one that another top-up has already: then it stands on its own.
+    payment = new_payment(
+        meter_id=meter.id,
+        rail=item_rail,
+        rail_ref=item.rail_ref if taken is None else f"suspense:{key}",
+        origin="SUSPENSE",
+        pay_minor=amount_minor,
+        currency=currency,
+        now=now,
+    )
+    money = await load_meter(await session.connection(), meter.id, now)
+    account = AccountRef(AccountKind.SUSPENSE, item_rail, currency)
+    change = capture(payment, money, amount_minor, now, account)
+    await save_one(session, change, now, Opening(f"suspense:{key}"))
+    item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, operator, payment.id
     detail = {"serial": serial, "amount_minor": item.amount_minor, "currency": item.currency, "note": note}
     await record(session, operator=operator, action="suspense.assign", subject_id=item.id, detail=detail)
-    return top_up.id
+    return payment.id
 
 
 async def note_returned(session: AsyncSession, *, operator: str, item_id: str, note: str, now: datetime) -> None:
@@ -72,30 +81,3 @@ async def _open_item(session: AsyncSession, item_id: str) -> SuspenseItem:
     if item.status != "OPEN":
         raise InvalidInputError(f"This item was {item.status.lower()} by {item.resolved_by} already.")
     return item
-
-
-async def _top_up_for(session: AsyncSession, item: SuspenseItem, meter: Meter, now: datetime) -> TopUp:
-    """The payment as a top-up of its own, so that a refund or a dispute at the provider still finds it."""
-    taken = await session.scalar(select(TopUp.id).where(TopUp.rail == item.rail, TopUp.rail_ref == item.rail_ref))
-    fresh = await session.scalar(
-        insert(TopUp)
-        .values(
-            id=new_id("top"),
-            meter_id=meter.id,
-            rail=item.rail,
-            # A statement's line may speak of a payment that another top-up has already: then it stands on its own.
-            rail_ref=item.rail_ref if taken is None else f"suspense:{item.id}",
-            origin="SUSPENSE",
-            pay_minor=item.amount_minor,
-            currency=item.currency,
-            idempotency_key=f"suspense:{item.id}",
-            request_hash="",
-            status="CREATED",
-            created_at=now,
-            updated_at=now,
-        )
-        .returning(TopUp.id)
-    )
-    assert fresh is not None, "inserted above"  # noqa: S101 - for the type checker.
-    note_status(session, top_up_id=fresh, rail=item.rail, status="CREATED", at=now)
-    return await lock_top_up(session, fresh)

@@ -14,21 +14,22 @@ from standpipe.engine.queue import claim, retry
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
+from standpipe.payments.decide import first_answer
 from standpipe.payments.models import TopUp
 from standpipe.payments.purchases import fits_tariff
 from standpipe.payments.quote_lock import require_quote_lock
 from standpipe.payments.rails.port import (
     PaymentStatus,
-    PaymentTruth,
     Rail,
     RailRefusedError,
     RailUnavailableError,
 )
 from standpipe.payments.rails.registry import check_amount, fee_rule, find_method, rail_of
 from standpipe.payments.request_keys import hash_of, recall, remember
+from standpipe.payments.rows import save_first_answer
 from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import apply_truth, lock_top_up, request_of, settle
+from standpipe.payments.settle import Ask, apply_truth, created_of, lock_top_up, settle, settle_many
 from standpipe.payments.split import fee_for
 from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN
@@ -84,13 +85,14 @@ async def start(
     """Begin a top-up; returns its id and whether the key was used before with the same order (P28).
 
     Our row is committed before the provider is called, so nothing that the provider says can find us without it. A
-    provider that does not answer leaves the top-up CREATED; the janitor finds out what became of it. ``agree`` gives
+    provider that does not answer leaves the top-up CREATED; the poller finds out what became of it. ``agree`` gives
     the parts of the quote that was ordered by; it is not asked for an order that was begun before.
     Raises what ``agree`` does, QuoteOutdatedError, NotFoundError, InvalidInputError, AmountOutOfRangeError,
     MeterBlockedError, IdempotencyMismatchError.
     """
     request_hash = _hash(order)
     async with sessions() as session:
+        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         known = await recall(
             session, customer_id=customer_id, key=idempotency_key, mutation=MUTATION, request_hash=request_hash
         )
@@ -163,22 +165,25 @@ async def refresh(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, t
         _log.info("top-up not refreshed", top_up_id=top_up_id, error=str(error))
 
 
-async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 20) -> int:
-    """The janitor: ask about top-ups that no notice has settled. Returns how many were claimed."""
+async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 200) -> int:
+    """The payment poller: ask about top-ups that no notice has settled. Returns how many were claimed."""
     async with sessions.begin() as session:
         due = [row.id for row in await claim(session, TopUp, limit=limit, lease_s=LEASE_S)]
-    for top_up_id in due:
-        try:
-            await settle(sessions, rails, top_up_id, clock)
-        except Exception as error:
-            if isinstance(error, RailRefusedError) and await _refuse(sessions, top_up_id, error, clock.now()):
+    outcomes = await settle_many(sessions, rails, [Ask(top_up_id) for top_up_id in due], clock)
+    for top_up_id, error in zip(due, outcomes, strict=True):
+        if error is None:
+            continue
+        if isinstance(error, RailRefusedError) and await _refuse(sessions, top_up_id, error, clock.now()):
+            continue
+        if not isinstance(error, RailUnavailableError | RailRefusedError):
+            _log.error("top-up not settled", top_up_id=top_up_id, exc_info=error)
+        async with sessions.begin() as session:
+            row = await session.get(TopUp, top_up_id, with_for_update={"key_share": True, "skip_locked": True})
+            if row is None:
+                # Somebody works on it; its lease ends by itself.
                 continue
-            if not isinstance(error, RailUnavailableError | RailRefusedError):
-                _log.exception("top-up not settled", top_up_id=top_up_id)
-            async with sessions.begin() as session:
-                row = await lock_top_up(session, top_up_id)
-                polls = polls_of(rails.get(row.rail))
-                await retry(session, row, str(error), max_attempts=len(polls), base_s=polls[0], cap_s=polls[-1])
+            polls = polls_of(rails.get(row.rail))
+            await retry(session, row, str(error), max_attempts=len(polls), base_s=polls[0], cap_s=polls[-1])
     return len(due)
 
 
@@ -225,12 +230,6 @@ async def _store(
     if top_up.phone is None and _rings(rails, order):
         top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
     top_up.fee_agreed_minor = fee_for(fee_rule(rails, order.method_id), order.pay_minor)
-    # A release before this one kept the key on the top-up alone.
-    older = await session.scalar(
-        select(TopUp.id).where(TopUp.customer_id == customer_id, TopUp.idempotency_key == idempotency_key)
-    )
-    if older is not None:
-        raise _ReplayedError(older)
     first = await remember(
         session,
         customer_id=customer_id,
@@ -277,7 +276,7 @@ def new_top_up(
         status=CREATED,
         created_at=now,
         updated_at=now,
-        # Not due before the first call has had its time: the janitor must not race the request that is under way.
+        # Not due before the first call has had its time: the poller must not race the request that is under way.
         due_at=func.now() + timedelta(seconds=polls_of(rail)[0]),
     )
 
@@ -331,28 +330,24 @@ async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
 
 
 async def create_at_provider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, top_up_id: str) -> None:
-    """Ask the provider for a stored top-up's payment. No answer leaves it CREATED, for the janitor to find out."""
-    async with sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id)
-        request = await request_of(session, top_up)
-    rail = rail_of(rails, top_up.rail)
+    """Ask the rail for a stored top-up's payment. No answer leaves it CREATED, for the poller to find out."""
+    payment, request = await created_of(sessions, top_up_id)
+    rail = rails.get(payment.rail)
     try:
-        truth = await rail.create(request)
+        truth = await rail_of(rails, payment.rail).create(request)
     except RailRefusedError as error:
         await _refuse(sessions, top_up_id, error, clock.now())
         return
     except RailUnavailableError as error:
         _log.warning("provider did not answer a create", top_up_id=top_up_id, error=str(error))
         return
-    await _apply_created(sessions, rail, top_up_id, truth, clock.now())
-
-
-async def _apply_created(sessions: Sessions, rail: Rail, top_up_id: str, truth: PaymentTruth, now: datetime) -> None:
-    """The answer to a create may be older than what a webhook has settled meanwhile: then it adds nothing."""
+    # What a webhook has settled meanwhile is newer than this answer, which then adds nothing.
+    answer = None if payment.version else first_answer(payment, truth, clock.now(), polls_of(rail))
+    if answer is not None:
+        await save_first_answer(sessions, *answer, clock.now())
+        return
     async with sessions.begin() as session:
-        top_up = await lock_top_up(session, top_up_id)
-        if top_up.version == 0:
-            await apply_truth(session, top_up, truth, now, rail)
+        await apply_truth(session, rails, top_up_id, truth, clock.now(), only_first=True)
 
 
 async def _refuse(sessions: Sessions, top_up_id: str, error: RailRefusedError, now: datetime) -> bool:

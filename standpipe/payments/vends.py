@@ -1,20 +1,19 @@
 """Vends paid inside our own ledger: an agent's float or a voucher batch pays, in the transaction that makes the vend.
 
-The same top-up row, the same posting and the same grant as for every other payment; only the account that pays is
-another (``booking.funding``).
+A top-up row, a posting and a grant as for every other payment; only the account that pays is another
+(``decide.funding``).
 """
 
 from datetime import datetime
 
-from sqlalchemy import null, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.payments.booking import book_captured
+from standpipe.payments.decide import capture
 from standpipe.payments.models import TopUp
-from standpipe.payments.rails.port import PaymentStatus
-from standpipe.payments.timeline import note_status
+from standpipe.payments.rows import Opening, load_meter
+from standpipe.payments.settle import new_payment, save_one
 from standpipe.platform.errors import InvalidInputError
-from standpipe.platform.ids import new_id
 from standpipe.platform.units import MAX_MINOR
 
 
@@ -38,8 +37,7 @@ async def vend(
     """
     if not 0 < amount_minor <= MAX_MINOR:
         raise InvalidInputError("The amount must be above zero and within reason.", ("amount",))
-    top_up = TopUp(
-        id=new_id("top"),
+    payment = new_payment(
         customer_id=customer_id,
         meter_id=meter_id,
         rail=origin.lower(),
@@ -49,21 +47,12 @@ async def vend(
         funder_id=funder_id,
         pay_minor=amount_minor,
         currency=currency,
-        idempotency_key=key,
-        request_hash=request_hash,
-        status=PaymentStatus.SUCCEEDED,
-        created_at=now,
-        updated_at=now,
-        due_at=null(),
+        now=now,
     )
-    session.add(top_up)
     await session.flush()
-    await session.refresh(top_up)
-    for status in ("CREATED", PaymentStatus.SUCCEEDED):
-        note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=status, at=now)
-    await book_captured(session, top_up, amount_minor, now)
-    top_up.version += 1
-    return top_up.id
+    meter = await load_meter(await session.connection(), meter_id, now)
+    await save_one(session, capture(payment, meter, amount_minor, now), now, Opening(key, request_hash))
+    return payment.id
 
 
 async def find_vend(session: AsyncSession, *, origin: str, rail_ref: str) -> TopUp | None:

@@ -10,10 +10,11 @@ ended the gap, and a late reading that fills the gap moves it to where it belong
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from operator import attrgetter
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from standpipe.platform.units import day_span, service_day
@@ -54,9 +55,8 @@ class Register:
         return AcceptedReading(self.installed_at, self.initial_ml, self.initial_ml)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredReading:
-    """A judged reading, as ``models.Reading`` has it."""
+class StoredReading(NamedTuple):
+    """A judged reading, as ``models.Reading`` has it. A tuple: there are many, and they are made fast."""
 
     read_at: datetime
     arrival: int
@@ -155,8 +155,18 @@ def judge_reports(register: Register, around: Surroundings, reports: Sequence[Ra
 def judge_again(register: Register, around: Surroundings, held: Sequence[StoredReading], now: datetime) -> Judged:
     """Judge readings that are held, in order of time, as if they came now. They are not among ``around.readings``."""
     bench = _Bench(register, around)
-    bench.judge([(_as_new(one), one) for one in held], now)
+    fresh = [_Fresh(_as_new(one), one.received_at, one.claimed_at, one.arrival) for one in held]
+    bench.judge(fresh, now)
     return bench.outcome()
+
+
+class _Fresh(NamedTuple):
+    """A reading to judge, and what its row will hold beside the verdict."""
+
+    new: NewReading
+    received_at: datetime
+    claimed_at: datetime | None
+    arrival: int
 
 
 class _Bench:
@@ -186,33 +196,36 @@ class _Bench:
         clock_wrong = report.clock_wrong or self._is_overtaken(report)
         self.judge(self._only_new(report, clock_wrong=clock_wrong), report.received_at)
 
-    def judge(self, fresh: Sequence[tuple[NewReading, StoredReading]], now: datetime) -> None:
+    def judge(self, fresh: Sequence[_Fresh], now: datetime) -> None:
         """Decide which of these count, in order of time; each comes with the row that it will be."""
         if not fresh:
             return
         context = ValidationContext(self._register.max_ml, self._around.horizon, self._usual_day_ml(fresh, now))
         suspects = SuspectReadings(self._suspects if self._rises_far(fresh) else ())
-        for new, row in fresh:
+        for one in fresh:
+            new = one.new
             place = bisect_right(self._accepted, new.read_at, key=_READ_AT)
             below = self._accepted[max(place - 1, 0)]
             above = self._accepted[place] if 0 < place < len(self._accepted) else None
-            if any(one.counts for one in self._kept.get(new.read_at, ())):
+            if new.read_at in self._kept and any(other.counts for other in self._kept[new.read_at]):
                 verdict = Verdict(ReadingQuality.HELD, Reason.SECOND_VALUE)
             else:
                 verdict = validate(new, below, above, context, suspects.lowest_ml(below.read_at, new.read_at))
             if verdict.reason is Reason.IMPLAUSIBLE_FLOW and verdict.counted_ml is None:
                 suspects.add(new.read_at, new.register_ml)
-            self._settle(row, verdict, below, above)
+            self._settle(one, verdict, below, above)
 
-    def _settle(
-        self, row: StoredReading, verdict: Verdict, below: AcceptedReading, above: AcceptedReading | None
-    ) -> None:
-        judged = replace(row, quality=verdict.quality, reason=verdict.reason, counted_ml=verdict.counted_ml)
+    def _settle(self, one: _Fresh, verdict: Verdict, below: AcceptedReading, above: AcceptedReading | None) -> None:
+        new, quality, reason, counted_ml = one.new, verdict.quality, verdict.reason, verdict.counted_ml
+        judged = StoredReading(
+            *(new.read_at, one.arrival, new.register_ml, quality, reason, one.received_at),
+            *(counted_ml, None, one.claimed_at),
+        )
         self._judged.append(judged)
         self._remember(judged)
         if not verdict.counts or verdict.counted_ml is None:
             return
-        day = self._day(row.read_at)
+        day = self._day(new.read_at)
         known = self._days.get(day)
         next_day = None if above is None else self._day(above.read_at)
         if known is None:
@@ -233,7 +246,10 @@ class _Bench:
             insort(self._suspects, (one.read_at, one.register_ml))
         accepted = one.accepted
         if accepted is not None:
-            insort(self._accepted, accepted, key=_READ_AT)
+            if accepted.read_at >= self._accepted[-1].read_at:
+                self._accepted.append(accepted)
+            else:
+                insort(self._accepted, accepted, key=_READ_AT)
 
     def _is_overtaken(self, report: RawReadings) -> bool:
         """Whether readings were kept by their arrival since: the clock was set between two reports of one contact.
@@ -245,53 +261,48 @@ class _Bench:
         place = bisect_right(self._by_arrival, report.stated_at)
         return place < len(self._by_arrival) and self._by_arrival[place] <= report.received_at
 
-    def _only_new(self, report: RawReadings, *, clock_wrong: bool) -> list[tuple[NewReading, StoredReading]]:
+    def _only_new(self, report: RawReadings, *, clock_wrong: bool) -> list[_Fresh]:
         """Those that are not stored yet, in order of time; another value for the same instant is new.
 
         Where the clock was wrong the instant that was told is kept beside that of the arrival, in the order of telling.
         """
-        fresh: list[tuple[NewReading, StoredReading]] = []
+        fresh: list[_Fresh] = []
         seen: set[tuple[datetime, int]] = set()
         arrived_at, latest = report.received_at, report.received_at + MAX_CLOCK_LEAD
+        known, installed_at, received_at = self._told, self._register.installed_at, report.received_at
         for told in sorted(report.readings, key=_READ_AT):
-            key = (told.read_at, told.register_ml)
-            if key in seen or any(one.register_ml == told.register_ml for one in self._told.get(told.read_at, ())):
+            read_at, register_ml = told.read_at, told.register_ml
+            if (read_at, register_ml) in seen:
                 continue
-            seen.add(key)
-            if clock_wrong or not self._register.installed_at <= told.read_at <= latest:
+            if read_at in known and any(one.register_ml == register_ml for one in known[read_at]):
+                continue
+            seen.add((read_at, register_ml))
+            if clock_wrong or not installed_at <= read_at <= latest:
                 # By arrival: a microsecond apart, so that each has an instant of its own.
                 while arrived_at in self._kept:
                     arrived_at += _INSTANT
-                new = NewReading(arrived_at, told.register_ml, told.empty_pipe, clock_wrong=True)
-                fresh.append((new, self._row(new, report.received_at, told.read_at, 0)))
+                new = NewReading(arrived_at, register_ml, told.empty_pipe, clock_wrong=True)
+                fresh.append(_Fresh(new, received_at, read_at, 0))
                 arrived_at += _INSTANT
             else:
-                new = NewReading(told.read_at, told.register_ml, told.empty_pipe)
-                arrival = len(self._kept.get(told.read_at, ())) + sum(
-                    one.read_at == told.read_at for one, _ in fresh[-9:]
-                )
-                fresh.append((new, self._row(new, report.received_at, None, arrival)))
-        return sorted(fresh, key=lambda item: item[0].read_at)
+                before = fresh[-1] if fresh and fresh[-1].new.read_at == read_at else None
+                arrival = len(self._kept.get(read_at, ())) if before is None else before.arrival + 1
+                fresh.append(_Fresh(NewReading(read_at, register_ml, told.empty_pipe), received_at, None, arrival))
+        return sorted(fresh, key=lambda one: one.new.read_at)
 
-    @staticmethod
-    def _row(new: NewReading, received_at: datetime, claimed_at: datetime | None, arrival: int) -> StoredReading:
-        return StoredReading(
-            *(new.read_at, arrival, new.register_ml, ReadingQuality.HELD, None, received_at, None, None, claimed_at)
-        )
-
-    def _rises_far(self, fresh: Sequence[tuple[NewReading, StoredReading]]) -> bool:
+    def _rises_far(self, fresh: Sequence[_Fresh]) -> bool:
         """Whether one of them rises by so much that those held for a jump are to be looked at."""
         if not self._suspects:
             return False
-        first = max(bisect_left(self._accepted, fresh[0][0].read_at, key=_READ_AT) - 1, 0)
-        last = bisect_right(self._accepted, fresh[-1][0].read_at, key=_READ_AT) + 1
+        first = max(bisect_left(self._accepted, fresh[0].new.read_at, key=_READ_AT) - 1, 0)
+        last = bisect_right(self._accepted, fresh[-1].new.read_at, key=_READ_AT) + 1
         lowest_ml = min(one.register_ml for one in self._accepted[first:last])
-        return any(new.register_ml - lowest_ml > FLOW_SLACK_ML for new, _ in fresh)
+        return any(new.register_ml - lowest_ml > FLOW_SLACK_ML for new, *_ in fresh)
 
-    def _usual_day_ml(self, fresh: Sequence[tuple[NewReading, StoredReading]], now: datetime) -> int | None:
+    def _usual_day_ml(self, fresh: Sequence[_Fresh], now: datetime) -> int | None:
         """The most of a day lately, where one of them steps far enough to be compared with it."""
-        below = self._accepted[max(bisect_left(self._accepted, fresh[0][0].read_at, key=_READ_AT) - 1, 0)]
-        registers = [below.register_ml, *(new.register_ml for new, _ in fresh)]
+        below = self._accepted[max(bisect_left(self._accepted, fresh[0].new.read_at, key=_READ_AT) - 1, 0)]
+        registers = [below.register_ml, *(new.register_ml for new, *_ in fresh)]
         if not any(is_large(after - before) for before, after in pairwise(registers)):
             return None
         since = (now - timedelta(days=HABIT_DAYS)).date()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from standpipe.readings.models import ReadingQuality
 
@@ -25,6 +26,7 @@ GAP = timedelta(hours=25)
 SPIKE_TIMES = 5
 """Times the most that a day has taken lately: a burst pipe or a broken meter rather than a garden party."""
 SPIKE_LEAST_ML = 2_000_000
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 class Reason(StrEnum):
@@ -47,8 +49,7 @@ class Reason(StrEnum):
     SWAPPED = "SWAPPED"
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedReading:
+class AcceptedReading(NamedTuple):
     """A reading that others go on from: what the register showed, and where that stands in the meter's life."""
 
     read_at: datetime
@@ -56,8 +57,7 @@ class AcceptedReading:
     counted_ml: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewReading:
+class NewReading(NamedTuple):
     """A reading to judge. ``empty_pipe``: the meter felt air. ``clock_wrong``: its instant is that of its arrival."""
 
     read_at: datetime
@@ -75,8 +75,7 @@ class ValidationContext:
     usual_day_ml: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """``counted_ml``: where the reading stands; None for one that stands nowhere.
 
     One that is held for air stands where the reading below it does: what follows goes on from its register, without
@@ -125,7 +124,7 @@ def validate(
 
 def is_possible(volume_ml: int, duration: timedelta) -> bool:
     """Whether so much water can pass a household's meter in that time."""
-    return volume_ml <= duration / timedelta(hours=1) * MAX_FLOW_ML_PER_H + FLOW_SLACK_ML
+    return volume_ml <= FLOW_SLACK_ML or volume_ml <= duration / _HOUR * MAX_FLOW_ML_PER_H + FLOW_SLACK_ML
 
 
 def is_large(volume_ml: int) -> bool:
@@ -164,14 +163,12 @@ def _flag(
         return Reason.CLOCK_WRONG
     if rolled:
         return Reason.ROLL_OVER
-    days = max((reading.read_at - below.read_at) / timedelta(days=1), 1)
-    if (
-        context.usual_day_ml is not None
-        and is_large(volume_ml)
-        and volume_ml > SPIKE_TIMES * context.usual_day_ml * days
-    ):
-        return Reason.SPIKE
-    return Reason.GAP if reading.read_at - below.read_at > GAP else None
+    duration = reading.read_at - below.read_at
+    if context.usual_day_ml is not None and is_large(volume_ml):
+        days = max(duration / _DAY, 1)
+        if volume_ml > SPIKE_TIMES * context.usual_day_ml * days:
+            return Reason.SPIKE
+    return Reason.GAP if duration > GAP else None
 
 
 def _held(reason: Reason) -> Verdict:

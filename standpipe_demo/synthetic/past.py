@@ -15,7 +15,7 @@ from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line
 from standpipe.meters.models import Meter
-from standpipe.payments.booking import captured_lines, funding
+from standpipe.payments.decide import captured_lines, funding
 from standpipe.payments.models import TopUp
 from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.split import Owing, Split, split

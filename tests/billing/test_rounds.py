@@ -15,7 +15,7 @@ from standpipe.billing import rounds
 from standpipe.billing.models import PeriodCharge
 from standpipe.engine.batcher import BusyError
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
-from standpipe.meters.due import Claimed, MeterDue, mark_due
+from standpipe.meters.due import Claimed, MeterDue, failing_meters, mark_due
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import RegisterReading
 from standpipe.platform import metrics
@@ -328,3 +328,19 @@ async def test_two_workers_in_batches_come_to_the_ledger_of_one_by_one(
         for rows in (await books(sessions, together), await books(sessions, alone))
     ]  # fmt: skip
     assert sums[0] == sums[1]
+
+
+async def test_the_office_lists_who_could_not_be_rated_and_why(sessions: Sessions) -> None:
+    homes = await homes_of(sessions, 2)
+    await run(
+        sessions,
+        "INSERT INTO tariffs (id, utility_id, code, name, currency, basis) "
+        "SELECT 'trf_bare', utility_id, 'bare', 'bare', currency, basis FROM tariffs LIMIT 1",
+    )
+    await run(sessions, "UPDATE meters SET tariff_id = 'trf_bare' WHERE id = :meter_id", meter_id=homes[0].meter_id)
+    assert await rate_due(sessions, Stopped(NOW)) == 2
+    async with sessions() as session:
+        [failing] = await failing_meters(await session.connection())
+    assert (failing.serial, failing.attempts) == (homes[0].serial, 1)
+    assert failing.error == "NotFoundError: This tariff has no prices."
+    assert failing.again_at is not None

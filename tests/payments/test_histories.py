@@ -202,7 +202,7 @@ class PaymentHistory(RuleBasedStateMachine):
         self.attempt(work())
 
     @rule()
-    def the_janitor_asks(self) -> None:
+    def the_poller_asks(self) -> None:
         self.attempt(self._later(TopUp))
         self.attempt(poll_due(self.sessions, self.rails, CLOCK))
 

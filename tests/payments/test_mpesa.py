@@ -287,7 +287,7 @@ async def test_p42_money_for_an_unknown_meter_waits_and_is_assigned_once(registe
 
 
 async def paybill_again(town: Town) -> None:
-    """The same confirmation once more, and the janitor, after the money was placed."""
+    """The same confirmation once more, and the payment poller, after the money was placed."""
     [money] = town.mpesa.money.values()
     await call(town, "c2b/confirmation", town.mpesa.c2b(money) | {"Again": "1"})
     await town.hurry(RailEvent)

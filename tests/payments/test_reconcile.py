@@ -225,7 +225,7 @@ async def test_p50_with_every_webhook_dead_all_is_found_and_nothing_differs(town
     ):
         assert (await town.http.post(url)).status_code == 200
     assert await town.count(RailEvent) == 0
-    # The janitor's first round, and the statements' first reading.
+    # The payment poller's first round, and the statements' first reading.
     await town.poll()
     await pull(town.sessions, town.rails, town.settings.clock, until=datetime.now(UTC) + timedelta(minutes=1))
     await town.drain()
@@ -337,7 +337,7 @@ async def test_the_office_on_the_command_line(town: Town, database_url: str, tmp
     statement.write_text(
         f"{HEAD}x9,PAYMENT,sch_nobodys,KES,7.00,0.10,2026-05-01T10:00:00Z,,{hostile}\nbad,line\n", encoding="utf-8"
     )
-    taken = run("reconcile", "import", str(statement), "--provider", "sandbox")
+    taken = run("reconcile", "import", str(statement), "--rail", "sandbox")
     assert (taken.returncode, "SUSPENSE" in taken.stdout, "line 3" in taken.stdout) == (1, True, True)
     [item] = json.loads(run("suspense", "list", "--json").stdout)
     listed = run("suspense", "list")

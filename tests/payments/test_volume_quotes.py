@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from standpipe.customers.models import Household
 from standpipe.meters.models import Meter
-from standpipe.payments import quote_lock
+from standpipe.payments import quoted
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import period_of
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
@@ -111,7 +111,7 @@ async def test_a_quote_is_kept_when_the_month_has_turned_before_the_money_came(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The month may have weeks to go on the day of this test.
-    monkeypatch.setattr(quote_lock, "QUOTED_FOR", timedelta(days=60))
+    monkeypatch.setattr(quoted, "QUOTED_FOR", timedelta(days=60))
     town = await volume_town(town)
     opening = await order(town, "opening", None, "58.00")
     await settle(town, opening)

@@ -20,11 +20,12 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import RailEvent, Refund
-from standpipe.payments.purchases import buy_with_wallet
 from standpipe.payments.reconcile import make_report
 from standpipe.payments.refunds import work_refunds
+from standpipe.payments.rows import load_one
 from standpipe.payments.split import Owing, split
 from standpipe.payments.vends import vend
+from standpipe.payments.volume import buy_with_wallet
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
 from standpipe.tariffs.pricing import Place
@@ -299,7 +300,7 @@ async def test_p11_told_a_hundred_times_it_is_one_purchase(town: Town) -> None:
 
 async def test_one_posting_buys_once_whatever_has_come_into_the_wallet_since(town: Town) -> None:
     town = await volume_town(town)
-    await pay(town, "20.00")
+    top_up_id = await pay(town, "20.00")
     async with town.sessions() as session:
         key = (await session.scalars(select(VolumePurchase.key))).one().removesuffix(":bought")
     async with town.sessions.begin() as session:
@@ -307,7 +308,10 @@ async def test_one_posting_buys_once_whatever_has_come_into_the_wallet_since(tow
         given = [Line(AccountRef(AccountKind.WALLET, meter.id, "KES"), 5_000)]
         given.append(Line(AccountRef(AccountKind.OPENING, town.utility_id, "KES"), -5_000))
         await post(session, key="gift", kind="OPENING", lines=given, occurred_at=datetime.now(UTC))
-        await buy_with_wallet(session, meter, source_id="top", posting_key=key, now=datetime.now(UTC))
+        _, money = await load_one(await session.connection(), top_up_id, datetime.now(UTC))
+        assert money.wallet_minor == 5_260
+        after = buy_with_wallet(money, source_id=top_up_id, posting_key=key, now=datetime.now(UTC))
+        assert after == (money, ())
     assert await volumes(town) == (3 * UNIT_ML, 3 * UNIT_ML)
     assert await town.wallet(town.home.meter_id) == 5_260
 

@@ -151,7 +151,7 @@ class Town:
             pass
 
     async def poll(self) -> int:
-        """The janitor, as if every wait were over."""
+        """The payment poller, as if every wait were over."""
         await self.hurry(TopUp)
         return await poll_due(self.sessions, self.rails, self.settings.clock)
 

@@ -164,7 +164,7 @@ class History:
                 rail_ref=new_id("sch"), reference=top_up.id, status=PaymentStatus.SUCCEEDED, currency=self.currency,
                 requested_minor=paid, captured_minor=paid, refunded_minor=0,
             )  # fmt: skip
-            await apply_truth(session, top_up, truth, self.now)
+            await apply_truth(session, {}, top_up.id, truth, self.now)
         self.books.top_up(self.now, paid)
 
     async def accrue(self) -> None:

@@ -66,7 +66,7 @@ class NoticeSubject(StrEnum):
 
 CARD_POLLS_S = (30, 60, 120, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600)
 MOBILE_POLLS_S = (10, 20, 30, 60, 120, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 48 * 3600)
-"""Real seconds between the janitor's questions; after the last a person must look. Never given up as failed."""
+"""Real seconds between the payment poller's questions; after the last a person must look. Never given up as failed."""
 
 
 @dataclass(frozen=True, slots=True)

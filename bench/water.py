@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from bench.support import Row, median_ms
 from standpipe import tariffs
 from standpipe.billing.rounds import rate_due
+from standpipe.billing.series import SeriesRequest, UsageInterval, series_of_many
+from standpipe.billing.statements import build
 from standpipe.meters.due import mark_due
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import RegisterReading
@@ -30,8 +32,6 @@ from standpipe.platform.units import period_of
 from standpipe.readings.raw import RawReadings, store_raw
 from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.periods import Supply, TariffInForce, price_use, segments_of
-from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
-from standpipe.usage.statements import build
 from standpipe_demo.synthetic.utility import PREFIX, Scale, generate, months_from
 from tests.support.database import renamed
 from tests.support.statements import counted

@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.overview import MeterView, meter_view
+from standpipe.billing.quotes import quote_credit
 from standpipe.meters.forgetting import end_codes
 from standpipe.notifications import forgetting as notifications_forgetting
 from standpipe.notifications.alerts import check_low_balance, raise_once
@@ -42,8 +44,6 @@ from standpipe.payments.refunds import meter_stated
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.tariffs.periods import BillLine
-from standpipe.usage.overview import MeterView, meter_view
-from standpipe.usage.quotes import quote_credit
 from standpipe.vending.views import grouped, token_by_id
 
 _log = structlog.get_logger(__name__)

@@ -10,7 +10,9 @@ from functools import partial
 
 import structlog
 
+from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.rounds import rate_due, sweep
+from standpipe.billing.statement_queue import issue_due
 from standpipe.customers.retention import forget_sign_ins
 from standpipe.engine.queue import claim, finish, retry
 from standpipe.meters import due
@@ -30,8 +32,6 @@ from standpipe.platform.errors import NotYetError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.reactions import follow_up, react
 from standpipe.readings.storage import keep_partitions
-from standpipe.usage.rests import Rests
-from standpipe.usage.statement_queue import issue_due
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.offers import QUEUE, offer_due
@@ -74,7 +74,7 @@ async def run_worker(
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
         "rating_sweep": daily(lambda: sweep(sessions, clock), clock.real_s(timedelta(days=1))),
         "sign_in_retention": daily(lambda: forget_sign_ins(sessions), DAY_S),
-        "monthly_statements": partial(issue_due, sessions, clock, Rests("monthly_statements")),
+        "monthly_statements": partial(issue_due, sessions, clock, FailureBackoff("monthly_statements")),
     }
     if issuer is not None:
         queues["keypad_offers"] = partial(offer_due, sessions, clock, token_after)

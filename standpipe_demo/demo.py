@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from standpipe.app import make_signer
+from standpipe.billing.series import last_reading_at
 from standpipe.meters.keys import KeyRing
 from standpipe.payments.receipt_links import sign_link
 from standpipe.platform.clock import Clock
@@ -24,7 +25,6 @@ from standpipe.platform.errors import SettingsError
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.serving import bind, require_free_tcp
 from standpipe.platform.settings import Settings
-from standpipe.usage.series import last_reading_at
 from standpipe.wiring import Database, open_database
 from standpipe_demo import seed
 from standpipe_demo.banner import print_banner

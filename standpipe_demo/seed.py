@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe import tariffs
+from standpipe.billing.charges import contract_for, period_volume_ml
 from standpipe.billing.rounds import rate_now
 from standpipe.customers.models import Customer, Household, HouseholdRole, Membership, Utility
 from standpipe.ledger.dues import dues_of
@@ -44,7 +45,6 @@ from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.pricing import PriceTable, cost_minor
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.charges import contract_for, period_volume_ml
 from standpipe_demo.reports import take_report
 from standpipe_demo.seed_keypad import keypad_house
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID

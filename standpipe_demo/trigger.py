@@ -17,7 +17,8 @@ from sqlalchemy import select
 
 from standpipe.customers.models import HouseholdRole, Membership
 from standpipe.meters.models import Meter
-from standpipe.office.desk import at_desk, minor, out, the_meter
+from standpipe.office.desk import at_desk, minor, out
+from standpipe.operations.find import meter_of
 from standpipe.payments import top_ups
 from standpipe.payments.models import TopUp
 from standpipe.payments.rails.registry import Rails
@@ -184,7 +185,7 @@ async def _payer(sessions: Sessions, serial: str | None) -> tuple[Meter, str]:
         if serial is None:
             found = await session.get_one(Meter, await seed.demo_meter_id(sessions))
         else:
-            found = await the_meter(session, serial)
+            found = await meter_of(session, serial)
         customer_id = await session.scalar(
             select(Membership.customer_id)
             .where(Membership.household_id == found.household_id, Membership.role == HouseholdRole.OWNER)

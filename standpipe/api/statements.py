@@ -12,10 +12,10 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from standpipe.billing.statement_pdf import render
+from standpipe.billing.statements import number_text, statement_by_month, tenancy_since
 from standpipe.payments.receipt_links import link_holds
 from standpipe.platform.errors import InvalidInputError
-from standpipe.usage.statement_pdf import render
-from standpipe.usage.statements import number_text, statement_by_month, tenancy_since
 
 
 async def statement_pdf(request: Request) -> Response:

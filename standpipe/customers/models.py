@@ -32,7 +32,7 @@ class Utility(Base):
     ``debt_share_percent``: the most of a top-up that may repay what the meter owes; ``debt_weekly_cap_minor``: the
     most in seven days; ``guaranteed_ml``: the water that a top-up buys before any debt or standing charge is taken.
     ``emergency_credit_minor`` may be switched on at ``emergency_threshold_minor`` of credit and below (0: there is
-    none). ``cut_off``: what meters do at zero; ``friendly``: when they do not do it (``standpipe.usage.cut_off``).
+    none). ``cut_off``: what meters do at zero; ``friendly``: when they do not do it (``standpipe.supply``).
     While ``released_reason`` says why, and until ``released_until`` (None: until it is ended), no meter cuts off.
     A month's statement is made ``statement_after_days`` days after its end.
     """

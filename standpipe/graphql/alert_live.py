@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 
 import strawberry
 
+from standpipe.billing.overview import meters_by_id
 from standpipe.graphql.alerts import of_tenancy
 from standpipe.graphql.authentication import live_keys
 from standpipe.graphql.context import Context, Ctx
@@ -13,7 +14,6 @@ from standpipe.graphql.meters import Alert, alert_of
 from standpipe.notifications.views import AlertView, newest_waiting, raised_after
 from standpipe.platform.ids import first_id_at
 from standpipe.platform.notify import LIVE
-from standpipe.usage.overview import meters_by_id
 
 OVERLAP_S = 300
 """An alert's id is made before its transaction commits: ids of so many seconds are looked at again."""

@@ -6,13 +6,13 @@ from enum import Enum
 
 import strawberry
 
+from standpipe.billing.overview import MeterView
 from standpipe.graphql.base import Node
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.preferences import NotifyChannel
 from standpipe.notifications.texts import Text, text_of
 from standpipe.notifications.views import AlertView, alerts_by_id
 from standpipe.platform.ids import is_id
-from standpipe.usage.overview import MeterView
 
 
 @strawberry.enum(description="What an alert is about.")

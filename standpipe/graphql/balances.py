@@ -4,10 +4,10 @@ from datetime import date, datetime
 
 import strawberry
 
+from standpipe.billing.emergency import emergency_offer_minor
+from standpipe.billing.overview import MeterView
 from standpipe.graphql.base import Money, Volume, money, volume
 from standpipe.meters.models import WalletKind
-from standpipe.usage.emergency import emergency_offer_minor
-from standpipe.usage.overview import MeterView
 
 
 @strawberry.type(description="How long the credit lasts.")

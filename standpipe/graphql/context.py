@@ -11,6 +11,8 @@ from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 from strawberry.types import Info
 
+from standpipe.billing.overview import MeterView, meters_by_id
+from standpipe.billing.series import SeriesRequest, UsageBucket, series_of_many
 from standpipe.customers.firebase import FirebaseTokens
 from standpipe.customers.forgetting import is_present
 from standpipe.customers.models import OperatorRole
@@ -38,8 +40,6 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotAuthenticatedError, SignInUnavailableError
 from standpipe.platform.notify import Listener
 from standpipe.readings.rhythm import rhythms
-from standpipe.usage.overview import MeterView, meters_by_id
-from standpipe.usage.series import SeriesRequest, UsageBucket, series_of_many
 from standpipe.vending.views import TokenView, tokens_by_source
 
 

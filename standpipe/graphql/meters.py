@@ -9,6 +9,8 @@ from typing import Annotated
 import strawberry
 from graphql import GraphQLError
 
+from standpipe.billing.overview import MeterView
+from standpipe.billing.series import UsageInterval
 from standpipe.customers.models import HouseholdRole
 from standpipe.graphql.alerts import AlertFields, own_alerts
 from standpipe.graphql.balances import Balance, balance_of
@@ -39,8 +41,6 @@ from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertVi
 from standpipe.payments.rails.registry import methods_in
 from standpipe.payments.views import TopUpView
 from standpipe.platform.ids import is_id
-from standpipe.usage.overview import MeterView
-from standpipe.usage.series import UsageInterval
 
 MAX_FIRST = 100
 

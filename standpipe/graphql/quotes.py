@@ -8,6 +8,9 @@ from decimal import Decimal
 
 import strawberry
 
+from standpipe.billing.overview import MeterView
+from standpipe.billing.quotes import Quote as QuoteView
+from standpipe.billing.quotes import quote_credit, quote_volume
 from standpipe.graphql.base import Money, MoneyInput, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import USER_ERRORS, UserError, UserErrorCode, user_error
@@ -22,9 +25,6 @@ from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError, 
 from standpipe.platform.language import phrase, to_translate, translate
 from standpipe.platform.units import MAX_MINOR, ML_PER_LITRE, to_minor
 from standpipe.tariffs.periods import LineKind
-from standpipe.usage.overview import MeterView
-from standpipe.usage.quotes import Quote as QuoteView
-from standpipe.usage.quotes import quote_credit, quote_volume
 
 
 @strawberry.input(one_of=True, description="Quote for an amount of money, or for a volume.")

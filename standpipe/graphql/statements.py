@@ -5,18 +5,18 @@ from datetime import date, datetime
 
 import strawberry
 
+from standpipe.billing.comparison import Comparison as ComparisonFacts
+from standpipe.billing.comparison import compare
+from standpipe.billing.overview import MeterView
+from standpipe.billing.statement_body import Adjustment, Bill, StatementBody
+from standpipe.billing.statement_text import line_text, movement_text
+from standpipe.billing.statements import number_text, statement_by_month
 from standpipe.graphql.base import Money, Url, Volume, money, volume
 from standpipe.graphql.context import Context
 from standpipe.graphql.errors import USER_ERRORS, UserError, user_error
 from standpipe.graphql.quotes import Charge
 from standpipe.payments.receipt_links import sign_link
 from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
-from standpipe.usage.comparison import Comparison as ComparisonFacts
-from standpipe.usage.comparison import compare
-from standpipe.usage.overview import MeterView
-from standpipe.usage.statement_body import Adjustment, Bill, StatementBody
-from standpipe.usage.statement_text import line_text, movement_text
-from standpipe.usage.statements import number_text, statement_by_month
 
 
 @strawberry.type(description="Money that moved for another reason than use.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import strawberry
 from graphql import GraphQLError
 
+from standpipe.billing.overview import MeterView, meters_by_id
 from standpipe.graphql.alert_live import AlertSubscription
 from standpipe.graphql.authentication import live_keys
 from standpipe.graphql.context import Context, Ctx
@@ -19,7 +20,6 @@ from standpipe.graphql.meters import Meter, TopUp, meter_of, top_up_of
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.platform.ids import is_id
 from standpipe.platform.notify import LIVE
-from standpipe.usage.overview import MeterView, meters_by_id
 
 
 @strawberry.type(

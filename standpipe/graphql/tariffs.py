@@ -4,11 +4,11 @@ from datetime import date
 
 import strawberry
 
+from standpipe.billing.overview import MeterView
 from standpipe.graphql.base import Money, Node, Volume, described_enum, money, price, volume
 from standpipe.tariffs.periods import Segment
 from standpipe.tariffs.pricing import TierUse, water_price
 from standpipe.tariffs.terms import Basis, Per, StandingCharge
-from standpipe.usage.overview import MeterView
 
 described_enum(
     Per,

@@ -7,13 +7,13 @@ from decimal import Decimal
 import strawberry
 from graphql import GraphQLError
 
+from standpipe.billing.overview import MeterView
+from standpipe.billing.series import BucketQuality, SeriesRequest, UsageInterval, check
+from standpipe.billing.series import UsageBucket as BucketView
 from standpipe.graphql.base import Money, Volume, described_enum, litres, money, volume
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.tariffs import TierLine, tier_lines
 from standpipe.platform.errors import InvalidInputError
-from standpipe.usage.overview import MeterView
-from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, check
-from standpipe.usage.series import UsageBucket as BucketView
 
 described_enum(
     UsageInterval,

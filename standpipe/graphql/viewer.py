@@ -4,6 +4,7 @@ from typing import Annotated
 
 import strawberry
 
+from standpipe.billing.overview import meters_of_customer
 from standpipe.customers.models import HouseholdRole
 from standpipe.customers.people import Person
 from standpipe.graphql.base import AFTER, FIRST, LanguageTag, Node, PhoneNumber, page_info
@@ -23,7 +24,6 @@ from standpipe.graphql.meters import (
 from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sessions import Session, load_sessions
-from standpipe.usage.overview import meters_of_customer
 
 
 @strawberry.type(description="Who is signed in.")

@@ -30,7 +30,7 @@ class CommandKind(StrEnum):
     VALVE = "VALVE"
     THRESHOLD = "THRESHOLD"
     AT_ZERO = "AT_ZERO"
-    """What to do when the credit ends: see ``standpipe.usage.cut_off``."""
+    """What to do when the credit ends: see ``standpipe.supply.zero_credit_lookup``."""
     READ_NOW = "READ_NOW"
     """Say at once how the register and the credit stand."""
     CLOCK = "CLOCK"

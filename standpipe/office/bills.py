@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
+from standpipe.billing.statement_body import StatementBody
+from standpipe.billing.statement_pdf import render
+from standpipe.billing.statement_text import line_text, month_text, movement_text, word
+from standpipe.billing.statements import number_text
 from standpipe.office.desk import amount as major
 from standpipe.office.desk import group, month_of, perform, show
 from standpipe.operations import statements as operations
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import money_text
-from standpipe.usage.statement_body import StatementBody
-from standpipe.usage.statement_pdf import render
-from standpipe.usage.statement_text import line_text, month_text, movement_text, word
-from standpipe.usage.statements import number_text
 
 Reference = Annotated[str, typer.Option(help="The bill or the decision it comes from; it counts once.")]
 

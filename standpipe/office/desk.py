@@ -12,16 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import OperatorRole, Utility
-from standpipe.customers.operators import actor_of_key, authenticate_operator
+from standpipe.customers.operators import actor_of_key
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import Meter
 from standpipe.operations.operation import Desk, Operation
 from standpipe.payments.rails.registry import Rails
-from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
+from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
 from standpipe.platform.settings import Settings, load
 from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
 from standpipe.wiring import Database, close_rails, configure_logging, make_rails, migrated_database
@@ -83,41 +80,12 @@ async def _desk(session: AsyncSession, settings: Settings, rails: Rails, *, read
     )
 
 
-def by_operator(
-    work: Callable[[AsyncSession, str, Rails, datetime], Awaitable[Any]], *, may: Sequence[OperatorRole]
-) -> Any:
-    """One transaction in an operator's name. ``may``: whose work it is, besides ADMIN's (``customers.operators``).
-
-    Raises NotAuthenticatedError and ForbiddenError.
-    """
-
-    async def run(settings: Settings, database: Database, rails: Rails) -> Any:
-        key = os.environ.get(KEY, "")
-        if not key:
-            raise NotAuthenticatedError(f"Put your operator key into {KEY}.")
-        async with database.sessions.begin() as session:
-            name = await authenticate_operator(session, key, may=may)
-            return await work(session, name, rails, settings.clock.now())
-
-    return at_desk(run)
-
-
 def read(work: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
     """One session that changes nothing."""
 
     async def run(_settings: Settings, database: Database, _providers: Rails) -> Any:
         async with database.sessions() as session:
             return await work(session)
-
-    return at_desk(run)
-
-
-def read_now(work: Callable[[AsyncSession, datetime], Awaitable[Any]]) -> Any:
-    """``read``, for what depends on the time by the town's clock."""
-
-    async def run(settings: Settings, database: Database, _providers: Rails) -> Any:
-        async with database.sessions() as session:
-            return await work(session, settings.clock.now())
 
     return at_desk(run)
 
@@ -190,21 +158,3 @@ def month_of(text: str) -> date:
         return date.fromisoformat(f"{text}-01")
     except ValueError:
         raise InvalidInputError(f"{text!r} is no month; write it like 2026-10.") from None
-
-
-async def the_meter(session: AsyncSession, serial: str) -> Meter:
-    """The meter of a serial. Raises NotFoundError."""
-    meter = await session.scalar(select(Meter).where(Meter.serial == serial))
-    if meter is None:
-        raise NotFoundError(f"No meter has the serial {serial}.")
-    return meter
-
-
-async def the_utility(session: AsyncSession, utility_id: str | None) -> str:
-    """The utility meant; the only one where there is one. Raises InvalidInputError."""
-    if utility_id is not None:
-        return utility_id
-    found = (await session.scalars(select(Utility.id).limit(2))).all()
-    if len(found) != 1:
-        raise InvalidInputError("Say which utility: --utility-id.")
-    return found[0]

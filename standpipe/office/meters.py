@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from standpipe.billing.review import HeldReading, Outcome
 from standpipe.office.desk import AsJson, group, instant, perform, register_ml, show
 from standpipe.operations import readings as operations
 from standpipe.platform.settings import load
 from standpipe.platform.units import ML_PER_KILOLITRE, money_text
-from standpipe.usage.review import HeldReading, Outcome
 
 Note = Annotated[str, typer.Option(help="How you know; it is kept.")]
 At = Annotated[str, typer.Argument(help="The reading's instant, as `held` shows it.")]

@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 
 from standpipe import tariffs
+from standpipe.billing.price_tables import push_to_all
+from standpipe.billing.statement_body import bill_of
+from standpipe.billing.statement_text import line_text
 from standpipe.office.desk import AsJson, at_desk, group, harmless, month_of, perform, register_ml, show
 from standpipe.operations import tariffs as operations
 from standpipe.payments.rails.registry import Rails
@@ -19,9 +22,6 @@ from standpipe.platform.units import money_text
 from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff, to_terms
 from standpipe.tariffs.periods import Priced, TariffInForce
 from standpipe.tariffs.sample import sample_bill
-from standpipe.usage.price_tables import push_to_all
-from standpipe.usage.statement_body import bill_of
-from standpipe.usage.statement_text import line_text
 from standpipe.wiring import Database
 
 LIBRARY = Path(tariffs.__file__).parent / "library"

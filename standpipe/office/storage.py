@@ -10,6 +10,7 @@ from standpipe.office.desk import AsJson, at_desk, group, out, read, show
 from standpipe.payments.rails.registry import Rails
 from standpipe.platform.database import Sessions
 from standpipe.platform.settings import Settings
+from standpipe.readings.retention import Retention, horizon, let_go, plan, sweep
 from standpipe.readings.storage import (
     MONTHS_AHEAD,
     Partition,
@@ -20,7 +21,6 @@ from standpipe.readings.storage import (
     partitions,
     patiently,
 )
-from standpipe.usage.retention import Retention, horizon, let_go, plan, sweep
 from standpipe.wiring import Database
 
 storage = group("Readings by month: made ahead, shown, let go.")

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from standpipe.billing import supply_terms as terms
 from standpipe.office.desk import AsJson, amount, group, perform, show
 from standpipe.operations import supply as operations
 from standpipe.operations.supply import UtilityPolicies
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import ML_PER_LITRE, money_text
 from standpipe.supply.zero_credit import ZeroCreditPolicy
-from standpipe.usage import supply as terms
 
 supply = group("How meters are supplied: terms, who lives there, what happens when the credit ends.")
 UtilityId = Annotated[str | None, typer.Option("--utility-id", "--utility", help="Where there are several.")]

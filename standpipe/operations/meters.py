@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from sqlalchemy import select
 
+from standpipe.billing.price_tables import push_table
 from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters import commands
 from standpipe.meters.field_models import MeterDiagnostics
@@ -14,7 +15,6 @@ from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import MAX_MINOR
-from standpipe.usage.price_tables import push_table
 
 
 class ValvePosition(StrEnum):

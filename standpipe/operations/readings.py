@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from standpipe.billing import review
+from standpipe.billing.review import HeldReading, Outcome
 from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters.due import FailingMeter, failing_meters
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
-from standpipe.usage import review
-from standpipe.usage.review import HeldReading, Outcome
 
 
 @operation("readings.held", may=ANYBODY, reads=True)

@@ -9,17 +9,17 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 
+from standpipe.billing import supply_terms as terms
+from standpipe.billing.price_tables import push_terms
 from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters.access import find_by_account, locked_by_serial
 from standpipe.operations.find import utility_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import to_minor
+from standpipe.supply import utility_policies, zero_credit_lookup
 from standpipe.supply.zero_credit import ZeroCreditPolicy
 from standpipe.tariffs.models import SupplyTerms, Tariff
-from standpipe.usage import cut_off, house_rules
-from standpipe.usage import supply as terms
-from standpipe.usage.price_tables import push_terms
 
 NO_CAP = -1
 """As a weekly cap on debt recovery: none from now on."""
@@ -65,7 +65,7 @@ async def show(desk: Desk, serial: str) -> MeterSupply:
     tariffs = await desk.session.execute(
         select(Tariff.id, Tariff.code).where(Tariff.id.in_({row.tariff_id for row in rows}))
     )
-    at_zero = await cut_off.order_of(desk.session, meter, desk.now)
+    at_zero = await zero_credit_lookup.order_of(desk.session, meter, desk.now)
     return MeterSupply(tuple(rows), {tariff_id: code for tariff_id, code in tariffs}, at_zero, meter.at_zero)  # noqa: C416 - dict() does not take rows.
 
 
@@ -100,7 +100,7 @@ async def move_in(desk: Desk, serial: str, household_id: str, day: date) -> None
 async def set_class(desk: Desk, utility_id: str | None, code: str, *, name: str, zero_credit: str) -> None:
     """Make or change a class of customers. Raises NotFoundError, InvalidInputError."""
     utility = await utility_of(desk.session, utility_id)
-    await house_rules.set_class(
+    await utility_policies.set_class(
         desk.session, operator=desk.by, utility_id=utility.id, code=code, name=name, cut_off=zero_credit
     )
 
@@ -110,7 +110,7 @@ async def set_policies(desk: Desk, utility_id: str | None, change: UtilityPolici
     """Change what a utility rules for all its meters. Raises NotFoundError, InvalidInputError."""
     utility = await utility_of(desk.session, utility_id)
     cap = change.debt_weekly_cap
-    rules = house_rules.UtilityRules(
+    rules = utility_policies.UtilityRules(
         cut_off=change.zero_credit,
         friendly=_merged(utility.friendly, change.friendly) if change.friendly else None,
         guaranteed_ml=change.guaranteed_ml,
@@ -119,7 +119,7 @@ async def set_policies(desk: Desk, utility_id: str | None, change: UtilityPolici
         debt_share_percent=change.debt_share_percent,
         debt_weekly_cap_minor=NO_CAP if cap == NO_CAP else _minor(cap, utility.currency),
     )
-    await house_rules.set_rules(desk.session, operator=desk.by, utility_id=utility.id, change=rules)
+    await utility_policies.set_rules(desk.session, operator=desk.by, utility_id=utility.id, change=rules)
 
 
 @operation("supply.release", may=FIELD_WORK)
@@ -130,7 +130,7 @@ async def release(desk: Desk, utility_id: str | None, *, reason: str, until: dat
     """
     utility = await utility_of(desk.session, utility_id)
     ends_at = None if until is None else until.replace(tzinfo=ZoneInfo(utility.time_zone)).astimezone(UTC)
-    await house_rules.release(
+    await utility_policies.release(
         desk.session, operator=desk.by, utility_id=utility.id, reason=reason, until=ends_at, now=desk.now
     )
 
@@ -139,7 +139,7 @@ async def release(desk: Desk, utility_id: str | None, *, reason: str, until: dat
 async def end_release(desk: Desk, utility_id: str | None) -> None:
     """Go back to what the policies say. Raises InvalidInputError."""
     utility = await utility_of(desk.session, utility_id)
-    await house_rules.end_release(desk.session, operator=desk.by, utility_id=utility.id)
+    await utility_policies.end_release(desk.session, operator=desk.by, utility_id=utility.id)
 
 
 def _merged(before: Mapping[str, Any] | None, parts: Mapping[str, Any]) -> dict[str, Any]:

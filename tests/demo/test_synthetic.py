@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.charges import contract_for, period_use
 from standpipe.billing.models import PeriodCharge, StandingCharged, Statement
 from standpipe.billing.rounds import rate_now
+from standpipe.billing.statement_body import StatementBody, is_balanced
 from standpipe.billing.use import priced_use
 from standpipe.customers.models import Membership
 from standpipe.ledger.dues import dues_of
@@ -30,8 +32,6 @@ from standpipe.platform.units import local_midnight, period_of
 from standpipe.readings.models import DailyUsage, MonthlyUsage, Reading
 from standpipe.readings.rollups import roll_up_first
 from standpipe.tariffs.models import SupplyTerms
-from standpipe.usage.charges import contract_for, period_use
-from standpipe.usage.statement_body import StatementBody, is_balanced
 from standpipe_demo.synthetic.past import STEP_MINOR
 from standpipe_demo.synthetic.utility import Scale, generate
 from tests.support.command import standpipe

@@ -7,11 +7,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, update
 
+from standpipe.billing import supply_terms
 from standpipe.customers.models import Attempt, Household, Membership, OperatorAction, OperatorRole
 from standpipe.meters.claim_codes import new_code, show_code
 from standpipe.meters.claim_models import ClaimCode
 from standpipe.meters.models import Meter
-from standpipe.usage import supply
 from tests.support.households import (
     CLAIM,
     REMOVE,
@@ -195,14 +195,14 @@ async def test_a4_codes_end_when_the_people_change(town: Town) -> None:
     before = await code_for(town, home.serial)
     today = datetime.now(UTC).astimezone(ZoneInfo("Africa/Nairobi")).date()
     async with town.sessions.begin() as session:
-        await supply.move_out(session, operator="amina", serial=home.serial, day=today, now=datetime.now(UTC))
+        await supply_terms.move_out(session, operator="amina", serial=home.serial, day=today, now=datetime.now(UTC))
     assert code_of(await claim(town, mary.token, home.serial, before)) == "INVALID"
     between = await code_for(town, home.serial)
     async with town.sessions.begin() as session:
         household = Household(id="hh_" + "1" * 26, utility_id=town.utility_id, name="Next")
         session.add(household)
         await session.flush()
-        await supply.move_in(
+        await supply_terms.move_in(
             session, operator="amina", serial=home.serial, household_id=household.id, day=today, now=datetime.now(UTC)
         )
     assert code_of(await claim(town, mary.token, home.serial, between)) == "INVALID"

@@ -11,6 +11,7 @@ import aiocoap
 import pytest
 from sqlalchemy import select
 
+from standpipe.billing import price_tables
 from standpipe.meters import commands
 from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
@@ -18,7 +19,6 @@ from standpipe.meters.models import CommandKind, Meter, MeterCommand
 from standpipe.platform.database import Sessions
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.usage import price_tables
 from standpipe_demo.simulator import lora_codec, meter_orders
 from standpipe_demo.simulator.dlms_objects import CHARGE, CLOCK
 from tests.support.dlms import TOKEN, dlms_field

@@ -8,12 +8,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from standpipe.billing import supply_terms
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
 from standpipe.meters.models import CommandKind, Meter
 from standpipe.platform.database import Sessions
-from standpipe.usage import cut_off, house_rules, supply
-from standpipe.usage.house_rules import UtilityRules
+from standpipe.supply import utility_policies, zero_credit_lookup
+from standpipe.supply.utility_policies import UtilityRules
 from standpipe_demo.simulator.meter_model import CLOSED, DISCONNECT, NEVER, OPEN, RESTRICTED, TRICKLE, pour
 from tests.support.delivery import next_to_send
 from tests.support.radio import Field, make_field
@@ -50,7 +51,7 @@ async def field(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncI
 async def rule(field: Field, **change: Any) -> None:
     async with field.sessions.begin() as session:
         meter = await session.get_one(Meter, field.home.meter_id)
-        await house_rules.set_rules(
+        await utility_policies.set_rules(
             session, operator="amina", utility_id=meter.utility_id, change=UtilityRules(**change)
         )
 
@@ -102,12 +103,12 @@ async def test_m12_trickle_a_meter_at_zero_is_restricted_and_says_why(field: Fie
 
 async def test_m12_a_medical_customer_keeps_water_and_the_debt_grows_in_sight(field: Field) -> None:
     async with field.sessions.begin() as session:
-        await supply.set_terms(
+        await supply_terms.set_terms(
             session,
             operator="amina",
             serial=field.home.serial,
             from_day=NOON.date(),
-            change=supply.Terms(cut_off="NEVER"),
+            change=supply_terms.Terms(cut_off="NEVER"),
             now=NOON,
         )
     await wake(field)
@@ -211,7 +212,7 @@ async def test_m12_a_release_opens_what_was_cut_off_and_its_end_cuts_off_again(f
     utility_id = await _utility_id(field)
     until = NOON + timedelta(hours=3)
     async with field.sessions.begin() as session:
-        await house_rules.release(
+        await utility_policies.release(
             session, operator="amina", utility_id=utility_id, reason="fire", until=until, now=NOON
         )
     assert await work(field) == 1
@@ -226,21 +227,21 @@ async def test_m12_a_release_opens_what_was_cut_off_and_its_end_cuts_off_again(f
 async def test_m12_utility_class_and_customer_rule_in_this_order(field: Field) -> None:
     async def order() -> tuple[str, str]:
         async with field.sessions() as session:
-            found = await cut_off.order_of(session, await session.get_one(Meter, field.home.meter_id), NOON)
+            found = await zero_credit_lookup.order_of(session, await session.get_one(Meter, field.home.meter_id), NOON)
             return found.policy, found.source
 
     assert await order() == ("DISCONNECT", "utility")
     utility_id = await _utility_id(field)
     async with field.sessions.begin() as session:
-        await house_rules.set_class(
+        await utility_policies.set_class(
             session, operator="amina", utility_id=utility_id, code="domestic", name="Homes", cut_off="TRICKLE"
         )
     assert await order() == ("TRICKLE", "class domestic")
 
     async def terms(day: datetime, text: str) -> None:
         async with field.sessions.begin() as session:
-            change = supply.Terms(cut_off=text)
-            await supply.set_terms(
+            change = supply_terms.Terms(cut_off=text)
+            await supply_terms.set_terms(
                 session, operator="amina", serial=field.home.serial, from_day=day.date(), change=change, now=NOON
             )
 
@@ -278,7 +279,7 @@ async def test_m10_what_to_do_at_zero_leaves_money_alone_and_money_still_stops_a
 async def test_rules_that_cannot_be_read_cost_no_reading_and_change_no_order(field: Field) -> None:
     async with field.sessions.begin() as session:
         meter = await session.get_one(Meter, field.home.meter_id)
-        utility = await house_rules.utility_of(session, meter.utility_id)
+        utility = await utility_policies.utility_of(session, meter.utility_id)
         utility.friendly = {"from": "noon"}
     assert await work(field) == 1
     assert await work(field) == 0

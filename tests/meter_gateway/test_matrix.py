@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from standpipe.billing import price_tables
 from standpipe.meters import commands, credit
 from standpipe.meters.models import CommandKind, MeterCommand, MeterState
 from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.usage import price_tables
 from standpipe_demo.simulator.dlms_objects import STATEMENT
 from tests.support.database import DatabaseServer, free_port
 from tests.support.dlms import TOKEN, DlmsField, dlms_field, enrol, identity_of, make_dlms_meter

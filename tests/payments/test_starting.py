@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from standpipe.payments.models import TopUp
+from tests.support.statements import counted
 from tests.support.town import Town, make_home
 
 START = (
@@ -131,3 +132,11 @@ async def test_a_top_up_whose_provider_was_turned_off_still_shows_and_waits(town
     await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/lose")
     await town.poll()
     assert await town.credits() == (1, 1, 1500)
+
+
+async def test_starting_takes_no_more_statements_than_it_did(town: Town) -> None:
+    await town.start("sandbox", "15.00")
+    with counted(town.sessions) as sent:
+        assert (await town.start("sandbox", "16.00"))["userErrors"] == []
+    # Who asks and the answer included; the room itself takes twelve. The aim is eight in all.
+    sent.at_most(22)

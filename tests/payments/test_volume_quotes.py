@@ -14,8 +14,8 @@ from standpipe.meters.models import Meter
 from standpipe.payments import quoted
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import period_of
+from standpipe.supply.utility_policies import UtilityRules, set_rules
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
-from standpipe.usage.house_rules import UtilityRules, set_rules
 from tests.support.rating import rate_due
 from tests.support.town import Town
 from tests.support.volume import meter_of, volume_town

@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import select
 
+from standpipe.billing import review
+from standpipe.billing.review import HeldReading, Outcome
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
 from standpipe.readings.models import Reading
-from standpipe.usage import review
-from standpipe.usage.review import HeldReading, Outcome
 from tests.support.rating import take_report
 from tests.support.town import Home
 from tests.support.water import LATER, meter, state

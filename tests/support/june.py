@@ -10,8 +10,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from standpipe.billing.models import Statement
+from standpipe.billing.statements import issue
 from standpipe.meters.reports import MeterReport, RegisterReading
-from standpipe.usage.statements import issue
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_town
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from standpipe.billing import comparison
 from standpipe.meters.models import Meter
 from standpipe.platform.units import local_midnight
 from standpipe.tariffs.models import SupplyTerms
-from standpipe.usage import comparison
 from tests.support.june import APRIL, JUNE, MAY, NOW, STATEMENT, ZONE, add_home, read
 from tests.support.town import Home, Town, make_utility
 

@@ -8,7 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, select, text
 
+from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.models import StandingCharged, Statement
+from standpipe.billing.statement_queue import issue_due
 from standpipe.customers.models import Utility
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import LedgerTransaction
@@ -19,8 +21,6 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.rests import Rests
-from standpipe.usage.statement_queue import issue_due
 from tests.support.rating import rate_due
 from tests.support.town import Home, make_home, make_settings, make_utility
 
@@ -172,10 +172,10 @@ async def test_a_backlog_drains_in_rounds_by_two_workers_with_one_statement_each
     late = Stopped(local_midnight(date(2026, 6, 20), zone))
 
     async def worker() -> None:
-        rests = Rests("monthly_statements")
+        rests = FailureBackoff("monthly_statements")
         while await issue_due(sessions, late, rests, limit=2):
             pass
-        assert rests.resting() == [broken.meter_id]
+        assert rests.backing_off() == [broken.meter_id]
 
     await asyncio.gather(worker(), worker())
     async with sessions() as session:

@@ -5,9 +5,9 @@ from datetime import date, datetime
 import pytest
 from sqlalchemy import func, select
 
+from standpipe.billing.series import BucketQuality, SeriesRequest, UsageInterval, series_of_many
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.platform.database import Sessions
-from standpipe.usage.series import BucketQuality, SeriesRequest, UsageInterval, series_of_many
 from tests.support.desk import APRIL, DAY, HOUR, MAY
 from tests.support.water import LATER, START, meter, state, take
 

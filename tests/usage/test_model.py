@@ -13,6 +13,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import func, or_, select
 
+from standpipe.billing.emergency import activate
+from standpipe.billing.review import correct
+from standpipe.billing.statement_body import Bill, StatementBody, is_balanced
+from standpipe.billing.statements import build, issue
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.commands import lock_meter
@@ -28,10 +32,6 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.emergency import activate
-from standpipe.usage.review import correct
-from standpipe.usage.statement_body import Bill, StatementBody, is_balanced
-from standpipe.usage.statements import build, issue
 from tests.support.rating import rate, take_report
 from tests.support.town import make_home, make_settings
 from tests.usage import histories

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
 
+from standpipe.billing.series import SeriesRequest, UsageInterval, series_of_many
 from standpipe.ledger.models import Entry
 from standpipe.platform.database import Sessions
 from standpipe.platform.units import day_span, local_midnight, period_of, service_day
 from standpipe.readings.models import Reading
 from standpipe.tariffs.pricing import cost_minor, table_of
-from standpipe.usage.series import SeriesRequest, UsageInterval, series_of_many
 from tests.support.town import BLOCKS
 from tests.support.water import LATER, START, meter, state, take
 

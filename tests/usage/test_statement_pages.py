@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from standpipe.meters.models import Meter
-from standpipe.payments.receipt_links import TTL_S, sign_link
-from standpipe.platform.pdf import shown
-from standpipe.usage.statement_body import (
+from standpipe.billing.statement_body import (
     EMPTY,
     AccountSpan,
     Adjustment,
@@ -22,9 +19,12 @@ from standpipe.usage.statement_body import (
     StatementLine,
     is_balanced,
 )
-from standpipe.usage.statement_pdf import owed_rows, render, wallet_rows
-from standpipe.usage.statement_text import line_text
-from standpipe.usage.statements import ACCOUNTS
+from standpipe.billing.statement_pdf import owed_rows, render, wallet_rows
+from standpipe.billing.statement_text import line_text
+from standpipe.billing.statements import ACCOUNTS
+from standpipe.meters.models import Meter
+from standpipe.payments.receipt_links import TTL_S, sign_link
+from standpipe.platform.pdf import shown
 from tests.support.june import JUNE, MAY, ZONE, add_home, close, read, statement
 from tests.support.town import Town
 

@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 from standpipe.billing.models import Statement
+from standpipe.billing.statement_body import (
+    is_balanced,
+)
+from standpipe.billing.statement_queue import issue_due
+from standpipe.billing.statements import ACCOUNTS, issue, statement_by_month
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
@@ -21,11 +26,6 @@ from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
-from standpipe.usage.statement_body import (
-    is_balanced,
-)
-from standpipe.usage.statement_queue import issue_due
-from standpipe.usage.statements import ACCOUNTS, issue, statement_by_month
 from tests.support.june import (
     APRIL,
     INSTALLED,

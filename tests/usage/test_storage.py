@@ -12,7 +12,9 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from standpipe.billing.models import PeriodCharge
+from standpipe.billing.review import reject, release
 from standpipe.billing.rounds import rate_now
+from standpipe.billing.statements import issue
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.reports import MeterReport, RegisterReading
@@ -22,6 +24,7 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import WORK, Listener
 from standpipe.platform.units import period_of, service_day
 from standpipe.readings.models import DailyUsage, MonthlyUsage, Reading, ReadingQuality
+from standpipe.readings.retention import horizon, let_go, sweep
 from standpipe.readings.rollups import roll_up
 from standpipe.readings.storage import (
     add_partitions,
@@ -32,9 +35,6 @@ from standpipe.readings.storage import (
     months_from,
     partitions,
 )
-from standpipe.usage.retention import horizon, let_go, sweep
-from standpipe.usage.review import reject, release
-from standpipe.usage.statements import issue
 from standpipe.worker import daily, run_worker
 from tests.support.command import standpipe
 from tests.support.database import DatabaseServer

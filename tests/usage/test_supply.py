@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy import select, update
 
 from standpipe.app import make_signer
+from standpipe.billing import supply_terms
 from standpipe.billing.models import PeriodCharge, StandingCharged
+from standpipe.billing.statements import issue, statement_by_month
 from standpipe.customers.models import Customer, Household, Membership, OperatorAction, Utility
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
@@ -24,8 +26,6 @@ from standpipe.platform.units import local_midnight
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
-from standpipe.usage import supply
-from standpipe.usage.statements import issue, statement_by_month
 from tests.support.office import run_office
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_settings, make_utility
@@ -75,8 +75,8 @@ async def use(sessions: Sessions, home: Home, *days: tuple[date, int], now: date
 
 async def set_terms(sessions: Sessions, home: Home, day: date, now: datetime = NOW, **change: Any) -> None:
     async with sessions.begin() as session:
-        await supply.set_terms(
-            session, operator="amina", serial=home.serial, from_day=day, change=supply.Terms(**change), now=now
+        await supply_terms.set_terms(
+            session, operator="amina", serial=home.serial, from_day=day, change=supply_terms.Terms(**change), now=now
         )
 
 
@@ -103,14 +103,16 @@ async def another_household(sessions: Sessions, utility_id: str) -> tuple[str, s
     return household.id, customer.id
 
 
-async def move_out(sessions: Sessions, home: Home, day: date, now: datetime = NOW) -> supply.Closing:
+async def move_out(sessions: Sessions, home: Home, day: date, now: datetime = NOW) -> supply_terms.Closing:
     async with sessions.begin() as session:
-        return await supply.move_out(session, operator="amina", serial=home.serial, day=day, now=now)
+        return await supply_terms.move_out(session, operator="amina", serial=home.serial, day=day, now=now)
 
 
 async def move_in(sessions: Sessions, home: Home, household_id: str, day: date, now: datetime = NOW) -> None:
     async with sessions.begin() as session:
-        await supply.move_in(session, operator="amina", serial=home.serial, household_id=household_id, day=day, now=now)
+        await supply_terms.move_in(
+            session, operator="amina", serial=home.serial, household_id=household_id, day=day, now=now
+        )
 
 
 @pytest.mark.parametrize("proration", ["days", "none"])
@@ -133,7 +135,7 @@ async def test_t6_a_move_inside_a_month_is_prorated_as_the_tariff_says(
     assert await standing(sessions, home) == 30_000, "by days each its share; without, the month is charged once"
     assert closing.wallet_minor < 0
     async with sessions() as session:
-        rows = await supply.terms_of(session, await session.get_one(Meter, home.meter_id))
+        rows = await supply_terms.terms_of(session, await session.get_one(Meter, home.meter_id))
         assert [(row.from_day, row.household_id) for row in rows] == [
             (date(2026, 5, 20), home.household_id), (JUNE, home.household_id), (moved, household_id),
         ]  # fmt: skip
@@ -195,8 +197,8 @@ async def test_a_tariff_that_does_not_fit_the_meter_is_refused(sessions: Session
         await set_terms(sessions, home, date(2026, 5, 19), households=2)
     with pytest.raises(NotFoundError):
         async with sessions.begin() as session:
-            await supply.set_terms(
-                session, operator="a", serial="NONE", from_day=JUNE, change=supply.Terms(households=2), now=NOW
+            await supply_terms.set_terms(
+                session, operator="a", serial="NONE", from_day=JUNE, change=supply_terms.Terms(households=2), now=NOW
             )
     async with sessions.begin() as session:
         assert (await session.scalars(select(SupplyTerms))).all() == []
@@ -226,7 +228,7 @@ async def test_a_move_takes_the_meter_from_those_who_leave_and_their_own_terms_w
     # Said on the 25th: they left on the 10th. Terms that were set for the time after go with them too.
     await set_terms(sessions, home, date(2026, 6, 20), groups=("lifeline", "social"))
     closing = await move_out(sessions, home, date(2026, 6, 10))
-    assert closing == supply.Closing("KES", 700, 700, 0, 0, 0)
+    assert closing == supply_terms.Closing("KES", 700, 700, 0, 0, 0)
     with pytest.raises(InvalidInputError, match="Nobody lives there"):
         await move_out(sessions, home, date(2026, 6, 10))
     with pytest.raises(InvalidInputError, match="Until 2026-06-10"):
@@ -235,7 +237,7 @@ async def test_a_move_takes_the_meter_from_those_who_leave_and_their_own_terms_w
         await move_in(sessions, home, "hh_none", date(2026, 6, 12))
     await move_in(sessions, home, household_id, date(2026, 6, 12))
     async with sessions() as session:
-        rows = await supply.terms_of(session, await session.get_one(Meter, home.meter_id))
+        rows = await supply_terms.terms_of(session, await session.get_one(Meter, home.meter_id))
         audit = (await session.scalars(select(OperatorAction).order_by(OperatorAction.id))).all()
     mine, theirs = home.household_id, household_id
     assert [(f"{row.from_day:%d}", row.household_id, row.households, row.groups, row.cut_off) for row in rows] == [

@@ -4,13 +4,13 @@ from typing import Any
 
 import strawberry
 
+from standpipe.billing import emergency
 from standpipe.graphql.base import Money, known_id, money
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import USER_ERRORS, UserError, expected_failures
 from standpipe.graphql.mutations.common import KEY, KEY_FIELD, METER_FIELD, REPLAYED, Input
 from standpipe.payments import request_keys
 from standpipe.platform.database import Conn
-from standpipe.usage import emergency
 
 
 @strawberry.input(description=f"Switch emergency credit on. {KEY}")

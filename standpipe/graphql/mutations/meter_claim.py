@@ -5,6 +5,7 @@ from typing import Any
 
 import strawberry
 
+from standpipe.billing import tenancy
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.meters import Meter, reload_meter
@@ -14,7 +15,6 @@ from standpipe.meters.access import account_number_of
 from standpipe.meters.claim_codes import hash_code, read_code
 from standpipe.payments import request_keys
 from standpipe.platform.database import Conn
-from standpipe.usage import tenancy
 
 MUTATION = "meterClaim"
 

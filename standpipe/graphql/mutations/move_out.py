@@ -6,14 +6,14 @@ from typing import Any
 
 import strawberry
 
+from standpipe.billing import tenancy
+from standpipe.billing.supply_terms import Closing
 from standpipe.graphql.base import Money, known_id, money
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.mutations.common import KEY, NULL_WHERE_FAILED, WENT_WELL, Input
 from standpipe.payments import request_keys
 from standpipe.platform.database import Conn
-from standpipe.usage import tenancy
-from standpipe.usage.supply import Closing
 
 
 @strawberry.input(description=f"Say that the household has left a meter. For owners. {KEY}")

@@ -8,13 +8,13 @@ wallet has left from before helps to pay.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from standpipe.billing.overview import MeterView
 from standpipe.meters.models import WalletKind
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import MAX_MINOR
 from standpipe.tariffs.periods import BillLine, price_more
 from standpipe.tariffs.pricing import MAX_VOLUME_ML, TierUse, charge_minor, tiers, volume_for_ml
 from standpipe.tariffs.purchases import cost_of_units_minor, units_for_ml, whole_units_ml
-from standpipe.usage.overview import MeterView
 
 VALID_FOR = timedelta(minutes=15)
 

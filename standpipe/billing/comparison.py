@@ -10,10 +10,10 @@ from time import monotonic
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.overview import MeterView
 from standpipe.platform.units import period_of
 from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.periods import supply_on
-from standpipe.usage.overview import MeterView
 
 MIN_GROUP = 11
 """Ten others at least: whoever knows their own figure cannot reckon another's."""

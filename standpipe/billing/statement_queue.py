@@ -8,25 +8,25 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import ColumnElement, DateTime, ScalarSelect, cast, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.models import Statement
+from standpipe.billing.statements import ACCOUNTS, issue
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.units import local_midnight, period_of
-from standpipe.usage.rests import Rests
-from standpipe.usage.statements import ACCOUNTS, issue
 
 
-async def issue_due(sessions: Sessions, clock: Clock, rests: Rests | None = None, *, limit: int = 50) -> int:
+async def issue_due(sessions: Sessions, clock: Clock, rests: FailureBackoff | None = None, *, limit: int = 50) -> int:
     """Make the statements that are due, each in a transaction of its own; returns how many meters were seen to.
 
     A meter that fails is logged and rests (``rests``), so that the others get theirs.
     """
-    now, rests = clock.now(), rests or Rests("monthly_statements")
+    now, rests = clock.now(), rests or FailureBackoff("monthly_statements")
     async with sessions() as session:
-        due = dict(await _due(session, now, rests.resting(), limit))
+        due = dict(await _due(session, now, rests.backing_off(), limit))
 
     async def make(meter_id: str) -> None:
         async with sessions.begin() as session:

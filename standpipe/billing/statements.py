@@ -13,8 +13,21 @@ from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.charges import contract_for, period_use
 from standpipe.billing.models import StandingCharged, Statement, StatementCounter
 from standpipe.billing.rounds import rate_now
+from standpipe.billing.statement_body import (
+    EMPTY,
+    AccountSpan,
+    Adjustment,
+    Bill,
+    Movement,
+    StatementBody,
+    StatementLine,
+    bill_of,
+    is_balanced,
+    of_household,
+)
 from standpipe.billing.use import priced_use
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
@@ -27,19 +40,6 @@ from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.bought import bill_between
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import price_standing
-from standpipe.usage.charges import contract_for, period_use
-from standpipe.usage.statement_body import (
-    EMPTY,
-    AccountSpan,
-    Adjustment,
-    Bill,
-    Movement,
-    StatementBody,
-    StatementLine,
-    bill_of,
-    is_balanced,
-    of_household,
-)
 
 ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
 _CHARGES = frozenset({"USAGE", "STANDING"})

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.charges import contract_for
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, WalletKind
@@ -17,7 +18,6 @@ from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import local_midnight
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.periods import Segment
-from standpipe.usage.charges import contract_for
 
 MAX_AHEAD = timedelta(days=400)
 _log = structlog.get_logger(__name__)

@@ -1,5 +1,5 @@
 """How a meter is supplied, set by an operator: tariff, households, groups, cut-off policy, and who lives there (which
-its people can say too: ``standpipe.usage.tenancy``).
+its people can say too: ``standpipe.billing.tenancy``).
 
 Terms hold from a day on, which may be past: what was charged since is then priced anew, by difference, and months whose
 statements are made show it as an adjustment. Every change stands in the audit trail, in its own transaction.

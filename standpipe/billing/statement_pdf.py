@@ -12,10 +12,10 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.platypus import KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
+from standpipe.billing.statement_body import StatementBody
+from standpipe.billing.statement_text import day_text, line_text, month_text, movement_text, word
 from standpipe.platform.pdf import BOLD, REGULAR, fitted, shown
 from standpipe.platform.units import ML_PER_LITRE, money_text, volume_text
-from standpipe.usage.statement_body import StatementBody
-from standpipe.usage.statement_text import day_text, line_text, month_text, movement_text, word
 
 _MARGIN = 48
 _WIDTH = A4[0] - 2 * _MARGIN

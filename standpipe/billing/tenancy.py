@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing import supply_terms
 from standpipe.customers.models import Household, HouseholdRole
 from standpipe.customers.people import hold_customer
 from standpipe.meters.access import require_meter
@@ -15,7 +16,6 @@ from standpipe.meters.sharing import join, lock_household, others_in, read_label
 from standpipe.outbox.facts import AccessNews, publish
 from standpipe.platform.errors import InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
-from standpipe.usage import supply
 
 MOVE_OUT_WITHIN = timedelta(days=7)
 """How long afterwards a household may still say that it has left: older corrections are for the office."""
@@ -46,7 +46,7 @@ async def claim(
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     if meter.household_id is not None and await _is_forgotten(session, meter.household_id):
         # Whoever comes now is a new household, and what was before is not theirs to see.
-        await supply.leave(session, meter, by=customer_id, day=today, now=now)
+        await supply_terms.leave(session, meter, by=customer_id, day=today, now=now)
     joined, household_id = meter.household_id is not None, meter.household_id
     if household_id is None:
         household = Household(id=new_id("hh"), utility_id=meter.utility_id, name=name or meter.serial)
@@ -54,7 +54,7 @@ async def claim(
         await session.flush()
         household_id = household.id
         meter.label = name or meter.serial
-        await supply.settle_in(session, meter, household, by=customer_id, day=today, now=now)
+        await supply_terms.settle_in(session, meter, household, by=customer_id, day=today, now=now)
     await lock_household(session, household_id)
     await join(
         session,
@@ -75,7 +75,7 @@ async def _is_forgotten(session: AsyncSession, household_id: str) -> bool:
 
 async def move_out(
     session: AsyncSession, *, customer_id: str, meter_id: str, day: date, now: datetime
-) -> supply.Closing:
+) -> supply_terms.Closing:
     """An owner's household leaves a meter: ``day`` is the first that is not theirs. Returns the closing account.
 
     Raises NotFoundError, ForbiddenError for others than owners, InvalidInputError for a day to come, or one more than
@@ -93,7 +93,7 @@ async def move_out(
         days = MOVE_OUT_WITHIN.days
         raise InvalidInputError(f"The day is today, or one of the last {days}; the office can do others.", ("day",))
     others, label = await others_in(session, meter.household_id, customer_id), meter.label
-    closing = await supply.leave(session, meter, by=customer_id, day=day, now=now)
+    closing = await supply_terms.leave(session, meter, by=customer_id, day=day, now=now)
     if others:
         await publish(session, AccessNews(new_id("acc"), meter.id, label, "MOVED_OUT", others))
     return closing

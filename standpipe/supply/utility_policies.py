@@ -11,9 +11,9 @@ from standpipe.customers.models import Utility
 from standpipe.customers.operators import record
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import MAX_MINOR
+from standpipe.supply.zero_credit_lookup import look_again
 from standpipe.supply.zero_credit_rules import cut_off_of, friendly_of
 from standpipe.tariffs.models import CustomerClass
-from standpipe.usage.cut_off import look_again
 
 MAX_PERCENT = 100
 

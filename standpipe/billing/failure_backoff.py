@@ -10,14 +10,14 @@ REST_S = 600.0
 _log = structlog.get_logger(__name__)
 
 
-class Rests:
+class FailureBackoff:
     """Meters at which this process has failed. They rest for a while, in real time, and are then tried again."""
 
     def __init__(self, queue: str, *, rest_s: float = REST_S) -> None:
         self._queue, self._rest_s = queue, rest_s
         self._until_s: dict[str, float] = {}
 
-    def resting(self) -> list[str]:
+    def backing_off(self) -> list[str]:
         """Those to leave out of the next round."""
         now_s = time.monotonic()
         self._until_s = {meter_id: until_s for meter_id, until_s in self._until_s.items() if until_s > now_s}

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.overview import MeterView
 from standpipe.customers.models import HouseholdRole, Utility
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
@@ -15,7 +16,6 @@ from standpipe.meters.credit import grant
 from standpipe.meters.models import WalletKind
 from standpipe.platform.errors import MeterBlockedError
 from standpipe.platform.ids import new_id
-from standpipe.usage.overview import MeterView
 
 
 @dataclass(frozen=True, slots=True)

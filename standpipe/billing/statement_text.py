@@ -7,9 +7,9 @@ from babel.core import Locale, UnknownLocaleError
 from babel.dates import format_date, format_skeleton
 from babel.numbers import format_currency
 
+from standpipe.billing.statement_body import Movement, StatementLine
 from standpipe.platform.language import to_translate, translate
 from standpipe.platform.units import currency_exponent, money_text, volume_text
-from standpipe.usage.statement_body import Movement, StatementLine
 
 _WORDS = {
     "TITLE": to_translate("Statement"),

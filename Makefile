@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 forget = if [ -f $(1)/postgres-is-in.txt ]; then rm -rf "$$(cat $(1)/postgres-is-in.txt)"; fi; rm -rf $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos model lint types layers migrations schema-check schema check bench lock graphiql \
+.PHONY: help install demo test test-all test-calendar chaos model lint types layers migrations schema-check schema check bench lock graphiql \
 	client settings clean
 
 help: ## List the commands.
@@ -29,6 +29,12 @@ demo: install graphiql ## Run everything on this machine, with a small town.
 
 test: install ## Run the whole suite, on every core.
 	$(BIN)/pytest -n auto --dist worksteal
+
+test-all: install ## The same with its random tests at length, for half an hour.
+	TEST_ALL=1 $(BIN)/pytest -n auto --dist worksteal
+
+test-calendar: install ## Play the tests that depend on the day on New Year's Eve, in February's last hours, and on such days.
+	$(BIN)/python -m tests.on_any_day
 
 lint: install ## Style and mistakes.
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from standpipe.customers.sessions import (
 from standpipe.customers.tokens import AccessToken
 from standpipe.platform.database import Sessions
 from standpipe.platform.ids import new_id
+from tests.support.lengths import rounds
 
 SECRET = "s" * 40
 YEAR = Lifetime(timedelta(days=60), timedelta(days=365))
@@ -81,7 +82,9 @@ async def begin(sessions: Sessions) -> Granted:
 
 
 ALIKE = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=rounds(10, 40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

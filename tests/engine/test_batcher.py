@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from standpipe.engine.batcher import Batcher, BusyError, StoppedError, work_off
 from standpipe.platform import metrics, tracing
+from tests.support.lengths import rounds
 
 FAST = (0.0, 0.0, 0.0)
 
@@ -267,7 +268,7 @@ steps = st.lists(
 
 
 @given(steps, st.frozensets(st.integers(0, 40), max_size=4), st.integers(1, 9), st.integers(1, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=rounds(60, 200), deadline=None)
 async def test_each_caller_gets_exactly_its_own_answer(
     history: list[tuple[str, int]], poisons: frozenset[int], most: int, at_once: int
 ) -> None:
@@ -305,7 +306,7 @@ async def test_each_caller_gets_exactly_its_own_answer(
 
 
 @given(st.integers(1, 200), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=rounds(30, 100), deadline=None)
 async def test_poisons_cost_their_logarithm(items: int, data: st.DataObject) -> None:
     poisons = data.draw(st.frozensets(st.integers(0, items - 1), max_size=5))
     works = Works(poisons)

@@ -6,6 +6,7 @@ so does a mutation or a subscription without a row here.
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +36,9 @@ from tests.graphql.test_graphql import water
 from tests.graphql.test_roles import card_of, voucher
 from tests.support.households import INVITE, join, make_neighbour
 from tests.support.operators import operator_token
-from tests.support.town import Town
+from tests.support.town import SETTLED, Town, make_town, settled
+
+pytestmark = pytest.mark.calendar
 
 CORE = schema._schema
 TABLE = Path(__file__).with_name("access.txt")
@@ -49,10 +52,9 @@ SEEN_BY = {
 }
 """Who sees what. ``viewer``: each customer their own. ``answer``: part of what a mutation gives back to who may ask."""
 
-_TODAY = datetime.now(UTC).date()
 ARGUMENTS = {
-    "Meter.usage": f'(from: "{_TODAY - timedelta(days=3)}", to: "{_TODAY}", interval: DAY)',
-    "Meter.statement": f'(month: "{_TODAY:%Y-%m}-01")',
+    "Meter.usage": f'(from: "{SETTLED.date() - timedelta(days=3)}", to: "{SETTLED.date()}", interval: DAY)',
+    "Meter.statement": f'(month: "{SETTLED:%Y-%m}-01")',
     "Meter.quote": '(by: {money: {amount: "50.00", currency: "KES"}})',
     "AppConfig.minAppVersion": "(platform: ANDROID)",
 }
@@ -109,6 +111,13 @@ class World:
 
 
 @pytest.fixture
+async def town(database_url: str, tmp_path: Path) -> AsyncIterator[Town]:
+    """A town in the middle of a month: there is something in its statement."""
+    async with make_town(database_url, tmp_path, **settled()) as made:
+        yield made
+
+
+@pytest.fixture
 async def world(town: Town, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(Budgets, "take", lambda *_: 1)
     monkeypatch.setitem(ARGUMENTS, "Viewer.meter", f'(id: "{town.home.meter_id}")')
@@ -125,7 +134,7 @@ async def world(town: Town, monkeypatch: pytest.MonkeyPatch) -> World:
     card = await card_of(town, town.home.customer_id)
     async with town.sessions.begin() as session:
         await raise_once(session, meter_id=town.home.meter_id, kind=AlertKind.LEAK, business_key="leak", params={
-            "label": "Home"}, now=datetime.now(UTC))  # fmt: skip
+            "label": "Home"}, now=town.now())  # fmt: skip
     tokens = {"anonymous": "", "operator": operator, "stranger": stranger.token, "viewer": viewer.token,
               "payer": payer.token, "owner": town.home.token}  # fmt: skip
     world = World(town, tokens, [], {}, {"top_up": top_up_id, "waiting": waiting, "card": card, "payer": payer})
@@ -238,9 +247,9 @@ async def test_g7_every_field_for_everybody(world: World) -> None:
         type_: Any = CORE.get_type(kind)
         for way in reached[kind]:
             query = f"{{ {way.before} {_everything(type_)} {way.after} }}"
+            async with world.town.sessions.begin() as session:
+                await session.execute(delete(Attempt))
             for actor in ACTORS:
-                async with world.town.sessions.begin() as session:
-                    await session.execute(delete(Attempt))
                 answer = await world.ask(actor, query)
                 found = [one for one in _at(answer.get("data"), way.keys) if one.get("__typename") == kind]
                 told = json.dumps(answer)
@@ -326,7 +335,7 @@ def _inputs(world: World, name: str, actor: str) -> dict[str, Any]:
         "guestTopUpStart": {"idempotencyKey": key, "number": town.home.serial, "pay": money, "methodId": "sandbox"},
         "claimCodeIssue": {"serial": town.home.serial},
         "meterClaim": {"idempotencyKey": key, "serial": town.home.serial, "code": "0000-0000-0000-0000-0"},
-        "moveOut": meter | {"idempotencyKey": key, "day": str(datetime.now(UTC).date())},
+        "moveOut": meter | {"idempotencyKey": key, "day": str(town.today())},
         "meterRename": meter | {"label": "Ours"},
         "memberInvite": meter | {"idempotencyKey": key, "phone": "+254711000333", "role": "VIEWER"},
         "memberRemove": {"memberId": more.get("target")},

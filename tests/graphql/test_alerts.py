@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
+import pytest
 from sqlalchemy import delete, event, select, update
 
 from standpipe.app import make_signer
@@ -20,6 +21,8 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import SupplyTerms
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Home, Town, make_home
+
+pytestmark = pytest.mark.calendar
 
 PAGE = """query($m: ID!, $n: Int!, $a: String, $u: Boolean! = false) { node(id: $m) { ... on Meter {
     alerts(first: $n, after: $a, unreadOnly: $u) { unreadCount pageInfo { hasNextPage hasPreviousPage endCursor }
@@ -37,7 +40,7 @@ RAISED = "subscription { alertRaised { id kind meter { id } } }"
 async def tell(town: Town, key: str = "", *, home: Home | None = None, **more: Any) -> str:
     """One more alert; its id."""
     meter_id, key = (home or town.home).meter_id, key or new_id("key")
-    values: dict[str, Any] = {"kind": AlertKind.TOP_UP, "now": datetime.now(UTC)} | more
+    values: dict[str, Any] = {"kind": AlertKind.TOP_UP, "now": town.now()} | more
     params = {"label": "Home", "credit_minor": 1_200, "currency": "KES", "days_left": 2}
     async with town.sessions.begin() as session:
         await raise_once(session, meter_id=meter_id, business_key=key, params=params, **values)
@@ -66,14 +69,14 @@ async def second_member(town: Town, home: Home | None = None) -> Home:
 async def stranger(town: Town) -> Home:
     return await make_home(
         *(town.sessions, town.settings, town.utility_id, town.tariff_id),
-        installed_at=datetime.now(UTC) - timedelta(days=40),
+        installed_at=town.now() - timedelta(days=40),
         zone="Africa/Nairobi",
     )
 
 
 async def move_in(town: Town, days_ago: int) -> None:
     """Others lived with the meter until some days ago."""
-    today = datetime.now(UTC).date()
+    today = town.today()
     async with town.sessions.begin() as session:
         other = Household(id=new_id("hh"), utility_id=town.utility_id, name="Before")
         session.add(other)
@@ -169,7 +172,7 @@ async def test_g7_who_leaves_a_household_sees_no_more_of_its_alerts(town: Town) 
 
 
 async def test_g7_alerts_from_before_the_household_moved_in_are_hidden(town: Town) -> None:
-    before = await tell(town, now=datetime.now(UTC) - timedelta(days=9))
+    before = await tell(town, now=town.now() - timedelta(days=9))
     assert len((await page(town))["nodes"]) == 1
     await move_in(town, days_ago=5)
     empty = await page(town)
@@ -258,11 +261,11 @@ async def test_alert_raised_begins_with_what_waits_and_goes_on_with_what_comes(t
 
 
 async def test_g7_alert_raised_says_nothing_of_those_who_lived_there_before(town: Town) -> None:
-    await tell(town, now=datetime.now(UTC) - timedelta(days=9))
+    await tell(town, now=town.now() - timedelta(days=9))
     await move_in(town, days_ago=5)
     async with await opened(town, town.home.token) as socket:
         await subscribe(socket, RAISED, "")
-        await tell(town, now=datetime.now(UTC) - timedelta(days=8))
+        await tell(town, now=town.now() - timedelta(days=8))
         fresh = await tell(town)
         assert await next_alert(socket) == fresh
 
@@ -301,7 +304,7 @@ async def test_an_alert_that_commits_after_a_younger_one_is_not_lost(town: Town)
         await subscribe(socket, RAISED, "")
         assert await next_alert(socket) == first
         async with town.sessions() as slow:
-            values = {"meter_id": town.home.meter_id, "kind": AlertKind.TOP_UP, "params": {}, "now": datetime.now(UTC)}
+            values = {"meter_id": town.home.meter_id, "kind": AlertKind.TOP_UP, "params": {}, "now": town.now()}
             await raise_once(slow, business_key="slow", **values)
             assert await next_alert_after(socket, await tell(town))
             await slow.commit()

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import func, select, update
@@ -30,6 +29,8 @@ from tests.support.households import (
 )
 from tests.support.operators import operator_token
 from tests.support.town import Town
+
+pytestmark = pytest.mark.calendar
 
 ISSUE = (
     "mutation($s: String!, $d: Int) { claimCodeIssue(input: {serial: $s, expiresInDays: $d}) "
@@ -177,7 +178,7 @@ async def test_each_claimed_meter_is_a_household_with_tenants_of_its_own(town: T
 async def test_g7_who_claims_a_meter_sees_nothing_of_before(town: Town) -> None:
     home, mary = await empty_meter(town), await make_person(town)
     await claim(town, mary.token, home.serial, await code_for(town, home.serial))
-    today = datetime.now(UTC).astimezone(ZoneInfo("Africa/Nairobi")).date()
+    today = town.today()
     query = (
         "query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) { label topUps { nodes { id } } "
         "usage(from: $from, to: $to, interval: DAY) { buckets { start } } } } }"
@@ -193,9 +194,9 @@ async def test_g7_who_claims_a_meter_sees_nothing_of_before(town: Town) -> None:
 async def test_a4_codes_end_when_the_people_change(town: Town) -> None:
     home, mary = await make_neighbour(town), await make_person(town)
     before = await code_for(town, home.serial)
-    today = datetime.now(UTC).astimezone(ZoneInfo("Africa/Nairobi")).date()
+    today = town.today()
     async with town.sessions.begin() as session:
-        await supply_terms.move_out(session, operator="amina", serial=home.serial, day=today, now=datetime.now(UTC))
+        await supply_terms.move_out(session, operator="amina", serial=home.serial, day=today, now=town.now())
     assert code_of(await claim(town, mary.token, home.serial, before)) == "INVALID"
     between = await code_for(town, home.serial)
     async with town.sessions.begin() as session:
@@ -203,7 +204,7 @@ async def test_a4_codes_end_when_the_people_change(town: Town) -> None:
         session.add(household)
         await session.flush()
         await supply_terms.move_in(
-            session, operator="amina", serial=home.serial, household_id=household.id, day=today, now=datetime.now(UTC)
+            session, operator="amina", serial=home.serial, household_id=household.id, day=today, now=town.now()
         )
     assert code_of(await claim(town, mary.token, home.serial, between)) == "INVALID"
     # A household that the office moved in, and that nobody has claimed yet.

@@ -21,6 +21,8 @@ from standpipe.tariffs.models import Tariff
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, until
 
+pytestmark = pytest.mark.calendar
+
 RESERVE, LOW = 20_000, 5_000
 ACTIVATE = (
     "mutation($k: ID!, $m: ID!) { emergencyCreditActivate(input: {idempotencyKey: $k, meterId: $m}) "

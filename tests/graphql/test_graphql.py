@@ -21,6 +21,8 @@ from tests.support.rating import take_report
 from tests.support.sockets import first_of_subscription
 from tests.support.town import BLOCKS, Town, make_home
 
+pytestmark = pytest.mark.calendar
+
 HOME = """
 query Home($from: Date!, $to: Date!) { viewer { phone language meters(first: 20) {
   edges { cursor role } pageInfo { hasNextPage }
@@ -43,7 +45,7 @@ DAYS = {"from": "2026-03-01", "to": "2026-04-01"}
 
 async def water(town: Town, meter_id: str, hours: int = 24 * 30) -> None:
     """Water, hour by hour, up to now."""
-    now = datetime.now(UTC)
+    now = town.now()
     start = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
     readings = tuple(RegisterReading(start + timedelta(hours=n), 10_000 * n) for n in range(hours))
     async with town.sessions.begin() as session:
@@ -251,7 +253,7 @@ async def test_quotes_both_ways(town: Town) -> None:
 
 async def test_history_by_hour_day_and_month_tells_the_same_water(town: Town) -> None:
     await water(town, town.home.meter_id)
-    today = datetime.now(UTC).date()
+    today = town.today()
     span = {"f": str(today - timedelta(days=20)), "t": str(today - timedelta(days=2))}
     query = (
         "query($m: ID!, $f: Date!, $t: Date!) { node(id: $m) { ... on Meter { "
@@ -329,7 +331,7 @@ def test_the_snapshot_check_knows_what_breaks_an_app() -> None:
 
 
 async def test_an_announced_tariff_shows_and_its_date_ends_the_present_one(town: Town) -> None:
-    soon = datetime.now(UTC).date() + timedelta(days=40)
+    soon = town.today() + timedelta(days=40)
     async with town.sessions.begin() as session:
         session.add(TariffVersion(id=new_id("trv"), tariff_id=town.tariff_id, effective_from=soon, blocks=BLOCKS[1:]))
     query = (

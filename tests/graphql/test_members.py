@@ -41,6 +41,8 @@ from tests.support.households import (
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Home, Town, make_town, until
 
+pytestmark = pytest.mark.calendar
+
 
 async def invitations(town: Town, token: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (await town.gql(INVITATIONS, token))["data"]["viewer"]["invitations"]
@@ -181,7 +183,7 @@ async def test_a5_only_an_owner_invites_removes_and_changes_roles(town: Town, ro
         await do(town, SET_ROLE, member.token, i=one, r="OWNER") for one in (owner_id, other_id, own_id, waiting)
     ]
     refused.append(await do(town, RENAME, member.token, m=town.home.meter_id, l="Mine"))
-    day = str(datetime.now(UTC).date() - timedelta(days=1))
+    day = str(town.today() - timedelta(days=1))
     refused.append(await do(town, MOVE_OUT, member.token, k="k", m=town.home.meter_id, d=day))
     assert [code_of(payload) for payload in refused] == ["FORBIDDEN"] * len(refused)
     assert sorted(one["role"] for one in await members(town)) == sorted(["OWNER", role, "VIEWER", "VIEWER"])

@@ -4,7 +4,6 @@ import asyncio
 import json
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import select, update
@@ -31,15 +30,17 @@ from tests.support.households import (
 from tests.support.sockets import opened, subscribe
 from tests.support.town import Town
 
+pytestmark = pytest.mark.calendar
+
 AUTO = "query($m: ID!) { viewer { meter(id: $m) { autoTopUp { enabled pausedReason amount { amount } } } } }"
 
 
-def day(ago: int = 0) -> date:
-    return datetime.now(UTC).astimezone(ZoneInfo("Africa/Nairobi")).date() - timedelta(days=ago)
+def day(town: Town, ago: int = 0) -> date:
+    return town.today() - timedelta(days=ago)
 
 
 async def move_out(town: Town, token: str | None = None, *, ago: int = 0, key: str = "out") -> dict[str, Any]:
-    return await do(town, MOVE_OUT, token, k=key, m=town.home.meter_id, d=str(day(ago)))
+    return await do(town, MOVE_OUT, token, k=key, m=town.home.meter_id, d=str(day(town, ago)))
 
 
 async def paid(town: Town, amount: str) -> str:
@@ -59,7 +60,7 @@ async def test_a5_moving_out_gives_the_final_account_and_ends_everybodys_access(
         "replayed": False,
         "userErrors": [],
         "finalBalance": {
-            "day": str(day()),
+            "day": str(day(town)),
             "wallet": {"amount": "15.00"},
             "onItsWay": {"amount": "15.00"},
             "standing": {"amount": "0.00"},
@@ -141,7 +142,7 @@ async def test_g7_the_next_family_sees_nothing_of_the_last(town: Town, ago: int)
         "viewer { meter(id: $m) { label topUps { nodes { id } } members { name } autoTopUp { enabled } "
         "usage(from: $f, to: $u, interval: DAY) { buckets { start } } } } }"
     )
-    span = {"f": str(day(30)), "u": str(day())}
+    span = {"f": str(day(town, 30)), "u": str(day(town))}
     shown = (await town.gql(query, mary.token, m=town.home.meter_id, t=top_up_id, o=old_member, **span))["data"]
     assert (shown["old"], shown["topUp"]) == (None, None)
     assert shown["viewer"]["meter"]["topUps"] == {"nodes": []}
@@ -197,7 +198,7 @@ async def test_g7_live_views_of_those_who_moved_out_end_at_once(town: Town) -> N
 async def test_g7_a_statement_s_link_ends_with_those_whom_it_was_made_for(town: Town) -> None:
     await paid(town, "15.00")
     query = "query($m: Date!) { viewer { meters { nodes { statement(month: $m) { statement { pdf } } } } } }"
-    answer = await town.gql(query, m=str(day().replace(day=1)))
+    answer = await town.gql(query, m=str(day(town).replace(day=1)))
     link = answer["data"]["viewer"]["meters"]["nodes"][0]["statement"]["statement"]["pdf"]
     link = town.api + link[link.index("/statements/") :]
     assert (await town.http.get(link)).status_code == 200
@@ -206,6 +207,6 @@ async def test_g7_a_statement_s_link_ends_with_those_whom_it_was_made_for(town: 
     bob = await make_person(town)
     assert (await claim(town, bob.token, town.home.serial, await code_for(town, town.home.serial)))["meter"]
     assert (await town.http.get(link)).status_code == 404
-    theirs = await town.gql(query, bob.token, m=str(day().replace(day=1)))
+    theirs = await town.gql(query, bob.token, m=str(day(town).replace(day=1)))
     mine = theirs["data"]["viewer"]["meters"]["nodes"][0]["statement"]["statement"]["pdf"]
     assert (await town.http.get(town.api + mine[mine.index("/statements/") :])).status_code == 200

@@ -21,6 +21,8 @@ from tests.support.june import NOW, ZONE, close, make_june, read
 from tests.support.rating import rate
 from tests.support.town import Town, make_home
 
+pytestmark = pytest.mark.calendar
+
 ASK = """query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) {
     usage(from: $from, to: $to, interval: DAY) { buckets { start } }
     statement(month: $from) { statement { month } userErrors { message } }
@@ -30,7 +32,7 @@ ASK = """query($m: ID!, $from: Date!, $to: Date!) { viewer { meter(id: $m) {
 
 async def test_g7_what_was_before_a_household_moved_in_is_not_shown(town: Town) -> None:
     zone = ZoneInfo("Africa/Nairobi")
-    today = datetime.now(UTC).astimezone(zone).date()
+    today = town.today()
     installed, moved = today - timedelta(days=40), today - timedelta(days=5)
     before = await town.gql(ASK, m=town.home.meter_id, **{"from": str(installed), "to": str(today)})
     assert len(before["data"]["viewer"]["meter"]["usage"]["buckets"]) == 40

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tests.support.till import FEES, QUOTE, WORLDS, Till, codes, dues, emergency, in_world, minor, owe, rich, rules, use
 from tests.support.town import Town, make_town
 
+pytestmark = pytest.mark.calendar
+
 
 @pytest.fixture
 async def town(database_url: str, tmp_path: Path) -> AsyncIterator[Town]:

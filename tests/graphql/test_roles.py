@@ -1,6 +1,5 @@
 """A5 for money: a viewer looks, a payer pays, an owner may also undo what others began."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -43,7 +42,7 @@ async def card_of(town: Town, customer_id: str) -> str:
         session.add(
             SavedMethod(
                 id=card_id, customer_id=customer_id, rail="stripe", rail_ref=f"pm_{card_id}", brand="visa",
-                last4="4242", created_at=datetime.now(UTC),
+                last4="4242", created_at=town.now(),
             )
         )  # fmt: skip
     return card_id
@@ -52,7 +51,7 @@ async def card_of(town: Town, customer_id: str) -> str:
 async def voucher(town: Town) -> str:
     async with town.sessions.begin() as session:
         _, [code] = await make_batch(
-            session, operator="amina", utility_id=town.utility_id, value_minor=500, amount=1, now=datetime.now(UTC)
+            session, operator="amina", utility_id=town.utility_id, value_minor=500, amount=1, now=town.now()
         )
     return code
 

@@ -16,6 +16,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post, 
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from tests.support.lengths import rounds
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 CLEARING = AccountRef(AccountKind.CLEARING, "stripe", "KES")
@@ -155,7 +156,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(10, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_p49_any_history_adds_up(sessions: Sessions, history: list[tuple[str, str, int]]) -> None:
     keys: list[str] = []
     expected: dict[str, int] = {}

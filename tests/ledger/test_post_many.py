@@ -26,6 +26,7 @@ from standpipe.ledger.posting import (
 )
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError
 from standpipe.platform.ids import new_id
+from tests.support.lengths import rounds
 from tests.support.statements import counted
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -181,7 +182,7 @@ histories = st.lists(
 
 
 @given(histories, st.integers(1, 6))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(15, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_batch_is_as_its_postings_one_by_one(
     engine: AsyncEngine, history: Sequence[tuple[str, str, int]], size: int
 ) -> None:

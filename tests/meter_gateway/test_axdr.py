@@ -1,6 +1,5 @@
 """COSEM data: every type there and back, and whatever bytes come, an answer or a ParsingError."""
 
-import os
 import random
 import struct
 from datetime import UTC, datetime, timedelta
@@ -14,8 +13,9 @@ from standpipe.meter_gateway.dlms.axdr import Data, Tag, array, octets, structur
 from standpipe.meter_gateway.dlms.cosem_time import ANY_BYTE, ANY_DEVIATION, CosemTime
 from standpipe.meter_gateway.dlms.wrapper import HEADER_BYTES, Unwrapper, WrapperFrame
 from standpipe.meter_gateway.parsing import ParsingError
+from tests.support.lengths import rounds
 
-FUZZ_CASES = int(os.environ.get("CHAOS_FRAMES", "5000"))
+FUZZ_CASES = rounds(1_000, 5_000, "CHAOS_FRAMES")
 
 _RANGES = {
     Tag.DOUBLE_LONG: (-(2**31), 2**31 - 1),
@@ -95,7 +95,7 @@ def test_what_is_encoded_is_decoded(data: Data) -> None:
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=500)
+@settings(max_examples=rounds(100, 500))
 def test_any_bytes_are_data_or_a_parsing_error(raw: bytes) -> None:
     try:
         data = axdr.decode(raw)

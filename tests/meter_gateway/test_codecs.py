@@ -1,7 +1,6 @@
 """Frames and formats: exact where they are whole, one typed error where they are not."""
 
 import json
-import os
 import random
 import struct
 from collections.abc import Callable
@@ -17,8 +16,9 @@ from standpipe.meter_gateway import prepaid
 from standpipe.meter_gateway.lwm2m import objects, senml, tlv, water
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import RegisterReading
+from tests.support.lengths import rounds
 
-ROUNDS = int(os.environ.get("CHAOS_FRAMES", "3000"))
+ROUNDS = rounds(600, 3_000, "CHAOS_FRAMES")
 KEY, SERIAL = bytes(range(32)), "KW1001"
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

@@ -26,6 +26,8 @@ from tests.support.lora import make_lora_field
 from tests.support.radio import make_field
 from tests.support.town import until
 
+pytestmark = pytest.mark.calendar
+
 CARRIERS = ("lwm2m", "dlms", "lorawan")
 LONG = """
 tariff: d

@@ -21,6 +21,8 @@ from tests.support.dlms import HLS, TOKEN, DlmsField, dlms_field, enrol
 from tests.support.rating import rate_due
 from tests.support.town import until
 
+pytestmark = pytest.mark.calendar
+
 GUIDE = Path(__file__).parents[2] / "docs" / "meters" / "new-profile.md"
 
 

@@ -1,7 +1,6 @@
 """What a DLMS gateway must survive: dying itself, meters that forget, impostors, replays, garbage, and silence."""
 
 import asyncio
-import os
 import random
 import struct
 from collections.abc import AsyncIterator
@@ -29,10 +28,11 @@ from tests.support.dlms import (
     make_dlms_home,
     make_dlms_meter,
 )
+from tests.support.lengths import rounds
 from tests.support.roles import running
 from tests.support.town import METER_SECRET, make_home, make_settings, make_utility, until
 
-ROUNDS = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
+ROUNDS = rounds(600, 3_000, "CHAOS_DATAGRAMS")
 
 
 @pytest.fixture

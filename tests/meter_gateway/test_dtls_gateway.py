@@ -1,7 +1,6 @@
 """LwM2M over DTLS at the gateway's front door: who may speak for whom, and what an old session can still do."""
 
 import asyncio
-import os
 import random
 import shutil
 import socket
@@ -22,11 +21,12 @@ from standpipe.readings.models import Reading
 from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
+from tests.support.lengths import rounds
 from tests.support.radio import Field, give_key, make_meter
 from tests.support.rating import rate_due
 from tests.support.town import DTLS_KEY, METER_SECRET, Home, make_home, until
 
-FLOOD = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
+FLOOD = rounds(600, 3_000, "CHAOS_DATAGRAMS")
 """``make chaos`` sends 100,000."""
 
 

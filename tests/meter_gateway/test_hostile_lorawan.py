@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,10 +23,11 @@ from standpipe.platform.notify import Listener
 from standpipe_demo.simulator import lora_codec
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
 from tests.support.certificates import make_certificate
+from tests.support.lengths import rounds
 from tests.support.lora import EVENT_SECRET, OLD_EVENT_SECRET, LoraField, dev_eui_of, make_lora_field
 from tests.support.town import make_settings
 
-ROUNDS = int(os.environ.get("CHAOS_FRAMES", "4000"))
+ROUNDS = rounds(800, 4_000, "CHAOS_FRAMES")
 NAMES = ("up", "join", "ack", "txack", "log", "status")
 
 

@@ -1,7 +1,6 @@
 """What anybody can send, and what a strange meter can answer: the gateway over real UDP."""
 
 import asyncio
-import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -32,12 +31,13 @@ from standpipe.platform.database import Sessions, engine_of
 from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.readings.models import Reading
 from tests.support.database import free_port
+from tests.support.lengths import rounds
 from tests.support.radio import Field, exchange, give_key, make_field, make_meter
 from tests.support.rating import rate_due
 from tests.support.town import METER_SECRET, make_home, make_settings, make_utility, until
 
 REGISTER = bytes.fromhex("4002000c") + b"\xb2rd\x4bep=nobody12"
-ROUNDS = int(os.environ.get("CHAOS_DATAGRAMS", "3000"))
+ROUNDS = rounds(600, 3_000, "CHAOS_DATAGRAMS")
 UPDATE = bytes.fromhex("44020001aabbccdd") + b"\xb2rd\x08ABCDEFGH"
 PUSH = bytes.fromhex("4002000e") + b"\xb2dp\x11\x70\xff\x80"
 WITH_HOST = bytes.fromhex("40010001") + b"\x34host\x82rd"

@@ -18,6 +18,8 @@ from tests.support.radio import Field, make_meter
 from tests.support.rating import rate_due
 from tests.support.town import until
 
+pytestmark = pytest.mark.calendar
+
 HOUR = timedelta(hours=1)
 ZONE = ZoneInfo("Africa/Nairobi")
 

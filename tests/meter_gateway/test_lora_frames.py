@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 import random
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from standpipe.meter_gateway.lorawan.frames import (
 )
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe_demo.simulator import lora_codec
+from tests.support.lengths import rounds
 
 KEY = FrameKey(bytes(range(32)), bytes.fromhex("70b3d57ed0061001"), "KW1015")
 STATUS = LoraStatus(
@@ -41,7 +41,7 @@ STATUS = LoraStatus(
     register_ml=52_123_456,
     meter_time_s=1_790_000_000,
 )
-ROUNDS = int(os.environ.get("CHAOS_FRAMES", "4000"))
+ROUNDS = rounds(800, 4_000, "CHAOS_FRAMES")
 
 totals = st.integers(0, MAX_TOTAL)
 u32 = st.integers(0, 2**32 - 1)
@@ -153,7 +153,7 @@ def test_the_meters_own_codec_says_the_same() -> None:
 
 
 @given(statuses, st.data())
-@settings(max_examples=300)
+@settings(max_examples=rounds(80, 300))
 def test_m7_any_flipped_bit_is_refused(status: LoraStatus, data: st.DataObject) -> None:
     frame = bytearray(status.to_bytes(KEY))
     bit = data.draw(st.integers(0, len(frame) * 8 - 1))
@@ -224,7 +224,7 @@ def test_m7_garbage_of_any_length_is_refused() -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=rounds(80, 300))
 def test_m7_a_signed_body_of_garbage_is_read_or_refused_and_never_more(body: bytes) -> None:
     """Under the true key, so that what lies behind the MAC is fuzzed as well."""
     kinds: list[Any] = [LoraStatus, LoraHistory, LoraCommand]

@@ -1,6 +1,5 @@
 """Random lives of a meter's delivery: the pure rules against the slow reference that does it a row at a time."""
 
-import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +12,10 @@ from standpipe.meters.delivery_state import OPEN, Command, Delivery, Grant, Hear
 from standpipe.meters.models import CommandKind, CommandStatus, WalletKind
 from standpipe.meters.reports import CommandResult, Diagnostics, HeldTables, MeterReport
 from standpipe.outbox.facts import CreditConfirmed, MeterStated
+from tests.support.lengths import rounds
 from tests.support.slow_delivery import RefusedError, SlowMeter, kinds, status_of
 
-LIVES = int(os.environ.get("MODEL_LIVES", "300"))
+LIVES = rounds(100, 300, "MODEL_LIVES")
 START = datetime(2026, 3, 1, tzinfo=UTC)
 STEPS = st.lists(
     st.one_of(

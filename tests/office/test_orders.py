@@ -17,6 +17,8 @@ from standpipe.platform.units import period_of
 from tests.support.office import hire
 from tests.support.radio import make_field
 
+pytestmark = pytest.mark.calendar
+
 TARIFF = """\
 tariff: d
 name: Domestic

@@ -15,6 +15,8 @@ from standpipe.tariffs.models import TariffVersion
 from tests.support.office import Office, hire
 from tests.support.town import make_utility
 
+pytestmark = pytest.mark.calendar
+
 GOOD = """\
 tariff: domestic
 name: Domestic

@@ -46,13 +46,14 @@ from standpipe.worker import work_outbox
 from tests.payments.scripted import NAME, CrashError, CrashingSessions, CrashPoint, Payment, ScriptedRail
 from tests.support.database import DatabaseServer, database_server
 from tests.support.delivery import mark_unknown, next_to_send, take_report
+from tests.support.lengths import rounds
 from tests.support.town import make_home, make_settings, make_utility
 
 CLOCK = Clock()
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 AMOUNTS = st.integers(1, 3000)
 CHOICES = st.integers(0, 10**6)
-EXAMPLES = int(os.environ.get("CHAOS_EXAMPLES", "12"))
+EXAMPLES = rounds(6, 12, "CHAOS_EXAMPLES")
 QUEUES = (RailEvent, TopUp, Refund, OutboxFact)
 
 

@@ -23,6 +23,8 @@ from standpipe.tariffs.pricing import Place, table_of, volume_for_ml
 from tests.support.tariffs import plain_segment
 from tests.support.town import BLOCKS, Town, until
 
+pytestmark = pytest.mark.calendar
+
 SEEN = (
     "query($i: ID!) { node(id: $i) { ... on TopUp { givenBack { amount } receipt { number pay { amount } smsText pdf "
     "volume { litres } lines { code label amount { amount } } } receipts { number kind pay { amount } "

@@ -22,6 +22,8 @@ from standpipe_demo.simulator.fake_stripe import event
 from tests.support.command import standpipe
 from tests.support.town import SANDBOX_KEY, Town
 
+pytestmark = pytest.mark.calendar
+
 NOW = datetime.now(UTC)
 WEEK = timedelta(days=7)
 

@@ -37,6 +37,8 @@ from tests.support.tariffs import segments
 from tests.support.town import Town, until
 from tests.support.volume import PURCHASE_TARIFF, UNIT_ML, meter_of, on_the_air, refunded, volume_town
 
+pytestmark = pytest.mark.calendar
+
 BALANCE = (
     "query($m: ID!) { node(id: $m) { ... on Meter { walletKind balance { ledger { amount } onMeter { amount } "
     "inFlight { amount } usedSinceReport { amount } onMeterVolume { litres } inFlightVolume { litres } "

@@ -1,15 +1,15 @@
 """Any digits are a token of this meter or one typed error, and no meter takes what was not made for it."""
 
-import os
 import random
 from collections import Counter
 
 from standpipe.sts.keypad import Typed
 from standpipe_demo.simulator.meter_keypad import type_token
 from standpipe_demo.simulator.meter_model import MeterConfig, fresh_state
+from tests.support.lengths import rounds
 from tests.support.tokens import keypad_config
 
-ROUNDS = int(os.environ.get("CHAOS_FRAMES", "3000"))
+ROUNDS = rounds(600, 3_000, "CHAOS_FRAMES")
 
 
 def test_m7_digits_that_nobody_made_are_rejected_and_credit_nothing() -> None:

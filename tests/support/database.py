@@ -1,5 +1,7 @@
 """The suite's PostgreSQL: one embedded server, one migrated template, one clone of it for each test."""
 
+import collections
+import fcntl
 import itertools
 import os
 import shutil
@@ -9,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest.mock import patch
 
 import asyncpg
@@ -77,25 +79,36 @@ def _memory() -> str | None:
 
 
 _ROOM_BYTES = 6 * 1024**3
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-_EACH = 20_000 // _WORKERS
-_ports = itertools.cycle(range(_EACH))
-_FIRST = os.getpid() * 97
-"""Processes of the suite side by side have ports of their own, below those that the system hands out itself."""
+_PORTS = range(10_000, 30_000)
+"""Below those that the system hands out itself."""
+_HELD = 300
+_held: collections.deque[IO[str]] = collections.deque(maxlen=_HELD)
+_ports = itertools.islice(itertools.cycle(_PORTS), os.getpid() * 97 % len(_PORTS), None)
 
 
 def free_port() -> int:
-    """A port of the loopback, TCP and UDP, that nobody listens on at the moment and that we did not give out lately."""
-    while True:
-        port = 10_000 + _WORKER * _EACH + (_FIRST + next(_ports)) % _EACH
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            try:
+    """A port of the loopback, TCP and UDP, that nobody listens on at the moment, and that is ours for a while.
+
+    Several suites and their workers may run on one machine: a lock on a file of its number keeps a port from all
+    others, until this process has asked for so many more, or has ended.
+    """
+    folder = Path(tempfile.gettempdir()) / "standpipe-test-ports"
+    folder.mkdir(exist_ok=True)
+    for port in _ports:
+        lock = (folder / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
                 stream.bind(("127.0.0.1", port))
                 datagram.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        except OSError:
+            lock.close()
+            continue
+        if len(_held) == _HELD:
+            _held[0].close()
+        _held.append(lock)
         return port
+    raise AssertionError("the numbers go round")
 
 
 def renamed(url: str, database: str) -> str:

@@ -1,22 +1,19 @@
 """A town in the middle of June 2026, whose first household has been there since March."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from standpipe.billing.models import Statement
 from standpipe.billing.statements import issue
 from standpipe.meters.reports import MeterReport, RegisterReading
 from tests.support.rating import take_report
-from tests.support.town import Home, Town, make_home, make_town
+from tests.support.town import SETTLED, ZONE, Home, Town, make_home, make_town, settled
 
-ZONE = ZoneInfo("Africa/Nairobi")
-NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+NOW = SETTLED
 INSTALLED = datetime(2026, 3, 20, tzinfo=UTC)
 APRIL, MAY, JUNE = date(2026, 4, 1), date(2026, 5, 1), date(2026, 6, 1)
 STATEMENT = (
@@ -32,7 +29,7 @@ STATEMENT = (
 @asynccontextmanager
 async def make_june(database_url: str, folder: Path) -> AsyncIterator[Town]:
     """The town's clock starts at NOW."""
-    async with make_town(*(database_url, folder), clock_anchor_at=NOW, clock_anchor_real_s=time.time()) as made:
+    async with make_town(database_url, folder, **settled()) as made:
         made.home = await add_home(made)
         yield made
 

@@ -1,7 +1,7 @@
 """A household that asks for quotes and orders by them, in worlds where this and that is owed."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -146,24 +146,25 @@ async def owe(town: Town, amount_minor: int, reference: str = "BILL-1") -> None:
             meter_id=town.home.meter_id,
             amount_minor=amount_minor,
             reference=reference,
-            now=datetime.now(UTC),
+            now=town.now(),
         )
 
 
 async def use(town: Town, register_ml: int) -> None:
     """Water has run, up to now."""
-    now = datetime.now(UTC)
+    now = town.now()
     async with town.sessions.begin() as session:
         await take_report(session, MeterReport(town.home.meter_id, now, (RegisterReading(now, register_ml),)), now)
 
 
 async def rich(town: Town, *groups: str, since: datetime | None = None) -> None:
     """The meter goes by a tariff with standing charges, taxes and an allowance, whose standing charge is booked."""
-    now = datetime.now(UTC)
-    day = (since or now).astimezone(NAIROBI).date()
+    day = town.today() if since is None else since.astimezone(NAIROBI).date()
     async with town.sessions.begin() as session:
         file = read_tariff(RICH)
-        found = await publish(session, utility_id=town.utility_id, utility_currency="KES", file=file, today=now.date())
+        found = await publish(
+            session, utility_id=town.utility_id, utility_currency="KES", file=file, today=town.today()
+        )
         terms = SupplyTerms(meter_id=town.home.meter_id, from_day=day, tariff_id=found.tariff_id, groups=list(groups))
         session.add(terms)
 
@@ -180,7 +181,7 @@ async def emergency(town: Town) -> None:
 
 async def dues(town: Town) -> Dues:
     async with town.sessions() as session:
-        return await dues_of(session, town.home.meter_id, datetime.now(UTC))
+        return await dues_of(session, town.home.meter_id, town.now())
 
 
 WORLDS = {

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import stripe
@@ -50,6 +51,9 @@ MPESA_SECRET = "secret_part_of_the_callback_address"
 METER_SECRET = Fernet.generate_key().decode()
 DTLS_KEY = bytes.fromhex("0102030405060708090a0b0c0d0e0f10")
 PREPAID_KEY = b"the prepaid key of a test's meter"
+ZONE = ZoneInfo("Africa/Nairobi")
+SETTLED = datetime(2026, 6, 15, 12, tzinfo=UTC)
+"""The middle of a month and of a day: whoever needs days before or after, in the same month, has them."""
 BLOCKS: list[dict[str, Any]] = [
     {"up_to_ml": 10_000_000, "price_minor_per_kl": "5000"},
     {"up_to_ml": None, "price_minor_per_kl": "10000"},
@@ -88,6 +92,14 @@ class Town:
     tariff_id: str
     utility_id: str
     extras: dict[str, Any] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        """The town's own instant. What a customer reads is stamped by it; what machines wait for goes by real time."""
+        return self.settings.clock.now()
+
+    def today(self) -> date:
+        """The day where its homes are. UTC's is another for some hours, and another month's on some days."""
+        return self.now().astimezone(ZONE).date()
 
     async def gql(self, query: str, token: str | None = None, **variables: Any) -> dict[str, Any]:
         """Answer of a request, errors and all; without what it cost, which is never the same twice."""
@@ -278,6 +290,11 @@ class _Told(Settings):
         return (init_settings,)
 
 
+def settled(at: datetime = SETTLED) -> dict[str, Any]:
+    """Settings of a town whose clock begins there, whatever the day on which the suite runs."""
+    return {"clock_anchor_at": at, "clock_anchor_real_s": time.time()}
+
+
 def make_settings(**more: Any) -> Settings:
     """A test's settings."""
     values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET}
@@ -360,8 +377,8 @@ async def make_town(database_url: str, folder: Path, **more: Any) -> AsyncIterat
         settings,
         utility_id,
         tariff_id,
-        installed_at=datetime.now(UTC) - timedelta(days=40),
-        zone="Africa/Nairobi",
+        installed_at=settings.clock.now() - timedelta(days=40),
+        zone=str(ZONE),
     )
     async with httpx.AsyncClient(timeout=20) as http:
         for port in served:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ async def purchase_tariff(town: Town, text: str = PURCHASE_TARIFF) -> str:
             utility_id=town.utility_id,
             utility_currency="KES",
             file=read_tariff(text),
-            today=datetime.now(UTC).date(),
+            today=town.today(),
         )
     return found.tariff_id
 
@@ -54,7 +54,7 @@ async def volume_town(town: Town, text: str = PURCHASE_TARIFF) -> Town:
         town.settings,
         town.utility_id,
         await purchase_tariff(town, text),
-        installed_at=datetime.now(UTC) - timedelta(days=40),
+        installed_at=town.now() - timedelta(days=40),
         zone="Africa/Nairobi",
         wallet_kind="VOLUME",
     )
@@ -77,10 +77,10 @@ async def refunded(town: Town, top_up_id: str, amount_minor: int) -> str:
             amount_minor=amount_minor,
             reason="mistake",
             request_key=f"r{amount_minor}",
-            now=datetime.now(UTC),
+            now=town.now(),
         )
     async with town.sessions.begin() as session:
-        return str(await approve_refund(session, operator="bob", refund_id=refund_id, now=datetime.now(UTC)))
+        return str(await approve_refund(session, operator="bob", refund_id=refund_id, now=town.now()))
 
 
 @asynccontextmanager

@@ -24,6 +24,8 @@ from standpipe.tariffs.publishing import publish
 from tests.support.rating import rate_due
 from tests.support.town import Home, make_home, make_settings, make_utility
 
+pytestmark = pytest.mark.calendar
+
 TARIFF = """
 tariff: homes
 name: Homes

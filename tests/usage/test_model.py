@@ -32,13 +32,14 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
+from tests.support.lengths import rounds
 from tests.support.rating import rate, take_report
 from tests.support.town import make_home, make_settings
 from tests.usage import histories
 from tests.usage.reference import ACCOUNTS, Books, Supply, midnight, month_of
 from tests.usage.reference import Bill as SlowBill
 
-HISTORIES = int(os.environ.get("MODEL_HISTORIES", "40"))
+HISTORIES = rounds(12, 40, "MODEL_HISTORIES")
 FIRST_SEED = int(os.environ.get("MODEL_SEED", "0"))
 STEPS = 16
 

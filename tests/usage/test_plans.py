@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from standpipe_demo.synthetic.utility import Scale, generate
 from tests.graphql.test_graphql import HOME
 from tests.support.database import DatabaseServer
 from tests.support.rating import take_report
-from tests.support.town import Town, make_town
+from tests.support.town import Town, make_town, settled
+
+pytestmark = pytest.mark.calendar
 
 USAGE = {"daily_usage", "monthly_usage"}
 MONEY = {"ledger_entries", "ledger_transactions", "top_ups", "top_up_events", "credit_grants", "meter_commands"}
@@ -49,9 +51,9 @@ class Touch:
 
 @pytest.fixture(scope="module")
 async def history(postgres: DatabaseServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[History]:
-    async with postgres.clone() as url, make_town(url, Path(tmp_path_factory.mktemp("town"))) as town:
+    async with postgres.clone() as url, make_town(url, Path(tmp_path_factory.mktemp("town")), **settled()) as town:
         scale = Scale(meters=METERS, months=12 * YEARS)
-        await generate(town.sessions, scale, datetime.now(UTC), more=False, progress=lambda _done, _total: None)
+        await generate(town.sessions, scale, town.now(), more=False, progress=lambda _done, _total: None)
         async with town.sessions() as session:
             await session.execute(text("ANALYZE"))
             await session.commit()
@@ -121,7 +123,7 @@ def months_in(plan: list[Touch]) -> set[str]:
 
 
 async def test_the_home_screen_is_read_by_index_and_from_roll_ups(history: History) -> None:
-    today = datetime.now(UTC).date()
+    today = history.town.today()
     with listening(history.town) as heard:
         answer = await history.town.gql(
             HOME, token=history.token, **{"from": str(today - timedelta(days=30)), "to": str(today)}
@@ -155,7 +157,7 @@ async def test_hours_are_read_from_the_months_asked_for(history: History, ago: i
 
 async def series(history: History, interval: str, days: int, ago: int) -> set[str]:
     """Ask for a series; returns the tables that are read for it."""
-    until = datetime.now(UTC).date() - timedelta(days=ago - 1)
+    until = history.town.today() - timedelta(days=ago - 1)
     asked = {"m": history.meter_id, "f": str(until - timedelta(days=days)), "t": str(until), "i": interval}
     with listening(history.town) as heard:
         answer = await history.town.gql(SERIES, token=history.token, **asked)

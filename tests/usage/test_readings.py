@@ -15,6 +15,7 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.units import day_span, local_midnight, period_of, service_day
 from standpipe.readings.models import Reading
 from standpipe.tariffs.pricing import cost_minor, table_of
+from tests.support.lengths import rounds
 from tests.support.town import BLOCKS
 from tests.support.water import LATER, START, meter, state, take
 
@@ -42,7 +43,7 @@ steps = st.lists(st.tuples(st.integers(1, 30 * 24), st.integers(0, 2_000_000)), 
 
 
 @given(steps, st.randoms(use_true_random=False), st.integers(1, 6))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(10, 30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_t4_late_duplicated_and_shuffled_readings_come_to_the_same(
     sessions: Sessions, moves: list[tuple[int, int]], chance: Any, size: int
 ) -> None:

@@ -20,6 +20,7 @@ from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.readings.models import DailyUsage, MonthlyUsage, StorageHorizon
 from standpipe.tariffs.pricing import cost_minor, table_of
 from tests.support.desk import APRIL, DAY, HOUR, MAY, Desk, air, desk_of, rows
+from tests.support.lengths import rounds
 from tests.support.office import hire
 from tests.support.rating import take_report
 from tests.support.town import BLOCKS, until
@@ -187,7 +188,7 @@ wrong = st.lists(st.tuples(st.integers(1, 40 * 24), st.integers(0, 100_000_000))
 
 
 @given(good, wrong, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(10, 40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_t4_wrong_readings_leave_no_trace_once_they_are_rejected(
     sessions: Sessions, moves: list[tuple[int, int]], errors: list[tuple[int, int]], chance: Any
 ) -> None:

@@ -40,6 +40,7 @@ from tests.support.june import (
     read,
     statement,
 )
+from tests.support.lengths import rounds
 from tests.support.rating import take_report
 from tests.support.town import Town, make_home, make_settings, make_utility
 
@@ -254,7 +255,7 @@ RANDOM_STEP = st.one_of(
 
 
 @given(st.lists(RANDOM_STEP, min_size=3, max_size=20))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(8, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_every_history_is_explained_to_the_cent(sessions: Sessions, steps: list[tuple[str, int, int]]) -> None:
     life = await Life.begin(sessions)
     for what, hours, amount in steps:

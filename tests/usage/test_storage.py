@@ -41,6 +41,8 @@ from tests.support.database import DatabaseServer
 from tests.support.rating import take_report
 from tests.support.town import Home, make_home, make_settings, make_utility, until
 
+pytestmark = pytest.mark.calendar
+
 START = datetime(2025, 10, 20, 7, tzinfo=UTC)
 HORIZON = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

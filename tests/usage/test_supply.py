@@ -30,6 +30,8 @@ from tests.support.office import run_office
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_settings, make_utility
 
+pytestmark = pytest.mark.calendar
+
 ZONE = ZoneInfo("Africa/Nairobi")
 JUNE, JULY = date(2026, 6, 1), date(2026, 7, 1)
 NOW = datetime(2026, 6, 25, 9, tzinfo=UTC)

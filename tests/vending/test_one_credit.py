@@ -4,7 +4,6 @@ Frames are kept, lost, repeated and reordered; tokens are typed early, late, twi
 credit is taken back where it may be. The meter never holds more than was granted, and in the end exactly that.
 """
 
-import os
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,13 +29,14 @@ from standpipe.vending.offers import offer_due
 from standpipe_demo.simulator.meter_keypad import type_token
 from standpipe_demo.simulator.meter_model import MeterConfig, fresh_state, status_frame, take_command
 from tests.support.delivery import mark_unknown, next_to_send
+from tests.support.lengths import rounds
 from tests.support.radio import config_of
 from tests.support.rating import take_report
 from tests.support.tokens import give_keypad, issuer, keypad_config
 from tests.support.town import PREPAID_KEY, make_home, make_settings, make_utility
 from tests.support.volume import PURCHASE_TARIFF
 
-HISTORIES, STEPS = int(os.environ.get("CHAOS_TOKENS", "20")), 50
+HISTORIES, STEPS = rounds(6, 20, "CHAOS_TOKENS"), 50
 UNIT_ML = 100_000
 START = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -6,24 +6,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 
 from standpipe.customers.models import Customer, Household, Membership
+from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Engine, Sessions, create_engine, create_sessions
 from standpipe.platform.embedded import embedded
 from standpipe.platform.ids import new_id
 from standpipe.platform.migrate import upgrade
+from standpipe.platform.notify import COMMANDS, Listener
+from standpipe.readings.models import RawReport
 from tests.support.database import free_port, public_folder
 from tests.support.roles import running
-from tests.support.town import METER_SECRET, PREPAID_KEY, make_utility
+from tests.support.statements import counted
+from tests.support.town import METER_SECRET, PREPAID_KEY, make_settings, make_utility
 
 HOURS = 24
 """Kept readings that one uplink tells of."""
 FLOW_ML = 11_000
+QUIET_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,40 @@ async def gateway(url: str, **more: str) -> AsyncIterator[int]:
     async with running(environment) as roles:
         await roles.start("gateway")
         yield roles._running["gateway"].pid  # noqa: SLF001 - whom we measure.
+
+
+@asynccontextmanager
+async def in_this_process(url: str, **settings: Any) -> AsyncIterator[Engine]:
+    """A gateway whose statements can be counted; its engine. What it takes of the processor is not told apart here."""
+    engine, listener = create_engine(url), Listener(url, COMMANDS)
+    await listener.start()
+    task = asyncio.create_task(run_carriers(make_settings(**settings), create_sessions(engine), listener))
+    try:
+        yield engine
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await listener.stop()
+        await engine.dispose()
+
+
+async def statements_each(engine: Engine, contacts: list[Callable[[], Awaitable[None]]]) -> float:
+    """How many statements each of these takes, one after the other, those that begin and end transactions counted."""
+    with counted(engine) as sent:
+        for contact in contacts:
+            await contact()
+            seen = -1
+            while seen != sent.count:
+                # What follows from the last answer comes a moment after it.
+                seen = sent.count
+                await asyncio.sleep(QUIET_S)
+    return sent.count / len(contacts)
+
+
+async def stored_readings(sessions: Sessions) -> int:
+    """Readings that were taken in: nobody judges them while a gateway is measured."""
+    async with sessions() as session:
+        return int(await session.scalar(select(func.coalesce(func.sum(func.cardinality(RawReport.read_at)), 0))))
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from standpipe.platform.database import create_engine, create_sessions
 from standpipe.platform.embedded import embedded
 from standpipe.platform.migrate import upgrade
 from standpipe.platform.settings import Settings
-from standpipe.readings.reports import take_report
 from standpipe.wiring import Database
 from tests.support.database import free_port
+from tests.support.delivery import take_report
 from tests.support.town import METER_SECRET, make_home, make_utility
 
 TRIES = 7

@@ -17,17 +17,28 @@ from datetime import UTC, datetime
 import asyncpg
 import httpx
 import uvicorn
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bench.fleet import FLOW_ML, HOURS, Enrolled, PlainStore, bare, enrol_many, gateway, own_database
+from bench.fleet import (
+    FLOW_ML,
+    HOURS,
+    Enrolled,
+    PlainStore,
+    bare,
+    enrol_many,
+    gateway,
+    in_this_process,
+    own_database,
+    statements_each,
+    stored_readings,
+)
 from bench.support import CONNECTIONS, Row, cpu_s, print_rows, rate, rss_kb
 from standpipe.meter_gateway.lorawan.tables import LoraDevice
 from standpipe.platform.database import Sessions, create_engine, create_sessions
-from standpipe.readings.models import Reading
 from standpipe_demo.simulator import lora_codec
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID, FakeChirpStack
 from tests.support.database import free_port
@@ -143,6 +154,7 @@ async def measure(url: str) -> list[Row]:
         print(f"memory: {rss_kb(pid) / 1024:.0f} MB in all after {METERS} meters have spoken")
         print(f"healthy meter: {len(busy_ms)} uplinks taken meanwhile, the slowest in {max(busy_ms):.0f} ms")
         await network.stop()
+    await _statements(url, meters, port, api_port)
     await engine.dispose()
     median, quiet = statistics.median(busy_ms), statistics.median(alone_ms)
     return [
@@ -156,6 +168,25 @@ async def measure(url: str) -> list[Row]:
             f"{CONNECTIONS} others at once, medians",
         ),
     ]
+
+
+async def _statements(url: str, meters: list[Enrolled], port: int, api_port: int) -> None:
+    settings = {
+        "coap_dtls": False,
+        "lorawan_api_url": f"http://127.0.0.1:{api_port}",
+        "lorawan_api_token": API_TOKEN,
+        "lorawan_event_secrets": EVENT_SECRET,
+        "lorawan_http_port": port,
+    }
+    async with in_this_process(url, **settings) as engine:
+        network = await _network(port)
+        await network.start(api_port)
+        device = Device(meters[0], 0, network)
+        device._counter = 10**6  # noqa: SLF001 - ours; it has spoken to the other gateway before.
+        await device.states()
+        each = await statements_each(engine, [device.states] * 10)
+        print(f"statements: {each:.1f} for an uplink with a status report, nothing waiting")
+        await network.stop()
 
 
 async def _network(port: int) -> FakeChirpStack:
@@ -196,8 +227,7 @@ async def _healthy(device: Device, times: int | None) -> list[float]:
 
 
 async def _stored(sessions: Sessions, wanted: int) -> bool:
-    async with sessions() as session:
-        return (await session.scalar(select(func.count()).select_from(Reading)) or 0) >= wanted
+    return await stored_readings(sessions) >= wanted
 
 
 async def main() -> None:

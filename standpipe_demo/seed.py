@@ -41,11 +41,11 @@ from standpipe.payments.past import book_past
 from standpipe.platform.database import Sessions
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import period_of, service_day
-from standpipe.readings.reports import take_report
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.pricing import PriceTable, cost_minor
 from standpipe.tariffs.publishing import publish
+from standpipe_demo.reports import take_report
 from standpipe_demo.seed_keypad import keypad_house
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID
 from standpipe_demo.simulator.meter_model import MeterConfig

@@ -24,11 +24,11 @@ from standpipe.meters.reports import (
 )
 from standpipe.payments.past import book_past
 from standpipe.platform.ids import new_id
-from standpipe.readings.reports import take_report
 from standpipe.sts.keys import KeyTerms, derive, pan_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
+from standpipe_demo.reports import take_report
 from standpipe_demo.simulator.meter_keypad import described
 from standpipe_demo.simulator.meter_model import MeterConfig
 

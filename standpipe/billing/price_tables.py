@@ -9,7 +9,8 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.charges import contract_for
-from standpipe.meters.commands import OPEN, enqueue, lock_meter
+from standpipe.meters.commands import enqueue, lock_meter
+from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, WalletKind
 from standpipe.meters.price_tables import MeterTable
 from standpipe.platform.database import Sessions

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from standpipe.meter_gateway import prepaid
-from standpipe.meters.commands import OutgoingCommand
+from standpipe.meters.delivery_state import OutgoingCommand
 from standpipe.meters.models import CommandKind, WalletKind
 from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from standpipe.meters.command_verification import answered, confirmed, held, needs_clock, verify
 from standpipe.meters.delivery_state import (
     BY_EFFECT,
+    IN_FLIGHT,
     OPEN,
     Alarm,
     Changes,
@@ -48,11 +49,15 @@ class _Draft:
 
     delivery: Delivery
     moment: Moment
-    facts: list[Fact] = field(default_factory=list)
+    facts: list[tuple[Fact, str | None]] = field(default_factory=list)
     confirmations: list[Confirmation] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     is_new_status: bool = False
+    is_answer: bool = False
     wakes_gateway: bool = False
+
+    def tell(self, fact: Fact, traceparent: str | None = None) -> None:
+        self.facts.append((fact, traceparent))
 
     def put(self, command: Command) -> None:
         self.delivery = self.delivery.with_command(command)
@@ -76,11 +81,19 @@ def decide(delivery: Delivery, heard: Heard, moment: Moment) -> Changes:
         if refused is not None:
             return replace(_changes(draft), refused=refused)
         _take_report(draft, report)
-    command = take_next(draft) if heard.sends_next else None
-    changes = _changes(draft)
-    if report is None:
-        return replace(changes, command=command)
-    return replace(changes, command=command, conditions=report.conditions)
+    if not heard.sends_next:
+        return _changes(draft)
+    if heard.since is not None and not _is_quiet_since(draft.delivery, heard.since):
+        return replace(_changes(draft), must_listen=True)
+    command = take_next(draft)
+    return replace(_changes(draft), command=command)
+
+
+def _is_quiet_since(delivery: Delivery, report_counter: int) -> bool:
+    """Whether nobody has heard the meter since that word of its, and nothing is on its way to it."""
+    if delivery.stated is None or delivery.stated.report_counter != report_counter:
+        return False
+    return not any(command.status in IN_FLIGHT for command in delivery.commands)
 
 
 def why_refused(delivery: Delivery, status: StatusReport) -> str | None:
@@ -108,6 +121,7 @@ def _changes(draft: _Draft) -> Changes:
         confirmations=tuple(draft.confirmations),
         remarks=tuple(draft.remarks),
         is_new_status=draft.is_new_status,
+        is_answer=draft.is_answer,
         wakes_gateway=draft.wakes_gateway,
     )
 
@@ -151,10 +165,10 @@ def take_conditions(draft: _Draft, conditions: Sequence[Condition]) -> None:
         if is_raised and not alarm.is_raised:
             alarm = replace(alarm, raised_at=at)
             draft.remark("warning", "meter complains", kind=kind)
-            draft.facts.append(ConditionChanged(meter_id, kind, at.isoformat()))
+            draft.tell(ConditionChanged(meter_id, kind, at.isoformat()))
         elif alarm.is_raised and not is_raised:
             alarm = replace(alarm, cleared_at=at)
-            draft.facts.append(ConditionChanged(meter_id, kind, ""))
+            draft.tell(ConditionChanged(meter_id, kind, ""))
         alarms[kind] = replace(alarm, is_raised=is_raised, told_at=at)
     draft.delivery = replace(draft.delivery, alarms=alarms)
 
@@ -168,6 +182,7 @@ def _take_answers(draft: _Draft, report: MeterReport) -> None:
             draft.remark("info", "diagnostics that nobody waits for", sequence=report.diagnostics.answers)
         else:
             draft.put(command)
+            draft.is_answer = True
     if report.tables is not None and (command := held(draft.delivery, report.tables, now)) is not None:
         draft.put(command)
 
@@ -202,7 +217,7 @@ def _take_status(draft: _Draft, stated: Stated, status: StatusReport) -> None:
         _enqueue_clock(draft)
     moved = (stated.accepted, stated.last_sequence) != (after.accepted, after.last_sequence)
     if moved or draft.delivery.commands != before.commands:
-        draft.facts.append(MeterStated(before.meter_id))
+        draft.tell(MeterStated(before.meter_id))
 
 
 def _confirm_grants(draft: _Draft, status: StatusReport) -> None:
@@ -216,15 +231,16 @@ def _confirm_grants(draft: _Draft, status: StatusReport) -> None:
         if grant.confirmed_at is None and grant.credit_key in typed:
             after = replace(grant, confirmed_at=now, typed_at=now)
             draft.confirmations.append(Confirmation(grant, ConfirmedBy.KEYPAD))
-            draft.facts.append(CreditConfirmed(delivery.meter_id, grant.total_after))
+            draft.tell(CreditConfirmed(delivery.meter_id, grant.total_after), grant.traceparent)
         elif grant.confirmed_at is None and grant.total_after <= by_radio:
             after = replace(grant, confirmed_at=now, sent_at=grant.sent_at or now)
             radio.append(Confirmation(grant, ConfirmedBy.RADIO))
         grants.append(after)
     draft.delivery = replace(delivery, grants=tuple(grants))
     if radio:
-        draft.confirmations.extend(sorted(radio, key=lambda one: one.grant.granted_at))
-        draft.facts.append(CreditConfirmed(delivery.meter_id, by_radio))
+        radio.sort(key=lambda one: one.grant.granted_at)
+        draft.confirmations.extend(radio)
+        draft.tell(CreditConfirmed(delivery.meter_id, by_radio), radio[-1].grant.traceparent)
 
 
 def _typed_steps(delivery: Delivery, status: StatusReport) -> list[Grant]:

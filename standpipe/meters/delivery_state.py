@@ -10,15 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from standpipe.meters.models import VOLUME_UNIT, CommandKind, CommandStatus, WalletKind
-from standpipe.meters.reports import (
-    Condition,
-    ConditionKind,
-    Diagnostics,
-    MeterReport,
-    StatusReport,
-    ValveReason,
-    ValveState,
-)
+from standpipe.meters.reports import ConditionKind, MeterReport, StatusReport, ValveReason, ValveState
 from standpipe.outbox.facts import Fact
 
 OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
@@ -213,13 +205,15 @@ class Outcome:
 class Heard:
     """What a contact brings at once: commands' outcomes since the last time, and what the meter said.
 
-    ``sends_next``: a command may be sent when this is written down.
+    ``sends_next``: a command may be sent when this is written down. ``since``: it is to go without reading back first,
+    because this was the number of the meter's last word and nothing was on its way then.
     """
 
     meter_id: str
     report: MeterReport | None = None
     outcomes: tuple[Outcome, ...] = ()
     sends_next: bool = False
+    since: int | None = None
 
 
 class ConfirmedBy(StrEnum):
@@ -250,17 +244,26 @@ class Remark:
 class Changes:
     """What a decision changes: the delivery as it stands afterwards, and what others are to hear of.
 
-    ``is_new_status``: the status report was not heard before. ``refused``: why the report was not believed; nothing of
-    it is then in ``delivery``. ``conditions``: the complaints that were taken in. ``command``: what goes out next.
+    ``facts``: each with the trace that it belongs to, where that is not the caller's. ``is_new_status``: the status
+    report was not heard before. ``refused``: why the report was not believed; nothing of it is then in ``delivery``.
+    ``is_repeated``: the carrier has heard this very transmission before, and left it out. ``is_answer``: the
+    diagnostics in it were asked for. ``command``: what goes out next. ``must_listen``: nothing does
+    before the meter has been heard.
     """
 
     delivery: Delivery
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[tuple[Fact, str | None], ...] = ()
     confirmations: tuple[Confirmation, ...] = ()
     remarks: tuple[Remark, ...] = ()
-    conditions: tuple[Condition, ...] = ()
-    diagnostics: Diagnostics | None = None
     is_new_status: bool = False
+    is_answer: bool = False
     wakes_gateway: bool = False
     refused: str | None = None
+    is_repeated: bool = False
     command: OutgoingCommand | None = None
+    must_listen: bool = False
+
+    @property
+    def takes_report(self) -> bool:
+        """Whether what the meter reported was taken in."""
+        return self.refused is None and not self.is_repeated

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from sqlalchemy.orm import InstrumentedAttribute
 
 from standpipe.meters.models import CreditGrant, Meter, MeterState, WalletKind
-from standpipe.meters.reports import StatusReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +53,3 @@ VOLUME = Measure(
 def measure_of(meter: Meter) -> Measure:
     """What a meter counts in."""
     return VOLUME if meter.wallet_kind == WalletKind.VOLUME else MONEY
-
-
-def accepted_by(meter: Meter, statement: StatusReport) -> int:
-    """The total that a meter states to have accepted, in its own unit."""
-    if meter.wallet_kind == WalletKind.VOLUME:
-        return statement.volume_accepted_ml
-    return statement.credit_accepted_minor
-
-
-def radio_total(meter: Meter, statement: StatusReport) -> int:
-    """The newest of our totals that a meter states to have taken: without what was typed on its keypad since."""
-    return accepted_by(meter, statement) - (statement.volume_typed_ml or 0)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from standpipe.meters.commands import OPEN
+from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import MeterCommand
 from standpipe.office.desk import AsJson, perform, show

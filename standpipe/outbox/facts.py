@@ -175,11 +175,13 @@ _KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__args__}
 
 
 STORE = text("""
-    INSERT INTO outbox_facts (kind, payload, traceparent)
-    SELECT kind, CAST(payload AS jsonb), traceparent
-    FROM unnest(CAST(:kinds AS text[]), CAST(:payloads AS text[]), CAST(:traceparents AS text[]))
-        WITH ORDINALITY AS fact(kind, payload, traceparent, position)
-    ORDER BY position""")
+    WITH stored AS (
+        INSERT INTO outbox_facts (kind, payload, traceparent)
+        SELECT kind, CAST(payload AS jsonb), traceparent
+        FROM unnest(CAST(:kinds AS text[]), CAST(:payloads AS text[]), CAST(:traceparents AS text[]))
+            WITH ORDINALITY AS fact(kind, payload, traceparent, position)
+        ORDER BY position RETURNING 1)
+    SELECT pg_notify(:channel, 'outbox') FROM (SELECT count(*) AS count FROM stored) AS facts WHERE count > 0""")
 
 
 async def _store(work: UnitOfWork, facts: Sequence[tuple[Fact, str | None]]) -> None:
@@ -189,9 +191,9 @@ async def _store(work: UnitOfWork, facts: Sequence[tuple[Fact, str | None]]) -> 
             "kinds": [type(fact).__name__ for fact, _ in facts],
             "payloads": [json.dumps(asdict(fact)) for fact, _ in facts],
             "traceparents": [traceparent for _, traceparent in facts],
+            "channel": WORK,
         },
     )
-    work.notify(WORK, "outbox")
 
 
 FACTS: SetWriter[tuple[Fact, str | None]] = SetWriter("facts", Order.FACTS, _store)

@@ -5,12 +5,14 @@ from typing import Any
 
 from sqlalchemy import URL, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError, TimeoutError  # noqa: A004 - the pool's own time-out.
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from standpipe.platform.reconnect import note_commit
 
 Sessions = async_sessionmaker[AsyncSession]
+Engine = AsyncEngine
+Connection = AsyncConnection
 Conn = AsyncSession
 """A transaction that its caller begins and commits."""
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
@@ -58,6 +60,17 @@ def _require_open(dbapi_connection: Any, _record: object, _proxy: object) -> Non
 def create_sessions(engine: AsyncEngine) -> Sessions:
     """The factory that functions named with ``sessions`` take."""
     return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def engine_of(sessions: Sessions) -> Engine:
+    """The engine whose transactions these sessions are."""
+    engine: Engine = sessions.kw["bind"]
+    return engine
+
+
+def without_transactions(engine: Engine) -> Engine:
+    """The engine, each of whose statements is a transaction of its own: one statement where it would be three."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def pool_use(sessions: Sessions) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate, chain
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from standpipe.meters.due import MARK
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.errors import InvalidInputError
 
@@ -20,13 +22,14 @@ STORE = text("""
 INSERT INTO raw_reports (meter_id, received_at, clock_wrong, stated_at, read_at, register_ml, empty_pipe)
 SELECT r.meter_id, r.received_at, r.clock_wrong, r.stated_at, (CAST(:read_at AS timestamptz[]))[r.first:r.last],
        (CAST(:register_ml AS bigint[]))[r.first:r.last], (CAST(:empty_pipe AS boolean[]))[r.first_air:r.last_air]
-FROM unnest(CAST(:meter_ids AS text[]), CAST(:received_ats AS timestamptz[]), CAST(:clocks_wrong AS boolean[]),
+FROM unnest(CAST(:told_ids AS text[]), CAST(:received_ats AS timestamptz[]), CAST(:clocks_wrong AS boolean[]),
             CAST(:stated_ats AS timestamptz[]), CAST(:firsts AS int[]), CAST(:lasts AS int[]),
             CAST(:first_airs AS int[]), CAST(:last_airs AS int[]))
      WITH ORDINALITY
      AS r(meter_id, received_at, clock_wrong, stated_at, first, last, first_air, last_air, position)
 ORDER BY r.position
 """)
+STORE_AND_MARK = text(f"WITH stored AS ({STORE.text} RETURNING 1), {MARK.text.strip().removeprefix('WITH ')}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +73,34 @@ async def store_raw(conn: AsyncConnection, reports: Sequence[RawReadings]) -> No
 
     They are judged in this order by the rating of each meter, which the caller marks due in the same transaction.
     """
+    if any(report.readings for report in reports):
+        await conn.execute(STORE, _columns(reports))
+
+
+async def store_and_mark(conn: AsyncConnection, reports: Sequence[RawReadings], meter_ids: Sequence[str]) -> None:
+    """Store readings as ``store_raw`` does and mark these meters due, both in one statement."""
+    if meter_ids:
+        due: dict[str, Any] = {"meter_ids": list(meter_ids), "reprice_from": None}
+        await conn.execute(STORE_AND_MARK, _columns(reports) | due)
+
+
+def _columns(reports: Sequence[RawReadings]) -> dict[str, list[Any]]:
     reports = [report for report in reports if report.readings]
-    if not reports:
-        return
     counts = [len(report.readings) for report in reports]
     airs = [len(report.readings) if any(one.empty_pipe for one in report.readings) else 0 for report in reports]
     told = list(chain.from_iterable(report.readings for report in reports))
     with_air = chain.from_iterable(report.readings for report, count in zip(reports, airs, strict=True) if count)
     lasts, last_airs = list(accumulate(counts)), list(accumulate(airs))
-    await conn.execute(
-        STORE,
-        {
-            "meter_ids": [report.meter_id for report in reports],
-            "received_ats": [report.received_at for report in reports],
-            "clocks_wrong": [report.clock_wrong for report in reports],
-            "stated_ats": [report.stated_at for report in reports],
-            "firsts": [last - count + 1 for last, count in zip(lasts, counts, strict=True)],
-            "lasts": lasts,
-            "first_airs": [last - count + 1 for last, count in zip(last_airs, airs, strict=True)],
-            "last_airs": last_airs,
-            "read_at": [one.read_at for one in told],
-            "register_ml": [one.register_ml for one in told],
-            "empty_pipe": [one.empty_pipe for one in with_air],
-        },
-    )
+    return {
+        "told_ids": [report.meter_id for report in reports],
+        "received_ats": [report.received_at for report in reports],
+        "clocks_wrong": [report.clock_wrong for report in reports],
+        "stated_ats": [report.stated_at for report in reports],
+        "firsts": [last - count + 1 for last, count in zip(lasts, counts, strict=True)],
+        "lasts": lasts,
+        "first_airs": [last - count + 1 for last, count in zip(last_airs, airs, strict=True)],
+        "last_airs": last_airs,
+        "read_at": [one.read_at for one in told],
+        "register_ml": [one.register_ml for one in told],
+        "empty_pipe": [one.empty_pipe for one in with_air],
+    }

@@ -135,13 +135,14 @@ async def test_an_observation_is_made_anew_after_a_restart_and_in_a_new_session(
 ) -> None:
     async with meter_of(patient) as meter:
         location = await meter.registers(query="lt=300&lwm2m=1.0&b=UQ")
+        await meter.answers(await meter.request("/42769/0/1"), aiocoap.SERVICE_UNAVAILABLE)
         observed = await meter.request("/3424/0/1")
         await meter.answers(observed, aiocoap.CONTENT, payload=b"1", content_format=0, observe=1)
         # Awake in the same session, it is not asked twice.
         meter.refused.clear()
         for _ in range(2):
             assert (await meter.asks(aiocoap.POST, location)).code == aiocoap.CHANGED
-            await meter.answers(await meter.request("/42769/0/1"), aiocoap.NOT_FOUND)
+            await meter.answers(await meter.request("/42769/0/1"), aiocoap.SERVICE_UNAVAILABLE)
         assert "/3424/0/1" not in meter.refused
         await patient.stop()
         await meter.hears_good_bye()
@@ -300,3 +301,20 @@ async def _counted(sessions: Sessions, model: Any, wanted: int) -> bool:
 
 async def _soon(value: Any) -> Any:
     return value
+
+
+async def test_m23_what_a_client_refused_is_not_asked_again_before_it_registers_anew(patient: Field) -> None:
+    async with meter_of(patient) as meter:
+        await meter.registers(query="lt=300&lwm2m=1.0&b=UQ")
+        await meter.answers(await meter.request("/3424/0/1"), aiocoap.NOT_FOUND)
+        assert meter.refused == ["/3424/0", "/42769/0/1"]
+        meter.refused.clear()
+        # Something waits: then it is asked all the same, for only its status report tells what became of it.
+        await patient.grant(100)
+        await meter.answers(await meter.request("/42769/0/1"), aiocoap.NOT_FOUND)
+        assert meter.refused == []
+        await meter.request("/42769/0/0")
+        # A client that registers anew may be another one.
+        await meter.registers(query="lt=300&lwm2m=1.0&b=UQ")
+        await meter.answers(await meter.request("/42769/0/1"), aiocoap.NOT_FOUND)
+        await meter.request("/3424/0")

@@ -24,7 +24,7 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 def of_tlv(payload: bytes) -> tuple[RegisterReading, ...]:
-    return water.facts_of(objects.decode(payload, tlv.CONTENT_FORMAT, water.METER_PATH), NOW).readings
+    return water.observations_of(objects.decode(payload, tlv.CONTENT_FORMAT, water.METER_PATH), NOW).readings
 
 
 @pytest.mark.parametrize(
@@ -41,20 +41,20 @@ def test_senml_names_times_and_bases_however_a_client_splits_them(pack: list[Any
         RegisterReading(datetime.fromtimestamp(1_777_000_000, UTC), 12_345_000),
         RegisterReading(datetime.fromtimestamp(1_777_003_600, UTC), 12_500_000),
     )
-    assert water.facts_of(senml.decode(cbor2.dumps(pack), senml.CBOR_FORMAT), NOW).readings == expected
+    assert water.observations_of(senml.decode(cbor2.dumps(pack), senml.CBOR_FORMAT), NOW).readings == expected
     names = {-2: "bn", -3: "bt", -5: "bv", 0: "n", 2: "v", 6: "t"}
     text = json.dumps([{names[key]: value for key, value in record.items()} for record in pack]).encode()
-    assert water.facts_of(senml.decode(text, senml.JSON_FORMAT), NOW).readings == expected
+    assert water.observations_of(senml.decode(text, senml.JSON_FORMAT), NOW).readings == expected
 
 
 def test_senml_relative_time_counts_from_arrival() -> None:
     pack = cbor2.dumps([{0: "/3424/0/1", 6: -60, 2: 1}, {0: "/3424/0/1", 2: 2}, {0: "/3/0/9", 2: 77}])
     records = senml.decode(pack, senml.CBOR_FORMAT)
-    assert water.facts_of(records, NOW).readings == (
+    assert water.observations_of(records, NOW).readings == (
         RegisterReading(NOW - timedelta(minutes=1), 1_000_000),
         RegisterReading(NOW, 2_000_000),
     )
-    assert water.facts_of(records, NOW).battery_percent == 77
+    assert water.observations_of(records, NOW).battery_percent == 77
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_senml_relative_time_counts_from_arrival() -> None:
 )  # fmt: skip
 def test_senml_that_is_no_register_is_one_typed_error(item: Any) -> None:
     with pytest.raises(ParsingError):
-        water.facts_of(senml.decode(cbor2.dumps(item), senml.CBOR_FORMAT), NOW)
+        water.observations_of(senml.decode(cbor2.dumps(item), senml.CBOR_FORMAT), NOW)
 
 
 def test_tlv_wrapped_and_bare() -> None:
@@ -86,8 +86,8 @@ def test_tlv_integers() -> None:
 DECODERS: list[Callable[[bytes], object]] = [
     tlv.decode,
     of_tlv,
-    lambda data: water.facts_of(senml.decode(data, senml.CBOR_FORMAT), NOW).readings,
-    lambda data: water.facts_of(senml.decode(data, senml.JSON_FORMAT), NOW).readings,
+    lambda data: water.observations_of(senml.decode(data, senml.CBOR_FORMAT), NOW).readings,
+    lambda data: water.observations_of(senml.decode(data, senml.JSON_FORMAT), NOW).readings,
     lambda data: prepaid.StatusFrame.from_bytes(data, KEY, SERIAL),
     lambda data: prepaid.CommandFrame.from_bytes(data, KEY, SERIAL),
     lambda data: prepaid.KeyFrame.from_bytes(data, KEY, SERIAL),

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from standpipe.billing import price_tables
 from standpipe.meters import commands
+from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, Meter, MeterCommand
 from standpipe.platform.database import Sessions
@@ -67,7 +68,7 @@ class Side:
         """Bring the meter within reach until its last command has ended."""
         for _ in range(wakes):
             await self._wake()
-            if (row := await self.row()).status not in commands.OPEN:
+            if (row := await self.row()).status not in OPEN:
                 return row
         raise AssertionError((row.kind, row.status, row.reason, row.attempts))
 

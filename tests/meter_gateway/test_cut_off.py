@@ -11,12 +11,12 @@ import pytest
 from standpipe.billing import supply_terms
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
-from standpipe.meters import commands
 from standpipe.meters.models import CommandKind, Meter
 from standpipe.platform.database import Sessions
 from standpipe.supply import utility_policies, zero_credit_lookup
 from standpipe.supply.utility_policies import UtilityRules
 from standpipe_demo.simulator.meter_model import CLOSED, DISCONNECT, NEVER, OPEN, RESTRICTED, TRICKLE, pour
+from tests.support.delivery import next_to_send
 from tests.support.radio import Field, make_field
 from tests.support.rating import rate_due
 
@@ -163,7 +163,7 @@ async def test_m12_who_could_not_be_told_in_the_night_is_not_told_by_day(field: 
     assert await field.statuses() == [("AT_ZERO", "QUEUED")]
     async with field.sessions.begin() as session:
         # The worker was away in the morning: the order is void all the same.
-        assert await commands.next_to_send(session, field.home.meter_id, nairobi("07-16T08:00")) is None
+        assert await next_to_send(session, field.home.meter_id, nairobi("07-16T08:00")) is None
     assert await field.statuses() == [("AT_ZERO", "EXPIRED")]
     await field.at(nairobi("07-16T09:00"))
     await work(field)
@@ -179,6 +179,7 @@ async def test_m12_an_order_of_unknown_fate_gives_way_to_the_next(field: Field) 
     await rule(field, friendly=NIGHTS)
     await field.at(nairobi("07-15T19:00"))
     field.meter.lose_answers_to("command", 4)
+    field.meter.lose_statements_after_command()
     await wake(field)
     assert field.meter.state.at_zero == NEVER
     await field.at(nairobi("07-16T09:00"))

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from standpipe.customers.models import OperatorAction
 from standpipe.customers.operators import add_operator
 from standpipe.meter_gateway.dlms import meters as dlms
+from standpipe.meter_gateway.dlms.tables import DlmsMeter
 from standpipe.meters.models import Meter
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
@@ -52,7 +53,7 @@ async def test_new_keys_start_the_meters_counter_anew_and_never_ours(
         first = vars(field.meter.identity)
         async with sessions.begin() as session:
             assert await dlms.reserve_counters(session, field.home.meter_id, 10) == 0
-            await dlms.keep_counter(session, field.home.meter_id, 77)
+            await session.execute(update(DlmsMeter).values(meter_counter=77))
         await enrol(sessions, field.home, first)
         assert ((await field.row()).client_counter, (await field.row()).meter_counter) == (10, 77)
         await enrol(sessions, field.home, first | {"encryption_key": "ab" * 16})

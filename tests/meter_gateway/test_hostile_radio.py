@@ -16,16 +16,18 @@ from aiocoap.numbers.constants import TransportTuning
 from aiocoap.resource import PathCapable, Resource
 from sqlalchemy import func, select, text
 
+from standpipe.meter_gateway.delivery import DeliveryDesk
+from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
 from standpipe.meter_gateway.lwm2m.contacts import Contacts
 from standpipe.meter_gateway.lwm2m.peer import MeterPeer, tuning
 from standpipe.meter_gateway.lwm2m.registrations import Registration
-from standpipe.meter_gateway.lwm2m.request_limiter import Workroom
+from standpipe.meter_gateway.lwm2m.request_limiter import RequestLimiter
 from standpipe.meter_gateway.lwm2m.resources import make_site
 from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.keys import KeyRing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, engine_of
 from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.readings.models import Reading
 from tests.support.database import free_port
@@ -234,9 +236,9 @@ async def test_m7_a_meter_s_answer_in_blocks_is_put_together_and_has_an_end(tota
         peer = MeterPeer(own, f"udp://127.0.0.1:{port}", tuning(1.0, 2))
         if total is None:
             with pytest.raises(ParsingError):
-                await peer.read_object("/3424/0")
+                await peer.read_object("/3424/0", ClientMemory(""))
         else:
-            payload, _ = await peer.read_object("/3424/0")
+            payload, _ = await peer.read_object("/3424/0", ClientMemory(""))
             assert payload == b"".join(bytes([number]) * 64 for number in range(total))
         assert talker.asked == asked
     finally:
@@ -276,16 +278,16 @@ async def test_m4_one_meter_s_session_cannot_register_update_push_or_leave_as_an
     port = free_port()
     server = await aiocoap.Context.create_server_context(None, bind=("127.0.0.1", port), transports=["udp6"])
     keys = KeyRing([METER_SECRET])
+    engine = engine_of(sessions)
     contacts = Contacts(
-        sessions=sessions,
+        engine=engine,
+        desk=DeliveryDesk(engine, Clock()),
         keys=keys,
         clock=Clock(),
         object_id=42769,
         peer_at=lambda remote: MeterPeer(server, remote, tuning(0.1, 0)),
     )
-    server.serversite = make_site(
-        Workroom(), sessions=sessions, keys=keys, identity=identity, contacts=contacts, clock=Clock()
-    )
+    server.serversite = make_site(RequestLimiter(), keys=keys, identity=identity, contacts=contacts, clock=Clock())
     own_port, other_port = free_port(), free_port()
     identity.proved = {
         made: (home.serial, home.meter_id) for made, home in zip((own_port, other_port), homes, strict=True)

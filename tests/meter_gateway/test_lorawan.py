@@ -203,8 +203,9 @@ async def test_m2_gateway_killed_between_enqueue_and_its_answer(field: LoraField
     assert await field.downlinks() == ["SENDING"]
     assert await field.statuses() == [("CREDIT", "SENT")]
     field.network.slow_answers.set()
-    await field.start()
+    # The lease of the one that died is over.
     await field.hurry()
+    await field.start()
     await until(lambda: _enqueued(field, 2))
     field.network.window_s = 0.3
     await field.confirmed()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from standpipe.meter_gateway.lwm2m import objects, senml, tlv, water
+from standpipe.meter_gateway.lwm2m.water import Observations
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.reports import Condition, ConditionKind, Measure, MeasureKind, RegisterReading
 
@@ -23,8 +24,8 @@ def entry(resource: int, value: bytes) -> bytes:
     return head + resource.to_bytes(2, "big") + (bytes((len(value),)) if len(value) >= 8 else b"") + value
 
 
-def facts(payload: bytes, content_format: int, path: str) -> water.Facts:
-    return water.facts_of(objects.decode(payload, content_format, path), NOW)
+def facts(payload: bytes, content_format: int, path: str) -> Observations:
+    return water.observations_of(objects.decode(payload, content_format, path), NOW)
 
 
 def test_a_water_meter_in_tlv_and_in_both_kinds_of_senml() -> None:
@@ -70,20 +71,32 @@ def test_a_water_meter_in_tlv_and_in_both_kinds_of_senml() -> None:
 @pytest.mark.parametrize(
     ("path", "payload", "expected"),
     [
-        ("/3/0/9", b"87", water.Facts(battery_percent=87)),
-        ("/3411/0/1", b"12", water.Facts(battery_percent=12)),
-        ("/3411/0/6", b"1", water.Facts(conditions=(Condition(ConditionKind.LOW_BATTERY, NOW, is_raised=True),))),
-        ("/3424/0/1", b"12.345", water.Facts(readings=(RegisterReading(NOW, 12_345_000),))),
-        ("/3424/0/13", b"0", water.Facts(conditions=(Condition(ConditionKind.TAMPER, NOW, is_raised=False),))),
-        ("/3425/0/2", b"100", water.Facts(measures=(Measure(MeasureKind.VALVE_PERCENT, NOW, 100),))),
-        ("/4/0/2", b"-107", water.Facts(measures=(Measure(MeasureKind.SIGNAL_DBM, NOW, -107),))),
-        ("/10272/0/6013", b"1", water.Facts(conditions=(Condition(ConditionKind.LEAK, NOW, is_raised=True),))),
-        ("/10273/0/6013", b"1", water.Facts(conditions=(Condition(ConditionKind.REVERSE_FLOW, NOW, is_raised=True),))),
-        ("/10274/0/6013", b"1", water.Facts(conditions=(Condition(ConditionKind.EMPTY_PIPE, NOW, is_raised=True),))),
-        ("/10275/0/6013", b"1", water.Facts(conditions=(Condition(ConditionKind.TAMPER, NOW, is_raised=True),))),
+        ("/3/0/9", b"87", Observations(battery_percent=87)),
+        ("/3411/0/1", b"12", Observations(battery_percent=12)),
+        (
+            "/3411/0/6",
+            b"1",
+            Observations(conditions=(Condition(ConditionKind.LOW_BATTERY, NOW, is_raised=True),)),
+        ),
+        ("/3424/0/1", b"12.345", Observations(readings=(RegisterReading(NOW, 12_345_000),))),
+        ("/3424/0/13", b"0", Observations(conditions=(Condition(ConditionKind.TAMPER, NOW, is_raised=False),))),
+        ("/3425/0/2", b"100", Observations(measures=(Measure(MeasureKind.VALVE_PERCENT, NOW, 100),))),
+        ("/4/0/2", b"-107", Observations(measures=(Measure(MeasureKind.SIGNAL_DBM, NOW, -107),))),
+        ("/10272/0/6013", b"1", Observations(conditions=(Condition(ConditionKind.LEAK, NOW, is_raised=True),))),
+        (
+            "/10273/0/6013",
+            b"1",
+            Observations(conditions=(Condition(ConditionKind.REVERSE_FLOW, NOW, is_raised=True),)),
+        ),
+        (
+            "/10274/0/6013",
+            b"1",
+            Observations(conditions=(Condition(ConditionKind.EMPTY_PIPE, NOW, is_raised=True),)),
+        ),
+        ("/10275/0/6013", b"1", Observations(conditions=(Condition(ConditionKind.TAMPER, NOW, is_raised=True),))),
     ],
 )
-def test_single_resources_in_plain_text(path: str, payload: bytes, expected: water.Facts) -> None:
+def test_single_resources_in_plain_text(path: str, payload: bytes, expected: Observations) -> None:
     assert facts(payload, objects.PLAIN_TEXT, path) == expected
 
 
@@ -113,7 +126,7 @@ def test_a_number_says_yes_where_a_client_writes_its_booleans_so() -> None:
 
 
 def test_another_instance_is_another_meter_s() -> None:
-    assert facts(cbor2.dumps([{0: "/3424/1/1", 2: 5}]), senml.CBOR_FORMAT, "/") == water.Facts()
+    assert facts(cbor2.dumps([{0: "/3424/1/1", 2: 5}]), senml.CBOR_FORMAT, "/") == Observations()
 
 
 @given(

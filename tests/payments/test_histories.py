@@ -26,10 +26,9 @@ from sqlalchemy import func, select, text, update
 
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
-from standpipe.meters import statements
-from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
-from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
+from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments import top_ups
 from standpipe.payments.inbox import receive, work_inbox
@@ -46,6 +45,7 @@ from standpipe.platform.ids import new_id
 from standpipe.worker import work_outbox
 from tests.payments.scripted import NAME, CrashError, CrashingSessions, CrashPoint, Payment, ScriptedRail
 from tests.support.database import DatabaseServer, database_server
+from tests.support.delivery import mark_unknown, next_to_send, take_report
 from tests.support.lengths import rounds
 from tests.support.town import make_home, make_settings, make_utility
 
@@ -316,14 +316,12 @@ class PaymentHistory(RuleBasedStateMachine):
     async def _state(self) -> None:
         self.counter += 1
         async with self.plain.begin() as session:
-            meter = await lock_meter(session, self.home.meter_id)
-            row = await statements.touch(session, meter.id, seen_at=NOW, battery_percent=None)
             said = StatusReport(
                 report_counter=self.counter, last_sequence=self.sequence, result=CommandResult.DONE,
                 credit_accepted_minor=self.accepted, credit_remaining_minor=self.accepted, register_ml=0,
                 valve=ValveState.OPEN, valve_reason=ValveReason.NORMAL, stated_at=NOW,
             )  # fmt: skip
-            await statements.apply(session, meter, row, said, NOW)
+            await take_report(session, MeterReport(self.home.meter_id, NOW, (), said), NOW)
 
     # What must always hold.
 

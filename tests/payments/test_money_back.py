@@ -11,13 +11,13 @@ from sqlalchemy import select, text
 
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
-from standpipe.meters import statements
-from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, MeterCommand, MeterState
-from standpipe.meters.reports import CommandResult, StatusReport, ValveReason, ValveState
+from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
 from standpipe.payments.models import RailEvent, Refund, TopUp
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.platform.errors import InvalidInputError, StandpipeError
+from tests.support.delivery import mark_unknown, next_to_send, take_report
 from tests.support.town import Town, until
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -74,10 +74,9 @@ async def sent(town: Town) -> int:
 async def state(town: Town, *, accepted_minor: int, sequence: int) -> None:
     """The meter says what it has accepted."""
     async with town.sessions.begin() as session:
-        meter = await lock_meter(session, town.home.meter_id)
-        row = await statements.touch(session, meter.id, seen_at=NOW, battery_percent=None)
+        row = await session.get(MeterState, town.home.meter_id)
         said = StatusReport(
-            report_counter=row.report_counter + 1,
+            report_counter=(0 if row is None else row.report_counter) + 1,
             last_sequence=sequence,
             result=CommandResult.DONE,
             credit_accepted_minor=accepted_minor,
@@ -87,7 +86,7 @@ async def state(town: Town, *, accepted_minor: int, sequence: int) -> None:
             valve_reason=ValveReason.NORMAL,
             stated_at=NOW,
         )
-        await statements.apply(session, meter, row, said, NOW)
+        await take_report(session, MeterReport(town.home.meter_id, NOW, (), said), NOW)
     await town.drain()
 
 

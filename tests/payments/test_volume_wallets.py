@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from standpipe.customers.models import Utility
 from standpipe.ledger.models import AccountKind, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
-from standpipe.meters.commands import lock_meter, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.models import RailEvent, Refund
@@ -31,6 +31,7 @@ from standpipe.tariffs.models import SupplyTerms, VolumePurchase
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import buy
 from standpipe_demo.simulator.meter_model import CLOSED, NO_CREDIT, OPEN, pour
+from tests.support.delivery import next_to_send
 from tests.support.radio import Field
 from tests.support.tariffs import segments
 from tests.support.town import Town, until

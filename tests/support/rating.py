@@ -9,12 +9,12 @@ from standpipe.meters.due import mark_due
 from standpipe.meters.reports import MeterReport
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.readings import reports
+from tests.support import delivery
 
 
 async def take_report(session: AsyncSession, report: MeterReport, now: datetime) -> None:
-    """``usage.readings.take_report``, and the rating that it marks due, in one transaction."""
-    await reports.take_report(session, report, now)
+    """``delivery.take_report``, and the rating that it marks due, in one transaction."""
+    await delivery.take_report(session, report, now)
     await rate(session, report.meter_id, now)
 
 

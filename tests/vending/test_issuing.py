@@ -12,7 +12,7 @@ from standpipe.customers.operators import add_operator
 from standpipe.meter_gateway.prepaid import StatusFrame
 from standpipe.meter_gateway.translation import status_report_of
 from standpipe.meters import keypads
-from standpipe.meters.commands import lock_meter, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import grant_volume
 from standpipe.meters.models import CreditGrant, WalletKind
 from standpipe.meters.reports import MeterReport
@@ -33,6 +33,7 @@ from standpipe_demo.simulator.fake_hsm import HsmState, make_app
 from standpipe_demo.simulator.meter_keypad import decoder_key, type_token
 from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, fresh_state
 from tests.support.command import standpipe
+from tests.support.delivery import next_to_send
 from tests.support.loopback import loopback
 from tests.support.radio import config_of
 from tests.support.rating import take_report

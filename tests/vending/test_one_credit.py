@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 
 from standpipe.meter_gateway.prepaid import StatusFrame
 from standpipe.meter_gateway.translation import command_frame_of, status_report_of
-from standpipe.meters.commands import lock_meter, mark_unknown, next_to_send
+from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import free_to_retract_ml, grant_volume, retract_volume
 from standpipe.meters.models import CreditGrant, Meter, WalletKind
 from standpipe.meters.reports import MeterReport
@@ -28,6 +28,7 @@ from standpipe.vending.models import KeypadToken
 from standpipe.vending.offers import offer_due
 from standpipe_demo.simulator.meter_keypad import type_token
 from standpipe_demo.simulator.meter_model import MeterConfig, fresh_state, status_frame, take_command
+from tests.support.delivery import mark_unknown, next_to_send
 from tests.support.lengths import rounds
 from tests.support.radio import config_of
 from tests.support.rating import take_report

@@ -3,24 +3,24 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import structlog
 
 from standpipe.meter_gateway import prepaid
-from standpipe.meter_gateway.delivery import CommandRefusedError, Heard, Note
+from standpipe.meter_gateway.delivery import CommandRefusedError, Spoken
 from standpipe.meter_gateway.dlms import meters, orders, totals, values
 from standpipe.meter_gateway.dlms.apdu import Attribute, by_range
 from standpipe.meter_gateway.dlms.axdr import Data, Tag, octets
 from standpipe.meter_gateway.dlms.client import AccessRefusedError, DlmsClient
 from standpipe.meter_gateway.dlms.cosem_time import CosemTime
-from standpipe.meter_gateway.dlms.meters import DlmsIdentity, Kept
+from standpipe.meter_gateway.dlms.meters import HEARD, DlmsIdentity, Heard, Kept
 from standpipe.meter_gateway.dlms.profiles.profile import Alarm, CreditMethod, MeterProfile
 from standpipe.meter_gateway.dlms.totals import MoneyRegisters, MoneyScale, Seen
 from standpipe.meter_gateway.dlms.values import VolumeScale
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.translation import command_frame_of, status_report_of
-from standpipe.meters.commands import BY_EFFECT, OutgoingCommand
+from standpipe.meters.delivery_state import BY_EFFECT, OutgoingCommand
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import (
@@ -34,7 +34,7 @@ from standpipe.meters.reports import (
     ValveState,
 )
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Engine
 
 STEADY_TRIES = 5
 SETTLE_TRIES = 4
@@ -57,7 +57,7 @@ class DlmsCarrier:
 
     name: ClassVar[str] = "dlms"
 
-    sessions: Sessions
+    statements: Engine
     clock: Clock
     client: DlmsClient
     profile: MeterProfile
@@ -74,39 +74,36 @@ class DlmsCarrier:
         """The same meter, for another contact."""
         return replace(self, _answered=set(), _diagnostics=None, _first=True, _base_units=None)
 
-    async def listen(self) -> Heard:
-        """The meter's clock put right, its load profile since the last contact, and its statement."""
-        async with self.sessions.begin() as session:
-            number = await meters.next_report_number(session, self.identity.meter_id)
-            kept = await meters.kept(session, self.identity.meter_id)
-        notes: list[Note] = []
+    async def listen(self) -> Spoken:
+        """The meter's clock put right, its load profile since the last contact, and its status report."""
+        kept = await meters.begin_reading(self.statements, self.identity.meter_id)
         readings: tuple[RegisterReading, ...] = ()
         if self._first:
             await self._optional(self._set_clock, "clock")
-            readings = await self._optional(lambda: self._load_profile(kept, notes), "load profile") or ()
+            readings = await self._optional(lambda: self._load_profile(kept), "load profile") or ()
             self._first = False
         alarms = await self._optional(self._alarms, "alarms") or frozenset()
         battery_percent = await self._optional(self._battery, "battery")
-        statement = await self._optional(lambda: self._statement(number, kept, notes), "statement")
+        found = await self._optional(lambda: self._status(kept), "status report")
+        status, registers = found or (None, None)
         tables = await self._optional(lambda: self._tables(kept), "price tables")
         diagnostics, self._diagnostics = self._diagnostics, None
-
-        async def note(session: Any) -> None:
-            await meters.keep_counter(session, self.identity.meter_id, self.heard_counter())
-            for one in notes:
-                await one(session)
-
+        now = self.clock.now()
         report = MeterReport(
             self.identity.meter_id,
-            self.clock.now(),
+            now,
             readings,
-            statement,
+            status,
             battery_percent,
             empty_pipe=Alarm.EMPTY_PIPE in alarms,
             diagnostics=diagnostics,
             tables=tables,
         )
-        return Heard(report, may_send=statement is not None, note=note)
+        # Never into the future: a clock that ran ahead must not keep us from asking again.
+        read_to = min(max(reading.read_at for reading in readings), now) if readings else None
+        base_units, paid_units = registers or (None, None)
+        heard = Heard(self.identity.meter_id, self.heard_counter(), base_units, paid_units, read_to)
+        return Spoken(report, may_send=status is not None, rows=((HEARD, heard),))
 
     async def send(self, command: OutgoingCommand) -> None:
         """Carry a command to the object that it is for."""
@@ -200,11 +197,12 @@ class DlmsCarrier:
         method = _RECONNECT if command.value == 0 else _DISCONNECT
         await self.client.act(Attribute(70, self.profile.valve.obis, method), Data(Tag.INTEGER, 0))
 
-    async def _statement(self, number: int, kept: Kept, notes: list[Note]) -> StatusReport:
+    async def _status(self, kept: Kept) -> tuple[StatusReport, tuple[int, int] | None]:
+        """The status report, and what the registers held (base and paid units), where it was made of those."""
         if self.profile.credit.statement is not None and self.frames is not None:
             frame = (await self.client.get(Attribute(1, self.profile.credit.statement, 2))).octets
-            status = prepaid.StatusFrame.from_bytes(frame, self.frames.prepaid_key, self.frames.serial)
-            return status_report_of(status, self.frames.wallet_kind)
+            stated = prepaid.StatusFrame.from_bytes(frame, self.frames.prepaid_key, self.frames.serial)
+            return status_report_of(stated, self.frames.wallet_kind), None
         registers, scale = await self._steady_registers(), await self._money_scale()
         if totals.went_back(registers, kept.paid_units):
             _log.error("meter's registers went back; a person must look", meter_id=self.identity.meter_id)
@@ -217,15 +215,8 @@ class DlmsCarrier:
         if seen.accepted_minor < kept.credit_accepted_minor:
             _log.error("meter has accepted less than it said before", meter_id=self.identity.meter_id)
             raise ParsingError("the meter has accepted less than it said before")
-
-        async def keep(session: Any) -> None:
-            await meters.keep_registers(
-                session, self.identity.meter_id, base_units=base_units, paid_units=registers.paid_units
-            )
-
-        notes.append(keep)
-        return StatusReport(
-            report_counter=number,
+        status = StatusReport(
+            report_counter=kept.report_number,
             last_sequence=totals.concluded(kept.last_sequence, kept.on_the_air, seen),
             result=CommandResult.DONE,
             credit_accepted_minor=seen.accepted_minor,
@@ -235,6 +226,7 @@ class DlmsCarrier:
             valve_reason=_reason(seen.valve, registers),
             stated_at=await self._time(),
         )
+        return status, (base_units, registers.paid_units)
 
     async def _seen(self, accepted_minor: int, kept: Kept) -> Seen:
         valve, ready = ValveState.UNKNOWN, False
@@ -304,7 +296,7 @@ class DlmsCarrier:
             _log.warning("meter's clock set", meter_id=self.identity.meter_id, off_s=off_s)
             await self.client.set(self.profile.clock.time, octets(CosemTime.of(self.clock.now()).to_bytes()))
 
-    async def _load_profile(self, kept: Kept, notes: list[Note]) -> tuple[RegisterReading, ...]:
+    async def _load_profile(self, kept: Kept) -> tuple[RegisterReading, ...]:
         """Class 7, by range: what was captured since the last that we took in."""
         profile = self.profile.load_profile
         if profile is None:
@@ -325,10 +317,6 @@ class DlmsCarrier:
             )
             if told.reading is not None:
                 readings.append(told.reading)
-        if readings:
-            # Never into the future: a clock that ran ahead must not keep us from asking again.
-            read_to = min(max(reading.read_at for reading in readings), now)
-            notes.append(lambda session: meters.keep_profile_read(session, self.identity.meter_id, read_to))
         return tuple(readings)
 
     async def _alarms(self) -> frozenset[Alarm]:

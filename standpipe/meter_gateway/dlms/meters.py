@@ -5,22 +5,46 @@ in blocks, committed before the first of a block is used: a gateway that dies lo
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
 from standpipe.meter_gateway.dlms.tables import DlmsMeter
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, MeterState, WalletKind
+from standpipe.meters.models import CommandKind, Meter, WalletKind
+from standpipe.platform.database import Engine
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 
 MAX_COUNTER = 0xFFFF_FFFF
 _KEY_BYTES, _TITLE_BYTES = 16, 8
-_OUT = (CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
+BEGIN_READING = text("""
+WITH numbered AS (
+    UPDATE dlms_meters d SET report_number = greatest(d.report_number,
+        coalesce((SELECT s.report_counter FROM meter_states s WHERE s.meter_id = d.meter_id), 0)) + 1
+    WHERE d.meter_id = :meter_id
+    RETURNING d.*)
+SELECT d.report_number, d.base_units, d.paid_units, coalesce(d.profile_read_to, m.installed_at) AS profile_read_to,
+    coalesce(s.last_sequence, 0) AS last_sequence, coalesce(s.credit_accepted_minor, 0) AS credit_accepted_minor,
+    coalesce((SELECT json_agg(json_build_array(c.sequence, c.kind, c.value, c.body) ORDER BY c.sequence)
+        FROM meter_commands c
+        WHERE c.meter_id = d.meter_id AND c.status IN ('SENT', 'ACKNOWLEDGED', 'UNKNOWN')), '[]')::text AS on_the_air
+FROM numbered d JOIN meters m ON m.id = d.meter_id LEFT JOIN meter_states s ON s.meter_id = d.meter_id
+""")
+KEEP_HEARD = text("""
+UPDATE dlms_meters d SET meter_counter = greatest(d.meter_counter, h.counter),
+    base_units = coalesce(h.base_units, d.base_units), paid_units = greatest(d.paid_units, h.paid_units),
+    profile_read_to = greatest(d.profile_read_to, h.profile_read_to)
+FROM unnest(CAST(:meter_id AS text[]), CAST(:counter AS bigint[]), CAST(:base_units AS bigint[]),
+    CAST(:paid_units AS bigint[]), CAST(:profile_read_to AS timestamptz[]))
+    AS h(meter_id, counter, base_units, paid_units, profile_read_to)
+WHERE d.meter_id = h.meter_id
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +71,11 @@ class DlmsIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a contact starts from: the numbers of the last statement, the registers' base, and what is on the air."""
+    """What a status report is read against: its own number, those of the last, the registers' base, and what is on the
+    air.
+    """
 
+    report_number: int
     last_sequence: int
     credit_accepted_minor: int
     base_units: int | None
@@ -65,6 +92,21 @@ class OnTheAir:
     kind: CommandKind
     value: int
     body: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard of a meter. ``counter``: the highest invocation counter of its own that was believed.
+
+    ``base_units`` and ``paid_units``: what the registers held at a status report; ``profile_read_to``: up to where the
+    load profile was taken in. None: as before.
+    """
+
+    meter_id: str
+    counter: int | None = None
+    base_units: int | None = None
+    paid_units: int | None = None
+    profile_read_to: datetime | None = None
 
 
 async def by_title(session: AsyncSession, keys: KeyRing, title: bytes) -> DlmsIdentity:
@@ -148,82 +190,42 @@ async def reserve_counters(session: AsyncSession, meter_id: str, count: int) -> 
     return int(end) - count
 
 
-async def next_report_number(session: AsyncSession, meter_id: str) -> int:
-    """The number of a statement that is about to be asked for.
+async def begin_reading(statements: Engine, meter_id: str) -> Kept:
+    """Take the number of a status report that is about to be asked for, and bring what it is read against.
 
-    It is taken before the meter is asked, so that of two statements the one asked for later has the higher number.
+    It is taken before the meter is asked, so that of two reports the one asked for later has the higher number.
+    ``statements``: each of its statements is a transaction of its own. Raises NotFoundError.
     """
-    stated = select(func.coalesce(func.max(MeterState.report_counter), 0)).where(MeterState.meter_id == meter_id)
-    number = await session.scalar(
-        update(DlmsMeter)
-        .where(DlmsMeter.meter_id == meter_id)
-        .values(report_number=func.greatest(DlmsMeter.report_number, stated.scalar_subquery()) + 1)
-        .returning(DlmsMeter.report_number)
-    )
-    if number is None:
-        raise NotFoundError("No such meter.")
-    return int(number)
-
-
-async def kept(session: AsyncSession, meter_id: str) -> Kept:
-    """What a contact starts from. Raises NotFoundError."""
-    row = (
-        await session.execute(
-            select(Meter.installed_at, DlmsMeter, MeterState.last_sequence, MeterState.credit_accepted_minor)
-            .join(DlmsMeter, DlmsMeter.meter_id == Meter.id)
-            .outerjoin(MeterState, MeterState.meter_id == Meter.id)
-            .where(Meter.id == meter_id)
-            .execution_options(populate_existing=True)
-        )
-    ).one_or_none()
+    async with statements.connect() as conn:
+        row = (await conn.execute(BEGIN_READING, {"meter_id": meter_id})).one_or_none()
     if row is None:
         raise NotFoundError("No such meter.")
-    installed_at, dlms, last_sequence, accepted_minor = row
+    on_the_air = (OnTheAir(sequence, CommandKind(kind), *rest) for sequence, kind, *rest in json.loads(row.on_the_air))
     return Kept(
-        last_sequence=last_sequence or 0,
-        credit_accepted_minor=accepted_minor or 0,
-        base_units=dlms.base_units,
-        paid_units=dlms.paid_units,
-        profile_read_to=dlms.profile_read_to or installed_at,
-        on_the_air=await _on_the_air(session, meter_id),
+        report_number=row.report_number,
+        last_sequence=row.last_sequence,
+        credit_accepted_minor=row.credit_accepted_minor,
+        base_units=row.base_units,
+        paid_units=row.paid_units,
+        profile_read_to=row.profile_read_to,
+        on_the_air=tuple(on_the_air),
     )
 
 
-async def keep_registers(session: AsyncSession, meter_id: str, *, base_units: int, paid_units: int) -> None:
-    """What the registers held at a statement that was taken in."""
-    await session.execute(
-        update(DlmsMeter)
-        .where(DlmsMeter.meter_id == meter_id)
-        .values(base_units=base_units, paid_units=func.greatest(DlmsMeter.paid_units, paid_units))
-    )
+async def _keep_heard(work: UnitOfWork, rows: Sequence[Heard]) -> None:
+    fields = ("meter_id", "counter", "base_units", "paid_units", "profile_read_to")
+    # Of several of one meter, the newest of each: UPDATE … FROM would take any of them.
+    newest: dict[str, Heard] = {}
+    for row in rows:
+        known = newest.get(row.meter_id, row)
+        kept = {name: getattr(row, name) if getattr(row, name) is not None else getattr(known, name) for name in fields}
+        newest[row.meter_id] = Heard(**kept | {"counter": max(row.counter or -1, known.counter or -1)})
+    columns = {name: [getattr(row, name) for row in newest.values()] for name in fields}
+    await work.conn.execute(KEEP_HEARD, columns)
 
 
-async def keep_profile_read(session: AsyncSession, meter_id: str, read_to: datetime) -> None:
-    """Up to where the load profile has been taken in."""
-    await session.execute(
-        update(DlmsMeter)
-        .where(DlmsMeter.meter_id == meter_id)
-        .values(profile_read_to=func.greatest(DlmsMeter.profile_read_to, read_to))
-    )
-
-
-async def keep_counter(session: AsyncSession, meter_id: str, counter: int) -> None:
-    """The highest invocation counter of the meter's that was believed, kept with what came under it (M5)."""
-    await session.execute(
-        update(DlmsMeter)
-        .where(DlmsMeter.meter_id == meter_id, DlmsMeter.meter_counter < counter)
-        .values(meter_counter=counter)
-    )
-
-
-async def _on_the_air(session: AsyncSession, meter_id: str) -> tuple[OnTheAir, ...]:
-    rows = await session.scalars(
-        select(MeterCommand)
-        .where(MeterCommand.meter_id == meter_id, MeterCommand.status.in_(_OUT))
-        .order_by(MeterCommand.sequence)
-        .execution_options(populate_existing=True)
-    )
-    return tuple(OnTheAir(row.sequence, CommandKind(row.kind), row.value, row.body) for row in rows)
+HEARD: SetWriter[Heard] = SetWriter("dlms heard", Order.ROWS, _keep_heard)
+"""Kept in the transaction that takes the report in (M5)."""
 
 
 async def _identity(session: AsyncSession, keys: KeyRing, condition: ColumnElement[bool]) -> DlmsIdentity:

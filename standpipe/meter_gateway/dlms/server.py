@@ -9,30 +9,31 @@ twice is served on the newer connection, once that has proven itself.
 import asyncio
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
-from standpipe.meter_gateway.delivery import NoAnswerError, deliver
+from standpipe.meter_gateway.delivery import ContactEndedError, DeliveryDesk, NoAnswerError, Told, deliver
 from standpipe.meter_gateway.dlms import apdu, meters, security
 from standpipe.meter_gateway.dlms.acse import Mechanism
 from standpipe.meter_gateway.dlms.apdu import Attribute
 from standpipe.meter_gateway.dlms.carrier import DlmsCarrier
 from standpipe.meter_gateway.dlms.client import AssociationAs, Counters, DlmsClient, Secrets
-from standpipe.meter_gateway.dlms.meters import DlmsIdentity
+from standpipe.meter_gateway.dlms.meters import HEARD, DlmsIdentity, Heard
 from standpipe.meter_gateway.dlms.profiles.profile import CreditMethod, MeterProfile, load_profiles
 from standpipe.meter_gateway.dlms.security import GlobalKeys
 from standpipe.meter_gateway.dlms.wire import DlmsWire
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meters import delivery_state
 from standpipe.meters.identity import MeterIdentity, by_meter_id
 from standpipe.meters.keys import KeyRing
 from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.database import DATABASE_DOWN, Sessions, engine_of, without_transactions
 from standpipe.platform.errors import InvalidInputError, NotFoundError, SettingsError, StandpipeError
 from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.platform.settings import Settings, require
-from standpipe.readings.reports import take_report
 
 PUBLIC = AssociationAs(16, 1, Mechanism.NONE, ciphered=False, max_pdu_bytes=512)
 """Where a meter is asked for its name before we know its profile (Green Book: client 16, management logical device)."""
@@ -88,6 +89,8 @@ class DlmsServer:
         patience: Patience | None = None,
     ) -> None:
         self._sessions, self._keys, self._clock = sessions, keys, clock
+        engine = engine_of(sessions)
+        self._statements, self._desk = without_transactions(engine), DeliveryDesk(engine, clock)
         self._profiles, self._title, self._allow_lls = profiles, title, allow_lls
         self._patience = patience or Patience()
         self._lines: dict[DlmsWire, Line] = {}
@@ -113,6 +116,7 @@ class DlmsServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for wire in list(self._lines):
             wire.close("the gateway stops")
+        await self._desk.stop()
 
     @property
     def connections(self) -> int:
@@ -243,7 +247,7 @@ class DlmsServer:
         line.sealed, line.client = [], client
         await client.associate()
         line.carrier = DlmsCarrier(
-            sessions=self._sessions,
+            statements=self._statements,
             clock=self._clock,
             client=client,
             profile=profile,
@@ -297,8 +301,8 @@ class DlmsServer:
         await self._take_pushes(line)
         if line.carrier is not None:
             line.carrier = line.carrier.anew()
-            with tracing.span("contact", carrier=line.carrier.name):
-                await deliver(self._sessions, self._clock, line.carrier.identity.meter_id, line.carrier)
+            with tracing.span("contact", carrier=line.carrier.name), suppress(ContactEndedError):
+                await deliver(self._desk, line.carrier.identity.meter_id, line.carrier)
 
     async def _take_pushes(self, line: Line) -> None:
         """What the meter told unasked; its counter is kept in the transaction that takes it in (M5)."""
@@ -306,10 +310,8 @@ class DlmsServer:
             clear, counter = line.told.pop(0)
             try:
                 report = await line.carrier.told_by_push(apdu.parse_notification(clear).body)
-                async with self._sessions.begin() as session:
-                    if counter is not None:
-                        await meters.keep_counter(session, report.meter_id, counter)
-                    await take_report(session, report, self._clock.now())
+                rows = () if counter is None else ((HEARD, Heard(report.meter_id, counter)),)
+                await self._desk(Told(delivery_state.Heard(report.meter_id, report), rows))
             except (ParsingError, InvalidInputError) as error:
                 _log.warning("push dropped", meter_id=_meter_of(line), reason=str(error))
 

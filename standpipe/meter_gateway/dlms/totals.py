@@ -11,7 +11,7 @@ from math import floor
 
 from standpipe.meter_gateway.dlms.meters import OnTheAir
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meters.commands import BY_EFFECT
+from standpipe.meters.delivery_state import BY_EFFECT
 from standpipe.meters.models import CommandKind
 from standpipe.meters.reports import ValveState
 from standpipe.platform.units import currency_exponent

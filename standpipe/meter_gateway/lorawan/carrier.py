@@ -12,9 +12,24 @@ from typing import Protocol
 
 import structlog
 
-from standpipe.meter_gateway.lorawan import devices, downlinks
+from standpipe.engine.batcher import BusyError
+from standpipe.engine.queue import backoff_s
+from standpipe.meter_gateway.delivery import DeliveryDesk, Told
+from standpipe.meter_gateway.lorawan import devices
 from standpipe.meter_gateway.lorawan.devices import LoraIdentity
-from standpipe.meter_gateway.lorawan.downlinks import NetworkTask
+from standpipe.meter_gateway.lorawan.downlink_rules import (
+    RETRY_CAP_S,
+    CommandWaits,
+    Dropped,
+    News,
+    PutOnAir,
+    RadioAnswered,
+    TaskDone,
+    TaskFailed,
+    TaskRefused,
+    UplinkHeard,
+)
+from standpipe.meter_gateway.lorawan.downlinks import LoraLink, NetworkTask, claim_tasks, next_due_s, to_look_at
 from standpipe.meter_gateway.lorawan.events import (
     Acknowledged,
     Battery,
@@ -49,17 +64,16 @@ from standpipe.meter_gateway.lorawan.orders import (
     LoraTablesHeld,
     TablePart,
 )
-from standpipe.meter_gateway.lorawan.tables import DeviceClass, DownlinkState
+from standpipe.meter_gateway.lorawan.tables import DownlinkState
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.prepaid import StatusFrame
 from standpipe.meter_gateway.prepaid_tables import id_text
 from standpipe.meter_gateway.translation import status_report_of
-from standpipe.meters import commands
+from standpipe.meters.delivery_state import Changes, Heard
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CommandKind
 from standpipe.meters.price_tables import MeterTable
 from standpipe.meters.reports import (
-    CommandResult,
     Condition,
     ConditionKind,
     Diagnostics,
@@ -69,13 +83,15 @@ from standpipe.meters.reports import (
 )
 from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import DATABASE_DOWN, Sessions
-from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.database import DATABASE_DOWN, Engine, without_transactions
+from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.notify import COMMANDS, Listener
-from standpipe.readings.reports import take_report
 
-LOOK_EVERY_S = 2.0
-"""Retries and leases fall due in silence."""
+LOOK_EVERY_S = 60.0
+LOOK_WAITING_S = 2.0
+LOOK_AFTER_S = 0.2
+"""Where nothing waits, where something does (leases of another process end in silence), and at the soonest."""
+MAX_DEVICES = 100_000
 _KINDS = {
     CommandKind.CREDIT: KIND_CREDIT,
     CommandKind.VALVE: KIND_VALVE,
@@ -87,12 +103,6 @@ _KINDS = {
 }
 CLOCK_KEEPS = timedelta(seconds=10)
 """How long a time may wait at the network: past a Class A device's windows it would set the clock wrong."""
-_COMPLAINTS = {
-    CommandResult.BAD_MAC,
-    CommandResult.WRONG_CURRENCY,
-    CommandResult.UNSUPPORTED,
-    CommandResult.TOTAL_TOO_LOW,
-}
 _CONDITIONS = {
     "empty_pipe": ConditionKind.EMPTY_PIPE,
     "leak": ConditionKind.LEAK,
@@ -114,22 +124,28 @@ class NetworkServer(Protocol):
 class LoraCarrier:
     """Takes events in, and keeps the network server supplied."""
 
-    def __init__(self, *, sessions: Sessions, keys: KeyRing, clock: Clock, network: NetworkServer) -> None:
-        self._sessions, self._keys, self._clock, self._network = sessions, keys, clock, network
+    def __init__(self, *, engine: Engine, keys: KeyRing, clock: Clock, network: NetworkServer) -> None:
+        self._statements = without_transactions(engine)
+        self._keys, self._clock, self._network = keys, clock, network
+        self._desk = DeliveryDesk(engine, clock, LoraLink())
         self._work = asyncio.Event()
+        self._devices: dict[tuple[str, str], LoraIdentity] = {}
+
+    async def stop(self) -> None:
+        """Take no more, and return when all that was taken is answered."""
+        await self._desk.stop()
 
     async def take(self, event: Event) -> None:
         """Take one event in. What is refused is logged and gone: the network server would only post it again.
 
-        Raises NotFoundError for a device that is not ours, DATABASE_DOWN's errors where it should be posted again.
+        Raises NotFoundError for a device that is not ours, BusyError and DATABASE_DOWN's errors where it should be
+        posted again.
         """
-        async with self._sessions() as session:
-            device = await devices.by_dev_eui(session, self._keys, event.origin.dev_eui, event.origin.application_id)
+        device = await self._device(event)
         outcome = "failed"
         try:
             with tracing.span("contact", carrier=CARRIER):
-                await self._taken(device, event)
-            outcome = "done"
+                outcome = await self._taken(device, event)
         except (ParsingError, InvalidInputError) as error:
             outcome = "refused"
             _log.warning("uplink refused", meter_id=device.meter.meter_id, reason=str(error))
@@ -137,44 +153,46 @@ class LoraCarrier:
             if isinstance(event, Uplink):
                 metrics.RADIO_CONTACTS.labels(CARRIER, outcome).inc()
 
-    async def _taken(self, device: LoraIdentity, event: Event) -> None:
-        meter_id = device.meter.meter_id
-        if isinstance(event, Uplink):
-            await self._uplink(device, event)
-            return
-        async with self._sessions.begin() as session:
-            match event:
-                case Joined():
-                    await downlinks.lost(session, meter_id, None, "the radio joined anew")
-                case Acknowledged(queue_item_id=item_id, by_radio=by_radio):
-                    await downlinks.acknowledged(session, meter_id, item_id, by_radio=by_radio)
-                case Transmitted(queue_item_id=item_id, at=at, f_cnt_down=f_cnt):
-                    await downlinks.transmitted(session, meter_id, item_id, at or datetime.now(UTC), f_cnt)
-                case DownlinkLost(queue_item_id=item_id, reason=reason):
-                    await downlinks.lost(session, meter_id, item_id, reason)
-                case Battery(percent=percent):
-                    now = self._clock.now()
-                    await take_report(session, MeterReport(meter_id, now, battery_percent=percent), now)
+    async def _device(self, event: Event) -> LoraIdentity:
+        """Whose radio it is, kept until something is told of the meter. Raises NotFoundError."""
+        key = (event.origin.dev_eui, event.origin.application_id)
+        found = self._devices.get(key)
+        if found is None:
+            async with self._statements.connect() as conn:
+                found = await devices.by_dev_eui(conn, self._keys, *key)
+            if len(self._devices) >= MAX_DEVICES:
+                self._devices.clear()
+            self._devices[key] = found
+        return found
 
-    async def _uplink(self, device: LoraIdentity, uplink: Uplink) -> None:
-        now = self._clock.now()
-        report, status = self._read(device, uplink, now)
-        meter_id, heard_at = device.meter.meter_id, uplink.heard_at or datetime.now(UTC)
-        async with self._sessions.begin() as session:
-            await commands.lock_meter(session, meter_id)
-            if await devices.is_repeated(session, meter_id, uplink.deduplication_id, heard_at):
-                return
-            await take_report(session, report, now)
-            if status is not None:
-                await devices.note_alarms(session, meter_id, status.alarms.names)
-            complains = report.statement is not None and report.statement.result in _COMPLAINTS
-            await downlinks.after_uplink(session, meter_id, heard_at, stated=status is not None, complains=complains)
-            # Read back first, then send: hours alone say nothing of what the meter has taken.
-            await downlinks.prepare(session, meter_id, now, listens=status is not None)
-        self._work.set()
+    def _drop(self, meter_ids: set[str]) -> None:
+        """Something about these meters has changed; an empty set: something may have, about any."""
+        for key, device in list(self._devices.items()):
+            if not meter_ids or device.meter.meter_id in meter_ids:
+                del self._devices[key]
+
+    async def _taken(self, device: LoraIdentity, event: Event) -> str:
+        """Returns how it ended, as metrics say it."""
+        meter_id, now, news = device.meter.meter_id, self._clock.now(), _news_of(event)
+        report = None
+        if isinstance(event, Uplink):
+            report, alarms = self._read(device, event, now)
+            news = UplinkHeard(event.deduplication_id, event.heard_at or datetime.now(UTC), alarms)
+        elif isinstance(event, Battery):
+            report = MeterReport(meter_id, now, battery_percent=event.percent)
+        changes = await self._told(Told(Heard(meter_id, report), link=news))
+        return "done" if changes.refused is None else "refused"
+
+    async def _told(self, told: Told) -> Changes:
+        changes = await self._desk(told)
+        if changes.delivery.commands:
+            # Something waits, or has just ended: the network server may have to be told.
+            self._work.set()
+        return changes
 
     @staticmethod
-    def _read(device: LoraIdentity, uplink: Uplink, now: datetime) -> tuple[MeterReport, LoraStatus | None]:
+    def _read(device: LoraIdentity, uplink: Uplink, now: datetime) -> tuple[MeterReport, tuple[str, ...] | None]:
+        """An uplink as a report, and the alarms that its status report names. Raises ParsingError."""
         key, meter_id = frame_key(device), device.meter.meter_id
         if uplink.f_port == PORT_HISTORY:
             hours = LoraHistory.from_bytes(uplink.payload, key).readings
@@ -210,55 +228,46 @@ class LoraCarrier:
                 Condition(kind, statement.stated_at, getattr(status.alarms, name)) for name, kind in _CONDITIONS.items()
             ),
         )
-        return report, status
-
-    async def command_waits(self, meter_id: str) -> None:
-        """A command was queued: at once to a meter that always listens, or in place of what it supersedes."""
-        now = self._clock.now()
-        try:
-            async with self._sessions.begin() as session:
-                device = await devices.by_meter_id(session, self._keys, meter_id)
-                listens = device.device_class == DeviceClass.C
-                if await downlinks.prepare(session, meter_id, now, listens=listens):
-                    self._work.set()
-        except NotFoundError:
-            return
+        return report, tuple(status.alarms.names)
 
     async def hear_commands(self, listener: Listener) -> None:
         """Look after each command that is queued, until cancelled. ``listener`` must listen to COMMANDS."""
         await self._look_after(set())
         async for meter_ids in listener.payloads(COMMANDS):
+            self._drop(meter_ids)
             await self._look_after(meter_ids)
 
     async def _look_after(self, meter_ids: set[str]) -> None:
+        """A command was queued: at once to a meter that always listens, or in place of what it supersedes."""
         try:
-            if not meter_ids:
-                async with self._sessions() as session:
-                    meter_ids = set(await downlinks.to_look_at(session))
-            for meter_id in meter_ids:
-                await self.command_waits(meter_id)
+            # Most meters have other radios, and most of ours sleep: one read tells whom to look after.
+            for meter_id in await to_look_at(self._statements, meter_ids):
+                with suppress(BusyError):
+                    await self._told(Told(Heard(meter_id), link=CommandWaits()))
         except DATABASE_DOWN as error:
             _log.warning("command not looked at; it waits for the meter's next uplink", error=str(error))
 
     async def supply(self) -> None:
-        """Do what is due at the network server, until cancelled."""
+        """Do what is due at the network server, until cancelled. Asks for more only where something waits."""
         while True:
             self._work.clear()
             try:
-                done = await self.work_due()
+                while await self.work_due():
+                    pass
+                wait_s = await next_due_s(self._statements)
             except Exception:
                 # The database may be away: this loop outlives that.
                 _log.exception("downlinks failed")
-                done = 0
-            if not done:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
-                        await self._work.wait()
+                wait_s = 0.0
+            # What another process left behind is found too, if late.
+            wait_s = LOOK_EVERY_S if wait_s is None else min(max(wait_s, LOOK_AFTER_S), LOOK_WAITING_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._work.wait()
 
     async def work_due(self) -> int:
         """Do what is due at the network server now; returns how much that was."""
-        async with self._sessions.begin() as session:
-            tasks = await downlinks.claim_tasks(session)
+        tasks = await claim_tasks(self._statements, self._keys)
         # Side by side: one slow answer must not cost other meters their receive window.
         await asyncio.gather(*(self._do(task) for task in tasks))
         return len(tasks)
@@ -268,27 +277,29 @@ class LoraCarrier:
             tracing.continue_from(task.traceparent),
             tracing.span("radio command", carrier=CARRIER, command=task.kind, step=task.state),
         ):
-            await self._done(task)
+            news = await self._done(task)
+            try:
+                await self._told(Told(Heard(task.device.meter.meter_id), link=news))
+            except BusyError:
+                # Its lease ends, and it is asked again.
+                _log.warning("downlink not written down", meter_id=task.device.meter.meter_id)
 
-    async def _done(self, task: NetworkTask) -> None:
+    async def _done(self, task: NetworkTask) -> News:
+        meter_id = task.device.meter.meter_id
         try:
             item_id = await self._ask(task)
         except NetworkUnavailableError as error:
-            reason = str(error)
-            _log.warning("network server not reached", meter_id=task.meter_id, reason=reason)
-            async with self._sessions.begin() as session:
-                await downlinks.task_failed(session, task, reason)
-            return
+            _log.warning("network server not reached", meter_id=meter_id, reason=str(error))
+            pause_s = backoff_s(task.attempts, base_s=1.0, cap_s=RETRY_CAP_S)
+            return TaskFailed(task.downlink_id, str(error), timedelta(seconds=pause_s))
         except (KeyError, ValueError, InvalidInputError) as error:
-            async with self._sessions.begin() as session:
-                await downlinks.task_refused(session, task, f"{type(error).__name__}: {error}")
-            return
-        async with self._sessions.begin() as session:
-            await downlinks.task_done(session, task, item_id, self._clock.now())
+            reason = f"{type(error).__name__}: {error}"
+            _log.error("command has no LoRaWAN frame", meter_id=meter_id, reason=reason)
+            return TaskRefused(task.downlink_id, reason)
+        return TaskDone(task.downlink_id, task.state, item_id)
 
     async def _ask(self, task: NetworkTask) -> str | None:
-        async with self._sessions() as session:
-            device = await devices.by_meter_id(session, self._keys, task.meter_id)
+        device = task.device
         if task.state == DownlinkState.SENDING:
             frame, expires_at = self._frame(task, frame_key(device))
             return await self._network.replace_queue(device.dev_eui, PORT_COMMAND, frame, expires_at)
@@ -310,6 +321,20 @@ class LoraCarrier:
             value, expires_at = int(self._clock.now().timestamp()), datetime.now(UTC) + CLOCK_KEEPS
         kind = _KINDS[task.kind] if task.tid_mark is None else KIND_CREDIT_MARKED
         return LoraCommand(kind, task.sequence, value, task.currency, task.tid_mark).to_bytes(key), expires_at
+
+
+def _news_of(event: Event) -> News | None:
+    match event:
+        case Joined():
+            return Dropped(None, "the radio joined anew")
+        case Acknowledged(queue_item_id=item_id, by_radio=by_radio):
+            return RadioAnswered(item_id, by_radio)
+        case Transmitted(queue_item_id=item_id, at=at, f_cnt_down=f_cnt):
+            return PutOnAir(item_id, at or datetime.now(UTC), f_cnt)
+        case DownlinkLost(queue_item_id=item_id, reason=reason):
+            return Dropped(item_id, reason)
+        case _:
+            return None
 
 
 def _answer(payload: bytes, key: FrameKey, meter_id: str, now: datetime) -> MeterReport:

@@ -2,23 +2,30 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.customers.operators import record
 from standpipe.meter_gateway.lorawan.tables import DeviceClass, LoraDevice, LoraDownlink
-from standpipe.meters import identity
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import Meter, MeterCredential
+from standpipe.meters.models import Meter, MeterCredential, WalletKind
+from standpipe.platform.database import Connection
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.notify import COMMANDS, notify
 
 _DEV_EUI = re.compile(r"[0-9a-f]{16}")
 _log = structlog.get_logger(__name__)
+
+
+BY_DEV_EUI = text("""
+SELECT m.id AS meter_id, m.serial, m.currency, m.wallet_kind, c.sealed_prepaid_key, d.dev_eui, d.device_class
+FROM lora_devices d JOIN meters m ON m.id = d.meter_id JOIN meter_credentials c ON c.meter_id = m.id
+WHERE d.dev_eui = :dev_eui AND (d.application_id IS NULL OR d.application_id = :application_id)
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +37,14 @@ class LoraIdentity:
     device_class: DeviceClass
 
 
-async def by_dev_eui(session: AsyncSession, keys: KeyRing, dev_eui: str, application_id: str) -> LoraIdentity:
+async def by_dev_eui(conn: Connection, keys: KeyRing, dev_eui: str, application_id: str) -> LoraIdentity:
     """The meter of a radio that speaks through this application. Raises NotFoundError, also for another's device."""
-    known = LoraDevice.application_id.is_(None) | (LoraDevice.application_id == application_id)
-    return await _read(session, keys, (LoraDevice.dev_eui == dev_eui) & known)
-
-
-async def by_meter_id(session: AsyncSession, keys: KeyRing, meter_id: str) -> LoraIdentity:
-    """The same, for a meter that we call. Raises NotFoundError for one without a LoRa radio."""
-    return await _read(session, keys, LoraDevice.meter_id == meter_id)
+    row = (await conn.execute(BY_DEV_EUI, {"dev_eui": dev_eui, "application_id": application_id})).one_or_none()
+    if row is None:
+        raise NotFoundError("No such LoRaWAN device.")
+    key = keys.open(row.sealed_prepaid_key)
+    meter = MeterIdentity(row.meter_id, row.serial, row.currency, key, WalletKind(row.wallet_kind))
+    return LoraIdentity(meter, row.dev_eui, DeviceClass(row.device_class))
 
 
 async def bind(
@@ -80,6 +86,8 @@ async def bind(
         .values(meter_id=meter_id, **values)
         .on_conflict_do_update(index_elements=["meter_id"], set_=values)
     )
+    # A gateway may remember whose radio this was.
+    await notify(session, COMMANDS, meter_id)
     detail = {"dev_eui": dev_eui, "class": device_class, "application": application_id}
     await record(session, operator=operator, action="lorawan.device", subject_id=meter_id, detail=detail)
 
@@ -111,28 +119,3 @@ async def overview(session: AsyncSession) -> list[list[str]]:
         ]
         for serial, device, state, error, reason in rows
     ]
-
-
-async def is_repeated(session: AsyncSession, meter_id: str, deduplication_id: str, heard_at: datetime) -> bool:
-    """Note an uplink of a locked meter; True for the one heard last, posted again."""
-    device = await session.get_one(LoraDevice, meter_id, populate_existing=True)
-    if deduplication_id and device.last_deduplication_id == deduplication_id:
-        return True
-    device.last_deduplication_id, device.last_uplink_at = deduplication_id or None, heard_at
-    return False
-
-
-async def note_alarms(session: AsyncSession, meter_id: str, alarms: list[str]) -> None:
-    """Keep what a locked meter's newest statement complains of."""
-    device = await session.get_one(LoraDevice, meter_id)
-    if device.alarms != alarms:
-        _log.warning("meter's alarms changed", meter_id=meter_id, alarms=alarms)
-        device.alarms = alarms
-
-
-async def _read(session: AsyncSession, keys: KeyRing, condition: ColumnElement[bool]) -> LoraIdentity:
-    device = await session.scalar(select(LoraDevice).where(condition))
-    if device is None:
-        raise NotFoundError("No such LoRaWAN device.")
-    meter = await identity.by_meter_id(session, keys, device.meter_id)
-    return LoraIdentity(meter, device.dev_eui, DeviceClass(device.device_class))

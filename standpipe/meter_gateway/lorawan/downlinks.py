@@ -1,48 +1,115 @@
-"""Downlinks over LoRaWAN: one command at a time handed to the network server, and what became of it there.
+"""Radios and downlinks of any number of meters: loaded and saved in one statement each, and claimed for the network.
 
-The network's word moves a command no further than ACKNOWLEDGED, or to UNKNOWN; only the meter's statement
-(``standpipe.meters.statements``) confirms it, or says that it was not taken, upon which the same number goes out again.
-Our queue is the rows of ``meter_commands``; the network's holds at most the one item that we gave it, and is flushed
-before each other one.
-
-Every function here that changes a meter's rows takes its lock first (lock order: ledger/posting.py).
+Rows are locked after their meters. A claim takes no meter's lock, and passes over rows that are locked.
 """
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import structlog
-from sqlalchemy import func, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
 
-from standpipe.engine.queue import claim, finish, retry
-from standpipe.meter_gateway.lorawan.tables import WITH_NETWORK, DeviceClass, DownlinkState, LoraDevice, LoraDownlink
-from standpipe.meters import commands
-from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand
-from standpipe.platform.ids import new_id
+from standpipe.meter_gateway.delivery import Told
+from standpipe.meter_gateway.lorawan.devices import LoraIdentity
+from standpipe.meter_gateway.lorawan.downlink_rules import (
+    Downlink,
+    Dropped,
+    PutOnAir,
+    Radio,
+    RadioAnswered,
+    TaskDone,
+    TaskFailed,
+    TaskRefused,
+    decide_radio,
+)
+from standpipe.meter_gateway.lorawan.tables import DeviceClass, DownlinkState
+from standpipe.meters.delivery_rules import decide
+from standpipe.meters.delivery_state import OPEN, Changes, Delivery, Moment
+from standpipe.meters.identity import MeterIdentity
+from standpipe.meters.keys import KeyRing
+from standpipe.meters.models import VOLUME_UNIT, CommandKind, CommandStatus, WalletKind
+from standpipe.platform.database import Connection, Engine
 
-LOST_AFTER_UPLINKS = 3
-"""A Class A item goes out after the next uplink: one that is still there after this many will not go any more."""
 LEASE_S = 30.0
-MAX_ATTEMPTS = 12
-RETRY_CAP_S = 600.0
-_IN_FLIGHT = (CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
-_log = structlog.get_logger(__name__)
+_COLUMNS = "d.id, d.meter_id, d.command_id, d.state, d.queue_item_id, d.f_cnt_down, d.uplinks, d.reason, d.queued_at, \
+d.tx_at, d.ended_at, d.due_at, d.attempts, d.last_error, d.dead_at"
+LOAD_RADIOS = text("""
+SELECT meter_id, device_class, last_deduplication_id, last_uplink_at, alarms::text FROM lora_devices
+WHERE meter_id = ANY(CAST(:meter_ids AS text[]))
+""")
+LOAD_DOWNLINKS = text(f"""
+SELECT {_COLUMNS}, c.status AS command_status
+FROM lora_downlinks d JOIN meter_commands c ON c.id = d.command_id
+WHERE d.meter_id = ANY(CAST(:meter_ids AS text[])) AND (d.state IN ('SENDING', 'QUEUED', 'TX', 'ACK')
+    OR d.due_at IS NOT NULL OR d.queue_item_id = ANY(CAST(:item_ids AS text[]))
+    OR d.id = ANY(CAST(:downlink_ids AS text[])))
+ORDER BY d.id FOR NO KEY UPDATE OF d
+""")  # noqa: S608 - columns by name.
+SAVE_RADIOS = text("""
+UPDATE lora_devices d SET last_deduplication_id = r.deduplication_id, last_uplink_at = r.uplink_at,
+    alarms = CAST(r.alarms AS jsonb)
+FROM unnest(CAST(:meter_ids AS text[]), CAST(:deduplication_ids AS text[]), CAST(:uplinks_at AS timestamptz[]),
+    CAST(:alarms AS text[])) AS r(meter_id, deduplication_id, uplink_at, alarms)
+WHERE d.meter_id = r.meter_id
+""")
+# A meter's old downlink ends in the statement before the one that brings its new one: one may be open at a time.
+SAVE_DOWNLINKS = text("""
+UPDATE lora_downlinks d SET state = r.state, queue_item_id = r.queue_item_id, f_cnt_down = r.f_cnt_down,
+    uplinks = r.uplinks, reason = r.reason, queued_at = r.queued_at, tx_at = r.tx_at, ended_at = r.ended_at,
+    due_at = r.due_at, attempts = r.attempts, last_error = r.last_error, dead_at = r.dead_at
+FROM unnest(CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:queue_item_ids AS text[]),
+    CAST(:f_cnt_downs AS bigint[]), CAST(:uplinks AS bigint[]), CAST(:reasons AS text[]),
+    CAST(:queued_at AS timestamptz[]), CAST(:tx_at AS timestamptz[]), CAST(:ended_at AS timestamptz[]),
+    CAST(:due_at AS timestamptz[]), CAST(:attempts AS bigint[]), CAST(:last_errors AS text[]),
+    CAST(:dead_at AS timestamptz[])) AS r(id, state, queue_item_id, f_cnt_down, uplinks, reason, queued_at, tx_at,
+        ended_at, due_at, attempts, last_error, dead_at)
+WHERE d.id = r.id
+""")
+ADD_DOWNLINKS = text("""
+INSERT INTO lora_downlinks (id, meter_id, command_id, state, due_at)
+SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:meter_ids AS text[]), CAST(:command_ids AS text[]),
+    CAST(:states AS text[]), CAST(:due_at AS timestamptz[]))
+""")
+CLAIM = text("""
+WITH due AS (
+    SELECT id FROM lora_downlinks WHERE due_at <= now() ORDER BY due_at LIMIT :most FOR UPDATE SKIP LOCKED),
+claimed AS (
+    UPDATE lora_downlinks d SET attempts = d.attempts + 1, due_at = now() + make_interval(secs => :lease_s)
+    FROM due WHERE d.id = due.id
+    RETURNING d.id, d.meter_id, d.command_id, d.state, d.queue_item_id, d.attempts)
+SELECT claimed.*, c.kind, c.sequence, c.value, c.status AS command_status, c.tid_mark,
+    c.deadline_at, c.body::text AS body, c.traceparent, m.serial, m.currency, m.wallet_kind, x.sealed_prepaid_key,
+    r.dev_eui, r.device_class
+FROM claimed JOIN meter_commands c ON c.id = claimed.command_id JOIN meters m ON m.id = claimed.meter_id
+    JOIN meter_credentials x ON x.meter_id = m.id JOIN lora_devices r ON r.meter_id = m.id
+ORDER BY claimed.id
+""")
+NEXT_DUE = text("SELECT extract(epoch FROM min(due_at) - now()) FROM lora_downlinks WHERE due_at IS NOT NULL")
+# Meters for which something may be done now: those that always listen, and those whose item was superseded.
+WAITING = text("""
+SELECT r.meter_id FROM lora_devices r
+WHERE (CAST(:meter_ids AS text[]) IS NULL OR r.meter_id = ANY(CAST(:meter_ids AS text[])))
+    AND EXISTS (SELECT FROM meter_commands c WHERE c.meter_id = r.meter_id AND c.status = 'QUEUED')
+    AND (r.device_class = 'C' OR EXISTS (SELECT FROM lora_downlinks d WHERE d.meter_id = r.meter_id
+        AND d.state IN ('SENDING', 'QUEUED', 'TX', 'ACK')))
+""")
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkTask:
-    """What is to be asked of the network server next; ``state`` says what.
+    """Something to be asked of the network server; ``state`` says what.
 
     SENDING: flush the device's queue and enqueue this command. QUEUED: is the item still there? Else: flush alone.
     """
 
     downlink_id: str
-    meter_id: str
+    device: LoraIdentity
     state: DownlinkState
     queue_item_id: str | None
+    attempts: int
     kind: CommandKind
     sequence: int
     value: int
@@ -53,259 +120,138 @@ class NetworkTask:
     traceparent: str | None = None
 
 
-async def prepare(session: AsyncSession, meter_id: str, now: datetime, *, listens: bool) -> bool:
-    """Put the meter's next command into a downlink, unless one is under way; returns whether the network has work.
+class LoraLink:
+    """LoRaWAN's own state beside a meter's delivery; see ``delivery.Link``."""
 
-    ``listens``: the meter listens now or after this uplink. An item that waits at the network and was superseded is
-    replaced at once in any case. A command whose fate is open holds all others back: the meter's word on a later number
-    would be taken for its word on the earlier one.
-    """
-    meter = await commands.lock_meter(session, meter_id)
-    row = await _open_row(session, meter_id)
-    if row is not None:
-        carried = await _command_of(session, row)
-        # What is being handed over at this moment is not overtaken: task_done comes back here.
-        if carried.status in commands.OPEN or _is_being_sent(row):
-            return False
-        listens = listens or carried.status == CommandStatus.SUPERSEDED
-        _over(row)
-        # The database lets a meter have one open downlink: the old one ends before the new one comes.
-        await session.flush()
-    waiting = await commands.open_commands(session, meter_id)
-    if not listens or any(command.status in _IN_FLIGHT for command in waiting):
-        return row is not None
-    command = await commands.next_to_send(session, meter.id, now)
-    if command is None:
-        return row is not None
-    # Sending flushes the network's queue first: nothing else has to.
-    await session.execute(
-        update(LoraDownlink)
-        .where(LoraDownlink.meter_id == meter_id, LoraDownlink.due_at.is_not(None))
-        .values(due_at=None)
-    )
-    session.add(LoraDownlink(id=new_id("dwn"), meter_id=meter_id, command_id=command.id, state=DownlinkState.SENDING))
-    return True
-
-
-async def after_uplink(
-    session: AsyncSession, meter_id: str, heard_at: datetime, *, stated: bool, complains: bool
-) -> None:
-    """What a fresh uplink of a locked meter says of its downlink; ``stated``: it brought a statement, now applied.
-
-    ``complains``: the statement refuses the last command that the meter heard. Whether that was this one, only the
-    acknowledgement beside the uplink can tell.
-    """
-    row = await _open_row(session, meter_id)
-    if row is None:
-        return
-    command = await _command_of(session, row)
-    if command.status not in commands.OPEN:
-        if not _is_being_sent(row):
-            _over(row)
-        return
-    if row.state != DownlinkState.SENDING:
-        row.uplinks += 1
-    spent = row.uplinks >= LOST_AFTER_UPLINKS
-    if not stated:
-        if spent and row.state != DownlinkState.ACK:
-            await _lost(session, row, "nothing came of it at the network")
-        return
-    if command.status != CommandStatus.QUEUED:
-        return
-    # The meter has not taken it. Was it meant to have heard it by now?
-    sent = row.state == DownlinkState.TX and row.tx_at is not None and row.tx_at < heard_at
-    if row.state == DownlinkState.ACK or spent or (sent and not complains):
-        _end(row, DownlinkState.LOST, "the meter has not taken it")
-        return
-    command.status = CommandStatus.SENT
-    if row.state == DownlinkState.QUEUED:
-        # Has the network still got it? Whoever can flush its queue may have done so.
-        row.due_at, row.attempts = func.now(), 0
-
-
-async def transmitted(session: AsyncSession, meter_id: str, item_id: str, at: datetime, f_cnt_down: int) -> None:
-    """A gateway has put it on the air. That proves nothing."""
-    await commands.lock_meter(session, meter_id)
-    row = await _row_of(session, meter_id, item_id)
-    if row is not None and row.state in (DownlinkState.SENDING, DownlinkState.QUEUED):
-        row.state, row.tx_at, row.f_cnt_down, row.uplinks = DownlinkState.TX, at, f_cnt_down, 0
-        # Whatever the answer to its handing-over was to be: the network has it.
-        row.due_at = None
-
-
-async def acknowledged(session: AsyncSession, meter_id: str, item_id: str, *, by_radio: bool) -> None:
-    """The meter's radio acknowledged an item (it still proves nothing), or the network gave up waiting for that."""
-    await commands.lock_meter(session, meter_id)
-    row = await _row_of(session, meter_id, item_id)
-    if row is None or row.state not in WITH_NETWORK:
-        return
-    if by_radio:
-        row.state, row.due_at = DownlinkState.ACK, None
-        await commands.mark_acknowledged(session, row.command_id)
-    else:
-        await _lost(session, row, "not acknowledged")
-
-
-async def lost(session: AsyncSession, meter_id: str, item_id: str | None, reason: str) -> None:
-    """The network dropped an item, or (None) all that it held for the device."""
-    await commands.lock_meter(session, meter_id)
-    row = await _open_row(session, meter_id) if item_id is None else await _row_of(session, meter_id, item_id)
-    if row is None or row.state not in WITH_NETWORK:
-        return
-    if row.state == DownlinkState.SENDING and row.due_at is not None:
-        # Not handed over yet: it is still ours to hand over.
-        return
-    await _lost(session, row, reason)
-
-
-async def claim_tasks(session: AsyncSession, *, limit: int = 20) -> list[NetworkTask]:
-    """Lease what is due at the network server."""
-    rows = await claim(session, LoraDownlink, limit=limit, lease_s=LEASE_S)
-    tasks = []
-    for row in rows:
-        command = await session.get_one(MeterCommand, row.command_id)
-        meter = await session.get_one(Meter, row.meter_id)
-        state = DownlinkState(row.state)
-        if state == DownlinkState.SENDING and command.status not in commands.OPEN:
-            # Settled meanwhile. An earlier try whose answer was lost may have left it at the network.
-            state = DownlinkState.OVER
-        tasks.append(
-            NetworkTask(
-                downlink_id=row.id,
-                meter_id=row.meter_id,
-                state=state,
-                queue_item_id=row.queue_item_id,
-                kind=CommandKind(command.kind),
-                sequence=command.sequence,
-                value=command.value,
-                currency=commands.unit_of(meter),
-                tid_mark=command.tid_mark,
-                expires_at=command.deadline_at,
-                body=command.body,
-                traceparent=command.traceparent,
+    async def load(self, conn: Connection, told: Sequence[Told]) -> dict[str, Radio]:
+        """The radios of these meters, with the downlinks that matter now."""
+        meter_ids = sorted({one.heard.meter_id for one in told})
+        news = [one.link for one in told]
+        item_ids = [one.item_id for one in news if isinstance(one, (PutOnAir, RadioAnswered, Dropped)) and one.item_id]
+        ids = [one.downlink_id for one in news if isinstance(one, (TaskDone, TaskFailed, TaskRefused))]
+        devices = await conn.execute(LOAD_RADIOS, {"meter_ids": meter_ids})
+        named = {"meter_ids": meter_ids, "item_ids": item_ids, "downlink_ids": ids}
+        downlinks: dict[str, list[Downlink]] = defaultdict(list)
+        for row in await conn.execute(LOAD_DOWNLINKS, named):
+            downlinks[row.meter_id].append(_downlink_of(row))
+        return {
+            meter_id: Radio(
+                meter_id=meter_id,
+                device_class=DeviceClass(device_class),
+                last_deduplication_id=deduplication_id,
+                last_uplink_at=uplink_at,
+                alarms=tuple(json.loads(alarms)),
+                downlinks=tuple(downlinks[meter_id]),
             )
-        )
-    return tasks
+            for meter_id, device_class, deduplication_id, uplink_at, alarms in devices
+        }
+
+    def decide(
+        self, delivery: Delivery, state: Radio | None, told: Told, moment: Moment
+    ) -> tuple[Changes, Radio | None]:
+        """The rules of LoRaWAN; where the meter has no such radio, those that hold for all carriers."""
+        if state is None:
+            return decide(delivery, told.heard, moment), None
+        return decide_radio(delivery, state, told.heard, told.link, moment)
+
+    async def save(self, conn: Connection, states: Sequence[tuple[Radio | None, Radio]]) -> None:
+        """Write radios and their downlinks as they stand now."""
+        known = {row.id: row for before, _ in states if before is not None for row in before.downlinks}
+        rows = [row for _, after in states for row in after.downlinks if known.get(row.id) != row]
+        radios = [after for before, after in states if before is None or _said(before) != _said(after)]
+        if radios:
+            columns = {
+                "meter_ids": [radio.meter_id for radio in radios],
+                "deduplication_ids": [radio.last_deduplication_id for radio in radios],
+                "uplinks_at": [radio.last_uplink_at for radio in radios],
+                "alarms": [json.dumps(radio.alarms) for radio in radios],
+            }
+            await conn.execute(SAVE_RADIOS, columns)
+        await _save_downlinks(conn, [row for row in rows if row.id in known])
+        await _add_downlinks(conn, [row for row in rows if row.id not in known])
 
 
-async def task_done(session: AsyncSession, task: NetworkTask, queue_item_id: str | None, now: datetime) -> None:
-    """The network server has done it; ``queue_item_id`` is what it calls the item that it took, or still has."""
-    await commands.lock_meter(session, task.meter_id)
-    row = await session.get_one(LoraDownlink, task.downlink_id, populate_existing=True)
-    finish(row)
-    if task.state == DownlinkState.SENDING:
-        row.queue_item_id = queue_item_id
-        if row.state == DownlinkState.SENDING:
-            row.state, row.queued_at = DownlinkState.QUEUED, func.now()
-        await prepare(session, task.meter_id, now, listens=False)
-    elif task.state == DownlinkState.QUEUED and row.state == DownlinkState.QUEUED and queue_item_id is None:
-        # The statement that had us ask said that the meter has not taken it: the same number may go out again.
-        _end(row, DownlinkState.LOST, "no longer in the network's queue")
-        await session.execute(
-            update(MeterCommand)
-            .where(MeterCommand.id == row.command_id, MeterCommand.status == CommandStatus.SENT)
-            .values(status=CommandStatus.QUEUED)
-        )
-        await prepare(session, task.meter_id, now, listens=True)
-    elif row.state == DownlinkState.SENDING:
-        carried = await _command_of(session, row)
-        _end(row, DownlinkState.OVER, None)
-        await prepare(session, task.meter_id, now, listens=carried.status == CommandStatus.SUPERSEDED)
+async def claim_tasks(statements: Engine, ring: KeyRing, *, most: int = 20) -> list[NetworkTask]:
+    """Lease what is due at the network server, in one statement. ``statements``: each is a transaction of its own."""
+    async with statements.connect() as conn:
+        rows = (await conn.execute(CLAIM, {"most": most, "lease_s": LEASE_S})).all()
+    return [_task_of(row, ring) for row in rows]
 
 
-async def task_failed(session: AsyncSession, task: NetworkTask, error: str) -> None:
-    """The network server did not do it, or its answer was lost: again later, and one day the command is UNKNOWN."""
-    await commands.lock_meter(session, task.meter_id)
-    row = await session.get_one(LoraDownlink, task.downlink_id, populate_existing=True)
-    if row.due_at is None:
+async def next_due_s(statements: Engine) -> float | None:
+    """In how many seconds the next task falls due; None where none waits."""
+    async with statements.connect() as conn:
+        found = await conn.scalar(NEXT_DUE)
+    return None if found is None else max(float(found), 0.0)
+
+
+async def to_look_at(statements: Engine, meter_ids: set[str]) -> set[str]:
+    """Of these meters (none: of all), those for which something may be done now."""
+    async with statements.connect() as conn:
+        return set((await conn.execute(WAITING, {"meter_ids": sorted(meter_ids) or None})).scalars())
+
+
+def _said(radio: Radio) -> tuple[Any, ...]:
+    return (radio.last_deduplication_id, radio.last_uplink_at, radio.alarms)
+
+
+async def _save_downlinks(conn: Connection, rows: Sequence[Downlink]) -> None:
+    if not rows:
         return
-    if row.state not in (DownlinkState.SENDING, DownlinkState.OVER):
-        # On its way after all, or only asked after: the next uplink asks again.
-        finish(row)
+    columns: dict[str, list[Any]] = {
+        "ids": [row.id for row in rows],
+        "states": [row.state for row in rows],
+        "queue_item_ids": [row.queue_item_id for row in rows],
+        "f_cnt_downs": [row.f_cnt_down for row in rows],
+        "reasons": [row.reason for row in rows],
+        "last_errors": [None if row.last_error is None else _storable(row.last_error) for row in rows],
+    }
+    same = ("uplinks", "queued_at", "tx_at", "ended_at", "due_at", "attempts", "dead_at")
+    await conn.execute(SAVE_DOWNLINKS, columns | {name: [getattr(row, name) for row in rows] for name in same})
+
+
+async def _add_downlinks(conn: Connection, rows: Sequence[Downlink]) -> None:
+    if not rows:
         return
-    if not await retry(session, row, error, max_attempts=MAX_ATTEMPTS, cap_s=RETRY_CAP_S):
-        _log.error("downlink given up", meter_id=task.meter_id, downlink_id=row.id, error=error)
-        if row.state == DownlinkState.SENDING:
-            await _lost(session, row, error)
+    columns: dict[str, list[Any]] = {
+        "ids": [row.id for row in rows],
+        "meter_ids": [row.meter_id for row in rows],
+        "command_ids": [row.command_id for row in rows],
+        "states": [row.state for row in rows],
+        "due_at": [row.due_at for row in rows],
+    }
+    await conn.execute(ADD_DOWNLINKS, columns)
 
 
-async def task_refused(session: AsyncSession, task: NetworkTask, reason: str) -> None:
-    """There is no frame for this command: it waits for a person."""
-    await commands.lock_meter(session, task.meter_id)
-    row = await session.get_one(LoraDownlink, task.downlink_id, populate_existing=True)
-    _end(row, DownlinkState.OVER, reason)
-    await session.flush()
-    await commands.mark_rejected(session, row.command_id, reason)
-    _log.error("command has no LoRaWAN frame", meter_id=task.meter_id, command_id=row.command_id, reason=reason)
+def _storable(error: str) -> str:
+    # What others told us may hold anything; a text column holds no NUL.
+    return error[:500].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-async def to_look_at(session: AsyncSession) -> Sequence[str]:
-    """Meters for which something may be done now: those that always listen, and those whose item was superseded."""
-    open_row = select(LoraDownlink.id).where(
-        LoraDownlink.meter_id == LoraDevice.meter_id, LoraDownlink.state.in_(WITH_NETWORK)
+def _downlink_of(row: Any) -> Downlink:
+    id_, meter_id, command_id, state, *rest, command_status = row
+    return Downlink(id_, meter_id, command_id, CommandStatus(command_status), DownlinkState(state), *rest)
+
+
+def _task_of(row: Any, ring: KeyRing) -> NetworkTask:
+    wallet_kind, key = WalletKind(row.wallet_kind), ring.open(row.sealed_prepaid_key)
+    meter = MeterIdentity(row.meter_id, row.serial, row.currency, key, wallet_kind)
+    state = DownlinkState(row.state)
+    if state is DownlinkState.SENDING and row.command_status not in OPEN:
+        # Settled meanwhile. An earlier try whose answer was lost may have left it at the network.
+        state = DownlinkState.OVER
+    return NetworkTask(
+        downlink_id=row.id,
+        device=LoraIdentity(meter, row.dev_eui, DeviceClass(row.device_class)),
+        state=state,
+        queue_item_id=row.queue_item_id,
+        attempts=row.attempts,
+        kind=CommandKind(row.kind),
+        sequence=row.sequence,
+        value=row.value,
+        currency=VOLUME_UNIT if wallet_kind is WalletKind.VOLUME else row.currency,
+        tid_mark=row.tid_mark,
+        expires_at=row.deadline_at,
+        body=None if row.body is None else json.loads(row.body),
+        traceparent=row.traceparent,
     )
-    waits = select(MeterCommand.id).where(
-        MeterCommand.meter_id == LoraDevice.meter_id, MeterCommand.status == CommandStatus.QUEUED
-    )
-    found = await session.scalars(
-        select(LoraDevice.meter_id).where(
-            waits.exists(), or_(LoraDevice.device_class == DeviceClass.C, open_row.exists())
-        )
-    )
-    return found.all()
-
-
-async def _open_row(session: AsyncSession, meter_id: str) -> LoraDownlink | None:
-    # What is read fresh must not lose what this transaction has changed.
-    await session.flush()
-    found: LoraDownlink | None = await session.scalar(
-        select(LoraDownlink)
-        .where(LoraDownlink.meter_id == meter_id, LoraDownlink.state.in_(WITH_NETWORK))
-        .execution_options(populate_existing=True)
-    )
-    return found
-
-
-async def _row_of(session: AsyncSession, meter_id: str, item_id: str) -> LoraDownlink | None:
-    """By the network's name for it; never another meter's (M4), never a later one's (M6)."""
-    row = await session.scalar(
-        select(LoraDownlink)
-        .where(LoraDownlink.queue_item_id == item_id, LoraDownlink.meter_id == meter_id)
-        .execution_options(populate_existing=True)
-    )
-    if row is not None:
-        return row
-    # Class C: news of an item may overtake the answer that names it.
-    sending = await _open_row(session, meter_id)
-    if sending is None or not _is_being_sent(sending):
-        return None
-    sending.queue_item_id = item_id
-    return sending
-
-
-async def _command_of(session: AsyncSession, row: LoraDownlink) -> MeterCommand:
-    await session.flush()
-    return await session.get_one(MeterCommand, row.command_id, populate_existing=True)
-
-
-def _is_being_sent(row: LoraDownlink) -> bool:
-    """Claimed at least once and not answered for: the network server may be taking it over now."""
-    return row.state == DownlinkState.SENDING and row.attempts > 0
-
-
-async def _lost(session: AsyncSession, row: LoraDownlink, reason: str) -> None:
-    _end(row, DownlinkState.LOST, reason)
-    await session.flush()
-    await commands.mark_unknown(session, row.command_id, reason)
-
-
-def _over(row: LoraDownlink) -> None:
-    """Its command is settled; what the network may still hold of it is to be flushed."""
-    kept = row.state in (DownlinkState.SENDING, DownlinkState.QUEUED)
-    _end(row, DownlinkState.OVER, None)
-    if kept:
-        row.due_at, row.attempts = func.now(), 0
-
-
-def _end(row: LoraDownlink, state: DownlinkState, reason: str | None) -> None:
-    row.state, row.reason, row.ended_at, row.due_at = state, reason, func.now(), None

@@ -10,12 +10,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from standpipe.engine.batcher import BusyError, StoppedError
 from standpipe.meter_gateway.lorawan.carrier import LoraCarrier
 from standpipe.meter_gateway.lorawan.events import MAX_EVENT_BYTES, read_event
 from standpipe.meter_gateway.lorawan.network import ChirpStack
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meters.keys import KeyRing
-from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.database import DATABASE_DOWN, Sessions, engine_of
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.notify import Listener
 from standpipe.platform.serving import serve
@@ -33,7 +34,7 @@ async def run_lorawan(settings: Settings, sessions: Sessions, listener: Listener
     token = settings.lorawan_api_token.get_secret_value() if settings.lorawan_api_token else ""
     keys = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
     network = ChirpStack(settings.lorawan_api_url or "", token, settings.lorawan_api_ca)
-    carrier = LoraCarrier(sessions=sessions, keys=keys, clock=settings.clock, network=network)
+    carrier = LoraCarrier(engine=engine_of(sessions), keys=keys, clock=settings.clock, network=network)
     door = make_door(carrier, [secret.get_secret_value() for secret in settings.lorawan_event_secrets])
     _log.info("lorawan listens", host=settings.lorawan_http_host, port=settings.lorawan_http_port)
     try:
@@ -42,6 +43,7 @@ async def run_lorawan(settings: Settings, sessions: Sessions, listener: Listener
             group.create_task(carrier.hear_commands(listener))
             group.create_task(carrier.supply())
     finally:
+        await carrier.stop()
         await network.close()
 
 
@@ -72,7 +74,7 @@ async def _event(request: Request) -> Response:
         return _refusal(HTTPStatus.BAD_REQUEST, "not an event")
     except NotFoundError:
         _log.warning("lorawan event of an unknown device", event_name=name)
-    except DATABASE_DOWN as error:
+    except (*DATABASE_DOWN, BusyError, StoppedError) as error:
         _log.error("lorawan event not stored", error=type(error).__name__)
         return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "not stored; post it again")
     return Response(status_code=HTTPStatus.NO_CONTENT)

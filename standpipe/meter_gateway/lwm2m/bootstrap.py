@@ -23,7 +23,7 @@ from standpipe.meter_gateway.lwm2m.dtls.session import DtlsSession
 from standpipe.meter_gateway.lwm2m.endpoint import new_context, require_free
 from standpipe.meter_gateway.lwm2m.identity import DtlsIdentity
 from standpipe.meter_gateway.lwm2m.peer import MeterAsleepError, MeterPeer, MeterRefusedError, tuning
-from standpipe.meter_gateway.lwm2m.request_limiter import Workroom
+from standpipe.meter_gateway.lwm2m.request_limiter import RequestLimiter
 from standpipe.meter_gateway.lwm2m.resources import Door, query_of
 from standpipe.meters.keys import KeyRing
 from standpipe.platform.database import Sessions
@@ -44,7 +44,7 @@ class Bootstrap:
     """A running bootstrap server."""
 
     context: aiocoap.Context
-    room: Workroom
+    room: RequestLimiter
     door: "BootstrapDoor"
 
     async def stop(self) -> None:
@@ -70,7 +70,7 @@ async def open_bootstrap(settings: Settings, sessions: Sessions, ring: KeyRing) 
             except NotFoundError:
                 return None
 
-    context, room = new_context(), Workroom()
+    context, room = new_context(), RequestLimiter()
     server = await add_dtls(context, look_up, limits_of(settings), lambda _: None, host=host, port=port)
     tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
     door = BootstrapDoor(room, sessions, ring, context, server, tuned, settings.coap_public_url)
@@ -86,7 +86,7 @@ class BootstrapDoor(Door):
 
     def __init__(
         self,
-        room: Workroom,
+        room: RequestLimiter,
         sessions: Sessions,
         ring: KeyRing,
         context: aiocoap.Context,

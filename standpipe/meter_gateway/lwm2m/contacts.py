@@ -1,44 +1,36 @@
-"""A contact: what we do while a meter is awake. Read back first, then send what waits, one command at a time.
+"""A contact: what we do while a meter is awake, led by ``delivery.deliver``.
 
-The meter's statement comes first because a command whose answer was lost may have been taken; only the meter can
-tell. Contacts with one meter never overlap in this process, and if two processes met, sequence numbers and totals
-would make it harmless.
+Contacts with one meter never overlap in this process, and if two processes met, sequence numbers and totals would make
+it harmless. What a contact begins with comes with the request that woke it; it is kept for as long as the meter
+listens, and dropped by whatever is told of the meter (``drop``).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Callable
 
 import structlog
 
-from standpipe.meter_gateway import prepaid
+from standpipe.engine.batcher import BusyError
+from standpipe.meter_gateway.delivery import ContactEndedError, DeliveryDesk, Told, deliver
 from standpipe.meter_gateway.lwm2m import registrations
-from standpipe.meter_gateway.lwm2m.observing import Observations, wants_observing
-from standpipe.meter_gateway.lwm2m.orders import carry, read_tables
-from standpipe.meter_gateway.lwm2m.peer import MeterAsleepError, MeterPeer, MeterRefusedError
-from standpipe.meter_gateway.lwm2m.registrations import Registration
+from standpipe.meter_gateway.lwm2m.carrier import Lwm2mCarrier
+from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
+from standpipe.meter_gateway.lwm2m.observing import Observing, wants_observing
+from standpipe.meter_gateway.lwm2m.peer import MeterAsleepError, MeterPeer
+from standpipe.meter_gateway.lwm2m.registrations import Known
 from standpipe.meter_gateway.lwm2m.rekey import rekey
-from standpipe.meter_gateway.lwm2m.survey import survey
-from standpipe.meter_gateway.lwm2m.water import Facts
-from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meter_gateway.translation import KINDS, command_frame_of, status_report_of
-from standpipe.meters import commands
-from standpipe.meters.commands import OutgoingCommand
-from standpipe.meters.identity import MeterIdentity, by_meter_id
+from standpipe.meters.delivery_state import Heard
 from standpipe.meters.keys import KeyRing
-from standpipe.meters.models import CommandKind
 from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
-from standpipe.platform.errors import InvalidInputError, NotFoundError
-from standpipe.readings.reports import take_report
+from standpipe.platform.database import Engine, without_transactions
+from standpipe.platform.errors import NotFoundError
 
 CARRIER = "coap"
-MAX_COMMANDS = 8
-MAX_CONTACTS = 64
+MAX_CONTACTS = 1024
+"""A contact mostly waits for a slow network, and holds no database connection meanwhile."""
 REPLY_FIRST_S = 0.05
 """A contact starts this long after the request that woke it, so that our reply to that is on its way first."""
-
 _log = structlog.get_logger(__name__)
 
 
@@ -48,21 +40,50 @@ class Contacts:
     def __init__(
         self,
         *,
-        sessions: Sessions,
+        engine: Engine,
+        desk: DeliveryDesk,
         keys: KeyRing,
         clock: Clock,
         object_id: int,
         peer_at: Callable[[str], MeterPeer],
     ) -> None:
-        self._sessions, self._keys, self._clock = sessions, keys, clock
+        self.statements = without_transactions(engine)
+        self.desk, self._keys, self._clock = desk, keys, clock
         self._object_id, self._peer_at = object_id, peer_at
         self._running: dict[str, asyncio.Task[None]] = {}
         self._peers: dict[str, MeterPeer] = {}
         self._again: set[str] = set()
         self._alive: set[str] = set()
+        self._known: dict[str, Known] = {}
+        self._memories: dict[str, ClientMemory] = {}
+        self._since: dict[str, tuple[str, int]] = {}
         self._listens_until_s: dict[str, float] = {}
         self._room = asyncio.Semaphore(MAX_CONTACTS)
-        self._observations = Observations(sessions, clock, self.heard)
+        self._observing = Observing(desk, clock, self.heard)
+
+    async def known(self, meter_id: str) -> Known:
+        """All that a contact with this meter begins with. Raises NotFoundError for one that is not registered."""
+        found = self._known.get(meter_id)
+        if found is None or not self._listens(meter_id):
+            async with self.statements.connect() as conn:
+                found = await registrations.by_meter(conn, self._keys, meter_id)
+            self._keep(found)
+        return found
+
+    def drop(self, meter_id: str) -> None:
+        """Something about the meter has changed: what was kept of it is read anew."""
+        self._known.pop(meter_id, None)
+
+    def forget(self, meter_id: str) -> None:
+        """The meter is not registered any more."""
+        for kept in (self._known, self._memories, self._since, self._listens_until_s):
+            kept.pop(meter_id, None)
+
+    def told_elsewhere(self, meter_id: str) -> None:
+        """The meter told something of itself, outside a contact: what a contact reads next is written down again."""
+        memory = self._memories.get(meter_id)
+        if memory is not None:
+            memory.forget_told()
 
     def begin(self, meter_id: str) -> None:
         """Something waits for the meter: start a contact, or have the present one look again."""
@@ -73,12 +94,18 @@ class Contacts:
 
     def heard(self, meter_id: str) -> None:
         """The meter spoke, so it listens, whatever a contact under way may come to think of it."""
+        if not self._listens(meter_id):
+            # It woke by this, and may have been without power meanwhile: it is read back again.
+            self._since.pop(meter_id, None)
         if meter_id in self._running:
             self._alive.add(meter_id)
         self.begin(meter_id)
 
-    def woke(self, meter_id: str) -> None:
+    def woke(self, known: Known) -> None:
         """The meter registered or updated: an answer still owed from before its sleep will not come any more."""
+        meter_id = known.registration.meter_id
+        self._since.pop(meter_id, None)
+        self._keep(known)
         peer = self._peers.get(meter_id)
         if peer is not None and (owed := peer.owed) is not None:
             asyncio.get_running_loop().call_later(REPLY_FIRST_S, peer.give_up, owed)
@@ -87,9 +114,12 @@ class Contacts:
     def begin_all_awake(self) -> None:
         """Calls may have been missed: look after every meter that may be listening."""
         now_s = asyncio.get_running_loop().time()
-        self._listens_until_s = {key: until_s for key, until_s in self._listens_until_s.items() if until_s > now_s}
-        for meter_id in self._listens_until_s:
-            self.begin(meter_id)
+        for meter_id, until_s in list(self._listens_until_s.items()):
+            self.drop(meter_id)
+            if until_s > now_s:
+                self.begin(meter_id)
+            else:
+                del self._listens_until_s[meter_id]
 
     async def stop(self) -> None:
         """End all contacts; what was under way stays SENT in the database and is read back later."""
@@ -97,7 +127,7 @@ class Contacts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._observations.stop()
+        await self._observing.stop()
 
     async def _run(self, meter_id: str) -> None:
         outcome = "failed"
@@ -108,7 +138,11 @@ class Contacts:
                 outcome = await self._contact_or_sleep(meter_id)
         except NotFoundError:
             outcome = "refused"
+            self.forget(meter_id)
             _log.info("no contact: not registered", meter_id=meter_id)
+        except BusyError:
+            # Its next waking tells it all again.
+            _log.warning("contact given up: somebody holds the meter", meter_id=meter_id)
         except Exception:
             _log.exception("contact failed", meter_id=meter_id)
         finally:
@@ -129,119 +163,94 @@ class Contacts:
                 return await self._contact(meter_id)
         except MeterAsleepError as error:
             _log.info("meter fell asleep", meter_id=meter_id, reason=str(error))
+            self._since.pop(meter_id, None)
+            self.drop(meter_id)
             if meter_id in self._alive:
                 return "asleep"
             self._again.discard(meter_id)
-            await self._in_transaction(lambda session: registrations.fell_asleep(session, meter_id))
-            if meter_id in self._alive:
-                # It woke while we wrote down that it sleeps.
-                await self._in_transaction(lambda session: registrations.keep_awake(session, meter_id))
+            self._listens_until_s.pop(meter_id, None)
+            async with self.statements.connect() as conn:
+                await registrations.fell_asleep(conn, meter_id)
+                if meter_id in self._alive:
+                    # It woke while we wrote down that it sleeps.
+                    await registrations.keep_awake(conn, meter_id)
             return "asleep"
 
     async def _contact(self, meter_id: str) -> str:
-        async with self._sessions() as session:
-            identity = await by_meter_id(session, self._keys, meter_id)
-            registration = await registrations.by_meter(session, meter_id)
+        known = await self.known(meter_id)
+        registration, memory = known.registration, self._memory(known)
         if not registration.awake:
             return "asleep"
-        listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
-        self._listens_until_s[meter_id] = asyncio.get_running_loop().time() + listens_s
         peer = self._peers[meter_id] = self._peer_at(registration.remote)
-        if not await self._report(peer, identity, await self._read_back(peer, identity, registration)):
-            return "refused"
-        await self._send_waiting(peer, identity, registration)
+        carrier = Lwm2mCarrier(peer, known, memory, self._object_id, self._clock)
+        try:
+            if not await self._deliver(carrier, known):
+                return "refused"
+        except BaseException:
+            memory.forget_told()
+            raise
+        finally:
+            # What waited may be done, and what was kept of it is not true any more.
+            self._settle(known)
         if wants_observing(registration):
-            await self._observations.watch(peer, registration)
-        await rekey(self._sessions, self._keys, peer, identity, self._object_id)
+            await self._observing.watch(peer, registration, memory)
+        if known.next_key is not None:
+            async with self.statements.connect() as conn:
+                await rekey(conn, peer, known, self._object_id)
         return "done"
 
-    async def _read_back(self, peer: MeterPeer, identity: MeterIdentity, registration: Registration) -> Facts:
-        """What a contact begins with, beside the statement."""
-        facts = await survey(peer, registration, self._clock.now())
-        async with self._sessions() as session:
-            asked = await commands.in_flight(session, registration.meter_id, CommandKind.TARIFF)
-        if asked is None:
-            return facts
-        return facts.plus(await read_tables(peer, identity, self._object_id))
+    async def _deliver(self, carrier: Lwm2mCarrier, known: Known) -> bool:
+        """Whether the meter said nothing that is not to be believed.
 
-    async def _send_waiting(self, peer: MeterPeer, identity: MeterIdentity, registration: Registration) -> None:
-        """Send what waits, one by one, and hear the meter's statement after each."""
-        for _ in range(MAX_COMMANDS):
-            now = self._clock.now()
-            async with self._sessions.begin() as session:
-                command = await commands.next_to_send(session, identity.meter_id, now)
-            if command is None:
-                return
-            with (
-                tracing.continue_from(command.traceparent),
-                tracing.span("radio command", carrier=CARRIER, command=command.kind, attempt=command.attempt),
-            ):
-                facts = await self._send(peer, identity, registration, command)
-                if facts is None or not await self._report(peer, identity, facts):
-                    return
-
-    async def _report(
-        self,
-        peer: MeterPeer,
-        identity: MeterIdentity,
-        facts: Facts,
-    ) -> bool:
-        """Read the meter's statement and take it in. One that is no statement of this meter's is left aside.
-
-        Returns whether the contact may go on: a meter that states less than it has stated before has been replayed or
-        has lost its memory, and a total sent to it would be credit a second time.
+        A meter that was heard in this very waking is not read back again where nothing waits for it.
         """
-        statement = None
+        meter_id, remote = known.registration.meter_id, known.registration.remote
+        where, last = self._since.pop(meter_id, (None, None))
+        since = last if where == remote else None
+        if since is not None and not known.waits:
+            self._since[meter_id] = (remote, since)
+            return True
         try:
-            frame = await peer.read_status(self._object_id)
-            status = prepaid.StatusFrame.from_bytes(frame, identity.prepaid_key, identity.serial)
-            statement = status_report_of(status, identity.wallet_kind)
-        except (ParsingError, MeterRefusedError) as error:
-            _log.warning("statement not usable", meter_id=identity.meter_id, reason=str(error))
-        now = self._clock.now()
-        # One clock for one register: a statement carries the meter's own time and a MAC, a plain read neither, and
-        # the two clocks may differ by more than the water between them.
-        told = () if statement is not None else facts.readings
-        empty_pipe = bool(facts.readings) and facts.readings[-1].empty_pipe
-        report = replace(
-            facts.report(identity.meter_id, now), readings=told, statement=statement, empty_pipe=empty_pipe
-        )
-        try:
-            async with self._sessions.begin() as session:
-                await take_report(session, report, now)
-                await registrations.keep_awake(session, identity.meter_id)
-        except InvalidInputError as error:
-            _log.error("report refused, nothing is sent", meter_id=identity.meter_id, reason=str(error))
+            ended = await deliver(self.desk, meter_id, carrier, since=since)
+        except ContactEndedError as error:
+            _log.warning("contact ended", meter_id=meter_id, reason=str(error))
             return False
+        if ended.refused is not None:
+            return False
+        if ended.since is not None:
+            self._since[meter_id] = (remote, ended.since)
+        if since is None and (report := await carrier.rest()) is not None:
+            await self.desk(Told(Heard(meter_id, report)))
         return True
 
-    async def _send(
-        self, peer: MeterPeer, identity: MeterIdentity, registration: Registration, command: OutgoingCommand
-    ) -> Facts | None:
-        """Send one command; returns what the meter answered, or None where the contact may not go on."""
-        facts = Facts()
-        try:
-            if command.kind in KINDS:
-                frame = command_frame_of(command)
-                await peer.write_command(self._object_id, frame.to_bytes(identity.prepaid_key, identity.serial))
-            else:
-                facts = await carry(peer, identity, registration, command, self._object_id, self._clock)
-        except MeterAsleepError as error:
-            reason = str(error)
-            await self._in_transaction(lambda session: commands.mark_unknown(session, command.id, reason))
-            raise
-        except MeterRefusedError as error:
-            reason = str(error)
-            if not error.is_final:
-                # A meter in trouble (5.xx) may have taken the command all the same: only its statement can tell.
-                await self._in_transaction(lambda session: commands.mark_unknown(session, command.id, reason))
-                return None
-            await self._in_transaction(lambda session: commands.mark_rejected(session, command.id, reason))
-            _log.error("command refused", meter_id=identity.meter_id, command_id=command.id, reason=reason)
-            return facts
-        await self._in_transaction(lambda session: commands.mark_acknowledged(session, command.id))
-        return facts
+    def _memory(self, known: Known) -> ClientMemory:
+        """What is remembered of the client, as long as it is under the same registration."""
+        registration = known.registration
+        memory = self._memories.get(registration.meter_id)
+        if memory is None or memory.location != registration.location:
+            first = registration.lwm2m.startswith("1.0")
+            memory = self._memories[registration.meter_id] = ClientMemory(registration.location, tlv_first=first)
+        return memory
 
-    async def _in_transaction(self, step: Callable[..., Awaitable[None]]) -> None:
-        async with self._sessions.begin() as session:
-            await step(session)
+    def _keep(self, known: Known) -> None:
+        registration = known.registration
+        self._known[registration.meter_id] = known
+        if registration.awake:
+            self._heard_now(known)
+
+    def _settle(self, known: Known) -> None:
+        meter_id = known.registration.meter_id
+        if self._known.get(meter_id) is not known:
+            return
+        if known.waits or known.next_key is not None:
+            self.drop(meter_id)
+        else:
+            self._heard_now(known)
+
+    def _heard_now(self, known: Known) -> None:
+        registration = known.registration
+        listens_s = registrations.MAX_TRANSMIT_WAIT_S if registration.queue_mode else registration.lifetime_s
+        self._listens_until_s[registration.meter_id] = asyncio.get_running_loop().time() + listens_s
+
+    def _listens(self, meter_id: str) -> bool:
+        return self._listens_until_s.get(meter_id, 0.0) > asyncio.get_running_loop().time()

@@ -9,8 +9,7 @@ has a private network, and why a meter that has a DTLS key is not heard on it.
 from typing import Any, Protocol
 
 from standpipe.meter_gateway.lwm2m.dtls.session import DtlsSession
-from standpipe.meter_gateway.lwm2m.registrations import Registration, by_meter, by_remote
-from standpipe.platform.database import Sessions
+from standpipe.meter_gateway.lwm2m.registrations import Registration
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 
 _DTLS = "dtls://"
@@ -70,7 +69,9 @@ class DtlsIdentity:
         return remote.is_open and registration.meter_id == remote.meter_id
 
     def meter_of(self, remote: DtlsSession) -> str:
-        """The meter whose key opened the session."""
+        """The meter whose key opened the session. Raises NotFoundError where that has ended."""
+        if not remote.is_open:
+            raise NotFoundError("this session has ended")
         return remote.meter_id
 
 
@@ -104,16 +105,3 @@ def address(remote: Any) -> str:
 def session_id_of(address_: str) -> str | None:
     """The DTLS session in such an address; None for plain UDP."""
     return address_.rpartition("/")[2] if address_.startswith(_DTLS) else None
-
-
-async def who_sent(sessions: Sessions, identity: TransportIdentity, remote: Any) -> Registration:
-    """The registration of a request that names no location. Raises NotFoundError."""
-    meter_id = identity.meter_of(remote)
-    async with sessions() as session:
-        if meter_id is not None:
-            registration = await by_meter(session, meter_id)
-        else:
-            registration = await by_remote(session, address(remote))
-    if not identity.may_use(remote, registration):
-        raise NotFoundError("another meter's address")
-    return registration

@@ -12,14 +12,17 @@ from typing import Any
 import aiocoap
 import structlog
 
-from standpipe.meter_gateway.lwm2m import objects, registrations, water
+from standpipe.engine.batcher import BusyError
+from standpipe.meter_gateway.delivery import DeliveryDesk, Told
+from standpipe.meter_gateway.lwm2m import objects, water
+from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
 from standpipe.meter_gateway.lwm2m.peer import MeterPeer, MeterRefusedError
 from standpipe.meter_gateway.lwm2m.registrations import Registration
 from standpipe.meter_gateway.parsing import ParsingError
+from standpipe.meters.delivery_state import Heard
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import DATABASE_DOWN, Sessions
-from standpipe.platform.errors import InvalidInputError
-from standpipe.readings.reports import take_report
+from standpipe.platform.database import DATABASE_DOWN
+from standpipe.platform.errors import InvalidInputError, NotFoundError
 
 MAX_TAKING = 64
 """Notifications being stored; what comes on top is left to the next one, which tells a register's total again."""
@@ -39,27 +42,31 @@ def wants_observing(registration: Registration) -> bool:
     return not registration.sends and (registration.lwm2m.startswith("1.0") or registration.updates > 0)
 
 
-class Observations:
+class Observing:
     """At most one for each meter. ``heard`` is told of each notification: who notifies is awake."""
 
-    def __init__(self, sessions: Sessions, clock: Clock, heard: Callable[[str], None]) -> None:
-        self._sessions, self._clock, self._heard = sessions, clock, heard
+    def __init__(self, desk: DeliveryDesk, clock: Clock, heard: Callable[[str], None]) -> None:
+        self._desk, self._clock, self._heard = desk, clock, heard
         self._kept: dict[str, _Observation] = {}
         self._taking: set[asyncio.Task[None]] = set()
 
-    async def watch(self, peer: MeterPeer, registration: Registration) -> None:
+    async def watch(self, peer: MeterPeer, registration: Registration, memory: ClientMemory) -> None:
         """Observe the volume, unless that is so already. Raises MeterAsleepError."""
         meter_id = registration.meter_id
         kept = self._kept.get(meter_id)
         if kept is not None and (kept.location, kept.remote) == (registration.location, registration.remote):
             return
+        if not memory.is_observable:
+            return
         self._forget(meter_id)
         try:
             request = await peer.observe(water.VOLUME_PATH)
         except MeterRefusedError as error:
+            memory.is_observable = not error.is_final
             _log.info("not observable", meter_id=meter_id, reason=str(error))
             return
         if request is None:
+            memory.is_observable = False
             return
         observation = _Observation(registration.location, registration.remote, request)
         self._kept[meter_id] = observation
@@ -98,10 +105,9 @@ class Observations:
         content_format = message.opt.content_format
         try:
             records = objects.decode(bytes(message.payload), int(content_format or 0), water.VOLUME_PATH)
-            async with self._sessions.begin() as session:
-                await take_report(session, water.facts_of(records, now).report(meter_id, now), now)
-                await registrations.keep_awake(session, meter_id)
-        except (ParsingError, InvalidInputError) as error:
+            report = water.observations_of(records, now).report(meter_id, now)
+            await self._desk(Told(Heard(meter_id, report)))
+        except (ParsingError, InvalidInputError, NotFoundError, BusyError) as error:
             _log.warning("notification not usable", meter_id=meter_id, reason=str(error))
         except DATABASE_DOWN as error:
             # The next reading tells the register's total again: nothing is lost but an instant between.

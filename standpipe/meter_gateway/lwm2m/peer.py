@@ -11,7 +11,9 @@ from aiocoap.error import Error as CoapError
 from aiocoap.error import NetworkError
 from aiocoap.numbers.constants import TransportTuning
 
+from standpipe.meter_gateway.delivery import NoAnswerError
 from standpipe.meter_gateway.lwm2m import senml, tlv
+from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
 from standpipe.meter_gateway.lwm2m.dtls.session import DtlsSession
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.platform.errors import StandpipeError
@@ -25,7 +27,7 @@ BLOCK_EXPONENT = 5
 """Blocks of 512 bytes: with its heads such a datagram passes NB-IoT whole."""
 
 
-class MeterAsleepError(StandpipeError):
+class MeterAsleepError(NoAnswerError):
     """No answer came within the transport's patience. Whether the request arrived is unknown."""
 
 
@@ -73,20 +75,29 @@ class MeterPeer:
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
 
-    async def read_object(self, path: str, *, tlv_first: bool = False) -> tuple[bytes, int]:
+    async def read_object(self, path: str, memory: ClientMemory) -> tuple[bytes, int]:
         """An object's instance as (payload, content format): in SenML-CBOR, or in TLV where the meter knows no such.
 
-        ``tlv_first`` for those of LwM2M 1.0, which came before SenML: the other way round.
+        Raises MeterRefusedError, without asking where the meter refused this path before.
         """
+        if path in memory.refused:
+            raise MeterRefusedError("4.04", "the meter has said that it has no such object")
         first, second = senml.CBOR_FORMAT, tlv.CONTENT_FORMAT
-        if tlv_first:
+        if memory.tlv_first:
             first, second = second, first
         try:
-            return await self._read(path, first)
+            try:
+                return await self._read(path, first)
+            except MeterRefusedError as refusal:
+                if refusal.code not in _NOT_IN_THIS_FORMAT:
+                    raise
+                answer = await self._read(path, second)
+                memory.tlv_first = not memory.tlv_first
+                return answer
         except MeterRefusedError as refusal:
-            if refusal.code not in _NOT_IN_THIS_FORMAT:
-                raise
-            return await self._read(path, second)
+            if refusal.is_final:
+                memory.refused.add(path)
+            raise
 
     async def observe(self, path: str) -> Any:
         """An observation of a resource (an aiocoap request with its first answer), in the meter's own format.

@@ -9,7 +9,7 @@ MAX_REQUESTS = 256
 STOP_WITHIN_S = 5.0
 
 
-class Workroom:
+class RequestLimiter:
     """Runs the handlers of incoming requests apart from aiocoap's tasks.
 
     aiocoap cancels a handler whose token comes again, and a query cancelled half-way costs its database connection:

@@ -12,20 +12,20 @@ from aiocoap.interfaces import Resource as CoapResource
 from aiocoap.numbers.constants import Unreliable
 from aiocoap.resource import PathCapable, Resource, Site
 
+from standpipe.engine.batcher import BusyError, StoppedError
+from standpipe.meter_gateway.delivery import Told
 from standpipe.meter_gateway.lwm2m import registrations, senml, water
 from standpipe.meter_gateway.lwm2m.contacts import Contacts
-from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
-from standpipe.meter_gateway.lwm2m.identity import TransportIdentity, address, who_sent
-from standpipe.meter_gateway.lwm2m.registrations import Registration
-from standpipe.meter_gateway.lwm2m.request_limiter import Workroom
+from standpipe.meter_gateway.lwm2m.identity import TransportIdentity, address
+from standpipe.meter_gateway.lwm2m.registrations import SENDS, Known, NewRegistration
+from standpipe.meter_gateway.lwm2m.request_limiter import RequestLimiter
 from standpipe.meter_gateway.parsing import ParsingError
-from standpipe.meters.identity import by_transport_identity
+from standpipe.meters.delivery_state import Heard
 from standpipe.meters.keys import KeyRing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.database import DATABASE_DOWN
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.platform.reconnect import once_more
-from standpipe.readings.reports import take_report
 
 MAX_LIFETIME_S = 10 * 366 * 86_400
 DEFAULT_LIFETIME_S = 86_400
@@ -46,16 +46,17 @@ _CODES: tuple[tuple[type[Exception], Any], ...] = (
     (NotAuthenticatedError, aiocoap.FORBIDDEN),
     (ParsingError, aiocoap.BAD_REQUEST),
     (InvalidInputError, aiocoap.BAD_REQUEST),
-    *((kind, aiocoap.SERVICE_UNAVAILABLE) for kind in DATABASE_DOWN),
+    # The meter keeps what it told, and tells it again.
+    *((kind, aiocoap.SERVICE_UNAVAILABLE) for kind in (*DATABASE_DOWN, BusyError, StoppedError)),
 )
 
 
 class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
     """A resource whose errors become CoAP codes in this one place."""
 
-    def __init__(self, room: Workroom) -> None:
+    def __init__(self, limiter: RequestLimiter) -> None:
         super().__init__()
-        self._room = room
+        self._limiter = limiter
 
     async def needs_blockwise_assembly(self, request: aiocoap.Message) -> bool:
         """Always, up to a size: aiocoap would go on assembling for as long as somebody sends blocks."""
@@ -66,7 +67,7 @@ class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
 
     async def render(self, request: aiocoap.Message) -> aiocoap.Message:
         """Answer, or say no in four bytes."""
-        return await self._room.run(lambda: self._answer(request))
+        return await self._limiter.run(lambda: self._answer(request))
 
     async def _answer(self, request: aiocoap.Message) -> aiocoap.Message:
         try:
@@ -87,128 +88,130 @@ class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
 class Registrations(Door):
     """``POST /rd``: a meter registers, and so proves that it is awake."""
 
-    def __init__(
-        self, room: Workroom, sessions: Sessions, keys: KeyRing, identity: TransportIdentity, contacts: Contacts
-    ) -> None:
-        super().__init__(room)
-        self._sessions, self._keys, self._identity, self._contacts = sessions, keys, identity, contacts
+    def __init__(self, limiter: RequestLimiter, keys: KeyRing, identity: TransportIdentity, contacts: Contacts) -> None:
+        super().__init__(limiter)
+        self._keys, self._identity, self._contacts = keys, identity, contacts
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
         """Register; the answer carries the new location."""
         query = query_of(request)
-        identity = self._identity.at_registration(request.remote, query.get("ep", ""))
-        async with self._sessions.begin() as session:
-            try:
-                meter = await by_transport_identity(session, self._keys, identity)
-            except NotFoundError as error:
-                raise NotAuthenticatedError("unknown endpoint") from error
-            has_proven = self._identity.meter_of(request.remote) is not None
-            if await dtls_keys.needs_dtls(session, meter.meter_id) is not has_proven:
-                raise NotAuthenticatedError("not over this transport")
-            registration = await registrations.register(
-                session,
-                meter_id=meter.meter_id,
-                remote=address(request.remote),
-                lifetime_s=_lifetime_s(query) or DEFAULT_LIFETIME_S,
-                # LwM2M 1.0 writes b=UQ, 1.1 a Q of its own beside b=U.
-                queue_mode="Q" in query or "Q" in query.get("b", ""),
-                objects=_objects(request),
-                lwm2m=query.get("lwm2m", "1.0")[:8],
-            )
-        self._contacts.woke(registration.meter_id)
+        wish = NewRegistration(
+            identity=self._identity.at_registration(request.remote, query.get("ep", "")),
+            has_proven=self._identity.meter_of(request.remote) is not None,
+            remote=address(request.remote),
+            lifetime_s=_lifetime_s(query) or DEFAULT_LIFETIME_S,
+            # LwM2M 1.0 writes b=UQ, 1.1 a Q of its own beside b=U.
+            queue_mode="Q" in query or "Q" in query.get("b", ""),
+            objects=_objects(request),
+            lwm2m=query.get("lwm2m", "1.0")[:8],
+        )
+        async with self._contacts.statements.connect() as conn:
+            known = await registrations.register(conn, self._keys, wish)
+        self._contacts.woke(known)
         response = aiocoap.Message(code=aiocoap.CREATED)
-        response.opt.location_path = ("rd", registration.location)
+        response.opt.location_path = ("rd", known.registration.location)
         return response
 
 
 class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
     """``POST /rd/{location}`` updates a registration, ``DELETE`` ends it."""
 
-    def __init__(self, room: Workroom, sessions: Sessions, identity: TransportIdentity, contacts: Contacts) -> None:
-        super().__init__(room)
-        self._sessions, self._identity, self._contacts = sessions, identity, contacts
+    def __init__(self, limiter: RequestLimiter, keys: KeyRing, identity: TransportIdentity, contacts: Contacts) -> None:
+        super().__init__(limiter)
+        self._keys, self._identity, self._contacts = keys, identity, contacts
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
         """Update; the meter is awake, perhaps at another address."""
-        known = await self._known(request)
-        async with self._sessions.begin() as session:
-            registration = await registrations.update_registration(
-                session,
-                location=known.location,
+        location, proven = _location(request), self._identity.meter_of(request.remote)
+        lifetime_s, objects = _lifetime_s(query_of(request)), _objects(request) or None
+        async with self._contacts.statements.connect() as conn:
+            known = await registrations.update_registration(
+                conn,
+                self._keys,
+                location=location,
+                proven=proven,
                 remote=address(request.remote),
-                lifetime_s=_lifetime_s(query_of(request)),
-                objects=_objects(request) or None,
+                lifetime_s=lifetime_s,
+                objects=objects,
             )
-        self._contacts.woke(registration.meter_id)
+        self._contacts.woke(known)
         return aiocoap.Message(code=aiocoap.CHANGED)
 
     async def render_delete(self, request: aiocoap.Message) -> aiocoap.Message:
         """Deregister."""
-        registration = await self._known(request)
-        async with self._sessions.begin() as session:
-            await registrations.deregister(session, registration.location)
+        location, proven = _location(request), self._identity.meter_of(request.remote)
+        async with self._contacts.statements.connect() as conn:
+            meter_id = await registrations.deregister(conn, location, proven)
+        self._contacts.forget(meter_id)
         return aiocoap.Message(code=aiocoap.DELETED)
-
-    async def _known(self, request: aiocoap.Message) -> Registration:
-        path = request.opt.uri_path
-        path = path[:-1] if path[-1:] == ("",) else path
-        if len(path) != 1 or not _SEGMENT.fullmatch(path[0]):
-            raise NotFoundError("no such location")
-        async with self._sessions() as session:
-            registration = await registrations.by_location(session, path[0])
-        if not self._identity.may_use(request.remote, registration):
-            raise NotFoundError("another meter's location")
-        return registration
 
 
 class DataPush(Door):
     """``POST /dp``: readings that the meter kept while it slept. Answered 2.04 only once they are stored."""
 
     def __init__(
-        self, room: Workroom, sessions: Sessions, identity: TransportIdentity, contacts: Contacts, clock: Clock
+        self,
+        limiter: RequestLimiter,
+        keys: KeyRing,
+        identity: TransportIdentity,
+        contacts: Contacts,
+        clock: Clock,
     ) -> None:
-        super().__init__(room)
-        self._sessions, self._identity, self._contacts, self._clock = sessions, identity, contacts, clock
+        super().__init__(limiter)
+        self._keys, self._identity, self._contacts, self._clock = keys, identity, contacts, clock
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
         """Store a SenML pack of the registered meter at this address."""
-        registration = await who_sent(self._sessions, self._identity, request.remote)
+        registration = (await self._sender(request.remote)).registration
         content_format = request.opt.content_format
         if content_format not in (senml.CBOR_FORMAT, senml.JSON_FORMAT):
             # LwM2M 1.1 §6.4.4: Send takes SenML alone.
             return _refusal(aiocoap.UNSUPPORTED_CONTENT_FORMAT)
-        now = self._clock.now()
-        facts = water.facts_of(senml.decode(bytes(request.payload), int(content_format)), now)
-        report = facts.report(registration.meter_id, now)
-        async with self._sessions.begin() as session:
-            await take_report(session, report, now)
-            await registrations.sent(session, registration.meter_id, address(request.remote))
-        self._contacts.heard(registration.meter_id)
+        now, meter_id = self._clock.now(), registration.meter_id
+        found = water.observations_of(senml.decode(bytes(request.payload), int(content_format)), now)
+        sent = (SENDS, (meter_id, address(request.remote)))
+        await self._contacts.desk(Told(Heard(meter_id, found.report(meter_id, now)), (sent,)))
+        self._contacts.told_elsewhere(meter_id)
+        if not registration.sends:
+            self._contacts.drop(meter_id)
+        self._contacts.heard(meter_id)
         return aiocoap.Message(code=aiocoap.CHANGED)
+
+    async def _sender(self, remote: Any) -> Known:
+        """Whose request this is, which names no location. Raises NotFoundError."""
+        meter_id = self._identity.meter_of(remote)
+        if meter_id is not None:
+            known = await self._contacts.known(meter_id)
+        else:
+            async with self._contacts.statements.connect() as conn:
+                known = await registrations.by_remote(conn, self._keys, address(remote))
+        if not self._identity.may_use(remote, known.registration):
+            raise NotFoundError("another meter's address")
+        return known
 
 
 def make_site(
-    room: Workroom,
-    *,
-    sessions: Sessions,
-    keys: KeyRing,
-    identity: TransportIdentity,
-    contacts: Contacts,
-    clock: Clock,
+    limiter: RequestLimiter, *, keys: KeyRing, identity: TransportIdentity, contacts: Contacts, clock: Clock
 ) -> CoapResource:
     """The whole server side."""
     site = Site()
     # aiocoap keeps exact paths and paths with a remainder apart, so /rd and /rd/{location} are two resources.
-    registering, pushing = (
-        Registrations(room, sessions, keys, identity, contacts),
-        DataPush(room, sessions, identity, contacts, clock),
-    )
+    registering = Registrations(limiter, keys, identity, contacts)
+    pushing = DataPush(limiter, keys, identity, contacts, clock)
     # Some clients end a path with a slash, which in CoAP is one more, empty segment.
     for end in ([], [""]):
         site.add_resource(["rd", *end], registering)
         site.add_resource(["dp", *end], pushing)
-    site.add_resource(["rd"], Located(room, sessions, identity, contacts))
+    site.add_resource(["rd"], Located(limiter, keys, identity, contacts))
     return site
+
+
+def _location(request: aiocoap.Message) -> str:
+    path = request.opt.uri_path
+    path = path[:-1] if path[-1:] == ("",) else path
+    if len(path) != 1 or not _SEGMENT.fullmatch(path[0]):
+        raise NotFoundError("no such location")
+    return str(path[0])
 
 
 def _refusal(code: Any) -> aiocoap.Message:

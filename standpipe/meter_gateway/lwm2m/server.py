@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import aiocoap
 import structlog
 
-from standpipe.meter_gateway.lwm2m import registrations
+from standpipe.meter_gateway.delivery import DeliveryDesk
 from standpipe.meter_gateway.lwm2m.bootstrap import open_bootstrap
 from standpipe.meter_gateway.lwm2m.contacts import Contacts
 from standpipe.meter_gateway.lwm2m.dtls.coap import add_dtls, limits_of
-from standpipe.meter_gateway.lwm2m.dtls.keyring import DtlsDesk
+from standpipe.meter_gateway.lwm2m.dtls.keyring import DtlsKeyLookup
 from standpipe.meter_gateway.lwm2m.dtls.server import DtlsServer
 from standpipe.meter_gateway.lwm2m.endpoint import new_context, open_endpoint, require_free
 from standpipe.meter_gateway.lwm2m.identity import EachTransport, session_id_of
 from standpipe.meter_gateway.lwm2m.peer import MeterAsleepError, MeterPeer, tuning
-from standpipe.meter_gateway.lwm2m.request_limiter import Workroom
+from standpipe.meter_gateway.lwm2m.request_limiter import RequestLimiter
 from standpipe.meter_gateway.lwm2m.resources import make_site
 from standpipe.meters.keys import KeyRing
-from standpipe.platform.database import DATABASE_DOWN, Sessions
-from standpipe.platform.errors import NotFoundError, SettingsError
+from standpipe.platform.database import DATABASE_DOWN, Sessions, engine_of
+from standpipe.platform.errors import NotFoundError, SettingsError, StandpipeError
 from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.platform.settings import Settings, require
 
@@ -36,32 +36,36 @@ async def run_gateway(
     """
     require(settings, "meter_key_secrets")
     keys = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
-    desk = DtlsDesk(sessions, keys)
+    lookup = DtlsKeyLookup(sessions, keys)
     # What was opened first closes last: requests and contacts end while there is still a socket to answer on.
     async with AsyncExitStack() as stack:
-        air = await _open(settings, desk)
+        air = await _open(settings, lookup)
         stack.push_async_callback(air.context.shutdown)
         bootstrap = await open_bootstrap(settings, sessions, keys)
         if bootstrap is not None:
             stack.push_async_callback(bootstrap.stop)
-        stack.push_async_callback(desk.stop)
+        stack.push_async_callback(lookup.stop)
         tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
+        engine = engine_of(sessions)
+        desk = DeliveryDesk(engine, settings.clock)
+        stack.push_async_callback(desk.stop)
         contacts = Contacts(
-            sessions=sessions,
+            engine=engine,
+            desk=desk,
             keys=keys,
             clock=settings.clock,
             object_id=settings.prepaid_object_id,
             peer_at=lambda remote: air.peer_at(remote, tuned),
         )
         stack.push_async_callback(contacts.stop)
-        room = Workroom()
-        stack.push_async_callback(room.stop)
+        limiter = RequestLimiter()
+        stack.push_async_callback(limiter.stop)
         air.context.serversite = make_site(
-            room, sessions=sessions, keys=keys, identity=EachTransport(), contacts=contacts, clock=settings.clock
+            limiter, keys=keys, identity=EachTransport(), contacts=contacts, clock=settings.clock
         )
         if ready is not None:
             ready.set()
-        await _hear_commands(sessions, listener, contacts, desk, air.dtls)
+        await _hear_commands(listener, contacts, lookup, air.dtls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class _Air:
         return MeterPeer(self.context, session, tuned, self.dtls.close)
 
 
-async def _open(settings: Settings, desk: DtlsDesk) -> _Air:
+async def _open(settings: Settings, lookup: DtlsKeyLookup) -> _Air:
     if not settings.coap_plain_udp and not settings.coap_dtls:
         raise SettingsError(
             "STANDPIPE_COAP_DTLS and STANDPIPE_COAP_PLAIN_UDP are both off: no meter could speak. Turn DTLS on, or "
@@ -98,13 +102,13 @@ async def _open(settings: Settings, desk: DtlsDesk) -> _Air:
         context = new_context()
     if not settings.coap_dtls:
         return _Air(context, None)
-    dtls = await add_dtls(context, desk.look_up, limits_of(settings), desk.opened, host=host, port=port)
+    dtls = await add_dtls(context, lookup.look_up, limits_of(settings), lookup.opened, host=host, port=port)
     _log.info("gateway listens", host=host, port=port)
     return _Air(context, dtls)
 
 
 async def _hear_commands(
-    sessions: Sessions, listener: Listener, contacts: Contacts, desk: DtlsDesk, dtls: DtlsServer | None
+    listener: Listener, contacts: Contacts, lookup: DtlsKeyLookup, dtls: DtlsServer | None
 ) -> None:
     """Send a new command at once to a meter that is still awake; the others hear of it when they wake."""
     async for meter_ids in listener.payloads(COMMANDS):
@@ -112,14 +116,26 @@ async def _hear_commands(
             contacts.begin_all_awake()
         for meter_id in meter_ids:
             try:
+                if await _may_stay(contacts, meter_id):
+                    continue
+                # Its keys were taken away, or it is not registered yet.
                 if dtls is not None:
-                    await desk.end_revoked(dtls, meter_id)
-                async with sessions() as session:
-                    registration = await registrations.by_meter(session, meter_id)
-            except NotFoundError:
-                continue
+                    await lookup.end_revoked(dtls, meter_id)
             except DATABASE_DOWN as error:
                 _log.warning("command not looked at; it waits for the meter's next contact", error=str(error))
-                continue
-            if registration.awake:
-                contacts.begin(meter_id)
+            except StandpipeError as error:
+                # One meter's trouble (a key that no secret opens) is not the others'.
+                _log.error("command not looked at", meter_id=meter_id, error=str(error))
+
+
+async def _may_stay(contacts: Contacts, meter_id: str) -> bool:
+    """Look a meter up anew and begin a contact where it is awake; False where its DTLS sessions are in doubt."""
+    contacts.drop(meter_id)
+    try:
+        known = await contacts.known(meter_id)
+    except NotFoundError:
+        contacts.forget(meter_id)
+        return False
+    if known.registration.awake:
+        contacts.begin(meter_id)
+    return known.may_stay

@@ -49,7 +49,7 @@ _MAX_REGISTER_ML = 10**15
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Observations:
     """What a payload tells."""
 
     readings: tuple[RegisterReading, ...] = ()
@@ -72,9 +72,9 @@ class Facts:
             tables=self.tables,
         )
 
-    def plus(self, other: "Facts") -> "Facts":
+    def plus(self, other: "Observations") -> "Observations":
         """Both together; of two batteries, the first."""
-        return Facts(
+        return Observations(
             self.readings + other.readings,
             other.battery_percent if self.battery_percent is None else self.battery_percent,
             self.conditions + other.conditions,
@@ -84,7 +84,7 @@ class Facts:
         )
 
 
-def facts_of(records: tuple[senml.Record, ...], arrived_at: datetime) -> Facts:
+def observations_of(records: tuple[senml.Record, ...], arrived_at: datetime) -> Observations:
     """All that we know how to read in these records; relative times count from their arrival. Raises ParsingError."""
     timed = [("/" + record.name.strip("/"), _instant(record.time_s, arrived_at), record) for record in records]
     conditions: list[Condition] = []
@@ -98,7 +98,7 @@ def facts_of(records: tuple[senml.Record, ...], arrived_at: datetime) -> Facts:
             measures.append(Measure(kind, at, _whole(record.value * scale)))
         elif path in _BATTERY_PATHS and isinstance(record.value, Decimal) and 0 <= record.value <= 100:  # noqa: PLR2004 - percent.
             battery_percent = int(record.value)
-    return Facts(_readings(timed, arrived_at), battery_percent, tuple(conditions), tuple(measures))
+    return Observations(_readings(timed, arrived_at), battery_percent, tuple(conditions), tuple(measures))
 
 
 def _readings(timed: list[tuple[str, datetime, senml.Record]], arrived_at: datetime) -> tuple[RegisterReading, ...]:

@@ -15,7 +15,7 @@ from standpipe.platform.errors import NotFoundError
 _log = structlog.get_logger(__name__)
 
 
-class DtlsDesk:
+class DtlsKeyLookup:
     """Looks keys up, and notes which were used."""
 
     def __init__(self, sessions: Sessions, ring: KeyRing) -> None:

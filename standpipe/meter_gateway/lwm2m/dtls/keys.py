@@ -8,20 +8,24 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.meter_gateway.lwm2m import registrations
 from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential
+from standpipe.platform.database import Connection
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.notify import COMMANDS, notify
 
 KEY_BYTES = 16
 MAX_KEY_BYTES = 32
 RESEAL_BATCH = 500
+WRITTEN = text("""
+UPDATE meter_dtls_keys SET next_written_at = now() WHERE meter_id = :meter_id AND next_generation = :generation
+""")
+DEREGISTER = text("DELETE FROM meter_registrations WHERE meter_id = :meter_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,6 @@ class IssuedKey:
 
     serial: str
     identity: str
-    key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NextKey:
-    """A key on its way to the meter; ``generation`` rises with each."""
-
-    generation: int
     key: bytes = field(repr=False)
 
 
@@ -74,12 +70,6 @@ async def has_key(session: AsyncSession, meter_id: str) -> bool:
     """Whether any key opens a session for this meter."""
     row = await session.get(MeterDtlsKeys, meter_id, populate_existing=True)
     return row is not None and (row.sealed_key is not None or row.sealed_next_key is not None)
-
-
-async def needs_dtls(session: AsyncSession, meter_id: str) -> bool:
-    """Whether the meter has a key of any kind, so that nobody may speak for it without one."""
-    row = await session.get(MeterDtlsKeys, meter_id, populate_existing=True)
-    return row is not None and any((row.sealed_key, row.sealed_next_key, row.sealed_bootstrap_key))
 
 
 async def note_use(session: AsyncSession, meter_id: str, name: str) -> None:
@@ -156,21 +146,9 @@ async def mark_bootstrapped(session: AsyncSession, meter_id: str) -> None:
     )
 
 
-async def next_key(session: AsyncSession, ring: KeyRing, meter_id: str) -> NextKey | None:
-    """The key that waits to be written to this meter."""
-    row = await session.get(MeterDtlsKeys, meter_id, populate_existing=True)
-    if row is None or row.sealed_key is None or row.sealed_next_key is None:
-        return None
-    return NextKey(row.next_generation, ring.open(row.sealed_next_key))
-
-
-async def mark_written(session: AsyncSession, meter_id: str, generation: int) -> None:
+async def mark_written(conn: Connection, meter_id: str, generation: int) -> None:
     """The meter acknowledged the next key. It is not proven before it opens a session."""
-    await session.execute(
-        update(MeterDtlsKeys)
-        .where(MeterDtlsKeys.meter_id == meter_id, MeterDtlsKeys.next_generation == generation)
-        .values(next_written_at=func.now())
-    )
+    await conn.execute(WRITTEN, {"meter_id": meter_id, "generation": generation})
 
 
 async def revoke(session: AsyncSession, serial: str) -> None:
@@ -178,7 +156,7 @@ async def revoke(session: AsyncSession, serial: str) -> None:
     credential = await _credential(session, serial)
     row = await _locked(session, credential.meter_id)
     row.sealed_key = row.sealed_next_key = row.sealed_bootstrap_key = row.next_written_at = None
-    await registrations.deregister_meter(session, credential.meter_id)
+    await session.execute(DEREGISTER, {"meter_id": credential.meter_id})
     await notify(session, COMMANDS, credential.meter_id)
 
 

@@ -1,4 +1,4 @@
-"""Commands to an LwM2M meter that are no command frame: objects read at once, its clock, its price table."""
+"""Commands to an LwM2M meter: command frames, objects read at once, its clock, its price table."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -6,14 +6,16 @@ from decimal import Decimal
 import structlog
 
 from standpipe.meter_gateway.lwm2m import objects
+from standpipe.meter_gateway.lwm2m.client_memory import ClientMemory
 from standpipe.meter_gateway.lwm2m.peer import OCTET_STREAM, TEXT, MeterPeer, MeterRefusedError
-from standpipe.meter_gateway.lwm2m.registrations import Registration
+from standpipe.meter_gateway.lwm2m.read_objects import read_objects
+from standpipe.meter_gateway.lwm2m.registrations import Known
 from standpipe.meter_gateway.lwm2m.senml import Record
-from standpipe.meter_gateway.lwm2m.survey import survey
-from standpipe.meter_gateway.lwm2m.water import Facts
+from standpipe.meter_gateway.lwm2m.water import Observations
 from standpipe.meter_gateway.parsing import ParsingError
 from standpipe.meter_gateway.prepaid_tables import TableFrame, TablesHeldFrame, id_text
-from standpipe.meters.commands import OutgoingCommand
+from standpipe.meter_gateway.translation import KINDS, command_frame_of
+from standpipe.meters.delivery_state import OutgoingCommand
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.models import CommandKind
 from standpipe.meters.price_tables import MeterTable
@@ -31,25 +33,24 @@ _log = structlog.get_logger(__name__)
 
 
 async def carry(
-    peer: MeterPeer,
-    identity: MeterIdentity,
-    registration: Registration,
-    command: OutgoingCommand,
-    object_id: int,
-    clock: Clock,
-) -> Facts:
-    """Carry a command out as far as the radio can; returns what the meter answered beside its statement.
+    peer: MeterPeer, known: Known, memory: ClientMemory, command: OutgoingCommand, object_id: int, clock: Clock
+) -> Observations:
+    """Carry a command out as far as the radio can; returns what the meter answered beside its status report.
 
     Raises MeterAsleepError, MeterRefusedError.
     """
+    identity = known.identity
+    if command.kind in KINDS:
+        frame = command_frame_of(command).to_bytes(identity.prepaid_key, identity.serial)
+        await peer.write_command(object_id, frame)
+        return Observations()
     if command.kind is CommandKind.READ_NOW:
-        # Each object, as at a first contact.
-        return await survey(peer, replace(registration, updates=0), clock.now())
+        return await read_objects(peer, known.registration, memory, clock.now(), all_of_them=True)
     if command.kind is CommandKind.CLOCK:
         await peer.write(CLOCK_PATH, str(int(clock.now().timestamp())).encode(), TEXT)
-        return Facts()
+        return Observations()
     if command.kind is CommandKind.DIAGNOSTICS:
-        return await _diagnose(peer, command.sequence, object_id)
+        return await _diagnose(peer, memory, command.sequence, object_id)
     try:
         table = MeterTable.from_body(command.body).to_bytes()
     except (ValueError, InvalidInputError) as error:
@@ -59,21 +60,21 @@ async def carry(
     return await read_tables(peer, identity, object_id)
 
 
-async def read_tables(peer: MeterPeer, identity: MeterIdentity, object_id: int) -> Facts:
+async def read_tables(peer: MeterPeer, identity: MeterIdentity, object_id: int) -> Observations:
     """Which price tables the meter says to hold; nothing where it does not say. Raises MeterAsleepError."""
     try:
         raw = await peer.read_opaque(f"/{object_id}/0/{_TABLES_HELD}")
         held = TablesHeldFrame.from_bytes(raw, identity.prepaid_key, identity.serial)
     except (ParsingError, MeterRefusedError) as error:
         _log.warning("price tables not readable", meter_id=identity.meter_id, reason=str(error))
-        return Facts()
-    return Facts(tables=HeldTables(id_text(held.in_force), id_text(held.waiting), held.report_counter))
+        return Observations()
+    return Observations(tables=HeldTables(id_text(held.in_force), id_text(held.waiting), held.report_counter))
 
 
-async def _diagnose(peer: MeterPeer, sequence: int, object_id: int) -> Facts:
+async def _diagnose(peer: MeterPeer, memory: ClientMemory, sequence: int, object_id: int) -> Observations:
     """The device and connectivity objects, and what our own adds. Raises MeterRefusedError where all is refused."""
-    records, refusal = await _records(peer, _DEVICE)
-    signal, _ = await _records(peer, _SIGNAL_PATH)
+    records, refusal = await _records(peer, memory, _DEVICE)
+    signal, _ = await _records(peer, memory, _SIGNAL_PATH)
     told = {record.name: record.value for record in (*records, *signal)}
     codes = [value for name, value in told.items() if name.startswith(f"{_DEVICE}/11")]
     errors = [int(code) for code in codes if isinstance(code, Decimal) and 0 <= code <= _MAX_ERROR]
@@ -91,12 +92,14 @@ async def _diagnose(peer: MeterPeer, sequence: int, object_id: int) -> Facts:
     )
     if found.is_empty:
         raise refusal or MeterRefusedError("4.04", "the meter tells nothing of itself")
-    return Facts(battery_percent=found.battery_percent, diagnostics=found)
+    return Observations(battery_percent=found.battery_percent, diagnostics=found)
 
 
-async def _records(peer: MeterPeer, path: str) -> tuple[tuple[Record, ...], MeterRefusedError | None]:
+async def _records(
+    peer: MeterPeer, memory: ClientMemory, path: str
+) -> tuple[tuple[Record, ...], MeterRefusedError | None]:
     try:
-        payload, content_format = await peer.read_object(path)
+        payload, content_format = await peer.read_object(path, memory)
         found = objects.decode(payload, content_format, path)
     except MeterRefusedError as error:
         return (), error

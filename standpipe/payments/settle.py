@@ -39,7 +39,7 @@ from standpipe.payments.state import Around, Changes, PaymentState
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
-from standpipe.platform.errors import NotFoundError, StandpipeError
+from standpipe.platform.errors import NotFoundError
 from standpipe.platform.ids import new_id
 
 MAX_ROUNDS = 8
@@ -218,7 +218,7 @@ def _decide_one(
     change = decide(payment, loaded.meters[payment.meter_id], around, truth, now, polls_s)
     loaded.payments[payment.id], loaded.meters[payment.meter_id] = change.payment, change.meter
     if change.problem is not None:
-        _log.error(change.problem, top_up_id=payment.id, rail_ref=truth.rail_ref)
+        _log.error("payment not applied", top_up_id=payment.id, rail_ref=truth.rail_ref, reason=change.problem)
     if change.second is None:
         return [change]
     second = second_payment(payment, truth, now)
@@ -435,7 +435,8 @@ async def _ask_all(
             async with limits[snapshot.rail]:
                 with tracing.continue_from(snapshot.traceparent):
                     truth = await _ask(rail_of(rails, snapshot.rail), snapshot, ask.rail_ref)
-        except StandpipeError as error:
+        except Exception as error:
+            # A rail that answers with nonsense costs its own payment; whoever asked logs what it was.
             return error
         if truth.reference is None and ask.account is not None and ask.account == snapshot.request.account_reference:
             truth = replace(truth, reference=snapshot.id)

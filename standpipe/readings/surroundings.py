@@ -63,9 +63,12 @@ WHERE r.claimed_at IS NOT NULL AND r.claimed_at >= s.first_at AND r.claimed_at <
   AND r.read_at >= s.low_at AND r.read_at <= s.high_at
 """)  # noqa: S608 - as above.
 SUSPECTS = text(f"""
-SELECT s.meter_id, max(r.read_at), min(r.register_ml) FROM {_SPANS} JOIN readings r ON r.meter_id = s.meter_id
-WHERE r.quality = 'HELD' AND r.reason = 'IMPLAUSIBLE_FLOW' AND r.read_at > s.low_at AND r.read_at < s.first_at
-GROUP BY s.meter_id, s.first_at
+SELECT s.meter_id, held.* FROM {_SPANS} CROSS JOIN LATERAL (
+    SELECT max(r.read_at) AS last_at, min(r.register_ml) AS lowest_ml FROM readings r
+    WHERE r.meter_id = s.meter_id AND r.quality = 'HELD' AND r.reason = 'IMPLAUSIBLE_FLOW'
+      AND r.read_at > s.low_at AND r.read_at < s.first_at
+      AND r.read_at > CAST(:lowest AS timestamptz) AND r.read_at < CAST(:highest AS timestamptz)) AS held
+WHERE held.last_at IS NOT NULL
 """)  # noqa: S608 - as above.
 DAYS = text("""
 SELECT d.meter_id, array_agg(d.day), array_agg(d.volume_ml), array_agg(d.register_end_ml)
@@ -174,7 +177,9 @@ async def _suspects(
         ]
         below.append(replace(span, low_at=max(accepted, default=datetime.min.replace(tzinfo=span.first_at.tzinfo))))
     suspects: dict[str, list[tuple[datetime, int]]] = {}
-    for meter_id, read_at, register_ml in await conn.execute(SUSPECTS, _columns(below)):
+    # The outermost bounds, apart: by them the planner leaves out the months that no span reaches.
+    bounds = {"lowest": min(one.low_at for one in below), "highest": max(one.first_at for one in below)}
+    for meter_id, read_at, register_ml in await conn.execute(SUSPECTS, _columns(below) | bounds):
         suspects.setdefault(meter_id, []).append((read_at, register_ml))
     return suspects
 

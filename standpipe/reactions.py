@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -100,9 +100,10 @@ async def react(  # noqa: C901 - one table of facts.
             await _access_changed(session, fact, now)
         case CustomerForgotten():
             await _forget(session, fact)
+        case MeterStated() | PaymentTracesLeft():
+            pass  # For follow_up alone.
         case _:
-            # MeterStated and PaymentTracesLeft are for follow_up alone.
-            pass
+            assert_never(fact)
 
 
 def _call_a_person(fact: MoneyInSuspense | SecondPayment) -> None:

@@ -112,7 +112,10 @@ async def _rate(
         answers = [_decide(loaded.get(one.meter_id), one, now, rated) for one in claimed]
         await save(work, list(rated.values()), now)
     if late is not None:
-        late.extend(meter_id for meter_id, one in rated.items() if has_changed(one.changes))
+        # What was marked since was no oversight.
+        late.extend(
+            meter_id for meter_id, one in rated.items() if one.loaded.marks == one.marks and has_changed(one.changes)
+        )
     return answers
 
 

@@ -282,7 +282,7 @@ def _resolve_passed(draft: _Draft, command: Command, status: StatusReport) -> No
     draft.put(replace(command, status=CommandStatus.SUPERSEDED, reason=reason))
     draft.put(
         Command(
-            id=f"{command.id.partition('.')[0]}.{sequence}",
+            id=f"{command.id.rpartition('.')[0] or command.id}.{sequence}",
             sequence=sequence,
             kind=command.kind,
             value=command.value,

@@ -1,4 +1,4 @@
-"""The facts that rooms publish. ``standpipe.worker`` holds the one ``match`` that says who reacts to what.
+"""The facts that rooms publish. ``standpipe.reactions`` holds the one ``match`` that says who reacts to what.
 
 A reaction may run twice (its worker may die before it is recorded), so each must be idempotent.
 """

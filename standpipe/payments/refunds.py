@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.rounds import rate_now
 from standpipe.customers.operators import record
 from standpipe.engine.queue import claim, retry
 from standpipe.meters.commands import lock_meter
@@ -94,7 +95,10 @@ async def approve_refund(session: AsyncSession, *, operator: str, refund_id: str
     _check_undisputed(top_up)
     if refund.amount_minor > top_up.captured_minor - top_up.taken_back_minor:
         raise InvalidInputError("This money has gone back to the payer by another way meanwhile.")
-    payment, meter = await load_one(await session.connection(), top_up.id, now)
+    conn = await session.connection()
+    # Water that has run and is not charged yet is not given back.
+    await rate_now(conn, top_up.meter_id, now)
+    payment, meter = await load_one(conn, top_up.id, now)
     try:
         change = hold_for_refund(payment, meter, refund.amount_minor, refund.id, now)
     except InsufficientFundsError as error:

@@ -182,20 +182,24 @@ async def book(
     now = clock.now()
     async with sessions.begin() as session:
         work = await UnitOfWork.of(session)
-        truths = {item.top_up_id: item.truth for item in items}
+        truths: dict[str, PaymentTruth] = {}
+        for item in items:
+            truths.setdefault(item.top_up_id, item.truth)
         loaded = await load(work.conn, list(truths), now, truths, skip_locked=True)
         there = await _existing(work.conn, [key for key in truths if key not in loaded.payments])
         answers: list[Exception | None] = []
         changes: list[Changes] = []
         opened: dict[str, Opening] = {}
+        decided: set[str] = set()
         for item in items:
             payment = loaded.payments.get(item.top_up_id)
             if payment is None:
                 busy = BusyError("This payment is being settled.")
                 answers.append(busy if item.top_up_id in there else NotFoundError("No such top-up."))
-            elif payment.version != item.version:
+            elif payment.version != item.version or item.top_up_id in decided:
                 answers.append(_StaleError())
             else:
+                decided.add(item.top_up_id)
                 polls_s = polls_of(rails.get(payment.rail))
                 with tracing.continue_from(item.traceparent), tracing.span("settle", rail=payment.rail):
                     changes += _decide_one(loaded, payment, item.truth, now, polls_s, opened)

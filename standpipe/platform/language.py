@@ -36,6 +36,10 @@ class Phrase(str):
         made.message, made.gaps = message, gaps
         return made
 
+    def __getnewargs__(self) -> tuple[str, dict[str, Any]]:  # type: ignore[override]  # str knows one argument.
+        """Copies are made as the first was."""
+        return self.message, self.gaps
+
 
 def phrase(message: str, /, **gaps: Any) -> Phrase:
     """Say something that may be translated later, by whoever knows the reader (``in_language``)."""

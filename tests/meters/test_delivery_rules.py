@@ -242,3 +242,14 @@ def test_a_policy_that_was_never_sent_is_not_known_any_more() -> None:
     command = Command("c1", 1, CommandKind.AT_ZERO, 1, CommandStatus.QUEUED, void_at=START)
     after = decide(delivery(command, at_zero="TRICKLE"), Heard("m", sends_next=True), Moment(START, START)).delivery
     assert (after.at_zero, after.commands[0].status) == (None, "EXPIRED")
+
+
+def test_a_clock_command_renumbered_is_still_its_own_meters() -> None:
+    ids = set()
+    for meter_id in ("mtr_a", "mtr_b"):
+        clock = Command(f"cmd_clock.{meter_id}.5", 5, CommandKind.CLOCK, 0, CommandStatus.QUEUED)
+        state = Delivery(meter_id, WalletKind.MONEY, "KES", last_sequence=6, commands=(clock,))
+        heard = Heard(meter_id, MeterReport(meter_id, START, (), status_of(1, 6, CommandResult.DONE, 0, START)))
+        after = decide(state, heard, Moment(START, START)).delivery
+        ids |= {one.id for one in after.open_commands}
+    assert ids == {"cmd_clock.mtr_a.7", "cmd_clock.mtr_b.7"}

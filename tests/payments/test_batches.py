@@ -266,3 +266,20 @@ async def _ledger(
             return [*map(tuple, rows), await place.wallets()]
         finally:
             await engine.dispose()
+
+
+async def test_a_rail_that_stumbles_over_one_answer_costs_the_others_nothing(place: Place) -> None:
+    good, bad = await place.order(place.homes[0]), await place.order(place.homes[1])
+    fetch = place.rail.fetch
+
+    async def stumbles(ref):
+        truth = await fetch(ref)
+        if truth.reference == bad:
+            raise KeyError("status")
+        return truth
+
+    place.rail.fetch = stumbles
+    outcomes = await place.settle(good, bad)
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], KeyError)
+    assert (await place.wallets())[:2] == [1500, 0]

@@ -1,5 +1,6 @@
 """Every sentence that the code says to people stands in every catalogue, with the same gaps."""
 
+import copy
 import string
 from pathlib import Path
 
@@ -86,3 +87,8 @@ def test_an_error_is_said_in_its_readers_language() -> None:
     assert wrong.text_in("sw").startswith("Msimbo si sahihi")
     assert NotFoundError("No such thing.").text_in("sw") == "No such thing."
     assert translate("", "sw") == ""
+
+
+def test_a_phrase_survives_being_copied() -> None:
+    said = phrase("Your Standpipe code is {code}.", code="7")
+    assert in_language(copy.deepcopy(said), "fr") == "Votre code Standpipe est 7."

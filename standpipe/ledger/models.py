@@ -1,4 +1,4 @@
-"""Accounts, transactions and entries. The database itself refuses what the rules forbid (see migrations 0001 and 0014)."""
+"""Accounts, transactions and entries. The database itself refuses what the rules forbid (migrations 0001, 0014)."""
 
 from datetime import datetime
 from enum import StrEnum

@@ -89,17 +89,18 @@ async def forget_rest(
         about = or_(*(_among(name, refs) for name in names))
         await _blank(sessions, about)
         async with sessions.begin() as session:
+            unread = await session.scalar(select(RailEvent.id).where(about, RailEvent.due_at.is_not(None)).limit(1))
+            if unread is not None:
+                # It may wait for an answer about its receipt: taken from it, the question would be put again and again.
+                raise NotYetError(f"notice {unread} about their payments is not worked off yet")
             receipts = select(RailEvent.receipt_ref).where(about, RailEvent.receipt_ref.is_not(None))
             asked = refs | {ref for ref in await session.scalars(receipts) if ref is not None}
             # What rails answered about them later, by what was asked about.
             subject = func.split_part(AsyncResult.topic, ":", 2)
             told = delete(AsyncResult).where(AsyncResult.body.is_not(None), _among(subject, asked))
             questions = set(await session.scalars(told.returning(AsyncResult.conversation_id)))
-            unread = await session.scalar(select(RailEvent.id).where(about, RailEvent.due_at.is_not(None)).limit(1))
         if questions:
             await _blank(sessions, _among(RailEvent.answer_to, questions))
-        if unread is not None:
-            raise NotYetError(f"notice {unread} about their payments is not worked off yet")
     if undecided is not None:
         raise NotYetError(f"{undecided} is not decided yet")
     await _forget_at_providers(sessions, rails, customer_id)

@@ -255,8 +255,12 @@ async def _take_answer(sessions: Sessions, row: RailEvent) -> str:
 async def _wake_waiting(session: AsyncSession, rail: str, subject: str) -> None:
     """What waited for this answer falls due now: the notice about the payment, or the refund."""
     later = {"due_at": func.now()}
-    for model in (RailEvent, TopUp):
-        mine = (model.rail == rail, model.rail_ref == subject, model.due_at > func.now())
-        await session.execute(update(model).where(*mine).values(later))
+    # A question about a push is asked by the receipt that its notice names, which is not yet a name of the payment.
+    about = or_(RailEvent.rail_ref == subject, RailEvent.receipt_ref == subject)
+    await session.execute(
+        update(RailEvent).where(RailEvent.rail == rail, about, RailEvent.due_at > func.now()).values(later)
+    )
+    mine = (TopUp.rail == rail, TopUp.rail_ref == subject, TopUp.due_at > func.now())
+    await session.execute(update(TopUp).where(*mine).values(later))
     await session.execute(update(Refund).where(Refund.rail_ref == subject, Refund.due_at > func.now()).values(later))
     await notify(session, WORK, "inbox")

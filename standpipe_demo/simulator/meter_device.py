@@ -89,6 +89,7 @@ class SimulatedMeter:
         self._object_id, self._awake_s = object_id, awake_s
         self._chance = random.Random(config.serial)
         self._lose_of: dict[str, int] = {}
+        self._silent_from_command = self._is_silent = False
         self._mute_after_command = False
         self._heard_at = 0.0
         self._tuning = TransportTuning()
@@ -117,7 +118,7 @@ class SimulatedMeter:
                 reached = await self._radio.reach() and await self._announce() and await self._push()
                 await self._listen()
             finally:
-                self._context = None
+                self._context, self._is_silent = None, False
                 await self._radio.switch_off()
             return reached
 
@@ -141,6 +142,10 @@ class SimulatedMeter:
     def lose_statements_after_command(self) -> None:
         """Answer until a command has come; from then on the statement asked for next gets lost."""
         self._mute_after_command = True
+
+    def fall_silent_at_command(self) -> None:
+        """Carry out the next command, but from its answer on, no answer arrives in that waking, whatever is asked."""
+        self._silent_from_command = True
 
     def move_to_another_port(self) -> None:
         """The NAT has given the meter another port."""
@@ -188,6 +193,10 @@ class SimulatedMeter:
         """Whether the answer now due from this resource gets lost."""
         if resource == "command" and self._mute_after_command:
             self._mute_after_command, self._lose_of["status"] = False, 1
+        if resource == "command" and self._silent_from_command:
+            self._silent_from_command, self._is_silent = False, True
+        if self._is_silent:
+            return True
         if self._lose_of.get(resource, 0) > 0:
             self._lose_of[resource] -= 1
             return True

@@ -117,9 +117,11 @@ async def mpesa(town: Town, key: str, **more: Any) -> str:
 
 
 async def decide(town: Town, push: str, action: str) -> None:
+    """What the phone's owner does, and what M-Pesa tells of it: its callback, then its answer about the receipt."""
     await town.http.post(f"{town.mpesa_url}/_control/stk/{push}/{action}")
-    await town.mpesa.sender.settle()
-    await town.drain()
+    for _ in range(2):
+        await town.mpesa.sender.settle()
+        await town.drain()
 
 
 async def save_card(town: Town) -> str:

@@ -4,8 +4,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import func, update
 
-from standpipe.payments.models import SuspenseItem, TopUp
+from standpipe.payments.inbox import work_inbox
+from standpipe.payments.models import RailEvent, SuspenseItem, TopUp
 from standpipe.payments.paybill import sweep
 from standpipe.payments.rails.mpesa import MpesaRail
 from tests.payments.test_mpesa import begin, call, decide, paybill, suspended, work
@@ -94,3 +96,22 @@ async def test_p52_a_callback_that_names_a_receipt_that_is_not_there_ends(regist
         assert (await session.get_one(TopUp, top_up_id)).receipt_ref is None
     assert await town.credits() == (1, 1, 1500)
     assert [row.dead_at for row in await town.inbox()] == [None] * len(await town.inbox())
+
+
+async def test_p52_the_answer_about_a_receipt_wakes_the_notice_that_named_it(registered: Town) -> None:
+    town = registered
+    top_up_id, push = await begin(town)
+    await town.http.post(f"{town.mpesa_url}/_control/stk/{push}/approve")
+    await town.mpesa.sender.settle()
+    assert await work_inbox(town.sessions, town.rails, town.settings.clock)
+    async with town.sessions.begin() as session:
+        # However long it was to wait for its next try: the answer ends the wait.
+        notice = RailEvent.subject == "PAYMENT", RailEvent.due_at.is_not(None)
+        later = update(RailEvent).where(*notice).values(due_at=func.now() + timedelta(hours=1))
+        assert (await session.scalars(later.returning(RailEvent.id))).all()
+    async with town.sessions() as session:
+        assert (await session.get_one(TopUp, top_up_id)).receipt_ref is None
+    await town.mpesa.sender.settle()
+    await town.drain_inbox()
+    async with town.sessions() as session:
+        assert (await session.get_one(TopUp, top_up_id)).receipt_ref == town.mpesa.pushes[push]["receipt"]

@@ -43,6 +43,8 @@ class Step:
     known: bool = True
     tid: int | None = None
     granted_at: datetime | None = None
+    traceparent: str | None = None
+    """The trace of what granted it; of a stored one not read."""
 
     def above(self, total: int) -> int:
         """The part of this step that lies above a total."""
@@ -78,6 +80,8 @@ class Credit:
     changed: bool = False
     bought_water: bool = False
     """What the utility guarantees for a top-up must be reckoned anew."""
+    traceparent: str | None = None
+    """The trace of the last change, in which the command goes out."""
 
     def steps_of(self, source_id: str) -> list[Step]:
         """A source's steps, by their totals."""
@@ -113,8 +117,9 @@ def granted(credit: Credit, *, credit_key: str, source_id: str, amount: int, now
     if keypad is not None and tid is not None:
         keypad = replace(keypad, last_tid=tid)
     total = credit.total + amount
-    step = Step(credit_key, source_id, amount, total, known=False, tid=tid, granted_at=now)
-    return replace(credit, total=total, steps=(*credit.steps, step), keypad=keypad, changed=True)
+    trace = current_traceparent()
+    step = Step(credit_key, source_id, amount, total, known=False, tid=tid, granted_at=now, traceparent=trace)
+    return replace(credit, total=total, steps=(*credit.steps, step), keypad=keypad, changed=True, traceparent=trace)
 
 
 def retracted(credit: Credit, *, source_id: str, amount: int) -> Credit:
@@ -146,7 +151,14 @@ def retracted(credit: Credit, *, source_id: str, amount: int) -> Credit:
         if step.known:
             shifts.append(Shift(step.credit_key, step.total_after, part))
         left -= part
-    return replace(credit, total=credit.total - amount, steps=tuple(steps), shifts=tuple(shifts), changed=True)
+    return replace(
+        credit,
+        total=credit.total - amount,
+        steps=tuple(steps),
+        shifts=tuple(shifts),
+        changed=True,
+        traceparent=current_traceparent(),
+    )
 
 
 LOAD_CREDIT = text("""
@@ -185,8 +197,8 @@ SHIFT_STEPS = text("""
 SAVE_CREDIT = text("""
     WITH change AS (
         SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:totals AS bigint[]), CAST(:volumes AS boolean[]),
-                             CAST(:commands AS text[]), CAST(:tids AS bigint[]))
-            AS c(meter_id, total, holds_volume, command_id, last_tid)
+                             CAST(:commands AS text[]), CAST(:tids AS bigint[]), CAST(:traces AS text[]))
+            AS c(meter_id, total, holds_volume, command_id, last_tid, traceparent)
     ), meter AS (
         UPDATE meters m SET
             credit_granted_minor = CASE WHEN c.holds_volume THEN m.credit_granted_minor ELSE c.total END,
@@ -199,7 +211,8 @@ SAVE_CREDIT = text("""
         AND o.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN')
     ), command AS (
         INSERT INTO meter_commands (id, meter_id, sequence, kind, value, tid_mark, status, traceparent)
-        SELECT c.command_id, c.meter_id, m.last_sequence, 'CREDIT', c.total, c.last_tid, 'QUEUED', :trace
+        SELECT c.command_id, c.meter_id, m.last_sequence, 'CREDIT', c.total, c.last_tid, 'QUEUED',
+               c.traceparent
         FROM change c JOIN meter m ON m.id = c.meter_id
     ), keypad AS (
         UPDATE meter_keypads k SET last_tid = c.last_tid FROM change c
@@ -208,8 +221,8 @@ SAVE_CREDIT = text("""
         SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:owners AS text[]), CAST(:sources AS text[]),
                              CAST(:amounts AS bigint[]), CAST(:afters AS bigint[]), CAST(:revoked AS bigint[]),
                              CAST(:of_volume AS boolean[]), CAST(:step_tids AS bigint[]),
-                             CAST(:granted_ats AS timestamptz[]))
-            AS s(credit_key, meter_id, source_id, amount, total_after, revoked, of_volume, tid, granted_at)
+                             CAST(:granted_ats AS timestamptz[]), CAST(:step_traces AS text[]))
+            AS s(credit_key, meter_id, source_id, amount, total_after, revoked, of_volume, tid, granted_at, traceparent)
     )
     INSERT INTO credit_grants (credit_key, meter_id, source_id, amount_minor, total_after_minor, revoked_minor,
                                volume_ml, total_after_ml, revoked_ml, tid, granted_at, traceparent)
@@ -217,7 +230,7 @@ SAVE_CREDIT = text("""
            CASE WHEN of_volume THEN 0 ELSE amount END, CASE WHEN of_volume THEN 0 ELSE total_after END,
            CASE WHEN of_volume THEN 0 ELSE revoked END, CASE WHEN of_volume THEN amount ELSE 0 END,
            CASE WHEN of_volume THEN total_after ELSE 0 END, CASE WHEN of_volume THEN revoked ELSE 0 END,
-           tid, granted_at, :trace
+           tid, granted_at, traceparent
     FROM step""")
 
 
@@ -271,7 +284,7 @@ async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
             "volumes": [credit.holds_volume for credit in changed],
             "commands": [new_id("cmd") for _ in changed],
             "tids": [None if credit.keypad is None else credit.keypad.last_tid for credit in changed],
-            "trace": current_traceparent(),
+            "traces": [credit.traceparent for credit in changed],
             "keys": [step.credit_key for _, step in steps],
             "owners": [credit.meter_id for credit, _ in steps],
             "sources": [step.source_id for _, step in steps],
@@ -281,6 +294,7 @@ async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
             "of_volume": [credit.holds_volume for credit, _ in steps],
             "step_tids": [step.tid for _, step in steps],
             "granted_ats": [step.granted_at for _, step in steps],
+            "step_traces": [step.traceparent for _, step in steps],
         },
     )
     for credit in changed:

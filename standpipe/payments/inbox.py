@@ -1,7 +1,8 @@
 """The inbox: a provider's notice is stored, unique per provider and event, before it is answered."""
 
-from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import copy_context
 
 import structlog
 from sqlalchemy import func, or_, select, update
@@ -118,6 +119,17 @@ def _traced(row: RailEvent) -> AbstractContextManager[object]:
     return stack
 
 
+@contextmanager
+def _beside(row: RailEvent) -> Iterator[str | None]:
+    """A notice's step and its traceparent, beside those of the other notices worked at once: none is below another."""
+    own, stack = copy_context(), ExitStack()
+    own.run(stack.enter_context, _traced(row))
+    try:
+        yield own.run(tracing.current_traceparent)
+    finally:
+        own.run(stack.close)
+
+
 async def _outcome(work: Awaitable[str], row: RailEvent) -> str | Exception:
     """What came of a notice, or the error for which it is tried again."""
     try:
@@ -153,10 +165,12 @@ async def _settle_payments(
     sought = [Sought(row.rail, row.rail_ref, row.reference, row.receipt_ref) for row in rows]
     found = await find_top_ups(sessions, sought)
     asks: dict[tuple[str, str | None], Ask] = {}
-    for row, top_up_id in zip(rows, found, strict=True):
-        if top_up_id is not None:
-            asks.setdefault((top_up_id, row.rail_ref), Ask(top_up_id, row.rail_ref))
-    answers = dict(zip(asks, await settle_many(sessions, rails, list(asks.values()), clock), strict=True))
+    with ExitStack() as steps:
+        for row, top_up_id in zip(rows, found, strict=True):
+            if top_up_id is not None:
+                ask = Ask(top_up_id, row.rail_ref, traceparent=steps.enter_context(_beside(row)))
+                asks.setdefault((top_up_id, row.rail_ref), ask)
+        answers = dict(zip(asks, await settle_many(sessions, rails, list(asks.values()), clock), strict=True))
     outcomes: dict[int, str | Exception] = {}
     for row, top_up_id in zip(rows, found, strict=True):
         error = NotFoundError("No top-up matches.") if top_up_id is None else answers[top_up_id, row.rail_ref]

@@ -7,7 +7,7 @@ decision on one payment alone waits for them.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -22,7 +22,7 @@ from standpipe.ledger.dues import WEEK
 from standpipe.ledger.posting import LEDGER
 from standpipe.meters.credit import CREDIT, load_credit
 from standpipe.meters.models import WalletKind
-from standpipe.outbox.facts import add_fact
+from standpipe.outbox.facts import FACTS
 from standpipe.payments.rails.port import PaymentTruth
 from standpipe.payments.saved_methods import keep_card
 from standpipe.payments.state import (
@@ -40,6 +40,7 @@ from standpipe.platform import metrics
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.notify import LIVE
+from standpipe.platform.tracing import current_traceparent
 from standpipe.platform.units import period_of
 from standpipe.tariffs.catalogue import contracts
 from standpipe.tariffs.periods import BillLine, Priced
@@ -207,7 +208,7 @@ class Opening:
 
     idempotency_key: str
     request_hash: str = ""
-    traceparent: str | None = None
+    traceparent: str | None = field(default_factory=current_traceparent)
     statuses: tuple[str, ...] = ("CREATED",)
 
 
@@ -288,8 +289,7 @@ async def save(
     await _keep_cards(work, changes, now)
     for change in changes:
         work.add(LEDGER, *change.postings)
-        for fact in change.facts:
-            add_fact(work, fact)
+        work.add(FACTS, *((fact, change.traceparent) for fact in change.facts))
         _tell(work, change)
 
 

@@ -7,7 +7,7 @@ table. Twice, late, or in another order, the second difference is zero.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -73,6 +73,8 @@ class Ask:
     top_up_id: str
     rail_ref: str | None = None
     account: str | None = None
+    traceparent: str | None = field(default_factory=tracing.current_traceparent)
+    """Of the step that asks, e.g. a notice's; the payment's own trace counts where that is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,14 +439,15 @@ async def _ask_all(
             return None
         try:
             async with limits[snapshot.rail]:
-                with tracing.continue_from(snapshot.traceparent):
+                with tracing.continue_from(ask.traceparent), tracing.continue_from(snapshot.traceparent):
+                    traceparent = tracing.current_traceparent()
                     truth = await _ask(rail_of(rails, snapshot.rail), snapshot, ask.rail_ref)
         except Exception as error:
             # A rail that answers with nonsense costs its own payment; whoever asked logs what it was.
             return error
         if truth.reference is None and ask.account is not None and ask.account == snapshot.request.account_reference:
             truth = replace(truth, reference=snapshot.id)
-        return Answered(snapshot.id, snapshot.rail, snapshot.version, truth, snapshot.traceparent)
+        return Answered(snapshot.id, snapshot.rail, snapshot.version, truth, traceparent)
 
     return list(await asyncio.gather(*(one(ask) for ask in asks)))
 

@@ -5,7 +5,7 @@ decision makes of both, for ``standpipe.payments.rows`` to store.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,6 +16,7 @@ from standpipe.meters.credit import Credit
 from standpipe.outbox.facts import Fact
 from standpipe.payments.rails.port import PaymentTruth, SavedCard
 from standpipe.payments.split import Owing
+from standpipe.platform.tracing import current_traceparent
 from standpipe.tariffs.catalogue import Contract
 from standpipe.tariffs.periods import Priced
 
@@ -269,3 +270,5 @@ class Changes:
     """A payment that the poller must ask about now."""
     problem: str | None = None
     captured_rose: bool = False
+    traceparent: str | None = field(default_factory=current_traceparent)
+    """Of the step that decided it: what a batch stores stays in the trace of its own payment."""

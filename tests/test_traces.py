@@ -100,7 +100,7 @@ async def test_one_trace_from_the_top_up_to_the_meters_confirmation(town: Town, 
         "radio command",
         *BEFORE_THE_METER,
     ]
-    notices = named(collector, trace, "HTTP POST", **{"http.route": "/webhooks/{provider}"})
+    notices = named(collector, trace, "HTTP POST", **{"http.route": "/webhooks/{rail}"})
     assert len(notices) == 9, "repeated ones too"
     [sent] = named(collector, trace, "radio command", carrier="coap", command="CREDIT")
     assert trace not in sent.links, "a contact serves many; the command links to it"
@@ -169,7 +169,7 @@ async def test_money_without_an_order_begins_its_trace_with_the_notice(database_
         assert top_up.traceparent is not None
         trace = top_up.traceparent.split("-")[1]
         [root] = [span for span in exporter.get_finished_spans() if trace in span.to_json() and span.parent is None]
-        assert dict(root.attributes or {})["http.route"] == "/webhooks/{provider}/{tail:path}"
+        assert dict(root.attributes or {})["http.route"] == "/webhooks/{rail}/{tail:path}"
         assert spans["outbox"][0] == trace
 
 

@@ -51,6 +51,8 @@ BLOCKS: list[dict[str, Any]] = [
     {"up_to_ml": None, "price_minor_per_kl": "9500"},
 ]
 TOP_UP = "id status terminal timeline { status at }"
+DELIVERY = ("PAID", "SENDING_TO_METER", "ON_METER")
+"""Statuses of a top-up whose payment came in, in order."""
 
 
 @dataclass
@@ -124,9 +126,12 @@ class Town:
         return view
 
     async def until_status(self, top_up_id: str, status: str) -> dict[str, Any]:
+        """Wait until a top-up has come as far as a status; a meter that listens may have carried it further already."""
+        far = DELIVERY[DELIVERY.index(status) :] if status in DELIVERY else (status,)
+
         async def there() -> dict[str, Any] | None:
             view = await self.top_up(top_up_id)
-            return view if view["status"] == status else None
+            return view if view["status"] in far else None
 
         return await until(there)
 

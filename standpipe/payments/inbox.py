@@ -1,7 +1,7 @@
 """The inbox: a provider's notice is stored, unique per provider and event, before it is answered."""
 
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 
 import structlog
@@ -112,7 +112,8 @@ async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock
     return len(rows)
 
 
-def _traced(row: RailEvent) -> AbstractContextManager[object]:
+def _traced(row: RailEvent) -> ExitStack:
+    """A notice's step, which begins with the call and ends with the stack."""
     stack = ExitStack()
     stack.enter_context(tracing.continue_from(row.traceparent))
     stack.enter_context(tracing.span("inbox", rail=row.rail, subject=row.subject))
@@ -122,12 +123,13 @@ def _traced(row: RailEvent) -> AbstractContextManager[object]:
 @contextmanager
 def _beside(row: RailEvent) -> Iterator[str | None]:
     """A notice's step and its traceparent, beside those of the other notices worked at once: none is below another."""
-    own, stack = copy_context(), ExitStack()
-    own.run(stack.enter_context, _traced(row))
+    own = copy_context()
+    # Called in there, too: what is current here must stay so.
+    step = own.run(_traced, row)
     try:
         yield own.run(tracing.current_traceparent)
     finally:
-        own.run(stack.close)
+        own.run(step.close)
 
 
 async def _outcome(work: Awaitable[str], row: RailEvent) -> str | Exception:

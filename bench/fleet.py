@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import func, insert, select
 
-from standpipe.customers.models import Customer, Household, Membership
+from standpipe.households.models import Customer, Household, Membership
 from standpipe.meter_gateway.carriers import run_carriers
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCredential

@@ -20,13 +20,13 @@ from standpipe.api.receipts import receipt_pdf
 from standpipe.api.statements import statement_pdf
 from standpipe.api.unavailable import or_unavailable
 from standpipe.api.webhooks import MAX_BODY_BYTES, webhook
-from standpipe.customers.sessions import Lifetime, Lifetimes
-from standpipe.customers.sign_in import CodeLimits
-from standpipe.customers.tokens import TokenSigner
 from standpipe.graphql.budget import Budgets
 from standpipe.graphql.context import Services
 from standpipe.graphql.documents import Documents
 from standpipe.graphql.view import GraphQLView
+from standpipe.households.sessions import Lifetime, Lifetimes
+from standpipe.households.sign_in import CodeLimits
+from standpipe.households.tokens import TokenSigner
 from standpipe.platform.addresses import caller_address
 from standpipe.platform.notify import LIVE, Listener
 from standpipe.platform.ready import Readiness, older_revisions

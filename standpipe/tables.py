@@ -6,8 +6,9 @@ Alembic compares these with the migrated database.
 from types import ModuleType
 
 from standpipe.billing import models as billing
-from standpipe.customers import models as customers
 from standpipe.documents import models as documents
+from standpipe.engine import limits
+from standpipe.households import models as households
 from standpipe.ledger import models as ledger
 from standpipe.meter_gateway.dlms import tables as dlms
 from standpipe.meter_gateway.lorawan import tables as lorawan
@@ -20,10 +21,11 @@ from standpipe.payments import book_models, vend_models
 from standpipe.payments import models as payments
 from standpipe.readings import models as readings
 from standpipe.tariffs import models as tariffs
+from standpipe.utilities import models as utilities
 from standpipe.vending import models as vending
 
 MODULES: tuple[ModuleType, ...] = (
-    *(customers, documents, ledger, tariffs, readings, billing, notifications, outbox, vending),
+    *(households, utilities, limits, documents, ledger, tariffs, readings, billing, notifications, outbox, vending),
     *(meters, claim_models, due, field_models, keypad_models, lwm2m, dlms, lorawan),
     *(payments, book_models, vend_models),
 )

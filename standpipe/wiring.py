@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import SecretStr
 
-from standpipe.customers.firebase import FirebaseTokens, refuse_emulator
+from standpipe.households.firebase import FirebaseTokens, refuse_emulator
 from standpipe.meters.keys import KeyRing
 from standpipe.notifications.push import PushSender
 from standpipe.payments.async_results import StoredResults

@@ -13,8 +13,8 @@ import structlog
 from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.rounds import rate_due, sweep
 from standpipe.billing.statement_queue import issue_due
-from standpipe.customers.retention import forget_sign_ins
 from standpipe.engine.queue import claim, finish, retry
+from standpipe.households.retention import forget_sign_ins
 from standpipe.meters import due
 from standpipe.notifications.deliver import deliver_due
 from standpipe.notifications.push import PushSender

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe import tariffs
 from standpipe.billing.charges import contract_for, period_volume_ml
 from standpipe.billing.rounds import rate_now
-from standpipe.customers.models import Customer, Household, HouseholdRole, Membership, Utility
+from standpipe.households.models import Customer, Household, HouseholdRole, Membership
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meter_gateway.dlms import meters as dlms
@@ -45,6 +45,7 @@ from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.pricing import PriceTable, cost_minor
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import Utility
 from standpipe_demo.reports import take_report
 from standpipe_demo.seed_keypad import keypad_house
 from standpipe_demo.simulator.fake_chirpstack import APPLICATION_ID

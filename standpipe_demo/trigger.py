@@ -15,7 +15,7 @@ import httpx
 import typer
 from sqlalchemy import select
 
-from standpipe.customers.models import HouseholdRole, Membership
+from standpipe.households.models import HouseholdRole, Membership
 from standpipe.meters.models import Meter
 from standpipe.office.desk import at_desk, minor, out
 from standpipe.operations.find import meter_of

@@ -21,7 +21,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import func, select
 from websockets.asyncio.client import connect
 
-from standpipe.customers.models import Customer, Household, Membership, Utility
+from standpipe.households.models import Customer, Household, Membership
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meter_gateway.lwm2m.dtls.keys import provision
@@ -33,6 +33,7 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.ids import new_id
 from standpipe.platform.serving import serve
 from standpipe.tariffs.models import Tariff, TariffVersion
+from standpipe.utilities.models import Utility
 from standpipe_demo.simulator import fake_phone, fake_stripe
 from standpipe_demo.simulator.meter_device import SimulatedMeter
 from standpipe_demo.simulator.meter_model import MeterConfig

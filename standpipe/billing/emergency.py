@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.overview import MeterView
-from standpipe.customers.models import HouseholdRole, Utility
+from standpipe.households.models import HouseholdRole
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
@@ -16,6 +16,7 @@ from standpipe.meters.credit import grant
 from standpipe.meters.models import WalletKind
 from standpipe.platform.errors import MeterBlockedError
 from standpipe.platform.ids import new_id
+from standpipe.utilities.models import Utility
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.forecast import Forecast, forecast, forecast_volume
-from standpipe.customers.models import Membership, Utility
+from standpipe.households.models import Membership
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState, WalletKind
@@ -24,6 +24,7 @@ from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import Segment, TariffInForce
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import place_after
+from standpipe.utilities.models import Utility
 
 FORECAST_DAYS = 28
 _DAY = timedelta(days=1)
@@ -32,7 +33,7 @@ _Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility]
 
 @dataclass(frozen=True, slots=True)
 class VendRules:
-    """What its utility rules for a meter's top-ups; see ``customers.models.Utility``."""
+    """What its utility rules for a meter's top-ups; see ``utilities.models.Utility``."""
 
     debt_share_percent: int
     debt_weekly_cap_minor: int | None

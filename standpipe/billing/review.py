@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from standpipe.billing.rounds import rate_now
-from standpipe.customers.operators import record
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
@@ -39,6 +38,7 @@ from standpipe.readings.validation import (
     register_position,
     validate,
 )
+from standpipe.utilities.operators import record
 
 MAX_LISTED = 500
 MAX_REGISTER_ML = 10**15

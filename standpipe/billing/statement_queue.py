@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.models import Statement
 from standpipe.billing.statements import ACCOUNTS, issue
-from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.units import local_midnight, period_of
+from standpipe.utilities.models import Utility
 
 
 async def issue_due(sessions: Sessions, clock: Clock, rests: FailureBackoff | None = None, *, limit: int = 50) -> int:

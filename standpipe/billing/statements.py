@@ -29,7 +29,6 @@ from standpipe.billing.statement_body import (
     of_household,
 )
 from standpipe.billing.use import priced_use
-from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, WalletKind
@@ -40,6 +39,7 @@ from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.bought import bill_between
 from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import price_standing
+from standpipe.utilities.models import Utility
 
 ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
 _CHARGES = frozenset({"USAGE", "STANDING"})

@@ -14,8 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.rounds import rate_now
-from standpipe.customers.models import Household
-from standpipe.customers.operators import record
+from standpipe.households.models import Household
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import locked_by_serial
@@ -29,6 +28,7 @@ from standpipe.platform.notify import LIVE, notify
 from standpipe.supply.zero_credit_rules import cut_off_of
 from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.terms import Basis
+from standpipe.utilities.operators import record
 
 MAX_HOUSEHOLDS = 10_000
 _BASIS = {WalletKind.MONEY: Basis.CONSUMPTION, WalletKind.VOLUME: Basis.PURCHASE}

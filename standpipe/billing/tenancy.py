@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing import supply_terms
-from standpipe.customers.models import Household, HouseholdRole
-from standpipe.customers.people import hold_customer
+from standpipe.households.models import Household, HouseholdRole
+from standpipe.households.people import hold_customer
 from standpipe.meters.access import require_meter
 from standpipe.meters.claims import use_code
 from standpipe.meters.commands import lock_meter

@@ -15,12 +15,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from standpipe.customers.sessions import is_signed_in
-from standpipe.customers.tokens import AccessToken
 from standpipe.graphql import firebase_sign_in, operator_sign_in
 from standpipe.graphql.context import Context, Services
 from standpipe.graphql.cookies import WebCookies
 from standpipe.graphql.identity import Identity
+from standpipe.households.sessions import is_signed_in
+from standpipe.households.tokens import AccessToken
 from standpipe.platform.database import DATABASE_DOWN
 from standpipe.platform.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
 from standpipe.platform.notify import LIVE

@@ -13,14 +13,13 @@ from strawberry.types import Info
 
 from standpipe.billing.overview import MeterView, meters_by_id
 from standpipe.billing.series import SeriesRequest, UsageBucket, series_of_many
-from standpipe.customers.firebase import FirebaseTokens
-from standpipe.customers.forgetting import is_present
-from standpipe.customers.models import OperatorRole
-from standpipe.customers.sessions import Lifetimes
-from standpipe.customers.sign_in import CodeLimits
-from standpipe.customers.tokens import TokenSigner
 from standpipe.graphql.budget import Budgets, Streams
 from standpipe.graphql.documents import Documents
+from standpipe.households.firebase import FirebaseTokens
+from standpipe.households.forgetting import is_present
+from standpipe.households.sessions import Lifetimes
+from standpipe.households.sign_in import CodeLimits
+from standpipe.households.tokens import TokenSigner
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.members import MemberView, members_of_meters
 from standpipe.notifications.views import (
@@ -40,6 +39,7 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotAuthenticatedError, SignInUnavailableError
 from standpipe.platform.notify import Listener
 from standpipe.readings.rhythm import rhythms
+from standpipe.utilities.models import OperatorRole
 from standpipe.vending.views import TokenView, tokens_by_source
 
 

@@ -2,11 +2,11 @@
 
 import functools
 
-from standpipe.customers.firebase import FirebaseClaims, FirebaseTokens, is_firebase
-from standpipe.customers.identities import find_customer, link_by_phone
-from standpipe.customers.sign_in import normalise_phone
 from standpipe.graphql.context import Services
 from standpipe.graphql.identity import Identity
+from standpipe.households.firebase import FirebaseClaims, FirebaseTokens, is_firebase
+from standpipe.households.identities import find_customer, link_by_phone
+from standpipe.households.sign_in import normalise_phone
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
 
 

@@ -4,9 +4,9 @@ from datetime import datetime
 
 import strawberry
 
-from standpipe.customers.models import HouseholdRole
 from standpipe.graphql.base import Node, PhoneNumber, described_enum
 from standpipe.graphql.context import Context, Ctx
+from standpipe.households.models import HouseholdRole
 from standpipe.meters.members import InvitationView, MemberView, invitations_for, member_by_id
 
 described_enum(

@@ -11,7 +11,6 @@ from graphql import GraphQLError
 
 from standpipe.billing.overview import MeterView
 from standpipe.billing.series import UsageInterval
-from standpipe.customers.models import HouseholdRole
 from standpipe.graphql.alerts import AlertFields, own_alerts
 from standpipe.graphql.balances import Balance, balance_of
 from standpipe.graphql.base import (
@@ -35,6 +34,7 @@ from standpipe.graphql.statements import Comparison, StatementPayload, load_comp
 from standpipe.graphql.tariffs import Tariff, tariff_of
 from standpipe.graphql.top_ups import TopUpFields, TopUpMethod, method_of
 from standpipe.graphql.usage import UsageSeries, load_usage
+from standpipe.households.models import HouseholdRole
 from standpipe.meters.models import WalletKind
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.notifications.views import COUNTED_ALERTS, AlertsRequest, AlertView

@@ -1,8 +1,8 @@
 """Operators' tokens as bearer tokens."""
 
-from standpipe.customers.operator_sign_in import TOKEN_PREFIX, find_session
 from standpipe.graphql.context import OperatorIdentity, Services
 from standpipe.graphql.identity import Identity
+from standpipe.utilities.operator_sign_in import TOKEN_PREFIX, find_session
 
 
 async def identify(services: Services, token: str) -> Identity | None:

@@ -9,7 +9,7 @@ from standpipe.graphql.context import OperatorIdentity
 
 @strawberry.enum(name="OperatorRole", description="What an operator may do.")
 class Role(Enum):
-    """The roles of ``standpipe.customers.operators``, described."""
+    """The roles of ``standpipe.utilities.operators``, described."""
 
     ADMIN = strawberry.enum_value("ADMIN", description="Everything, operators and their roles included.")
     FINANCE = strawberry.enum_value("FINANCE", description="Money: refunds, suspense, arrears, agents, vouchers.")

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import strawberry
 
-from standpipe.customers.people import read_person
 from standpipe.graphql.app_config import AppConfig, app_config
 from standpipe.graphql.base import Node
 from standpipe.graphql.context import Ctx
@@ -19,6 +18,7 @@ from standpipe.graphql.meters import (
 )
 from standpipe.graphql.operators import Operator, operator_of
 from standpipe.graphql.viewer import Viewer
+from standpipe.households.people import read_person
 from standpipe.payments.top_ups import refresh, require_top_up
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.ids import is_id

@@ -5,9 +5,9 @@ from enum import Enum
 
 import strawberry
 
-from standpipe.customers.sessions import SessionView, sessions_of
-from standpipe.customers.sign_in import Asker, normalise_phone
 from standpipe.graphql.context import Context, Ctx
+from standpipe.households.sessions import SessionView, sessions_of
+from standpipe.households.sign_in import Asker, normalise_phone
 
 
 @strawberry.enum(name="SessionKind", description="Who keeps a session's tokens.")

@@ -5,8 +5,6 @@ from typing import Annotated
 import strawberry
 
 from standpipe.billing.overview import meters_of_customer
-from standpipe.customers.models import HouseholdRole
-from standpipe.customers.people import Person
 from standpipe.graphql.base import AFTER, FIRST, LanguageTag, Node, PhoneNumber, page_info
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.devices import Device, load_devices
@@ -24,6 +22,8 @@ from standpipe.graphql.meters import (
 from standpipe.graphql.preferences import NotificationPreferences, load_preferences
 from standpipe.graphql.saving import SavedCard, load_cards
 from standpipe.graphql.sessions import Session, load_sessions
+from standpipe.households.models import HouseholdRole
+from standpipe.households.people import Person
 
 
 @strawberry.type(description="Who is signed in.")

@@ -5,7 +5,7 @@ import re
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import HouseholdRole, Membership
+from standpipe.households.models import HouseholdRole, Membership
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import ForbiddenError, NotFoundError

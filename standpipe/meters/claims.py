@@ -12,8 +12,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.limits import Limit, count_try
-from standpipe.customers.operators import record
+from standpipe.engine.limits import Limit, count_try
 from standpipe.meters.access import account_number_of, locked_by_serial
 from standpipe.meters.claim_codes import hash_code, new_code, show_code
 from standpipe.meters.claim_models import ClaimCode
@@ -22,6 +21,7 @@ from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 from standpipe.platform.language import phrase
+from standpipe.utilities.operators import record
 
 MAX_DAYS = 3_650
 MAX_LISTED = 500

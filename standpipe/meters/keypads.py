@@ -5,7 +5,6 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
 from standpipe.meters.access import locked_by_serial
 from standpipe.meters.commands import enqueue
 from standpipe.meters.keypad_models import MeterKeypad
@@ -13,6 +12,7 @@ from standpipe.meters.models import CommandKind, CreditGrant, Meter, WalletKind
 from standpipe.meters.tids import keypad_of, reserve_tid
 from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.keys import LAST_TID, KeyTerms, is_expired, tid_now
+from standpipe.utilities.operators import record
 
 
 def terms_of(keypad: MeterKeypad, *, key_revision: int | None = None) -> KeyTerms:

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from standpipe.customers.models import Customer, HouseholdRole, Invite, Membership
-from standpipe.customers.people import mask_phone
+from standpipe.households.models import Customer, HouseholdRole, Invite, Membership
+from standpipe.households.people import mask_phone
 from standpipe.meters.models import Meter
 from standpipe.platform.ids import is_id
 

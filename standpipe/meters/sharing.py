@@ -11,9 +11,9 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.limits import Limit, count_try, private_key
-from standpipe.customers.models import Customer, Household, HouseholdRole, Invite, Membership
-from standpipe.customers.people import hold_customer
+from standpipe.engine.limits import Limit, count_try, private_key
+from standpipe.households.models import Customer, Household, HouseholdRole, Invite, Membership
+from standpipe.households.people import hold_customer
 from standpipe.meters.access import require_meter
 from standpipe.meters.members import OPEN_INVITE, MemberView, member_by_id
 from standpipe.meters.models import Meter

@@ -8,7 +8,7 @@ from sqlalchemy import Select, and_, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Customer, Membership
+from standpipe.households.models import Customer, Membership
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import (
     Alert,

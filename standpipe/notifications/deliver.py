@@ -15,9 +15,9 @@ import structlog
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Membership
 from standpipe.engine import queue
 from standpipe.engine.queue import Backlog, claim, database_now, finish, retry
+from standpipe.households.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import (
     Alert,

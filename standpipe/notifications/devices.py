@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from standpipe.customers.forgetting import is_present
+from standpipe.households.forgetting import is_present
 from standpipe.notifications.models import Delivery, DeliveryStatus, Device
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Customer
+from standpipe.households.models import Customer
 from standpipe.notifications.models import Delivery, DeliveryStatus, NotificationPreference, NotifyChannel
 from standpipe.notifications.rules import THRESHOLDS_DAYS
 from standpipe.platform.errors import InvalidInputError

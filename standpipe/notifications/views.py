@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, DateTime, Select, Text, Values, and_, colu
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Membership
+from standpipe.households.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import Alert, AlertRead, Delivery
 

@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import actor_of_key
 from standpipe.meters.keys import KeyRing
 from standpipe.operations.operation import Desk, Operation
 from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
 from standpipe.platform.settings import Settings, load
 from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE, to_minor
+from standpipe.utilities.operators import actor_of_key
 from standpipe.wiring import Database, close_rails, configure_logging, make_rails, migrated_database
 
 P = ParamSpec("P")

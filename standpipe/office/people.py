@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from standpipe.customers.models import OperatorRole
 from standpipe.office.desk import KEY, AsJson, group, perform, show
 from standpipe.office.desk import amount as major
 from standpipe.operations import agents, operators
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.settings import load, require
 from standpipe.platform.units import money_text
+from standpipe.utilities.models import OperatorRole
 from standpipe.wiring import make_operator_keys
 
 operator = group("Operators, each with a key of their own.")

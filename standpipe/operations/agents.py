@@ -7,13 +7,13 @@ from decimal import Decimal
 
 from sqlalchemy import select
 
-from standpipe.customers.operators import ANYBODY, MONEY
 from standpipe.operations.find import utility_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.payments import agents, vouchers
 from standpipe.payments.vend_models import Agent
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.units import to_minor
+from standpipe.utilities.operators import ANYBODY, MONEY
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from standpipe.customers.operators import ANYBODY, CLAIM_CODES
 from standpipe.meters import claims
 from standpipe.meters.claims import ClaimRow, IssuedClaim
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.ids import is_id
+from standpipe.utilities.operators import ANYBODY, CLAIM_CODES
 
 
 @operation("claims.issue", may=CLAIM_CODES)

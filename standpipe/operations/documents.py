@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from standpipe.customers.operators import ANYBODY, PEOPLE
 from standpipe.documents import store
 from standpipe.documents.models import TrustedDocument
 from standpipe.documents.store import Document
 from standpipe.operations.operation import Desk, operation
+from standpipe.utilities.operators import ANYBODY, PEOPLE
 
 
 @operation("documents.add", may=PEOPLE)

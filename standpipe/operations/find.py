@@ -3,9 +3,9 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.utilities.models import Utility
 
 
 async def meter_of(session: AsyncSession, serial: str) -> Meter:

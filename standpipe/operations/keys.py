@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
 from standpipe.meter_gateway.lwm2m.dtls.keys import IssuedKey
 from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 
 @operation("keys.provision", may=FIELD_WORK)

@@ -7,7 +7,6 @@ from enum import StrEnum
 from sqlalchemy import select
 
 from standpipe.billing.price_tables import push_table
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters import commands
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, Meter, MeterCommand
@@ -15,6 +14,7 @@ from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import MAX_MINOR
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 
 class ValvePosition(StrEnum):

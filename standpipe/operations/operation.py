@@ -8,11 +8,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import OperatorRole
-from standpipe.customers.operators import Actor, record, require_role
 from standpipe.meters.keys import KeyRing
 from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import NotAuthenticatedError, SettingsError
+from standpipe.utilities.models import OperatorRole
+from standpipe.utilities.operators import Actor, record, require_role
 
 P = ParamSpec("P")
 R = TypeVar("R")

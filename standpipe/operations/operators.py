@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from standpipe.customers import operators
-from standpipe.customers.models import Operator, OperatorAction, OperatorRole
-from standpipe.customers.operator_sign_in import begin_totp, confirm_totp
-from standpipe.customers.operator_sign_in import set_password as keep_password
-from standpipe.customers.operators import ANYBODY, PEOPLE
 from standpipe.meters.keys import KeyRing
 from standpipe.operations.operation import Desk, operation
+from standpipe.utilities import operators
+from standpipe.utilities.models import Operator, OperatorAction, OperatorRole
+from standpipe.utilities.operator_sign_in import begin_totp, confirm_totp
+from standpipe.utilities.operator_sign_in import set_password as keep_password
+from standpipe.utilities.operators import ANYBODY, PEOPLE
 
 MAX_AUDIT_LINES = 500
 

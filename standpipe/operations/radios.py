@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meter_gateway.dlms import meters as dlms
 from standpipe.meter_gateway.dlms.meters import DlmsKeys
 from standpipe.meter_gateway.lorawan import devices as lora_devices
 from standpipe.meter_gateway.lorawan.tables import DeviceClass
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 
 @operation("lorawan.bind", may=FIELD_WORK)

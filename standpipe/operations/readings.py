@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 
 from standpipe.billing import review
 from standpipe.billing.review import HeldReading, Outcome
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters.due import FailingMeter, failing_meters
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 
 @operation("readings.held", may=ANYBODY, reads=True)

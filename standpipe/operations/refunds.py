@@ -5,13 +5,13 @@ from decimal import Decimal
 
 from sqlalchemy import select
 
-from standpipe.customers.operators import ANYBODY, MONEY
 from standpipe.operations.operation import Desk, operation
 from standpipe.payments import refunds, suspense_work
 from standpipe.payments.models import Refund, SuspenseItem, TopUp
 from standpipe.payments.refund_states import RefundState
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.units import to_minor
+from standpipe.utilities.operators import ANYBODY, MONEY
 
 MAX_LISTED = 200
 

@@ -5,13 +5,13 @@ from decimal import Decimal
 
 from standpipe.billing import statements
 from standpipe.billing.statement_body import StatementBody
-from standpipe.customers.operators import ANYBODY, MONEY
 from standpipe.meters.models import Meter
 from standpipe.operations.find import meter_of
 from standpipe.operations.operation import Desk, operation
 from standpipe.payments.arrears import add_arrears, write_off
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import money_text, to_minor
+from standpipe.utilities.operators import ANYBODY, MONEY
 
 
 @operation("statements.show", may=ANYBODY, reads=True)

@@ -11,7 +11,6 @@ from sqlalchemy import select
 
 from standpipe.billing import supply_terms as terms
 from standpipe.billing.price_tables import push_terms
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters.access import find_by_account, locked_by_serial
 from standpipe.operations.find import utility_of
 from standpipe.operations.operation import Desk, operation
@@ -20,6 +19,7 @@ from standpipe.platform.units import to_minor
 from standpipe.supply import utility_policies, zero_credit_lookup
 from standpipe.supply.zero_credit import ZeroCreditPolicy
 from standpipe.tariffs.models import SupplyTerms, Tariff
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 NO_CAP = -1
 """As a weekly cap on debt recovery: none from now on."""

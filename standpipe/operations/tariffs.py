@@ -8,8 +8,6 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters.due import mark_tariff_due
 from standpipe.operations.find import utility_of
 from standpipe.operations.operation import Desk, operation
@@ -20,6 +18,8 @@ from standpipe.tariffs.files import TariffFile
 from standpipe.tariffs.models import Tariff
 from standpipe.tariffs.periods import TariffInForce, version_on
 from standpipe.tariffs.publishing import Published
+from standpipe.utilities.models import Utility
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 
 @dataclass(frozen=True, slots=True)

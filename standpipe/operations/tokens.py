@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from standpipe.customers.operators import ANYBODY, FIELD_WORK
 from standpipe.meters import keypads
 from standpipe.operations.operation import Desk, operation
 from standpipe.sts.keys import KeyTerms
+from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 from standpipe.vending import management
 from standpipe.vending.models import KeypadToken, Purpose
 

@@ -10,8 +10,6 @@ from datetime import datetime
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
-from standpipe.customers.operators import hash_key, record
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.access import find_by_account
@@ -29,6 +27,8 @@ from standpipe.platform.errors import (
 )
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import MAX_MINOR
+from standpipe.utilities.models import Utility
+from standpipe.utilities.operators import hash_key, record
 
 ORIGIN = "AGENT"
 KEY_PREFIX = "agk_"

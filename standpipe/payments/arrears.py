@@ -4,13 +4,13 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.commands import lock_meter
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import is_storable
+from standpipe.utilities.operators import record
 
 MAX_REFERENCE = 80
 

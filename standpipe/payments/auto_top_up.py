@@ -17,7 +17,7 @@ from sqlalchemy import and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import HouseholdRole, Membership
+from standpipe.households.models import HouseholdRole, Membership
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter, WalletKind

@@ -16,8 +16,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.limits import Limit, count_try, private_key
-from standpipe.customers.models import Household
+from standpipe.engine.limits import Limit, count_try, private_key
+from standpipe.households.models import Household
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp, TopUpEvent

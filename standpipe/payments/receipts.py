@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.book_models import Receipt, ReceiptCounter
@@ -24,6 +23,7 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.bought import lines_of as lines_bought
 from standpipe.tariffs.bought import purchase_by_key
 from standpipe.tariffs.periods import BillLine, LineKind
+from standpipe.utilities.models import Utility
 
 SALE, GIVEN_BACK = "SALE", "GIVEN_BACK"
 _PAYERS = frozenset({AccountKind.CLEARING, AccountKind.FLOAT, AccountKind.VOUCHERS, AccountKind.SUSPENSE})

@@ -13,7 +13,6 @@ from sqlalchemy import func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.rounds import rate_now
-from standpipe.customers.operators import record
 from standpipe.engine.queue import claim, retry
 from standpipe.meters.commands import lock_meter
 from standpipe.payments.decide import hold_for_refund, release_hold
@@ -27,6 +26,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
 from standpipe.platform.ids import new_id
+from standpipe.utilities.operators import record
 
 LEASE_S = 60.0
 ASK_AFTER_S = 60

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.forgetting import is_present
+from standpipe.households.forgetting import is_present
 from standpipe.payments.rails.port import (
     CardVault,
     NoticeSubject,

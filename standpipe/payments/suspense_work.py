@@ -6,7 +6,6 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
@@ -15,6 +14,7 @@ from standpipe.payments.models import SuspenseItem, TopUp
 from standpipe.payments.rows import Opening, load_meter
 from standpipe.payments.settle import new_payment, save_one
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.utilities.operators import record
 
 
 async def open_items(session: AsyncSession) -> Sequence[SuspenseItem]:

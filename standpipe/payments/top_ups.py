@@ -9,8 +9,8 @@ import structlog
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Customer, HouseholdRole
 from standpipe.engine.queue import claim, retry
+from standpipe.households.models import Customer, HouseholdRole
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish

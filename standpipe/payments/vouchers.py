@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import HouseholdRole, Utility
-from standpipe.customers.operators import record
+from standpipe.households.models import HouseholdRole
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.access import require_meter
@@ -24,6 +23,8 @@ from standpipe.platform.errors import (
 )
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import MAX_MINOR
+from standpipe.utilities.models import Utility
+from standpipe.utilities.operators import record
 
 ORIGIN = "VOUCHER"
 MUTATION = "voucherRedeem"

@@ -7,20 +7,20 @@ from typing import Any
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
-from standpipe.customers.operators import record
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import MAX_MINOR
 from standpipe.supply.zero_credit_lookup import look_again
 from standpipe.supply.zero_credit_rules import cut_off_of, friendly_of
 from standpipe.tariffs.models import CustomerClass
+from standpipe.utilities.models import Utility
+from standpipe.utilities.operators import record
 
 MAX_PERCENT = 100
 
 
 @dataclass(frozen=True, slots=True)
 class UtilityRules:
-    """A change of ``customers.models.Utility``'s columns of the same names; None leaves what was.
+    """A change of ``utilities.models.Utility``'s columns of the same names; None leaves what was.
 
     ``friendly`` is the whole of the friendly hours, {} for none; ``debt_weekly_cap_minor`` below zero means no cap.
     """

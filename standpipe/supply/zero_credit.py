@@ -31,7 +31,7 @@ class ZeroCreditPolicy:
 
 @dataclass(frozen=True, slots=True)
 class UtilityPolicy:
-    """What a utility rules about zero credit: ``customers.models.Utility``'s columns, and its classes by code."""
+    """What a utility rules about zero credit: ``utilities.models.Utility``'s columns, and its classes by code."""
 
     cut_off: str
     friendly: Mapping[str, Any] | None

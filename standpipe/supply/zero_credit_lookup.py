@@ -6,12 +6,12 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Utility
 from standpipe.meters.due import mark_utility_due
 from standpipe.meters.models import Meter, MeterState
 from standpipe.meters.reports import ValveReason, ValveState
 from standpipe.supply.zero_credit import PolicyTerms, UtilityPolicy, ZeroCreditPolicy, zero_credit_policy
 from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
+from standpipe.utilities.models import Utility
 
 _SHUT = (ValveState.CLOSED, ValveState.RESTRICTED)
 

@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
 from standpipe.meters.access import locked_by_serial
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.keypads import require_keypad
@@ -16,6 +15,7 @@ from standpipe.meters.tids import reserve_tid
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 from standpipe.platform.notify import WORK, notify
+from standpipe.utilities.operators import record
 from standpipe.vending.models import KeypadToken, Purpose
 from standpipe.vending.offers import QUEUE, described
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe import tariffs
 from standpipe.billing.charges import contract_for
 from standpipe.billing.statements import issue
-from standpipe.customers.models import Customer, Household, HouseholdRole, Membership, Utility
+from standpipe.households.models import Customer, Household, HouseholdRole, Membership
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
@@ -30,6 +30,7 @@ from standpipe.readings.storage import add_partitions, cut_first, months_from, p
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import Utility
 from standpipe_demo.simulator.water_use import WEEKDAY, WEEKEND
 from standpipe_demo.synthetic.books import keep
 from standpipe_demo.synthetic.past import past_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from standpipe.customers.models import Customer
+from standpipe.households.models import Customer
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.clients import orders, told, working
 from tests.support.database import free_port

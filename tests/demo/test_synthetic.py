@@ -14,7 +14,7 @@ from standpipe.billing.models import PeriodCharge, StandingCharged, Statement
 from standpipe.billing.rounds import rate_now
 from standpipe.billing.statement_body import StatementBody, is_balanced
 from standpipe.billing.use import priced_use
-from standpipe.customers.models import Membership
+from standpipe.households.models import Membership
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.ledger.posting import wallet_balance_minor

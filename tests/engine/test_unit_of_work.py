@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from standpipe.customers.operators import AUDIT, AuditLine
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork, unit
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import LEDGER, AccountRef, Line, Posting
@@ -16,6 +15,7 @@ from standpipe.outbox.facts import MeterStated, add_fact
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InsufficientFundsError
 from standpipe.platform.notify import LIVE, WORK, Listener
+from standpipe.utilities.operators import AUDIT, AuditLine
 from tests.support.statements import counted
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

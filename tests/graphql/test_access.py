@@ -24,13 +24,15 @@ from graphql import (
 )
 from sqlalchemy import delete, update
 
-from standpipe.customers.models import Attempt, CustomerSession, Invite, RefreshToken, Utility
+from standpipe.engine.limits import Attempt
 from standpipe.graphql.budget import Budgets
 from standpipe.graphql.schema import schema
+from standpipe.households.models import CustomerSession, Invite, RefreshToken
 from standpipe.ledger.models import Entry
 from standpipe.notifications.alerts import raise_once
 from standpipe.notifications.models import AlertKind
 from standpipe.platform.ids import new_id
+from standpipe.utilities.models import Utility
 from standpipe_demo.simulator.fake_stripe import event
 from tests.graphql.test_graphql import water
 from tests.graphql.test_roles import card_of, voucher

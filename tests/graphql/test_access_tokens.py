@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sqlalchemy import text
 from websockets.exceptions import ConnectionClosed
 
-from standpipe.customers.tokens import AUDIENCE, ISSUER
+from standpipe.households.tokens import AUDIENCE, ISSUER
 from tests.support.sign_in import VIEWER, post
 from tests.support.sockets import opened
 from tests.support.town import Town

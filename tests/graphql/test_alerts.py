@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import delete, event, select, update
 
 from standpipe.app import make_signer
-from standpipe.customers.models import Customer, Household, Membership
-from standpipe.customers.tokens import AUDIENCE, ISSUER
+from standpipe.households.models import Customer, Household, Membership
+from standpipe.households.tokens import AUDIENCE, ISSUER
 from standpipe.meters.models import Meter
 from standpipe.notifications.alerts import raise_once
 from standpipe.notifications.models import Alert, AlertKind

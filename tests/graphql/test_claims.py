@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import func, select, update
 
 from standpipe.billing import supply_terms
-from standpipe.customers.models import Attempt, Household, Membership, OperatorAction, OperatorRole
+from standpipe.engine.limits import Attempt
+from standpipe.households.models import Household, Membership
 from standpipe.meters.claim_codes import new_code, show_code
 from standpipe.meters.claim_models import ClaimCode
 from standpipe.meters.models import Meter
+from standpipe.utilities.models import OperatorAction, OperatorRole
 from tests.support.households import (
     CLAIM,
     REMOVE,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from standpipe.customers.models import Household, Membership, Utility
+from standpipe.households.models import Household, Membership
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, AccountKind
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
@@ -18,6 +18,7 @@ from standpipe.payments.rails.mpesa import MpesaRail
 from standpipe.payments.vouchers import make_batch
 from standpipe.platform.ids import new_id
 from standpipe.tariffs.models import Tariff
+from standpipe.utilities.models import Utility
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, until
 

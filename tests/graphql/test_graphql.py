@@ -10,8 +10,8 @@ import jwt
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from standpipe.customers.tokens import AUDIENCE, ISSUER
 from standpipe.graphql.snapshot import current, problems
+from standpipe.households.tokens import AUDIENCE, ISSUER
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.ids import new_id

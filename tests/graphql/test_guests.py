@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from standpipe.customers.models import Attempt, Household, Utility
+from standpipe.engine.limits import Attempt
+from standpipe.households.models import Household
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import Alert
 from standpipe.payments import guests
@@ -18,6 +19,7 @@ from standpipe.payments.models import Refund, SuspenseItem, TopUp
 from standpipe.payments.receipt_text import method_text
 from standpipe.payments.receipts import receipts_of
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
+from standpipe.utilities.models import Utility
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.sockets import first_of_subscription
 from tests.support.town import Town, make_home

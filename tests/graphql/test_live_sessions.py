@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import text
 from websockets.exceptions import ConnectionClosed
 
-from standpipe.customers.models import Membership
-from standpipe.customers.sessions import EndReason, end_sessions
-from standpipe.customers.tokens import AUDIENCE, ISSUER
+from standpipe.households.models import Membership
+from standpipe.households.sessions import EndReason, end_sessions
+from standpipe.households.tokens import AUDIENCE, ISSUER
 from standpipe.platform.notify import LIVE, notify
 from tests.support.sign_in import make_city, refresh, sign_in
 from tests.support.sockets import opened, subscribe

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from standpipe.customers.models import Invite, Membership
+from standpipe.households.models import Invite, Membership
 from standpipe.meters.sharing import MAX_PEOPLE
 from standpipe.platform.ids import new_id
 from standpipe.platform.serving import serve

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from standpipe.customers.models import Customer, Invite, OperatorAction, Utility
+from standpipe.households.models import Customer, Invite
 from standpipe.meters.models import Meter
 from standpipe.payments.auto_top_up import AutoMode
 from standpipe.payments.vend_models import AutoTopUp, SavedMethod
+from standpipe.utilities.models import OperatorAction, Utility
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.households import (
     ANSWER,

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import delete, text, update
 
-from standpipe.customers.models import Household
+from standpipe.households.models import Household
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.models import Meter
 from standpipe.payments.models import TopUp

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from standpipe.customers.models import Utility
 from standpipe.payments.models import TopUp
 from standpipe.payments.vend_models import AutoTopUp, SavedMethod
 from standpipe.payments.vouchers import make_batch
 from standpipe.platform.ids import new_id
+from standpipe.utilities.models import Utility
 from tests.support.households import REMOVE, SET_ROLE, Person, code_of, do, join, make_neighbour, member_id
 from tests.support.town import Town
 

@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, NegotiationError
 
-from standpipe.customers.tokens import AUDIENCE, ISSUER
+from standpipe.households.tokens import AUDIENCE, ISSUER
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.sockets import opened, status_of, subscribe
 from tests.support.town import Town

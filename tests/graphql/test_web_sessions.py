@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from standpipe.customers.models import CustomerSession
 from standpipe.graphql.cookies import WebCookies
+from standpipe.households.models import CustomerSession
 from tests.support.sign_in import FINISH, NEW, REFRESH, TOKENS, VIEWER, code_of, make_city, post, start
 from tests.support.town import Town
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from standpipe.customers.models import OperatorAction
-from standpipe.customers.operators import add_operator
 from standpipe.meter_gateway.dlms import meters as dlms
 from standpipe.meter_gateway.dlms.tables import DlmsMeter
 from standpipe.meters.models import Meter
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.tariffs.models import Tariff
+from standpipe.utilities.models import OperatorAction
+from standpipe.utilities.operators import add_operator
 from tests.support.command import standpipe_beside
 from tests.support.dlms import HLS, dlms_field, enrol, identity_of
 from tests.support.town import METER_SECRET, make_home, make_utility

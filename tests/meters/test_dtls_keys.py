@@ -12,13 +12,13 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select, text
 
-from standpipe.customers.models import OperatorRole
-from standpipe.customers.operators import add_operator
 from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
 from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys, MeterRegistration
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterCredential
 from standpipe.platform.database import Sessions
+from standpipe.utilities.models import OperatorRole
+from standpipe.utilities.operators import add_operator
 from standpipe_demo.simulator import meter_store
 from tests.support.command import standpipe
 from tests.support.radio import Field, make_field, make_meter

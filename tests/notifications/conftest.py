@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import insert
 
-from standpipe.customers.models import Customer, Household, Membership, Utility
+from standpipe.households.models import Customer, Household, Membership
 from standpipe.meters.models import Meter
 from standpipe.notifications.push import PushMessage, PushOutcome
 from standpipe.tariffs.models import Tariff
+from standpipe.utilities.models import Utility
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select, update
 
-from standpipe.customers.models import Membership
+from standpipe.households.models import Membership
 from standpipe.notifications import devices
 from standpipe.notifications.alerts import check_low_balance, raise_once
 from standpipe.notifications.deliver import deliver_due

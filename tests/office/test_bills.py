@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from standpipe.customers.models import OperatorAction
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.platform.database import Sessions
+from standpipe.utilities.models import OperatorAction
 from tests.support.office import Office, hire
 from tests.support.town import SETTLED, Home, settled
 from tests.support.water import START, meter, take

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from standpipe.customers.models import OperatorAction
 from standpipe.meters.claim_codes import hash_code, read_code
 from standpipe.meters.claim_models import ClaimCode
 from standpipe.platform.database import Sessions
+from standpipe.utilities.models import OperatorAction
 from tests.support.office import hire
 from tests.support.town import make_home, make_settings, make_utility
 

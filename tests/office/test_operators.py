@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from standpipe.customers.models import Operator, OperatorAction, OperatorRole
-from standpipe.customers.operators import (
+from standpipe.platform.database import Sessions
+from standpipe.platform.errors import ForbiddenError
+from standpipe.utilities.models import Operator, OperatorAction, OperatorRole
+from standpipe.utilities.operators import (
     ANYBODY,
     CLAIM_CODES,
     FIELD_WORK,
@@ -15,8 +17,6 @@ from standpipe.customers.operators import (
     add_operator,
     authenticate_operator,
 )
-from standpipe.platform.database import Sessions
-from standpipe.platform.errors import ForbiddenError
 from tests.support.office import Office, hire
 
 WORK = {

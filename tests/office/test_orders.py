@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.billing.price_tables import push_table, push_to_all
-from standpipe.customers.models import OperatorAction
 from standpipe.meters.models import Meter, MeterCommand
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import period_of
+from standpipe.utilities.models import OperatorAction
 from tests.support.office import hire
 from tests.support.radio import make_field
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text
 
-from standpipe.customers.models import OperatorAction
 from standpipe.office import prices
 from standpipe.platform.database import Sessions
 from standpipe.platform.units import period_of
 from standpipe.tariffs.models import TariffVersion
+from standpipe.utilities.models import OperatorAction
 from tests.support.office import Office, hire
 from tests.support.town import SETTLED, make_utility, settled
 

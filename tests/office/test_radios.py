@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import OperatorAction
 from standpipe.meter_gateway.lorawan.devices import bind as bind_device
 from standpipe.meter_gateway.lorawan.tables import DeviceClass, LoraDevice
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.utilities.models import OperatorAction
 from tests.support.command import standpipe_beside
 from tests.support.town import make_home, make_settings, make_utility
 

@@ -10,8 +10,6 @@ from cryptography.fernet import Fernet
 from sqlalchemy import select
 
 from standpipe import operations
-from standpipe.customers.models import OperatorAction, OperatorRole
-from standpipe.customers.operators import Actor
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCommand
 from standpipe.operations import keys, meters
@@ -20,6 +18,8 @@ from standpipe.operations.operation import OPERATIONS, Desk
 from standpipe.payments.rails.registry import Rails
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError, NotFoundError
+from standpipe.utilities.models import OperatorAction, OperatorRole
+from standpipe.utilities.operators import Actor
 from tests.support.town import Town
 
 ENGINEER = Actor("femi", OperatorRole.FIELD)

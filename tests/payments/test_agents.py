@@ -8,13 +8,13 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from standpipe.customers.models import OperatorAction
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.meters.models import Meter
 from standpipe.payments.agents import add_agent, deposit, disable_agent
 from standpipe.payments.models import TopUp
 from standpipe.platform.errors import InvalidInputError
+from standpipe.utilities.models import OperatorAction
 from tests.support.town import Town
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import select
 
-from standpipe.customers.models import Household
+from standpipe.households.models import Household
 from standpipe.meters.models import Meter
 from standpipe.payments import quoted
 from standpipe.platform.ids import new_id

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from standpipe.customers.models import Utility
 from standpipe.ledger.models import AccountKind, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
@@ -30,6 +29,7 @@ from standpipe.tariffs.files import read_tariff, to_terms
 from standpipe.tariffs.models import SupplyTerms, VolumePurchase
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import buy
+from standpipe.utilities.models import Utility
 from standpipe_demo.simulator.meter_model import CLOSED, NO_CREDIT, OPEN, pour
 from tests.support.delivery import next_to_send
 from tests.support.radio import Field

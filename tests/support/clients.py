@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from standpipe.customers.models import Customer
+from standpipe.households.models import Customer
 from standpipe.platform.serving import serve
 from standpipe_demo.simulator import fake_phone
 from tests.support.database import free_port

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from standpipe.app import make_signer
-from standpipe.customers.models import Customer, Membership
+from standpipe.households.models import Customer, Membership
 from standpipe.meters.claims import issue
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import Alert, Delivery

@@ -11,10 +11,10 @@ import pyotp
 from cryptography.fernet import Fernet
 from sqlalchemy import select, update
 
-from standpipe.customers.models import Operator, OperatorRole, OperatorSession
-from standpipe.customers.operator_sign_in import TOKEN_PREFIX
-from standpipe.customers.operators import add_operator, hash_key
 from standpipe.platform.ids import new_id
+from standpipe.utilities.models import Operator, OperatorRole, OperatorSession
+from standpipe.utilities.operator_sign_in import TOKEN_PREFIX
+from standpipe.utilities.operators import add_operator, hash_key
 from tests.support.office import Office, hire
 from tests.support.town import Town
 

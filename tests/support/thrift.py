@@ -13,7 +13,7 @@ from httpx._transports import default as transports
 from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from standpipe.customers import passwords
+from standpipe.utilities import passwords
 
 SMALL = PasswordHasher(time_cost=1, memory_cost=128, parallelism=1)
 """A hash in a millisecond instead of a tenth of a second; ``costly_passwords`` has the product's own."""

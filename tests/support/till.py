@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import update
 
-from standpipe.customers.models import Utility
 from standpipe.ledger.dues import Dues, dues_of
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
@@ -17,6 +16,7 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import Utility
 from tests.support.rating import take_report
 from tests.support.town import Town
 

@@ -19,7 +19,7 @@ from sqlalchemy import func, select, text
 from starlette.applications import Starlette
 
 from standpipe.app import make_app, make_signer
-from standpipe.customers.models import Customer, Household, Membership, Utility
+from standpipe.households.models import Customer, Household, Membership
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
@@ -32,6 +32,7 @@ from standpipe.platform.ids import new_id
 from standpipe.platform.serving import serve
 from standpipe.platform.settings import Settings
 from standpipe.tariffs.models import Tariff, TariffVersion
+from standpipe.utilities.models import Utility
 from standpipe.wiring import Database
 from standpipe.worker import work_outbox
 from standpipe_demo.simulator import fake_flutterwave, fake_momo, fake_mpesa, fake_stripe, sandbox_provider

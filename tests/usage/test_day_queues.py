@@ -11,7 +11,6 @@ from sqlalchemy import func, select, text
 from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.models import StandingCharged, Statement
 from standpipe.billing.statement_queue import issue_due
-from standpipe.customers.models import Utility
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.due import MeterDue, mark_due
@@ -21,6 +20,7 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import Utility
 from tests.support.rating import rate_due
 from tests.support.town import Home, make_home, make_settings, make_utility
 

@@ -17,7 +17,6 @@ from standpipe.billing.emergency import activate
 from standpipe.billing.review import correct
 from standpipe.billing.statement_body import Bill, StatementBody, is_balanced
 from standpipe.billing.statements import build, issue
-from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
@@ -32,6 +31,7 @@ from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import Utility
 from tests.support.lengths import rounds
 from tests.support.rating import rate, take_report
 from tests.support.town import make_home, make_settings

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, select, text
 
 from standpipe.app import make_signer
-from standpipe.customers.models import Membership
+from standpipe.households.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.readings.models import Reading

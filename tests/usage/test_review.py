@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text, update
 
 from standpipe.billing.statements import issue, statement_by_month
-from standpipe.customers.models import OperatorAction
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.readings.models import DailyUsage, MonthlyUsage, StorageHorizon
 from standpipe.tariffs.pricing import cost_minor, table_of
+from standpipe.utilities.models import OperatorAction
 from tests.support.desk import APRIL, DAY, HOUR, MAY, Desk, air, desk_of, rows
 from tests.support.lengths import rounds
 from tests.support.office import hire

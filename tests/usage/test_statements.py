@@ -14,7 +14,6 @@ from standpipe.billing.statement_body import (
 )
 from standpipe.billing.statement_queue import issue_due
 from standpipe.billing.statements import ACCOUNTS, issue, statement_by_month
-from standpipe.customers.models import Utility
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
@@ -26,6 +25,7 @@ from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import Utility
 from tests.support.june import (
     APRIL,
     INSTALLED,

@@ -13,7 +13,7 @@ from standpipe.app import make_signer
 from standpipe.billing import supply_terms
 from standpipe.billing.models import PeriodCharge, StandingCharged
 from standpipe.billing.statements import issue, statement_by_month
-from standpipe.customers.models import Customer, Household, Membership, OperatorAction, Utility
+from standpipe.households.models import Customer, Household, Membership
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_minor
 from standpipe.meters import credit
@@ -26,6 +26,7 @@ from standpipe.platform.units import local_midnight
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import CustomerClass, SupplyTerms, Tariff
 from standpipe.tariffs.publishing import publish
+from standpipe.utilities.models import OperatorAction, Utility
 from tests.support.office import run_office
 from tests.support.rating import take_report
 from tests.support.town import Home, Town, make_home, make_settings, make_utility

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from standpipe.customers.operators import add_operator
 from standpipe.meter_gateway.prepaid import StatusFrame
 from standpipe.meter_gateway.translation import status_report_of
 from standpipe.meters import keypads
@@ -22,6 +21,7 @@ from standpipe.platform.errors import InvalidInputError
 from standpipe.sts.amounts import MAX_EXACT_UNITS
 from standpipe.sts.keys import KeyTerms, pan_of
 from standpipe.sts.tokens import Token
+from standpipe.utilities.operators import add_operator
 from standpipe.vending.issuer import IssuerRefusedError, TokenRequest
 from standpipe.vending.issuing import issue_tokens
 from standpipe.vending.management import key_changed, request_management, try_again, withdraw

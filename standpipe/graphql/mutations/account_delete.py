@@ -2,11 +2,11 @@
 
 import strawberry
 
-from standpipe.customers import forgetting
 from standpipe.graphql.base import PhoneNumber
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.mutations.common import Input
+from standpipe.households import forgetting
 
 
 @strawberry.input(description="Delete the viewer's account and what is known of them. There is no way back.")

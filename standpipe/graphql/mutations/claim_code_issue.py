@@ -4,11 +4,11 @@ from datetime import datetime
 
 import strawberry
 
-from standpipe.customers.models import OperatorRole
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.mutations.common import NULL_WHERE_FAILED, WENT_WELL, Input
 from standpipe.meters import claims
+from standpipe.utilities.models import OperatorRole
 
 
 @strawberry.input(description="For operators: make a code by which a meter can be claimed.")

@@ -2,13 +2,13 @@
 
 import strawberry
 
-from standpipe.customers.sign_in import normalise_phone
 from standpipe.graphql.base import MoneyInput, PhoneNumber, Url
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.guests import GuestTopUp
 from standpipe.graphql.mutations.common import Input
 from standpipe.graphql.top_ups import is_web_address
+from standpipe.households.sign_in import normalise_phone
 from standpipe.payments import guests
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.units import to_minor

@@ -5,15 +5,15 @@ from typing import Any
 import strawberry
 import structlog
 
-from standpipe.customers.models import HouseholdRole
-from standpipe.customers.people import language_of_phone
-from standpipe.customers.sign_in import normalise_phone
 from standpipe.graphql.base import PhoneNumber, known_id
 from standpipe.graphql.context import Ctx, Services
 from standpipe.graphql.errors import expected_failures
 from standpipe.graphql.members import load_member
 from standpipe.graphql.mutations.common import KEY, Input
 from standpipe.graphql.mutations.member_payload import MemberPayload
+from standpipe.households.models import HouseholdRole
+from standpipe.households.people import language_of_phone
+from standpipe.households.sign_in import normalise_phone
 from standpipe.meters import sharing
 from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.notifications.texts import invitation_text

@@ -2,12 +2,12 @@
 
 import strawberry
 
-from standpipe.customers.models import HouseholdRole
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import expected_failures
 from standpipe.graphql.members import load_member
 from standpipe.graphql.mutations.common import Input
 from standpipe.graphql.mutations.member_payload import MemberPayload
+from standpipe.households.models import HouseholdRole
 from standpipe.meters import sharing
 
 

@@ -2,12 +2,12 @@
 
 import strawberry
 
-from standpipe.customers import operator_sign_in as operators
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, expected_failures, invalid
 from standpipe.graphql.mutations.common import Input
 from standpipe.graphql.operators import Operator, Role
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.utilities import operator_sign_in as operators
 
 
 @strawberry.input(description="An operator's name, password and one-time code.")

@@ -2,10 +2,10 @@
 
 import strawberry
 
-from standpipe.customers import operator_sign_in
-from standpipe.customers.models import OperatorRole
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError
+from standpipe.utilities import operator_sign_in
+from standpipe.utilities.models import OperatorRole
 
 
 @strawberry.type(description="Whether the operator is signed out.")

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import strawberry
 
-from standpipe.customers.sessions import Granted, refresh_session
 from standpipe.graphql.authentication import own_page_cookies
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import expected_failures, invalid
 from standpipe.graphql.mutations.session_tokens import SessionTokens, clear_cookies, hand_out, refresh_cookie
+from standpipe.households.sessions import Granted, refresh_session
 
 ENDED = "This sign-in has ended. Sign in again."
 

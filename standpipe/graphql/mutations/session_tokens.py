@@ -3,10 +3,10 @@
 import strawberry
 from starlette.responses import Response
 
-from standpipe.customers.sessions import Granted
 from standpipe.graphql.context import Context
 from standpipe.graphql.cookies import WebCookies
 from standpipe.graphql.errors import UserError
+from standpipe.households.sessions import Granted
 
 
 @strawberry.type

@@ -4,14 +4,14 @@ from typing import Annotated
 
 import strawberry
 
-from standpipe.customers import sign_in
-from standpipe.customers.sessions import Granted, SessionKind, begin_session, read_label
 from standpipe.graphql.authentication import own_page_cookies
 from standpipe.graphql.base import PhoneNumber
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import expected_failures, invalid
 from standpipe.graphql.mutations.session_tokens import SessionTokens, hand_out
 from standpipe.graphql.sessions import asker_of
+from standpipe.households import sign_in
+from standpipe.households.sessions import Granted, SessionKind, begin_session, read_label
 from standpipe.platform.language import phrase
 
 WRONG_CODE = phrase("The code is wrong or has expired. Ask for a new one.")

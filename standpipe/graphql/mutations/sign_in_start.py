@@ -4,11 +4,11 @@ from typing import Annotated
 
 import strawberry
 
-from standpipe.customers import sign_in
 from standpipe.graphql.base import PhoneNumber
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.sessions import asker_of
+from standpipe.households import sign_in
 from standpipe.notifications.sms import SmsNotSentError, send_sms
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.language import in_language, phrase

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import strawberry
 
-from standpipe.customers.sessions import end_session, end_session_of_token
 from standpipe.graphql.authentication import own_page_cookies
 from standpipe.graphql.base import known_id
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.mutations.session_tokens import clear_cookies, refresh_cookie
+from standpipe.households.sessions import end_session, end_session_of_token
 from standpipe.platform.errors import InvalidInputError
 
 

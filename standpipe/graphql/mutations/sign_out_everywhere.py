@@ -2,9 +2,9 @@
 
 import strawberry
 
-from standpipe.customers.sessions import EndReason, end_sessions
 from standpipe.graphql.context import Ctx
 from standpipe.graphql.errors import UserError
+from standpipe.households.sessions import EndReason, end_sessions
 
 
 @strawberry.type(description="How many sessions have ended.")

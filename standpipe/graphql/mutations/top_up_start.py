@@ -5,7 +5,6 @@ from functools import partial
 
 import strawberry
 
-from standpipe.customers.sign_in import normalise_phone
 from standpipe.graphql.base import MoneyInput, PhoneNumber, Url, known_id
 from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import expected_failures
@@ -13,6 +12,7 @@ from standpipe.graphql.mutations.common import KEY_FIELD, METER_FIELD, Input
 from standpipe.graphql.mutations.top_up_payload import TopUpPayload, top_up_payload
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.top_ups import is_web_address
+from standpipe.households.sign_in import normalise_phone
 from standpipe.payments import top_ups
 from standpipe.payments.top_ups import TopUpOrder
 from standpipe.platform.errors import InvalidInputError, NotFoundError

@@ -8,7 +8,6 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.operators import record
 from standpipe.meter_gateway.lorawan.tables import DeviceClass, LoraDevice, LoraDownlink
 from standpipe.meters.identity import MeterIdentity
 from standpipe.meters.keys import KeyRing
@@ -16,6 +15,7 @@ from standpipe.meters.models import Meter, MeterCredential, WalletKind
 from standpipe.platform.database import Connection
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.notify import COMMANDS, notify
+from standpipe.utilities.operators import record
 
 _DEV_EUI = re.compile(r"[0-9a-f]{16}")
 _log = structlog.get_logger(__name__)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, text, update
 
-from standpipe.customers.models import Attempt, Customer, SignInCode
-from standpipe.customers.retention import forget_sign_ins
-from standpipe.customers.sign_in import Asker
+from standpipe.engine.limits import Attempt
+from standpipe.households.models import Customer, SignInCode
+from standpipe.households.retention import forget_sign_ins
+from standpipe.households.sign_in import Asker
 from tests.support.sign_in import NEW, START, code_of, finish, make_city, post, sign_in, start, texts
 from tests.support.town import Town
 

@@ -9,14 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Identity, Index, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
 
-from standpipe.customers.models import Attempt
+from standpipe.platform.base import Base
 from standpipe.platform.errors import RateLimitedError
 
 KEEP_S = 2 * 86_400
 """The longest window of any limit, with room; what is older counts for nothing and is deleted."""
+
+
+class Attempt(Base):
+    """A try of something that may be tried only so often (a code sent, a claim): what limits are counted from.
+
+    ``kind`` names the limit, ``key`` whose tries they are (a hash where it would be personal). Real time.
+    """
+
+    __tablename__ = "attempts"
+    __table_args__ = (Index("ix_attempts_kind", "kind", "key", "at"), Index("ix_attempts_at", "at"))
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    kind: Mapped[str]
+    key: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 @dataclass(frozen=True, slots=True)

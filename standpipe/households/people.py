@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Customer
+from standpipe.households.models import Customer
 from standpipe.platform.errors import NotFoundError
 
 _SHOWN = (4, 3)

@@ -16,8 +16,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.limits import Limit, count_try, private_key
-from standpipe.customers.models import Customer, SignInCode
+from standpipe.engine.limits import Limit, count_try, private_key
+from standpipe.households.models import Customer, SignInCode
 from standpipe.platform.addresses import subscriber
 from standpipe.platform.errors import InvalidInputError, RateLimitedError
 from standpipe.platform.ids import new_id

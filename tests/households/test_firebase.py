@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sqlalchemy import select, update
 
 from standpipe.app import make_app
-from standpipe.customers.models import Customer, CustomerIdentity
+from standpipe.households.models import Customer, CustomerIdentity
 from standpipe.payments.models import TopUp
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import SettingsError

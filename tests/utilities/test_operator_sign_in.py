@@ -11,9 +11,9 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import func, select, update
 
-from standpipe.customers.limits import Limit
-from standpipe.customers.models import Attempt, Operator, OperatorAction, OperatorSession
-from standpipe.customers.operator_sign_in import ADDRESS_LIMITS, NAME_AND_ADDRESS_LIMITS, NAME_LIMITS
+from standpipe.engine.limits import Attempt, Limit
+from standpipe.utilities.models import Operator, OperatorAction, OperatorSession
+from standpipe.utilities.operator_sign_in import ADDRESS_LIMITS, NAME_AND_ADDRESS_LIMITS, NAME_LIMITS
 from tests.support.operators import OPERATOR_SECRET, PASSWORD, SIGN_IN, WRONG, Clerk, begin, make_clerk, sign_in
 from tests.support.town import Town, make_town
 

@@ -1,8 +1,8 @@
 """What sign-in leaves behind, and when it goes: sessions, refresh tokens, codes, tries. Real time."""
 
-from standpipe.customers.limits import forget_tries
-from standpipe.customers.sessions import forget_sessions
-from standpipe.customers.sign_in import forget_codes
+from standpipe.engine.limits import forget_tries
+from standpipe.households.sessions import forget_sessions
+from standpipe.households.sign_in import forget_codes
 from standpipe.platform.database import Sessions
 
 

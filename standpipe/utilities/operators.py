@@ -14,10 +14,10 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Operator, OperatorRole, OperatorSession
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError
 from standpipe.platform.ids import new_id
+from standpipe.utilities.models import Operator, OperatorRole, OperatorSession
 
 KEY_PREFIX = "opk_"
 PEOPLE: tuple[OperatorRole, ...] = ()

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Customer, CustomerIdentity
+from standpipe.households.models import Customer, CustomerIdentity
 from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.platform.ids import new_id
 

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from standpipe.app import make_signer
-from standpipe.customers import forgetting, sign_in
-from standpipe.customers.models import (
+from standpipe.households import forgetting, sign_in
+from standpipe.households.models import (
     Customer,
     CustomerIdentity,
     CustomerSession,

@@ -14,15 +14,15 @@ from pyotp.exceptions import OTPVerificationError
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.limits import Limit, count_try, private_key
-from standpipe.customers.models import Operator, OperatorRole, OperatorSession
-from standpipe.customers.operators import end_sessions, hash_key, record
-from standpipe.customers.passwords import check_password, hash_password, rehash_password
+from standpipe.engine.limits import Limit, count_try, private_key
 from standpipe.platform.addresses import subscriber
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
 from standpipe.platform.language import phrase
 from standpipe.platform.units import is_storable
+from standpipe.utilities.models import Operator, OperatorRole, OperatorSession
+from standpipe.utilities.operators import end_sessions, hash_key, record
+from standpipe.utilities.passwords import check_password, hash_password, rehash_password
 
 TOKEN_PREFIX = "opt_"  # noqa: S105 - how tokens begin.
 TOKEN_TTL_S = 8 * 3600

@@ -7,8 +7,8 @@ they hear of it (``CustomerForgotten``). What stays, and why: docs/decisions/002
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.identities import forget_identities
-from standpipe.customers.models import (
+from standpipe.households.identities import forget_identities
+from standpipe.households.models import (
     Customer,
     CustomerSession,
     Household,
@@ -18,7 +18,7 @@ from standpipe.customers.models import (
     RefreshToken,
     SignInCode,
 )
-from standpipe.customers.sessions import EndReason, end_sessions
+from standpipe.households.sessions import EndReason, end_sessions
 from standpipe.outbox.facts import CustomerForgotten, publish
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.platform.language import phrase

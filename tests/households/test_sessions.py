@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from standpipe.customers.models import CustomerSession, RefreshToken
-from standpipe.customers.retention import forget_sign_ins
-from standpipe.customers.sessions import EndReason, end_sessions, hash_token
+from standpipe.households.models import CustomerSession, RefreshToken
+from standpipe.households.retention import forget_sign_ins
+from standpipe.households.sessions import EndReason, end_sessions, hash_token
 from tests.support.sign_in import NEW, code_of, finish, make_city, refresh, sign_in, start, viewer
 from tests.support.town import Town
 

@@ -18,8 +18,8 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, literal, selec
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.customers.models import Customer, CustomerSession, RefreshToken
-from standpipe.customers.tokens import AccessToken
+from standpipe.households.models import Customer, CustomerSession, RefreshToken
+from standpipe.households.tokens import AccessToken
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 from standpipe.platform.language import phrase

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select, text
 
-from standpipe.customers.models import Customer, CustomerSession, RefreshToken
-from standpipe.customers.sessions import (
+from standpipe.households.models import Customer, CustomerSession, RefreshToken
+from standpipe.households.sessions import (
     Granted,
     Lifetime,
     Lifetimes,
@@ -17,7 +17,7 @@ from standpipe.customers.sessions import (
     is_signed_in,
     refresh_session,
 )
-from standpipe.customers.tokens import AccessToken
+from standpipe.households.tokens import AccessToken
 from standpipe.platform.database import Sessions
 from standpipe.platform.ids import new_id
 from tests.support.lengths import rounds

@@ -224,6 +224,11 @@ async def measure(url: str) -> list[Row]:
         await until(lambda: _count(sessions, MeterState, METERS * 99 // 100), timeout_s=WAIT_S)
         kb = (rss_kb(pid) - before_kb) / METERS
         print(f"registered: {registered:.1f} meters/s, {kb:.1f} kB each", flush=True)
+        plain_s = cpu_s(pid)
+        updated = await rate(
+            [lambda radio=radio: radio.with_contact(radio.updates) for radio in radios], at_once=AT_ONCE
+        )
+        updated_s = cpu_s(pid)
         sends = await rate(
             # Heard in this very waking, they are not read back again.
             [lambda radio=radio: radio.sends(first_s) for radio in radios[:SENDS]],
@@ -235,7 +240,8 @@ async def measure(url: str) -> list[Row]:
         busy = await meanwhile
         print(
             f"the gateway's processor: {1000 * (registered_s - before_s) / METERS:.1f} ms for a registration and its "
-            f"contact, {1000 * (sent_s - registered_s) / SENDS:.1f} ms for a Send of {HOURS} hours"
+            f"contact, {1000 * (updated_s - plain_s) / METERS:.1f} ms for an update and its contact with nothing waiting "
+            f"({updated:.1f}/s), {1000 * (sent_s - updated_s) / SENDS:.1f} ms for a Send of {HOURS} hours"
         )
         print(
             f"told to come back later: {sum(radio.turned_away for radio in radios)} times; "

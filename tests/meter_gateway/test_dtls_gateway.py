@@ -4,6 +4,8 @@ import asyncio
 import random
 import shutil
 import socket
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiocoap
@@ -13,7 +15,7 @@ from sqlalchemy import select
 
 from standpipe.meter_gateway.lwm2m import registrations
 from standpipe.meter_gateway.lwm2m.tables import MeterRegistration
-from standpipe.meters import models
+from standpipe.meters import credit, models
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import MeterCommand
 from standpipe.platform.database import Sessions, engine_of
@@ -22,7 +24,7 @@ from tests.meter_gateway.test_hostile_radio import bound_client
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
 from tests.support.lengths import rounds
-from tests.support.radio import Field, give_key, make_meter
+from tests.support.radio import Field, give_key, make_field, make_meter
 from tests.support.rating import rate_due
 from tests.support.town import DTLS_KEY, METER_SECRET, Home, make_home, until
 
@@ -146,6 +148,36 @@ async def test_m6_a_late_answer_in_the_same_session_completes_no_new_request(sec
     await meter.request("/3424/0/1")
     assert await _status(sessions) == "UNKNOWN"
     meter.close()
+
+
+async def test_m17_a_contact_under_way_asks_no_more_where_the_meter_has_left(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    # With the standard's patience, whoever asked at the old address would wait there for a minute and a half.
+    patience = {"coap_ack_timeout_s": 20.0, "coap_max_retransmit": 4}
+    async with make_field(database_url, sessions, tmp_path, dtls=True, settings=patience) as field:
+        meter = Meter(field.settings.coap_dtls_port, field.home)
+        assert await meter.handshake()
+        await meter.registers()
+        field.meter._awake_s = 5.0
+        async with sessions.begin() as session:
+            # Whoever grants holds the meter: the contact waits with what it has read, and then has a credit to send.
+            await credit.grant(
+                session, meter_id=field.home.meter_id, credit_key="k", source_id="k", amount_minor=5_000,
+                now=datetime.now(UTC),
+            )  # fmt: skip
+            await meter.answers(await meter.request("/42769/0/1"), aiocoap.NOT_FOUND)
+            waking = asyncio.create_task(field.meter.wake())
+            await until(lambda: _moved(sessions, meter))
+        assert await waking
+        assert await field.statuses() == [("CREDIT", "CONFIRMED")]
+        meter.close()
+
+
+async def _moved(sessions: Sessions, meter: Meter) -> bool:
+    async with sessions() as session:
+        remote = (await session.scalars(select(MeterRegistration.remote))).one()
+    return f":{meter.port}/" not in remote
 
 
 async def test_m7_a_flood_at_the_dtls_port_while_healthy_meters_are_served(secure: Field) -> None:

@@ -51,7 +51,8 @@ class Contacts:
         self.desk, self._keys, self._clock = desk, keys, clock
         self._object_id, self._peer_at = object_id, peer_at
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._peers: dict[str, MeterPeer] = {}
+        self._peers: dict[str, tuple[str, MeterPeer]] = {}
+        """Whom a contact under way asks, and at which address."""
         self._again: set[str] = set()
         self._alive: set[str] = set()
         self._known: dict[str, Known] = {}
@@ -102,12 +103,18 @@ class Contacts:
         self.begin(meter_id)
 
     def woke(self, known: Known) -> None:
-        """The meter registered or updated: an answer still owed from before its sleep will not come any more."""
+        """The meter registered or updated: an answer still owed from before its sleep will not come any more.
+
+        Where it did so from another address or in another DTLS session, nobody answers at the old one: a contact that
+        went on asking there would wait for its time-out, and the meter be asleep again before the next.
+        """
         meter_id = known.registration.meter_id
         self._since.pop(meter_id, None)
         self._keep(known)
-        peer = self._peers.get(meter_id)
-        if peer is not None and (owed := peer.owed) is not None:
+        remote, peer = self._peers.get(meter_id, (None, None))
+        if peer is not None and remote != known.registration.remote:
+            peer.leave()
+        elif peer is not None and (owed := peer.owed) is not None:
             asyncio.get_running_loop().call_later(REPLY_FIRST_S, peer.give_up, owed)
         self.heard(meter_id)
 
@@ -181,7 +188,8 @@ class Contacts:
         registration, memory = known.registration, self._memory(known)
         if not registration.awake:
             return "asleep"
-        peer = self._peers[meter_id] = self._peer_at(registration.remote)
+        peer = self._peer_at(registration.remote)
+        self._peers[meter_id] = (registration.remote, peer)
         carrier = Lwm2mCarrier(peer, known, memory, self._object_id, self._clock)
         try:
             if not await self._deliver(carrier, known):

@@ -74,6 +74,7 @@ class MeterPeer:
         self._tuning, self._hang_up = tuned, hang_up
         self.owed: Any = None
         """The request (an aiocoap.Message) whose answer we wait for, or None."""
+        self._has_moved = False
 
     async def read_object(self, path: str, memory: ClientMemory) -> tuple[bytes, int]:
         """An object's instance as (payload, content format): in SenML-CBOR, or in TLV where the meter knows no such.
@@ -164,6 +165,15 @@ class MeterPeer:
         if self.session is not None and self._hang_up is not None:
             self._hang_up(self.session)
 
+    def leave(self) -> None:
+        """The meter speaks from elsewhere now: ask nothing more here, and wait for nothing that is owed.
+
+        From now on each request raises MeterAsleepError.
+        """
+        self._has_moved = True
+        if self.owed is not None:
+            self.give_up(self.owed)
+
     def give_up(self, request: aiocoap.Message) -> None:
         """Wait no longer for this request's answer, if we still do; its waiter gets MeterAsleepError.
 
@@ -203,6 +213,8 @@ class MeterPeer:
 
     async def _exchange(self, code: Any, path: str, **options: Any) -> tuple[Any, aiocoap.Message]:
         """The request and its answer. Raises MeterAsleepError, MeterRefusedError."""
+        if self._has_moved:
+            raise MeterAsleepError(f"the meter is at {self._base} no more")
         if self.session is None:
             options["uri"] = self._base + path
         else:

@@ -241,7 +241,8 @@ async def measure(url: str) -> list[Row]:
         print(
             f"the gateway's processor: {1000 * (registered_s - before_s) / METERS:.1f} ms for a registration and its "
             f"contact, {1000 * (updated_s - plain_s) / METERS:.1f} ms for an update and its contact "
-            f"with nothing waiting ({updated:.1f}/s), {1000 * (sent_s - updated_s) / SENDS:.1f} ms for a Send of {HOURS} hours"
+            f"with nothing waiting ({updated:.1f}/s), "
+            f"{1000 * (sent_s - updated_s) / SENDS:.1f} ms for a Send of {HOURS} hours"
         )
         print(
             f"told to come back later: {sum(radio.turned_away for radio in radios)} times; "

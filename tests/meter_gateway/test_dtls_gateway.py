@@ -159,7 +159,6 @@ async def test_m17_a_contact_under_way_asks_no_more_where_the_meter_has_left(
         meter = Meter(field.settings.coap_dtls_port, field.home)
         assert await meter.handshake()
         await meter.registers()
-        field.meter._awake_s = 5.0
         async with sessions.begin() as session:
             # Whoever grants holds the meter: the contact waits with what it has read, and then has a credit to send.
             await credit.grant(

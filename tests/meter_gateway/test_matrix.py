@@ -385,7 +385,6 @@ async def open_world(name: str, url: str, sessions: Sessions, folder: Path, stac
     await give_key(sessions, home)
     settings = make_settings(coap_port=free_port(), coap_ack_timeout_s=0.15, coap_max_retransmit=1)
     meter = make_meter(settings, home, folder, dtls_key_hex=DTLS_KEY.hex(), **more)
-    meter._awake_s = 0.4
     field = Field(sessions, settings, url, home, meter, folder)
     await field.start()
     stack.push_async_callback(field.stop)

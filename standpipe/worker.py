@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -13,7 +13,7 @@ import structlog
 from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.rounds import rate_due, sweep
 from standpipe.billing.statement_queue import issue_due
-from standpipe.engine.queue import claim, finish, retry
+from standpipe.engine.queue import Hold, claim, finish, hold, retry
 from standpipe.households.retention import forget_sign_ins
 from standpipe.meters import due
 from standpipe.notifications.deliver import deliver_due
@@ -41,7 +41,6 @@ LOOK_EVERY_S = 2.0
 LOOK_SELDOM_S = 30.0
 """For queues whose look is dear (every meter of a utility) and whose work comes once a day or month."""
 MAX_ATTEMPTS = 10
-LEASE_S = 60.0
 AGAIN_S = 300.0
 """How soon what runs daily is tried again after it failed."""
 DAY_S = 86_400.0
@@ -107,7 +106,21 @@ async def work_outbox(
 ) -> int:
     """React to due facts, each in a transaction of its own; returns how many were claimed."""
     async with sessions.begin() as session:
-        due = [(row.id, row) for row in await claim(session, OutboxFact, limit=limit, lease_s=LEASE_S)]
+        due = [(row.id, row) for row in await claim(session, OutboxFact, limit=limit)]
+    if due:
+        async with hold(sessions, OutboxFact, [fact_id for fact_id, _ in due]) as held:
+            await _react_to(sessions, rails, clock, offline_after, due, held)
+    return len(due)
+
+
+async def _react_to(
+    sessions: Sessions,
+    rails: Mapping[str, Rail],
+    clock: Clock,
+    offline_after: timedelta,
+    due: Sequence[tuple[int, OutboxFact]],
+    held: Hold,
+) -> None:
     for fact_id, claimed in due:
         error = None
         try:
@@ -126,11 +139,11 @@ async def work_outbox(
             error = f"{type(caught).__name__}: {caught}"
             _log.exception("reaction failed", fact_id=fact_id)
         if error is not None:
+            await held.let_go(fact_id)
             async with sessions.begin() as session:
                 row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
                 tries = sys.maxsize if row.kind in _PATIENT else MAX_ATTEMPTS
                 await retry(session, row, error, max_attempts=tries)
-    return len(due)
 
 
 async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener, every_s: float) -> None:

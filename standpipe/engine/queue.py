@@ -3,22 +3,31 @@
 Claiming pushes ``due_at`` into the future by the lease and counts the attempt *at claim*, so a row that kills its
 worker is seen to have been tried. If the worker dies, the row falls due again by itself. All instants here are the
 database's own ``now()``: workers on machines with different clocks agree.
+
+A lease is short, so that what a killed worker held is another's within seconds; whoever works for longer than that
+holds its rows meanwhile (``hold``).
 """
 
+import asyncio
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+import structlog
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.platform import metrics
 from standpipe.platform.base import QueueMixin
-from standpipe.platform.database import after_commit
+from standpipe.platform.database import Sessions, after_commit
 
+LEASE_S = 10.0
+RENEW_EVERY_S = 3.0
 Row = TypeVar("Row", bound=QueueMixin)
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,7 @@ class Backlog:
 
 
 async def claim(
-    session: AsyncSession, model: type[Row], *, limit: int, lease_s: float, where: Sequence[Any] = ()
+    session: AsyncSession, model: type[Row], *, limit: int, lease_s: float = LEASE_S, where: Sequence[Any] = ()
 ) -> list[Row]:
     """Lease up to ``limit`` due rows, oldest first, skipping those that another worker holds."""
     due = (
@@ -46,6 +55,62 @@ async def claim(
         row.attempts += 1
         row.due_at = now + timedelta(seconds=lease_s)
     return rows
+
+
+@dataclass(slots=True)
+class Hold:
+    """Claimed rows that are worked on, by their ids."""
+
+    ids: set[Any]
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def let_go(self, *ids: Any) -> None:
+        """These are about to be concluded: from here on their ``due_at`` is whoever concludes them's to say."""
+        async with self._lock:
+            self.ids.difference_update(ids)
+
+    async def renew(self, sessions: Sessions, model: Any, lease_s: float) -> None:
+        """Lease anew what is still leased; what somebody made due meanwhile stays so."""
+        async with self._lock:
+            await _lease(sessions, model, self.ids, lease_s)
+
+
+@asynccontextmanager
+async def hold(
+    sessions: Sessions, model: Any, ids: Iterable[Any], *, lease_s: float = LEASE_S, every_s: float = RENEW_EVERY_S
+) -> AsyncIterator[Hold]:
+    """Keep rows leased for as long as the block runs; where it raises, those not let go fall due soon."""
+    held = Hold(set(ids))
+    keeper = asyncio.create_task(_keep(held, sessions, model, lease_s, every_s), name=f"hold {model.__name__}")
+    try:
+        yield held
+    except BaseException:
+        keeper.cancel()
+        await held.renew(sessions, model, random.random())  # noqa: S311 - jitter needs no cryptography.
+        raise
+    finally:
+        keeper.cancel()
+
+
+async def _keep(held: Hold, sessions: Sessions, model: Any, lease_s: float, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await held.renew(sessions, model, lease_s)
+        except Exception as error:
+            # The database may be away; the work itself will say so.
+            _log.warning("lease not renewed", queue=model.__name__, error=type(error).__name__)
+
+
+async def _lease(sessions: Sessions, model: Any, ids: set[Any], lease_s: float) -> None:
+    if not ids:
+        return
+    later = {"due_at": func.now() + timedelta(seconds=lease_s)}
+    async with sessions.begin() as session:
+        await session.execute(
+            update(model).where(model.id.in_(sorted(ids)), model.due_at > func.now()).values(later),
+            execution_options={"synchronize_session": False},
+        )
 
 
 async def database_now(session: AsyncSession) -> datetime:

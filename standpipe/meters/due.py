@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from standpipe.platform.base import Base
 
 QUEUE = "rating"
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=20)
 MOST = 200
 BUSY = timedelta(seconds=1)
 """When to look again at a meter whose row somebody held."""

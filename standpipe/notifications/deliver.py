@@ -16,7 +16,7 @@ from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.engine import queue
-from standpipe.engine.queue import Backlog, claim, database_now, finish, retry
+from standpipe.engine.queue import Backlog, claim, database_now, finish, hold, retry
 from standpipe.households.models import Membership
 from standpipe.meters.models import Meter
 from standpipe.notifications.models import (
@@ -35,7 +35,6 @@ from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 
-LEASE_S = 90.0
 MAX_ATTEMPTS = 24
 """With the back-off's cap of an hour, most of a day."""
 AT_ONCE = 10
@@ -81,7 +80,7 @@ async def deliver_due(
 ) -> int:
     """Send what is due; returns how many were claimed. Without a sender each is SUPPRESSED, visibly."""
     async with sessions.begin() as session:
-        rows = await claim(session, Delivery, limit=limit, lease_s=LEASE_S)
+        rows = await claim(session, Delivery, limit=limit)
         jobs = await _prepare(session, rows, clock, push_is_on=sender is not None)
     room = asyncio.Semaphore(AT_ONCE)
 
@@ -90,13 +89,15 @@ async def deliver_due(
             try:
                 with tracing.continue_from(job.traceparent), tracing.span("push"):
                     outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
+                    await held.let_go(job.delivery_id)
                     async with sessions.begin() as session:
                         await _record(session, job, outcome)
             except Exception:
                 # One that goes wrong must not take the batch with it: its lease runs out, and it is tried again.
                 _log.exception("delivery failed", delivery_id=job.delivery_id)
 
-    await asyncio.gather(*(work(job) for job in jobs))
+    async with hold(sessions, Delivery, [job.delivery_id for job in jobs]) as held:
+        await asyncio.gather(*(work(job) for job in jobs))
     return len(rows)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.engine import queue
-from standpipe.engine.queue import Backlog, claim, finish, retry
+from standpipe.engine.queue import Backlog, claim, finish, hold, retry
 from standpipe.payments import paybill, saved_methods
 from standpipe.payments.async_results import take_result
 from standpipe.payments.models import RailEvent, Refund, TopUp
@@ -31,7 +31,6 @@ from standpipe.platform.database import Sessions
 from standpipe.platform.errors import NotFoundError, StandpipeError
 from standpipe.platform.notify import WORK, notify
 
-LEASE_S = 60.0
 MAX_ATTEMPTS = 12
 MAX_RECEIPT_TRIES = 6
 _SETTLED = "settled"
@@ -91,9 +90,23 @@ async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock
     All payments that they name are asked about at once, and booked in one transaction; each notice has its own outcome.
     """
     async with sessions.begin() as session:
-        rows = await claim(session, RailEvent, limit=limit, lease_s=LEASE_S)
+        rows = await claim(session, RailEvent, limit=limit)
     if not rows:
         return 0
+    ids = [row.id for row in rows]
+    async with hold(sessions, RailEvent, ids) as held:
+        outcomes = await _work(sessions, rails, clock, rows)
+        await held.let_go(*ids)
+        async with sessions.begin() as session:
+            for row in rows:
+                await _conclude(session, row, outcomes[row.id])
+    return len(rows)
+
+
+async def _work(
+    sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, rows: Sequence[RailEvent]
+) -> dict[int, str | Exception]:
+    """By notice, what came of it."""
     payments = [row for row in rows if row.subject == NoticeSubject.PAYMENT]
     outcomes = await _settle_payments(sessions, rails, clock, payments)
     for row in rows:
@@ -106,10 +119,7 @@ async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock
         if outcomes[row.id] is _SETTLED and row.receipt_ref is not None:
             with _traced(row):
                 outcomes[row.id] = await _outcome(_confirm_receipt(sessions, rails, row), row)
-    async with sessions.begin() as session:
-        for row in rows:
-            await _conclude(session, row, outcomes[row.id])
-    return len(rows)
+    return outcomes
 
 
 def _traced(row: RailEvent) -> ExitStack:

@@ -13,7 +13,7 @@ from sqlalchemy import func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.rounds import rate_now
-from standpipe.engine.queue import claim, retry
+from standpipe.engine.queue import claim, hold, retry
 from standpipe.meters.commands import lock_meter
 from standpipe.payments.decide import hold_for_refund, release_hold
 from standpipe.payments.models import Refund, TopUp
@@ -28,7 +28,6 @@ from standpipe.platform.errors import InsufficientFundsError, InvalidInputError,
 from standpipe.platform.ids import new_id
 from standpipe.utilities.operators import record
 
-LEASE_S = 60.0
 ASK_AFTER_S = 60
 MAX_ATTEMPTS = 40
 """With the cap of six hours, more than a week; then a person must look."""
@@ -153,18 +152,27 @@ async def _decide(session: AsyncSession, refund_id: str, now: datetime) -> None:
 async def work_refunds(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 10) -> int:
     """Hand over what is ready, and ask about what the provider has. Returns how many were claimed."""
     async with sessions.begin() as session:
-        due = [row.id for row in await claim(session, Refund, limit=limit, lease_s=LEASE_S)]
-    for refund_id in due:
-        try:
-            await _work_one(sessions, rails, clock, refund_id)
-        except Exception as error:
-            if not isinstance(error, StandpipeError):
-                _log.exception("refund not worked", refund_id=refund_id)
-            async with sessions.begin() as session:
-                row = await session.get_one(Refund, refund_id, with_for_update=True)
-                if row.due_at is not None:
-                    await retry(session, row, str(error), max_attempts=MAX_ATTEMPTS, base_s=15, cap_s=6 * 3600)
+        due = [row.id for row in await claim(session, Refund, limit=limit)]
+    async with hold(sessions, Refund, due) as held:
+        for refund_id in due:
+            error = await _try_one(sessions, rails, clock, refund_id)
+            await held.let_go(refund_id)
+            if error is not None:
+                async with sessions.begin() as session:
+                    row = await session.get_one(Refund, refund_id, with_for_update=True)
+                    if row.due_at is not None:
+                        await retry(session, row, str(error), max_attempts=MAX_ATTEMPTS, base_s=15, cap_s=6 * 3600)
     return len(due)
+
+
+async def _try_one(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, refund_id: str) -> Exception | None:
+    try:
+        await _work_one(sessions, rails, clock, refund_id)
+    except Exception as error:
+        if not isinstance(error, StandpipeError):
+            _log.exception("refund not worked", refund_id=refund_id)
+        return error
+    return None
 
 
 async def _work_one(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, refund_id: str) -> None:

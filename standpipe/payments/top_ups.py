@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.engine.queue import claim, retry
+from standpipe.engine.queue import claim, hold, retry
 from standpipe.households.models import Customer, HouseholdRole
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter
@@ -46,7 +46,6 @@ from standpipe.platform.ids import new_id
 CREATED = "CREATED"
 MUTATION = "topUpStart"
 ASK_EVERY_S = 4
-LEASE_S = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -168,8 +167,11 @@ async def refresh(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, t
 async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 200) -> int:
     """The payment poller: ask about top-ups that no notice has settled. Returns how many were claimed."""
     async with sessions.begin() as session:
-        due = [row.id for row in await claim(session, TopUp, limit=limit, lease_s=LEASE_S)]
-    outcomes = await settle_many(sessions, rails, [Ask(top_up_id) for top_up_id in due], clock)
+        due = [row.id for row in await claim(session, TopUp, limit=limit)]
+    if not due:
+        return 0
+    async with hold(sessions, TopUp, due):
+        outcomes = await settle_many(sessions, rails, [Ask(top_up_id) for top_up_id in due], clock)
     for top_up_id, error in zip(due, outcomes, strict=True):
         if error is None:
             continue

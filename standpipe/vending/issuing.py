@@ -5,7 +5,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import update
 
-from standpipe.engine.queue import claim, finish, retry
+from standpipe.engine.queue import claim, finish, hold, retry
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.facts import TokenIssued, publish
 from standpipe.platform.clock import Clock
@@ -16,7 +16,6 @@ from standpipe.sts.keys import KeyTerms
 from standpipe.vending.issuer import TokenIssuer, TokenRequest
 from standpipe.vending.models import KeypadToken, Purpose
 
-LEASE_S = 60.0
 MAX_ATTEMPTS = 12
 _log = structlog.get_logger(__name__)
 
@@ -26,20 +25,26 @@ async def issue_tokens(sessions: Sessions, issuer: TokenIssuer, clock: Clock, *,
     for a person; its credit goes on by radio all the while.
     """
     async with sessions.begin() as session:
-        due = [row.id for row in await claim(session, KeypadToken, limit=limit, lease_s=LEASE_S)]
-    for token_id in due:
-        error = None
-        try:
-            await _issue(sessions, issuer, token_id, clock)
-        except Exception as caught:
-            error = f"{type(caught).__name__}: {caught}"
-            _log.warning("token not issued", token_id=token_id, error=error)
-        if error is not None:
-            async with sessions.begin() as session:
-                row = await session.get_one(KeypadToken, token_id, with_for_update=True, populate_existing=True)
-                if not await retry(session, row, error, max_attempts=MAX_ATTEMPTS):
-                    _log.error("token not issued: a person must look", token_id=token_id, error=error)
+        due = [row.id for row in await claim(session, KeypadToken, limit=limit)]
+    async with hold(sessions, KeypadToken, due) as held:
+        for token_id in due:
+            error = None
+            try:
+                await _issue(sessions, issuer, token_id, clock)
+            except Exception as caught:
+                error = f"{type(caught).__name__}: {caught}"
+                _log.warning("token not issued", token_id=token_id, error=error)
+            await held.let_go(token_id)
+            if error is not None:
+                await _try_later(sessions, token_id, error)
     return len(due)
+
+
+async def _try_later(sessions: Sessions, token_id: str, error: str) -> None:
+    async with sessions.begin() as session:
+        row = await session.get_one(KeypadToken, token_id, with_for_update=True, populate_existing=True)
+        if not await retry(session, row, error, max_attempts=MAX_ATTEMPTS):
+            _log.error("token not issued: a person must look", token_id=token_id, error=error)
 
 
 async def _issue(sessions: Sessions, issuer: TokenIssuer, token_id: str, clock: Clock) -> None:

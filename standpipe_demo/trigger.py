@@ -19,10 +19,10 @@ from standpipe.households.models import HouseholdRole, Membership
 from standpipe.meters.models import Meter
 from standpipe.office.desk import at_desk, minor, out
 from standpipe.operations.find import meter_of
-from standpipe.payments import top_ups
+from standpipe.payments import starting, top_ups
 from standpipe.payments.models import TopUp
 from standpipe.payments.rails.registry import Rails
-from standpipe.payments.top_ups import TopUpOrder
+from standpipe.payments.starting import TopUpOrder
 from standpipe.payments.views import TopUpStatus, top_ups_by_id
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError, MeterBlockedError, NotFoundError
@@ -150,7 +150,7 @@ def trigger(
         found, customer_id = await _payer(database.sessions, meter)
         order = TopUpOrder(found.id, minor(amount, found.currency), found.currency, method)
         try:
-            top_up_id, _ = await top_ups.start(
+            top_up_id, _ = await starting.start(
                 *(database.sessions, rails, settings.clock),
                 customer_id=customer_id,
                 idempotency_key=new_id("key"),

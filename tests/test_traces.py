@@ -24,7 +24,7 @@ from tests.test_main_job import (
     events_of,
     lose_the_answer_to_the_credit,
     make_town,
-    wake_until_reached,
+    wake_until_on_meter,
 )
 
 WANTED = {
@@ -79,8 +79,7 @@ async def test_one_trace_from_the_top_up_to_the_meters_confirmation(town: Town, 
     intent = (await town.http.post(f"{town.stripe_url}/_control/payment_intents/{intent_id}/succeed")).json()
     assert {await town.webhook(event) for event in events_of(intent)} == {200}
     await town.until_status(top_up_id, "PAID")
-    await town.meter.wake()
-    await town.until_status(top_up_id, "ON_METER")
+    await wake_until_on_meter(town, top_up_id)
     # Each process sends its spans when it gets round to it.
     for name in sorted(WANTED):
         await until(lambda name=name: has(collector, trace, name))
@@ -102,7 +101,8 @@ async def test_one_trace_from_the_top_up_to_the_meters_confirmation(town: Town, 
     ]
     notices = named(collector, trace, "HTTP POST", **{"http.route": "/webhooks/{rail}"})
     assert len(notices) == 9, "repeated ones too"
-    [sent] = named(collector, trace, "radio command", carrier="coap", command="CREDIT")
+    # On a busy machine the meter may have fallen asleep over the first try.
+    *_, sent = named(collector, trace, "radio command", carrier="coap", command="CREDIT")
     assert trace not in sent.links, "a contact serves many; the command links to it"
     await until(lambda: is_there(collector, "contact", sent.links))
     told = str([span.attributes for span in collector.spans])
@@ -133,8 +133,7 @@ async def test_the_same_trace_after_every_process_was_killed(town: Town, collect
     await town.roles.kill("gateway")
     await waking
     await town.roles.start("gateway")
-    await wake_until_reached(town.meter)
-    await town.until_status(top_up_id, "ON_METER")
+    await wake_until_on_meter(town, top_up_id)
     await until(lambda: has(collector, trace, "push"))
 
     spans = collector.of(trace)

@@ -147,7 +147,6 @@ async def is_signed_in(session: AsyncSession, token: AccessToken) -> bool:
     """Whether the session of an access token still lives, in one statement; tokens without one need a customer only.
 
     The first request with a token also says that the answer with it arrived: the refresh token before is used up.
-    The caller commits.
     """
     if token.session_id is None:
         query = select(literal(False)).where(Customer.id == token.customer_id, Customer.deleted_at.is_(None))

@@ -33,10 +33,15 @@ async def require_meter(
     ).one_or_none()
     if found is None:
         raise NotFoundError("No such meter.")
-    if not HouseholdRole(found[1]).may(role):
-        raise ForbiddenError(_REFUSED[role])
+    refuse_role(found[1], role)
     meter: Meter = found[0]
     return meter
+
+
+def refuse_role(own: str, needed: HouseholdRole) -> None:
+    """Raise ForbiddenError where a member's own role does not reach what is needed."""
+    if not HouseholdRole(own).may(needed):
+        raise ForbiddenError(_REFUSED[needed])
 
 
 def account_number_of(text: str) -> str:

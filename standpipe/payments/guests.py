@@ -141,7 +141,7 @@ async def start(
 ) -> tuple[str, bool]:
     """Begin a top-up for whoever asks; returns its id and whether the key was used before with the same order.
 
-    As ``top_ups.start``: the row is committed before the provider is called. Raises NotFoundError, InvalidInputError,
+    As ``starting.start``: the row is committed before the provider is called. Raises NotFoundError, InvalidInputError,
     AmountOutOfRangeError, MeterBlockedError, IdempotencyMismatchError, RateLimitedError.
     """
     check_guest_key(key)

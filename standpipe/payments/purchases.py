@@ -1,5 +1,6 @@
 """Where a VOLUME meter stands in its blocks, for whoever quotes or orders. What its wallet buys: ``volume``."""
 
+from dataclasses import dataclass
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,20 @@ from standpipe.tariffs.purchases import place_after
 from standpipe.tariffs.terms import Basis
 
 
-async def fits_tariff(session: AsyncSession, meter: Meter, now: datetime) -> bool:
+@dataclass(frozen=True, slots=True)
+class OrderedMeter:
+    """What an order needs to know of its meter."""
+
+    id: str
+    tariff_id: str
+    installed_at: datetime
+    time_zone: str
+    wallet_kind: WalletKind
+    currency: str
+    closed_at: datetime | None
+
+
+async def fits_tariff(session: AsyncSession, meter: Meter | OrderedMeter, now: datetime) -> bool:
     """Whether a meter's tariff prices what its wallet holds: what is bought for volume, what is used for money."""
     contract = await contract_of(session, meter.id, meter.tariff_id, _today(meter, meter.installed_at))
     segment = contract.segment_on(_today(meter, now))
@@ -29,5 +43,5 @@ async def place_of_purchases(session: AsyncSession, meter: Meter, day: date) -> 
     return place_after(contract.segments(day), await bought_in_period(session, meter.id, day), day)
 
 
-def _today(meter: Meter, now: datetime) -> date:
+def _today(meter: Meter | OrderedMeter, now: datetime) -> date:
     return now.astimezone(ZoneInfo(meter.time_zone)).date()

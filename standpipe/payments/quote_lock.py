@@ -8,26 +8,28 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
-from standpipe.meters.models import Meter, WalletKind
+from standpipe.meters.models import WalletKind
 from standpipe.payments.models import TopUp
-from standpipe.payments.purchases import place_of_purchases
+from standpipe.payments.purchases import OrderedMeter, place_of_purchases
 from standpipe.payments.quoted import LEFT_MINOR, UNDER_WAY_FOR, USED_ML, day_of
 from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.views import GUEST
 from standpipe.platform.errors import QuoteOutdatedError
 
 
-async def require_quote_lock(session: AsyncSession, meter: Meter, agreed: Mapping[str, int], now: datetime) -> None:
-    """Lock a VOLUME meter and see that an order by a quote can give what the quote said.
+async def require_quote_lock(
+    session: AsyncSession, ordered: OrderedMeter, agreed: Mapping[str, int], now: datetime, *, top_up_id: str
+) -> None:
+    """Lock a VOLUME meter and see that an order by a quote, stored as ``top_up_id``, can give what the quote said.
 
     Raises QuoteOutdatedError where another order is under way, which would buy at the same place in the blocks, or
     where something was bought since the quote was given.
     """
     day = day_of(agreed)
-    if meter.wallet_kind != WalletKind.VOLUME or day is None:
+    if ordered.wallet_kind != WalletKind.VOLUME or day is None:
         return
-    meter = await lock_meter(session, meter.id)
-    if await _order_under_way(session, meter.id, now):
+    meter = await lock_meter(session, ordered.id)
+    if await _order_under_way(session, meter.id, now, top_up_id):
         raise QuoteOutdatedError(
             "Another payment for this meter is under way. Finish or cancel it first, or pay without a quote."
         )
@@ -37,11 +39,12 @@ async def require_quote_lock(session: AsyncSession, meter: Meter, agreed: Mappin
         raise QuoteOutdatedError("The price has changed since you looked. Please check the new one.")
 
 
-async def _order_under_way(session: AsyncSession, meter_id: str, now: datetime) -> bool:
+async def _order_under_way(session: AsyncSession, meter_id: str, now: datetime, besides: str) -> bool:
     found = await session.scalar(
         select(TopUp.id)
         .where(
             TopUp.meter_id == meter_id,
+            TopUp.id != besides,
             TopUp.status.in_(["CREATED", PaymentStatus.PENDING]),
             TopUp.created_at > now - UNDER_WAY_FOR,
             # A stranger's order must not keep the household from ordering: like paybill money, it comes unannounced.

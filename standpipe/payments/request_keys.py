@@ -41,11 +41,15 @@ async def recall(
         .where(RequestKey.customer_id == customer_id, RequestKey.key == key)
         .execution_options(populate_existing=True)
     )
-    if row is None:
-        return None
+    return None if row is None else same_answer(row, mutation, request_hash)
+
+
+def same_answer(row: Any, mutation: str, request_hash: str) -> dict[str, Any]:
+    """What a kept key answered. Raises IdempotencyMismatchError where it was used for another input."""
     if (row.mutation, row.request_hash) != (mutation, request_hash):
         raise IdempotencyMismatchError
-    return row.result
+    result: dict[str, Any] = row.result
+    return result
 
 
 async def remember(

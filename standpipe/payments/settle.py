@@ -393,8 +393,9 @@ async def _reading(session: AsyncSession) -> AsyncConnection:
     return await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
 
 
-def _snapshot(row: Any) -> _Snapshot:
-    request = PaymentRequest(
+def payment_request(row: Any) -> PaymentRequest:
+    """What a rail is asked for, by a top-up's row and its ``saved_ref``."""
+    return PaymentRequest(
         reference=row.id,
         amount_minor=row.pay_minor,
         currency=row.currency,
@@ -407,6 +408,10 @@ def _snapshot(row: Any) -> _Snapshot:
         saved_method_ref=row.saved_ref,
         off_session=row.saved_ref is not None,
     )
+
+
+def _snapshot(row: Any) -> _Snapshot:
+    request = payment_request(row)
     return _Snapshot(
         id=row.id,
         version=row.version,

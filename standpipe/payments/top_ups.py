@@ -1,8 +1,7 @@
-"""Starting, cancelling and looking after top-ups."""
+"""Cancelling and looking after top-ups, and the first call to their rail. How a customer begins one: ``starting``."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
@@ -10,104 +9,37 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.engine.queue import claim, hold, retry
-from standpipe.households.models import Customer, HouseholdRole
+from standpipe.households.models import HouseholdRole
 from standpipe.meters.access import require_meter
-from standpipe.meters.models import Meter
 from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.decide import first_answer
 from standpipe.payments.models import TopUp
-from standpipe.payments.purchases import fits_tariff
-from standpipe.payments.quote_lock import require_quote_lock
 from standpipe.payments.rails.port import (
+    PaymentRequest,
     PaymentStatus,
     Rail,
     RailRefusedError,
     RailUnavailableError,
 )
-from standpipe.payments.rails.registry import check_amount, fee_rule, find_method, rail_of
-from standpipe.payments.request_keys import hash_of, recall, remember
+from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.rows import save_first_answer
-from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
 from standpipe.payments.settle import Ask, apply_truth, created_of, lock_top_up, settle, settle_many
-from standpipe.payments.split import fee_for
+from standpipe.payments.state import PaymentState
 from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import (
     InvalidInputError,
-    MeterBlockedError,
     NotFoundError,
     StandpipeError,
 )
 from standpipe.platform.ids import new_id
 
 CREATED = "CREATED"
-MUTATION = "topUpStart"
 ASK_EVERY_S = 4
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TopUpOrder:
-    """What a customer asks for; amounts in minor units."""
-
-    meter_id: str
-    pay_minor: int
-    currency: str
-    method_id: str
-    return_url: str | None = None
-    phone: str | None = None
-    """E.164; for methods that ring the payer's phone."""
-    quote_id: str | None = None
-
-
-class _ReplayedError(Exception):
-    """Another request with this key was first; what this one began is rolled back."""
-
-    def __init__(self, top_up_id: str) -> None:
-        super().__init__(top_up_id)
-        self.top_up_id = top_up_id
-
-
-async def start(
-    sessions: Sessions,
-    rails: Mapping[str, Rail],
-    clock: Clock,
-    *,
-    customer_id: str,
-    idempotency_key: str,
-    order: TopUpOrder,
-    agree: Callable[[], Awaitable[Mapping[str, int] | None]] | None = None,
-) -> tuple[str, bool]:
-    """Begin a top-up; returns its id and whether the key was used before with the same order (P28).
-
-    Our row is committed before the provider is called, so nothing that the provider says can find us without it. A
-    provider that does not answer leaves the top-up CREATED; the poller finds out what became of it. ``agree`` gives
-    the parts of the quote that was ordered by; it is not asked for an order that was begun before.
-    Raises what ``agree`` does, QuoteOutdatedError, NotFoundError, InvalidInputError, AmountOutOfRangeError,
-    MeterBlockedError, IdempotencyMismatchError.
-    """
-    request_hash = _hash(order)
-    async with sessions() as session:
-        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-        known = await recall(
-            session, customer_id=customer_id, key=idempotency_key, mutation=MUTATION, request_hash=request_hash
-        )
-    if known is not None:
-        return str(known["top_up_id"]), True
-    agreed = await agree() if agree is not None else None
-    payer_ref = await _payer_at_provider(sessions, rails, customer_id, order)
-    try:
-        async with sessions.begin() as session:
-            top_up_id = await _store(
-                session, rails, clock.now(), customer_id, idempotency_key, order, request_hash, payer_ref, agreed
-            )
-    except _ReplayedError as first:
-        return first.top_up_id, True
-    await create_at_provider(sessions, rails, clock, top_up_id)
-    return top_up_id, False
 
 
 async def cancel(
@@ -189,68 +121,6 @@ async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, 
     return len(due)
 
 
-async def _payer_at_provider(
-    sessions: Sessions, rails: Mapping[str, Rail], customer_id: str, order: TopUpOrder
-) -> str | None:
-    """Who the customer is at a provider that keeps cards, made there at the first top-up; None goes on without."""
-    found = find_method(rails, order.currency, order.method_id)
-    if found is None or found[0].vault is None:
-        return None
-    try:
-        return await ensure_customer(sessions, found[0].name, found[0].vault, customer_id)
-    except (RailUnavailableError, RailRefusedError) as error:
-        _log.warning("no customer at the provider; the payment goes on without", error=str(error))
-        return None
-
-
-async def _store(
-    session: AsyncSession,
-    rails: Mapping[str, Rail],
-    now: datetime,
-    customer_id: str,
-    idempotency_key: str,
-    order: TopUpOrder,
-    request_hash: str,
-    payer_ref: str | None,
-    agreed: Mapping[str, int] | None,
-) -> str:
-    meter = await require_meter(session, customer_id=customer_id, meter_id=order.meter_id, role=HouseholdRole.PAYER)
-    rail = await _check(session, rails, meter, order, now)
-    top_up = new_top_up(
-        rail,
-        customer_id=customer_id,
-        meter_id=order.meter_id,
-        pay_minor=order.pay_minor,
-        currency=order.currency,
-        method_id=order.method_id,
-        idempotency_key=idempotency_key,
-        request_hash=request_hash,
-        now=now,
-    )
-    top_up.return_url, top_up.phone, top_up.payer_ref = order.return_url, order.phone, payer_ref
-    top_up.agreed = None if agreed is None else dict(agreed)
-    if top_up.phone is None and _rings(rails, order):
-        top_up.phone = await session.scalar(select(Customer.phone).where(Customer.id == customer_id))
-    top_up.fee_agreed_minor = fee_for(fee_rule(rails, order.method_id), order.pay_minor)
-    first = await remember(
-        session,
-        customer_id=customer_id,
-        key=idempotency_key,
-        mutation=MUTATION,
-        request_hash=request_hash,
-        result={"top_up_id": top_up.id},
-    )
-    if first is not None:
-        raise _ReplayedError(str(first["top_up_id"]))
-    # After the key: an order that is asked for twice at once must not stand in its own way.
-    if agreed is not None:
-        await require_quote_lock(session, meter, agreed, now)
-    session.add(top_up)
-    await session.flush()
-    note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=CREATED, at=now)
-    return top_up.id
-
-
 def new_top_up(
     rail: Rail,
     *,
@@ -288,39 +158,6 @@ def new_account_reference() -> str:
     return "W" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(9))
 
 
-async def _check(
-    session: AsyncSession, rails: Mapping[str, Rail], meter: Meter, order: TopUpOrder, now: datetime
-) -> Rail:
-    if order.currency != meter.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
-    if meter.closed_at is not None:
-        raise MeterBlockedError("This meter is out of service and takes no more credit.")
-    if not await fits_tariff(session, meter, now):
-        raise MeterBlockedError("This meter's tariff does not price what its wallet holds. Please call your utility.")
-    found = find_method(rails, order.currency, order.method_id)
-    if found is None:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
-    rail, method = found
-    check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
-    if await is_disputed(session, meter.id, rail.name):
-        raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
-    return rail
-
-
-def _hash(order: TopUpOrder) -> str:
-    """Of what is ordered. An order without a quote has the hash that it had before there were quotes to order by."""
-    words = asdict(order)
-    if order.quote_id is None:
-        del words["quote_id"]
-    return hash_of(words)
-
-
-def _rings(rails: Mapping[str, Rail], order: TopUpOrder) -> bool:
-    """Whether this way to pay rings a phone; without a number in the order it is the customer's own."""
-    found = find_method(rails, order.currency, order.method_id)
-    return found is not None and found[1].phone_required
-
-
 async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
     """Whether a payer's bank has an open question about a payment for this meter on this rail: it is frozen."""
     found = await session.scalar(
@@ -331,9 +168,18 @@ async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
     return found is not None
 
 
-async def create_at_provider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, top_up_id: str) -> None:
-    """Ask the rail for a stored top-up's payment. No answer leaves it CREATED, for the poller to find out."""
-    payment, request = await created_of(sessions, top_up_id)
+async def create_at_provider(
+    sessions: Sessions,
+    rails: Mapping[str, Rail],
+    clock: Clock,
+    top_up_id: str,
+    created: tuple[PaymentState, PaymentRequest] | None = None,
+) -> None:
+    """Ask the rail for a stored top-up's payment. No answer leaves it CREATED, for the poller to find out.
+
+    ``created``: the payment as it was stored and what its rail is asked for, where the caller has them at hand.
+    """
+    payment, request = created or await created_of(sessions, top_up_id)
     rail = rails.get(payment.rail)
     try:
         truth = await rail_of(rails, payment.rail).create(request)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Row, and_, func, or_, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import CreditGrant
@@ -126,21 +127,27 @@ _DELIVERY = (
 )
 
 
+_STEPS = select(
+    TopUpEvent.top_up_id,
+    func.array_agg(aggregate_order_by(TopUpEvent.status, TopUpEvent.id)).label("statuses"),
+    func.array_agg(aggregate_order_by(TopUpEvent.at, TopUpEvent.id)).label("instants"),
+).group_by(TopUpEvent.top_up_id)
+
+
 async def top_ups_by_id(session: AsyncSession, ids: Sequence[str]) -> dict[str, TopUpView]:
-    """Views of these top-ups; two statements, however many."""
+    """Views of these top-ups; one statement, however many."""
     delivery = _DELIVERY.where(CreditGrant.source_id.in_(ids)).subquery()
+    steps = _STEPS.where(TopUpEvent.top_up_id.in_(ids)).subquery()
     rows = (
         await session.execute(
-            select(TopUp, delivery)
+            select(TopUp, delivery, steps.c.statuses, steps.c.instants)
             .outerjoin(delivery, delivery.c.source_id == TopUp.id)
+            .outerjoin(steps, steps.c.top_up_id == TopUp.id)
             .where(TopUp.id.in_(ids))
             .execution_options(populate_existing=True)
         )
     ).all()
-    events: dict[str, list[TimelineEvent]] = {}
-    for event in await session.scalars(select(TopUpEvent).where(TopUpEvent.top_up_id.in_(ids)).order_by(TopUpEvent.id)):
-        events.setdefault(event.top_up_id, []).append(TimelineEvent(_OF_PAYMENT[event.status], event.at))
-    return {row[0].id: _view(row, events.get(row[0].id, [])) for row in rows}
+    return {row[0].id: _view(row) for row in rows}
 
 
 async def top_up_ids_of_meters(
@@ -171,10 +178,11 @@ async def top_up_ids_of_meters(
     return found
 
 
-def _view(row: Row[Any], events: list[TimelineEvent]) -> TopUpView:
+def _view(row: Row[Any]) -> TopUpView:
     top_up: TopUp = row[0]
     status = _OF_PAYMENT[top_up.status]
-    timeline = list(events)
+    paid = zip(row.statuses or (), row.instants or (), strict=True)
+    timeline = [TimelineEvent(_OF_PAYMENT[name], at) for name, at in paid]
     steps = [(TopUpStatus.SENDING_TO_METER, row.sent_at), (TopUpStatus.TOKEN_ISSUED, row.token_at)]
     delivery = [TimelineEvent(step, at) for step, at in steps if at is not None]
     if delivery:

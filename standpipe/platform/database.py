@@ -1,6 +1,7 @@
 """Engine and session factory. Only doors, workers and commands open transactions with what is made here."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import URL, event, func, make_url, select
@@ -71,6 +72,14 @@ def engine_of(sessions: Sessions) -> Engine:
 def without_transactions(engine: Engine) -> Engine:
     """The engine, each of whose statements is a transaction of its own: one statement where it would be three."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@asynccontextmanager
+async def reading(sessions: Sessions) -> AsyncIterator[AsyncSession]:
+    """A session whose statements are each a transaction of their own: nothing is begun, ended or held between them."""
+    async with sessions() as session:
+        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        yield session
 
 
 def pool_use(sessions: Sessions) -> tuple[int, int]:

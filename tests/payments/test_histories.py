@@ -30,14 +30,15 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
 from standpipe.outbox.models import OutboxFact
-from standpipe.payments import top_ups
+from standpipe.payments import starting
 from standpipe.payments.inbox import receive, work_inbox
 from standpipe.payments.models import RailEvent, Refund, SuspenseItem, TopUp
 from standpipe.payments.rails.port import DisputeState, WebhookCall
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.settle import settle
+from standpipe.payments.starting import TopUpOrder
 from standpipe.payments.suspense_work import assign
-from standpipe.payments.top_ups import TopUpOrder, poll_due
+from standpipe.payments.top_ups import poll_due
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import create_engine, create_sessions
 from standpipe.platform.errors import StandpipeError
@@ -116,7 +117,7 @@ class PaymentHistory(RuleBasedStateMachine):
         self.attempt(self._start(pick(list(self.orders), choice)))
 
     async def _start(self, key: str) -> None:
-        await top_ups.start(
+        await starting.start(
             self.sessions,
             self.rails,
             CLOCK,

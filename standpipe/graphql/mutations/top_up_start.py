@@ -13,8 +13,8 @@ from standpipe.graphql.mutations.top_up_payload import TopUpPayload, top_up_payl
 from standpipe.graphql.quotes import agreed_of, quote_error
 from standpipe.graphql.top_ups import is_web_address
 from standpipe.households.sign_in import normalise_phone
-from standpipe.payments import top_ups
-from standpipe.payments.top_ups import TopUpOrder
+from standpipe.payments import starting
+from standpipe.payments.starting import TopUpOrder
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.reconnect import once_more
 from standpipe.platform.units import to_minor
@@ -50,7 +50,7 @@ async def top_up_start(info: Ctx, input: Input[TopUpStartInput]) -> TopUpPayload
     customer_id = await context.require_trusted_customer()
     order = _order(input)
     start = partial(
-        top_ups.start,
+        starting.start,
         services.sessions,
         services.rails,
         services.clock,

@@ -388,7 +388,7 @@ def lose_the_answer_to_the_credit(meter: SimulatedMeter) -> None:
 
 
 async def wake_until_on_meter(town: Town, top_up_id: str) -> dict[str, Any]:
-    """The meter wakes until it has its credit: a gateway that has just started, or a busy machine, may miss a waking."""
+    """The meter wakes until it has its credit: one just started, or a busy one, may miss a waking."""
     views: list[dict[str, Any]] = []
 
     async def woke() -> bool:

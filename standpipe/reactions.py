@@ -1,7 +1,10 @@
-"""Who reacts to what: the one ``match`` over facts. A reaction may run twice, so each goes by a business key."""
+"""Who reacts to what: the one ``match`` over facts. A reaction may run twice, so each goes by a business key.
 
-from collections.abc import Mapping
-from dataclasses import replace
+Facts come in batches: what they ask of their meters is read once for all of them (``Meters``).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 from zoneinfo import ZoneInfo
@@ -9,7 +12,7 @@ from zoneinfo import ZoneInfo
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.billing.overview import MeterView, meter_view
+from standpipe.billing.overview import MeterView, meter_view, meter_views
 from standpipe.billing.quotes import quote_credit
 from standpipe.meters.forgetting import end_codes
 from standpipe.notifications import forgetting as notifications_forgetting
@@ -39,7 +42,7 @@ from standpipe.payments import auto_top_up
 from standpipe.payments import forgetting as payments_forgetting
 from standpipe.payments.guests import is_guests
 from standpipe.payments.rails.port import Rail
-from standpipe.payments.receipts import credit_of, issue
+from standpipe.payments.receipts import credit_of, entries_of, issue
 from standpipe.payments.refunds import meter_stated
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
@@ -55,6 +58,8 @@ async def follow_up(
     """Reactions that begin transactions of their own, because a provider may be called between them."""
     match fact:
         case UsageRecorded(meter_id):
+            if not await auto_top_up.is_on(sessions, meter_id):
+                return
             async with sessions() as session:
                 view = await meter_view(session, meter_id, clock.now(), offline_after=offline_after)
             if view is not None:
@@ -71,33 +76,66 @@ async def follow_up(
             pass
 
 
-async def react(  # noqa: C901 - one table of facts.
-    session: AsyncSession, fact: Fact, clock: Clock, offline_after: timedelta
-) -> None:
-    """Reactions that join one transaction, in which the fact is also ticked off."""
-    now = clock.now()
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """The meters of a batch of facts as they stand at ``now``. No reaction changes what is seen here."""
+
+    now: datetime
+    offline_after: timedelta
+    views: Mapping[str, MeterView]
+    looked_at: set[str] = field(default_factory=set)
+    """Whose credit has been looked at: at one instant, a second look tells nothing new."""
+
+    def get(self, meter_id: str) -> MeterView | None:
+        """None for a meter without a household."""
+        return self.views.get(meter_id)
+
+
+async def load_meters(
+    session: AsyncSession, facts: Collection[Fact], now: datetime, offline_after: timedelta
+) -> Meters:
+    """What these facts' reactions need to know of their meters; five statements, whatever their number."""
+    ids = {meter_id for fact in facts if (meter_id := _meter_looked_at(fact)) is not None}
+    views = await meter_views(session, sorted(ids), now, offline_after=offline_after) if ids else {}
+    return Meters(now, offline_after, views)
+
+
+def _meter_looked_at(fact: Fact) -> str | None:
+    match fact:
+        case ConditionChanged() if alert_kind_of(fact.condition) is None:
+            return None
+        case UsageRecorded() | TopUpPaid() | CreditConfirmed() | TopUpFailed() | MoneyTakenBack() | AutoTopUpEnded():
+            return fact.meter_id
+        case TokenIssued() | ConditionChanged():
+            return fact.meter_id
+        case _:
+            return None
+
+
+async def react(session: AsyncSession, fact: Fact, meters: Meters) -> None:  # noqa: C901 - one table of facts.
+    """Reactions that join one transaction, in which the facts of a batch are also ticked off."""
     match fact:
         case UsageRecorded(meter_id):
-            await _check_balance(session, meter_id, now, offline_after)
+            await _check_balance(session, meter_id, meters)
         case TopUpPaid(top_up_id, meter_id, _, posting_key):
-            await _issue_receipt(session, meter_id, top_up_id, posting_key, now, offline_after)
-            await _check_balance(session, meter_id, now, offline_after)
+            await _issue_receipt(session, meter_id, top_up_id, posting_key, meters)
+            await _check_balance(session, meter_id, meters)
         case CreditConfirmed(meter_id, accepted_minor):
-            await _tell(session, meter_id, f"credit:{meter_id}:{accepted_minor}", None, now, offline_after)
+            await _tell(session, meter_id, f"credit:{meter_id}:{accepted_minor}", None, meters)
         case TopUpFailed(top_up_id, meter_id):
-            await _tell_failed(session, meter_id, top_up_id, now, offline_after)
+            await _tell_failed(session, meter_id, top_up_id, meters)
         case MoneyTakenBack(top_up_id, meter_id, posting_key):
-            await _issue_receipt(session, meter_id, top_up_id, posting_key, now, offline_after)
-            await _tell(session, meter_id, f"taken-back:{posting_key}", "TAKEN_BACK", now, offline_after)
+            await _issue_receipt(session, meter_id, top_up_id, posting_key, meters)
+            await _tell(session, meter_id, f"taken-back:{posting_key}", "TAKEN_BACK", meters)
         case AutoTopUpEnded(auto_id, meter_id, top_up_id, outcome):
             key = f"auto:{auto_id}:{top_up_id}:{outcome}"
-            await _tell(session, meter_id, key, f"AUTO_{outcome}", now, offline_after)
+            await _tell(session, meter_id, key, f"AUTO_{outcome}", meters)
         case TokenIssued() | ConditionChanged():
-            await _tell_of_meter(session, fact, now, offline_after)
+            await _tell_of_meter(session, fact, meters)
         case MoneyInSuspense() | SecondPayment():
             _call_a_person(fact)
         case AccessNews() | AccessEnded():
-            await _access_changed(session, fact, now)
+            await _access_changed(session, fact, meters.now)
         case CustomerForgotten():
             await _forget(session, fact)
         case MeterStated() | PaymentTracesLeft():
@@ -113,30 +151,28 @@ def _call_a_person(fact: MoneyInSuspense | SecondPayment) -> None:
         _log.error("one intention paid twice: both are credited", top_up_id=fact.top_up_id, sibling_id=fact.sibling_id)
 
 
-async def _check_balance(session: AsyncSession, meter_id: str, now: datetime, offline_after: timedelta) -> None:
-    view = await meter_view(session, meter_id, now, offline_after=offline_after)
-    if view is not None and view.on_meter_as_of is not None:
-        signal = _signal(view, now, offline_after)
-        await check_low_balance(session, meter_id=meter_id, signal=signal, params=_params(view), now=now)
+async def _check_balance(session: AsyncSession, meter_id: str, meters: Meters) -> None:
+    view = meters.get(meter_id)
+    if view is None or view.on_meter_as_of is None or meter_id in meters.looked_at:
+        return
+    meters.looked_at.add(meter_id)
+    signal = _signal(view, meters.now, meters.offline_after)
+    await check_low_balance(session, meter_id=meter_id, signal=signal, params=_params(view), now=meters.now)
 
 
-async def _tell(
-    session: AsyncSession, meter_id: str, key: str, variant: str | None, now: datetime, offline_after: timedelta
-) -> None:
+async def _tell(session: AsyncSession, meter_id: str, key: str, variant: str | None, meters: Meters) -> None:
     """News about money, to every device of the household, once per key."""
-    view = await meter_view(session, meter_id, now, offline_after=offline_after)
+    view = meters.get(meter_id)
     if view is None:
         return
     params = _params(view) | ({"variant": variant} if variant else {})
-    await raise_once(session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=key, params=params, now=now)
+    await raise_once(session, meter_id=meter_id, kind=AlertKind.TOP_UP, business_key=key, params=params, now=meters.now)
 
 
-async def _tell_failed(
-    session: AsyncSession, meter_id: str, top_up_id: str, now: datetime, offline_after: timedelta
-) -> None:
+async def _tell_failed(session: AsyncSession, meter_id: str, top_up_id: str, meters: Meters) -> None:
     """A payment of a member's that did not go through. A stranger's is no news: anybody could ring the phones."""
     if not await is_guests(session, top_up_id):
-        await _tell(session, meter_id, f"top-up-failed:{top_up_id}", "TOP_UP_FAILED", now, offline_after)
+        await _tell(session, meter_id, f"top-up-failed:{top_up_id}", "TOP_UP_FAILED", meters)
 
 
 async def _forget(session: AsyncSession, fact: CustomerForgotten) -> None:
@@ -146,23 +182,17 @@ async def _forget(session: AsyncSession, fact: CustomerForgotten) -> None:
     await payments_forgetting.forget(session, fact.customer_id, fact.phone)
 
 
-async def _tell_of_meter(
-    session: AsyncSession, fact: TokenIssued | ConditionChanged, now: datetime, offline_after: timedelta
-) -> None:
+async def _tell_of_meter(session: AsyncSession, fact: TokenIssued | ConditionChanged, meters: Meters) -> None:
     if isinstance(fact, TokenIssued):
-        await _tell_token(session, fact, now, offline_after)
+        await _tell_token(session, fact, meters)
     else:
-        await _follow_condition(session, fact, now, offline_after)
+        await _follow_condition(session, fact, meters)
 
 
-async def _follow_condition(
-    session: AsyncSession, fact: ConditionChanged, now: datetime, offline_after: timedelta
-) -> None:
+async def _follow_condition(session: AsyncSession, fact: ConditionChanged, meters: Meters) -> None:
     """A complaint of the meter's, for its household; one that the utility alone looks after is in the log."""
-    if alert_kind_of(fact.condition) is None:
-        return
-    view = await meter_view(session, fact.meter_id, now, offline_after=offline_after)
-    if view is None:
+    view = meters.get(fact.meter_id)
+    if view is None or alert_kind_of(fact.condition) is None:
         return
     await follow_condition(
         session,
@@ -171,16 +201,16 @@ async def _follow_condition(
         raised_at=datetime.fromisoformat(fact.raised_at) if fact.raised_at else None,
         params=_params(view),
         since=view.history_since,
-        now=now,
+        now=meters.now,
     )
 
 
-async def _tell_token(session: AsyncSession, fact: TokenIssued, now: datetime, offline_after: timedelta) -> None:
+async def _tell_token(session: AsyncSession, fact: TokenIssued, meters: Meters) -> None:
     """The token's digits, to every device of the household; they open nothing but this meter, and once.
 
     A household that has moved in since the water was paid for is not told: it was others' money.
     """
-    view = await meter_view(session, fact.meter_id, now, offline_after=offline_after)
+    view = meters.get(fact.meter_id)
     token = await token_by_id(session, fact.token_id)
     if view is None or token is None or not token.digits:
         return
@@ -193,7 +223,7 @@ async def _tell_token(session: AsyncSession, fact: TokenIssued, now: datetime, o
         kind=AlertKind.TOP_UP,
         business_key=f"token:{fact.token_id}:{fact.key_revision}",
         params=params,
-        now=now,
+        now=meters.now,
     )
 
 
@@ -214,25 +244,32 @@ async def _access_changed(session: AsyncSession, fact: AccessNews | AccessEnded,
 
 
 async def _issue_receipt(
-    session: AsyncSession, meter_id: str, top_up_id: str, posting_key: str, now: datetime, offline_after: timedelta
+    session: AsyncSession, meter_id: str, top_up_id: str, posting_key: str, meters: Meters
 ) -> None:
     """A receipt for one posting, its credit explained by tier at the use so far.
 
     In a transaction of its own, after the money's: the utility's receipt counter must not make payments wait.
     """
-    credit_minor = await credit_of(session, posting_key)
-    if credit_minor is None:
+    entries = await entries_of(session, posting_key)
+    if not entries:
         return
-    view = await meter_view(session, meter_id, now, offline_after=offline_after)
+    credit_minor = credit_of(entries)
+    view = meters.get(meter_id)
     bill: tuple[BillLine, ...] = ()
     overdrawn_minor = 0
     if view is not None and credit_minor > 0:
         # As a quote would have explained it before: with the wallet as it was without this credit.
         before = replace(view, ledger_minor=view.ledger_minor - credit_minor)
-        quoted = quote_credit(before, credit_minor, now)
+        quoted = quote_credit(before, credit_minor, meters.now)
         bill, overdrawn_minor = quoted.bill, quoted.overdrawn_minor
     await issue(
-        session, top_up_id=top_up_id, posting_key=posting_key, bill=bill, overdrawn_minor=overdrawn_minor, now=now
+        session,
+        top_up_id=top_up_id,
+        posting_key=posting_key,
+        entries=entries,
+        bill=bill,
+        overdrawn_minor=overdrawn_minor,
+        now=meters.now,
     )
 
 

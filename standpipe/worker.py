@@ -9,16 +9,18 @@ from datetime import timedelta
 from functools import partial
 
 import structlog
+from sqlalchemy import select, update
 
 from standpipe.billing.failure_backoff import FailureBackoff
 from standpipe.billing.rounds import rate_due, sweep
 from standpipe.billing.statement_queue import issue_due
-from standpipe.engine.queue import Hold, claim, finish, hold, retry
+from standpipe.engine.batcher import work_off
+from standpipe.engine.queue import claim, hold, retry
 from standpipe.households.retention import forget_sign_ins
 from standpipe.meters import due
 from standpipe.notifications.deliver import deliver_due
 from standpipe.notifications.push import PushSender
-from standpipe.outbox.facts import PATIENT, read, redact
+from standpipe.outbox.facts import PATIENT, Fact, read, redact
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.inbox import work_inbox
 from standpipe.payments.rails.port import Rail, RailUnavailableError
@@ -27,10 +29,10 @@ from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import NotYetError
 from standpipe.platform.notify import WORK, Listener
-from standpipe.reactions import follow_up, react
+from standpipe.reactions import follow_up, load_meters, react
 from standpipe.readings.storage import keep_partitions
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.issuing import issue_tokens
@@ -104,46 +106,67 @@ def daily(work: Callable[[], Awaitable[None]], every_s: float) -> Callable[[], A
 async def work_outbox(
     sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, offline_after: timedelta, *, limit: int = 50
 ) -> int:
-    """React to due facts, each in a transaction of its own; returns how many were claimed."""
-    async with sessions.begin() as session:
-        due = [(row.id, row) for row in await claim(session, OutboxFact, limit=limit)]
-    if due:
-        async with hold(sessions, OutboxFact, [fact_id for fact_id, _ in due]) as held:
-            await _react_to(sessions, rails, clock, offline_after, due, held)
-    return len(due)
+    """React to due facts, all in one transaction; returns how many were claimed.
+
+    A batch with one that cannot be reacted to is halved until that stands alone; it is tried again by itself.
+    """
+    async with by_statement(sessions) as session:
+        rows = await claim(session, OutboxFact, limit=limit)
+    if not rows:
+        return 0
+    async with hold(sessions, OutboxFact, [row.id for row in rows]) as held:
+        failed = {}
+        ready: list[tuple[OutboxFact, Fact]] = []
+        for row in rows:
+            try:
+                fact = read(row)
+                with tracing.continue_from(row.traceparent):
+                    await follow_up(sessions, rails, fact, clock, offline_after)
+            except Exception as error:
+                failed[row.id] = error
+            else:
+                ready.append((row, fact))
+        reacted = await work_off(partial(_react_to, sessions, clock, offline_after), ready, name="outbox")
+        failed |= {row.id: answer for (row, _), answer in zip(ready, reacted, strict=True) if answer is not None}
+        await held.let_go(*failed)
+        for fact_id, why in failed.items():
+            await _try_later(sessions, fact_id, why)
+    return len(rows)
 
 
 async def _react_to(
-    sessions: Sessions,
-    rails: Mapping[str, Rail],
-    clock: Clock,
-    offline_after: timedelta,
-    due: Sequence[tuple[int, OutboxFact]],
-    held: Hold,
-) -> None:
-    for fact_id, claimed in due:
-        error = None
-        try:
-            fact = read(claimed)
-            with tracing.continue_from(claimed.traceparent), tracing.span("outbox", fact=claimed.kind):
-                await follow_up(sessions, rails, fact, clock, offline_after)
-                async with sessions.begin() as session:
-                    row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
-                    await react(session, fact, clock, offline_after)
-                    finish(row)
-                    redact(row)
-        except (NotYetError, RailUnavailableError) as caught:
-            error = str(caught)
-            _log.info("reaction must wait", fact_id=fact_id, error=error)
-        except Exception as caught:
-            error = f"{type(caught).__name__}: {caught}"
-            _log.exception("reaction failed", fact_id=fact_id)
-        if error is not None:
-            await held.let_go(fact_id)
-            async with sessions.begin() as session:
-                row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
-                tries = sys.maxsize if row.kind in _PATIENT else MAX_ATTEMPTS
-                await retry(session, row, error, max_attempts=tries)
+    sessions: Sessions, clock: Clock, offline_after: timedelta, facts: Sequence[tuple[OutboxFact, Fact]]
+) -> list[Exception | None]:
+    """Raises what a reaction raises; then nothing has happened."""
+    async with sessions.begin() as session:
+        # Whoever has ticked one off meanwhile has reacted to it.
+        still = select(OutboxFact).where(
+            OutboxFact.id.in_([row.id for row, _ in facts]), OutboxFact.due_at.is_not(None)
+        )
+        rows = {row.id: row for row in await session.scalars(still.order_by(OutboxFact.id).with_for_update())}
+        mine = [(rows[row.id], fact) for row, fact in facts if row.id in rows]
+        meters = await load_meters(session, [fact for _, fact in mine], clock.now(), offline_after)
+        for row, fact in mine:
+            with tracing.continue_from(row.traceparent), tracing.span("outbox", fact=row.kind):
+                await react(session, fact, meters)
+                redact(row)
+                await session.flush()
+        done = {"due_at": None, "last_error": None}
+        await session.execute(update(OutboxFact).where(OutboxFact.id.in_(rows)).values(done))
+    return [None] * len(facts)
+
+
+async def _try_later(sessions: Sessions, fact_id: int, error: Exception) -> None:
+    if isinstance(error, (NotYetError, RailUnavailableError)):
+        words = str(error)
+        _log.info("reaction must wait", fact_id=fact_id, error=words)
+    else:
+        words = f"{type(error).__name__}: {error}"
+        _log.error("reaction failed", fact_id=fact_id, exc_info=error)
+    async with sessions.begin() as session:
+        row = await session.get_one(OutboxFact, fact_id, with_for_update=True)
+        tries = sys.maxsize if row.kind in _PATIENT else MAX_ATTEMPTS
+        await retry(session, row, words, max_attempts=tries)
 
 
 async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener, every_s: float) -> None:

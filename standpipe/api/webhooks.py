@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from standpipe.payments.inbox import receive
 from standpipe.payments.rails.port import Rail, SignatureInvalidError, WebhookCall
 from standpipe.platform.addresses import caller_address
-from standpipe.platform.database import DATABASE_DOWN, Sessions
+from standpipe.platform.database import DATABASE_DOWN, Sessions, by_statement
 from standpipe.platform.reconnect import once_more
 
 MAX_BODY_BYTES = 256 * 1024
@@ -48,7 +48,7 @@ async def webhook(request: Request) -> Response:
 
 async def _keep(sessions: Sessions, rail: Rail, call: WebhookCall) -> bool:
     """Idempotent by the provider's own id of the event."""
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         return await receive(session, rail, call)
 
 

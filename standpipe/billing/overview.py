@@ -4,7 +4,7 @@ The three balances stand apart: what the ledger says, what the meter last said (
 ``ledger = on_meter + in_flight − used_since_report``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -139,10 +139,18 @@ async def meters_by_id(
 async def meter_view(
     session: AsyncSession, meter_id: str, now: datetime, *, offline_after: timedelta
 ) -> MeterView | None:
-    """One meter for our own use (alerts), with nobody's role; None where it has no household."""
-    rows = (await session.execute(_meters().where(Meter.id == meter_id).limit(1))).all()
-    views = await _views(session, rows, now, offline_after)
-    return views[0] if views else None
+    """``meter_views`` for one; None where it has no household."""
+    return (await meter_views(session, [meter_id], now, offline_after=offline_after)).get(meter_id)
+
+
+async def meter_views(
+    session: AsyncSession, ids: Collection[str], now: datetime, *, offline_after: timedelta
+) -> dict[str, MeterView]:
+    """Meters for our own use (alerts), with nobody's role; those without a household are left out."""
+    rows = (await session.execute(_meters().where(Meter.id.in_(ids)))).all()
+    # A row for each member.
+    once = {row[0].id: row for row in rows}
+    return {view.id: view for view in await _views(session, list(once.values()), now, offline_after)}
 
 
 def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, Utility]:

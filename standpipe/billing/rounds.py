@@ -21,7 +21,7 @@ from standpipe.meters import due
 from standpipe.meters.due import Claimed
 from standpipe.platform import metrics
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, without_transactions
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.reconnect import is_passing
 
@@ -37,7 +37,7 @@ async def rate_due(sessions: Sessions, clock: Clock, *, most: int = due.MOST) ->
     """
     engine: AsyncEngine = sessions.kw["bind"]
     now = clock.now()
-    async with engine.begin() as conn:
+    async with without_transactions(engine).connect() as conn:
         claimed = await due.claim(conn, now, most=most)
     answers = await work_off(partial(_rate, engine, now), claimed, name=due.QUEUE)
     await _put_back(engine, claimed, answers)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 from sqlalchemy import func, select, update
@@ -41,20 +41,29 @@ class Backlog:
 async def claim(
     session: AsyncSession, model: type[Row], *, limit: int, lease_s: float = LEASE_S, where: Sequence[Any] = ()
 ) -> list[Row]:
-    """Lease up to ``limit`` due rows, oldest first, skipping those that another worker holds."""
+    """Lease up to ``limit`` due rows, the longest due, skipping those that another worker holds; one statement.
+
+    In the order of their ids.
+    """
+    keyed: Any = model
     due = (
-        select(model)
+        select(keyed.id)
         .where(model.due_at <= func.now(), *where)
         .order_by(model.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        # Or a plan may look for them anew for each row that it meets.
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
-    rows = list(await session.scalars(due))
-    now = await database_now(session)
-    for row in rows:
-        row.attempts += 1
-        row.due_at = now + timedelta(seconds=lease_s)
-    return rows
+    leased = (
+        update(model)
+        .where(keyed.id == due.c.id)
+        .values(attempts=model.attempts + 1, due_at=func.now() + timedelta(seconds=lease_s))
+        .returning(model)
+    )
+    rows = await session.scalars(leased, execution_options={"synchronize_session": False, "populate_existing": True})
+    return sorted(rows, key=lambda row: cast("Any", row).id)
 
 
 @dataclass(slots=True)

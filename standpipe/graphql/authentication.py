@@ -21,7 +21,7 @@ from standpipe.graphql.cookies import WebCookies
 from standpipe.graphql.identity import Identity
 from standpipe.households.sessions import is_signed_in
 from standpipe.households.tokens import AccessToken
-from standpipe.platform.database import DATABASE_DOWN, reading
+from standpipe.platform.database import DATABASE_DOWN, by_statement
 from standpipe.platform.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
 from standpipe.platform.notify import LIVE
 from standpipe.platform.reconnect import once_more
@@ -165,7 +165,7 @@ def _bearer(header: str) -> str:
 
 async def _is_signed_in(services: Services, token: AccessToken) -> bool:
     async def ask() -> bool:
-        async with reading(services.sessions) as conn:
+        async with by_statement(services.sessions) as conn:
             return await is_signed_in(conn, token)
 
     try:

@@ -35,7 +35,7 @@ from standpipe.payments.receipts import ReceiptView, receipts_of
 from standpipe.payments.views import TopUpView, top_up_ids_of_meters, top_ups_by_id
 from standpipe.platform.addresses import subscriber
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions, reading
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import NotAuthenticatedError, SignInUnavailableError
 from standpipe.platform.notify import Listener
 from standpipe.readings.rhythm import rhythms
@@ -141,7 +141,7 @@ class Context:
                 extensions = {"code": "SIGN_IN_UNAVAILABLE", "retryable": True}
                 raise GraphQLError(str(error), extensions=extensions) from None
         # An access token outlives its account by minutes.
-        async with reading(self.services.sessions) as conn:
+        async with by_statement(self.services.sessions) as conn:
             if not await is_present(conn, customer_id):
                 raise GraphQLError("This account was deleted.", extensions={"code": "UNAUTHENTICATED"})
         return customer_id
@@ -241,7 +241,7 @@ class Context:
         return [found.get(meter_id, []) for meter_id in ids]
 
     async def _load_top_ups(self, ids: list[str]) -> list[TopUpView]:
-        async with reading(self.services.sessions) as conn:
+        async with by_statement(self.services.sessions) as conn:
             found = await top_ups_by_id(conn, ids)
         return [found[top_up_id] for top_up_id in ids]
 

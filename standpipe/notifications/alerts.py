@@ -23,7 +23,7 @@ from standpipe.notifications.models import (
 from standpipe.notifications.preferences import days_left_of_members
 from standpipe.notifications.rules import EMPTY, LowBalanceSignal, concerns, evaluate
 from standpipe.platform.ids import new_id
-from standpipe.platform.notify import LIVE, WORK, notify
+from standpipe.platform.notify import LIVE, WORK, notify_many
 
 _WANTS_PUSH = func.coalesce(NotificationPreference.channels.has_key(NotifyChannel.PUSH.value), True)
 _OF_BALANCE = (AlertKind.LOW_BALANCE, AlertKind.EMPTY)
@@ -63,8 +63,10 @@ async def check_low_balance(
 
 async def lock_state(session: AsyncSession, meter_id: str, kind: AlertKind) -> AlertState:
     """The meter's state for alerts of this kind, locked: whoever raises or clears them comes one at a time."""
-    await session.execute(insert(AlertState).values(meter_id=meter_id, kind=kind).on_conflict_do_nothing())
-    return await session.get_one(AlertState, (meter_id, kind), with_for_update=True, populate_existing=True)
+    same = insert(AlertState).values(meter_id=meter_id, kind=kind)
+    # An update that changes nothing locks the row, be it new or not.
+    locked = same.on_conflict_do_update(index_elements=["meter_id", "kind"], set_={"kind": kind}).returning(AlertState)
+    return (await session.scalars(locked, execution_options={"populate_existing": True})).one()
 
 
 async def raise_once(
@@ -95,9 +97,8 @@ async def raise_once(
     if alert_id is None:
         return False
     queued = await _queue(session, alert_id, meter_id, not_for, told)
-    await notify(session, WORK, "deliveries")
-    for payload in (meter_id, *sorted(queued)):
-        await notify(session, LIVE, payload)
+    calls = [(WORK, "deliveries"), *((LIVE, payload) for payload in (meter_id, *sorted(queued)))]
+    await notify_many(await session.connection(), calls)
     return True
 
 

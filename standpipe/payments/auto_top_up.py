@@ -32,7 +32,7 @@ from standpipe.payments.timeline import note_status
 from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight
@@ -215,11 +215,21 @@ async def consider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, 
 
 async def concluded(sessions: Sessions, clock: Clock, top_up_id: str) -> None:
     """A top-up has come to an end, perhaps one of ours: count it, pause or turn off, and tell the customer once."""
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         meter_id = await session.scalar(select(AutoTopUp.meter_id).where(AutoTopUp.awaiting_top_up_id == top_up_id))
-        row = await _lock(session, meter_id) if meter_id is not None else None
+    if meter_id is None:
+        return
+    async with sessions.begin() as session:
+        row = await _lock(session, meter_id)
         if row is not None:
             await _conclude(session, row, clock.now())
+
+
+async def is_on(sessions: Sessions, meter_id: str) -> bool:
+    """Whether this meter is topped up by itself."""
+    async with by_statement(sessions) as session:
+        found = select(AutoTopUp.id).where(AutoTopUp.meter_id == meter_id, AutoTopUp.enabled)
+        return await session.scalar(found) is not None
 
 
 async def _lock(session: AsyncSession, meter_id: str) -> AutoTopUp | None:

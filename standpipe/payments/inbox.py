@@ -5,12 +5,12 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 
 import structlog
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.engine import queue
-from standpipe.engine.queue import Backlog, claim, finish, hold, retry
+from standpipe.engine.queue import Backlog, claim, hold, retry
 from standpipe.payments import paybill, saved_methods
 from standpipe.payments.async_results import take_result
 from standpipe.payments.models import RailEvent, Refund, TopUp
@@ -27,7 +27,7 @@ from standpipe.payments.settle import Ask, Sought, find_top_up, find_top_ups, se
 from standpipe.payments.settlements import ask_soon
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import NotFoundError, StandpipeError
 from standpipe.platform.notify import WORK, notify
 
@@ -35,12 +35,15 @@ MAX_ATTEMPTS = 12
 MAX_RECEIPT_TRIES = 6
 _SETTLED = "settled"
 _log = structlog.get_logger(__name__)
+DONE = text("""
+    UPDATE rail_events e SET outcome = o.outcome, due_at = NULL, last_error = NULL
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:outcomes AS text[])) AS o(id, outcome) WHERE e.id = o.id""")
 
 
 async def receive(session: AsyncSession, rail: Rail, call: WebhookCall) -> bool:
-    """Authenticate a raw notice, then store it; False for one that is stored already.
+    """Authenticate a raw notice, then store it in one statement; False for one that is stored already.
 
-    The caller commits, and only then answers 2xx. Raises SignatureInvalidError before anything is parsed or stored.
+    Only then it is answered with 2xx. Raises SignatureInvalidError before anything is parsed or stored.
     """
     rail.authenticate(call)
     notice = rail.parse(call)
@@ -61,15 +64,15 @@ async def receive(session: AsyncSession, rail: Rail, call: WebhookCall) -> bool:
     if notice.ignored:
         values["due_at"] = None  # None is "not due": nobody works it.
         _log.warning("notice ignored", rail=rail.name, kind=notice.kind, reason=notice.ignored)
-    fresh = await session.scalar(
+    stored = (
         insert(RailEvent)
         .values(**values)
         .on_conflict_do_nothing(index_elements=["rail", "event_id"])
         .returning(RailEvent.id)
+        .cte("stored")
     )
-    if fresh is not None and not notice.ignored:
-        await notify(session, WORK, "inbox")
-    return fresh is not None
+    told = [] if notice.ignored else [func.pg_notify(WORK, "inbox")]
+    return (await session.execute(select(stored.c.id, *told))).first() is not None
 
 
 async def _trace_of(session: AsyncSession, rail: str, notice: RailNotice) -> str | None:
@@ -89,7 +92,7 @@ async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock
 
     All payments that they name are asked about at once, and booked in one transaction; each notice has its own outcome.
     """
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         rows = await claim(session, RailEvent, limit=limit)
     if not rows:
         return 0
@@ -97,9 +100,13 @@ async def work_inbox(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock
     async with hold(sessions, RailEvent, ids) as held:
         outcomes = await _work(sessions, rails, clock, rows)
         await held.let_go(*ids)
-        async with sessions.begin() as session:
-            for row in rows:
-                await _conclude(session, row, outcomes[row.id])
+        done = {row.id: outcome for row in rows if isinstance(outcome := outcomes[row.id], str)}
+        async with by_statement(sessions) as session:
+            await session.execute(DONE, {"ids": list(done), "outcomes": list(done.values())})
+        for row in rows:
+            if row.id not in done:
+                async with sessions.begin() as session:
+                    await _try_later(session, row, outcomes[row.id])
     return len(rows)
 
 
@@ -153,13 +160,9 @@ async def _outcome(work: Awaitable[str], row: RailEvent) -> str | Exception:
         return error
 
 
-async def _conclude(session: AsyncSession, row: RailEvent, outcome: str | Exception) -> None:
-    live = await session.get(RailEvent, row.id, with_for_update=True)
+async def _try_later(session: AsyncSession, row: RailEvent, outcome: str | Exception) -> None:
+    live = await session.get(RailEvent, row.id, with_for_update=True, populate_existing=True)
     assert live is not None, "rows are never deleted"  # noqa: S101 - for the type checker.
-    if isinstance(outcome, str):
-        live.outcome = outcome
-        finish(live)
-        return
     # A notice that matches nothing may have overtaken our own commit (P14); "there is no such payment" may be a lagging
     # copy at the provider. Both are tried again, and in the end a person looks.
     error = str(outcome) if isinstance(outcome, StandpipeError) else f"{type(outcome).__name__}: {outcome}"

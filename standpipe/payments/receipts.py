@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -39,6 +39,10 @@ _LINE_OF = {
 }
 
 
+Entries = Sequence[tuple[str, int]]
+"""A posting's lines: the account's kind and the amount in minor units."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReceiptView:
     """A receipt for its reader. A line has ``kind``, ``amount_minor``, and a tier of credit ``tier``, ``volume_ml``."""
@@ -59,11 +63,8 @@ class ReceiptView:
     time_zone: str
 
 
-async def credit_of(session: AsyncSession, posting_key: str) -> int | None:
-    """What a posting put into the wallet (below zero: took out); None where there is no such posting."""
-    entries = await _entries(session, posting_key)
-    if not entries:
-        return None
+def credit_of(entries: Entries) -> int:
+    """What a posting put into the wallet, by its entries; below zero: took out."""
     return sum(amount for kind, amount in entries if kind == AccountKind.WALLET)
 
 
@@ -72,16 +73,16 @@ async def issue(
     *,
     top_up_id: str,
     posting_key: str,
+    entries: Entries,
     bill: Sequence[BillLine],
     now: datetime,
     overdrawn_minor: int = 0,
 ) -> str | None:
-    """Write the receipt of a posting; returns its id, or None where it has one.
+    """Write the receipt of a posting, by its entries (``entries_of``); returns its id, or None where it has one.
 
     ``bill`` explains its credit, but for ``overdrawn_minor`` of it, which makes up for water that had run unpaid. A
     VOLUME meter's is explained by what it has bought.
     """
-    entries = await _entries(session, posting_key)
     found = await session.execute(
         select(Meter.utility_id, TopUp.currency, Meter.wallet_kind)
         .join(TopUp, TopUp.meter_id == Meter.id)
@@ -96,13 +97,13 @@ async def issue(
         purchase = await purchase_by_key(session, purchase_key(posting_key))
         bill = lines_bought(purchase) if purchase is not None else ()
         overdrawn_minor = 0  # What is not in this wallet any more has bought water; none has run unpaid.
-    counter = await _lock_counter(session, utility_id)
+    number = await _lock_counter(session, utility_id) + 1
     receipt_id: str | None = await session.scalar(
         insert(Receipt)
         .values(
             id=new_id("rct"),
             utility_id=utility_id,
-            number=counter.last_number + 1,
+            number=number,
             top_up_id=top_up_id,
             source_key=posting_key,
             kind=SALE if paid_minor > 0 else GIVEN_BACK,
@@ -115,7 +116,8 @@ async def issue(
         .returning(Receipt.id)
     )
     if receipt_id is not None:
-        counter.last_number += 1
+        mine = update(ReceiptCounter).where(ReceiptCounter.utility_id == utility_id).values(last_number=number)
+        await session.execute(mine)
     return receipt_id
 
 
@@ -202,7 +204,8 @@ def _view(receipt: Receipt, utility_name: str, meter: Meter, top_up: TopUp) -> R
     )
 
 
-async def _entries(session: AsyncSession, posting_key: str) -> list[tuple[str, int]]:
+async def entries_of(session: AsyncSession, posting_key: str) -> Entries:
+    """What a posting moved, by kind of account; nothing where there is no such posting."""
     rows = await session.execute(
         select(Account.kind, Entry.amount_minor)
         .join(Account, Account.id == Entry.account_id)
@@ -213,6 +216,11 @@ async def _entries(session: AsyncSession, posting_key: str) -> list[tuple[str, i
     return [(kind, amount) for kind, amount in rows]
 
 
-async def _lock_counter(session: AsyncSession, utility_id: str) -> ReceiptCounter:
-    await session.execute(insert(ReceiptCounter).values(utility_id=utility_id).on_conflict_do_nothing())
-    return await session.get_one(ReceiptCounter, utility_id, with_for_update=True, populate_existing=True)
+async def _lock_counter(session: AsyncSession, utility_id: str) -> int:
+    """The last number given, locked: a number that is not used after all is the next one's."""
+    same = insert(ReceiptCounter).values(utility_id=utility_id)
+    # An update that changes nothing locks the row, be it new or not.
+    locked = same.on_conflict_do_update(
+        index_elements=["utility_id"], set_={"last_number": ReceiptCounter.last_number}
+    ).returning(ReceiptCounter.last_number)
+    return (await session.scalars(locked)).one()

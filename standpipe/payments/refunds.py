@@ -23,7 +23,7 @@ from standpipe.payments.refund_states import CLAIMING, RefundState
 from standpipe.payments.rows import load_one
 from standpipe.payments.settle import INTERNAL, lock_top_up, save_one, settle
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError
 from standpipe.platform.ids import new_id
 from standpipe.utilities.operators import record
@@ -122,7 +122,7 @@ async def reject_refund(session: AsyncSession, *, operator: str, refund_id: str,
 
 async def meter_stated(sessions: Sessions, meter_id: str, now: datetime) -> None:
     """A meter has spoken: refunds that waited for its word go on, or are denied and their credit restored."""
-    async with sessions() as session:
+    async with by_statement(sessions) as session:
         waiting = await session.scalars(
             select(Refund.id)
             .join(TopUp, TopUp.id == Refund.top_up_id)
@@ -151,7 +151,7 @@ async def _decide(session: AsyncSession, refund_id: str, now: datetime) -> None:
 
 async def work_refunds(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 10) -> int:
     """Hand over what is ready, and ask about what the provider has. Returns how many were claimed."""
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         due = [row.id for row in await claim(session, Refund, limit=limit)]
     async with hold(sessions, Refund, due) as held:
         for refund_id in due:

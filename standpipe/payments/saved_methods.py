@@ -21,7 +21,7 @@ from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.request_keys import once
 from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
 
@@ -65,7 +65,7 @@ async def begin(
 
 async def ensure_customer(sessions: Sessions, rail: str, vault: CardVault, customer_id: str) -> str:
     """Who a customer is at a provider, made there at the first need. Raises as ``CardVault.ensure_customer`` does."""
-    async with sessions() as session:
+    async with by_statement(sessions) as session:
         known: str | None = await session.scalar(
             select(PaymentCustomer.rail_ref).where(
                 PaymentCustomer.customer_id == customer_id, PaymentCustomer.rail == rail

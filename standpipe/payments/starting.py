@@ -27,7 +27,7 @@ from standpipe.payments.state import PaymentState
 from standpipe.payments.top_ups import CREATED, create_at_provider, new_account_reference
 from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions, reading
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
 
@@ -121,13 +121,13 @@ async def start(
     agreed = await agree() if agree is not None else None
     payer_ref = await _payer_at_provider(sessions, rails, customer_id, order)
     now = clock.now()
-    async with reading(sessions) as session:
+    async with by_statement(sessions) as session:
         accepted = await _accept(session, rails, situation, order, now)
     row = _row(accepted, order, now, agreed) | {
         "customer_id": customer_id, "key": idempotency_key, "request_hash": request_hash, "payer_ref": payer_ref,
     }  # fmt: skip
     if not await _store(sessions, row, accepted.meter, agreed, now):
-        async with reading(sessions) as session:
+        async with by_statement(sessions) as session:
             first = await recall(
                 session, customer_id=customer_id, key=idempotency_key, mutation=MUTATION, request_hash=request_hash
             )
@@ -152,7 +152,7 @@ async def _load(
     values = {
         "customer_id": customer_id, "key": key, "meter_id": order.meter_id, "rail": found[0].name if found else None,
     }  # fmt: skip
-    async with reading(sessions) as session:
+    async with by_statement(sessions) as session:
         row = (await session.execute(LOAD, values)).one_or_none()
     if row is None:
         raise NotFoundError("No such customer.")
@@ -221,7 +221,7 @@ async def _store(
 ) -> bool:
     """Whether the order is stored; False where another request with its key was first. Raises QuoteOutdatedError."""
     if agreed is None:
-        async with reading(sessions) as session:
+        async with by_statement(sessions) as session:
             return await session.scalar(STORE, row) is not None
     async with sessions.begin() as session:
         if await session.scalar(STORE, row) is None:

@@ -29,7 +29,7 @@ from standpipe.payments.state import PaymentState
 from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import (
     InvalidInputError,
     NotFoundError,
@@ -98,7 +98,7 @@ async def refresh(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, t
 
 async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 200) -> int:
     """The payment poller: ask about top-ups that no notice has settled. Returns how many were claimed."""
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         due = [row.id for row in await claim(session, TopUp, limit=limit)]
     if not due:
         return 0

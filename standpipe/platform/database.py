@@ -75,8 +75,12 @@ def without_transactions(engine: Engine) -> Engine:
 
 
 @asynccontextmanager
-async def reading(sessions: Sessions) -> AsyncIterator[AsyncSession]:
-    """A session whose statements are each a transaction of their own: nothing is begun, ended or held between them."""
+async def by_statement(sessions: Sessions) -> AsyncIterator[AsyncSession]:
+    """A session whose statements are each a transaction of their own: nothing is begun, ended or held between them.
+
+    For reads, and for single statements that may safely be sent twice: whether one that was lost has happened is
+    unknown, and ``reconnect.once_more`` does not see that it may have.
+    """
     async with sessions() as session:
         await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         yield session

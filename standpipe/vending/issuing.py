@@ -9,7 +9,7 @@ from standpipe.engine.queue import claim, finish, hold, retry
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.facts import TokenIssued, publish
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.notify import LIVE, notify
 from standpipe.sts.amounts import ML_PER_UNIT
 from standpipe.sts.keys import KeyTerms
@@ -24,7 +24,7 @@ async def issue_tokens(sessions: Sessions, issuer: TokenIssuer, clock: Clock, *,
     """Have what waits issued; returns how many were claimed. A token that cannot be had is tried again, then waits
     for a person; its credit goes on by radio all the while.
     """
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         due = [row.id for row in await claim(session, KeypadToken, limit=limit)]
     async with hold(sessions, KeypadToken, due) as held:
         for token_id in due:

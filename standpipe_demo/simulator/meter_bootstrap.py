@@ -74,7 +74,8 @@ async def bootstrap(
         if not await radio.reach():
             return None
         request = aiocoap.Message(code=aiocoap.POST, uri=f"coap://gateway/bs?ep={endpoint}", transport_tuning=tuning)
-        response = await context.request(request).response
+        async with asyncio.timeout(tuning.MAX_TRANSMIT_WAIT):
+            response = await context.request(request).response
         if not response.code.is_successful():
             return None
         await asyncio.wait_for(account.finished.wait(), FINISH_WITHIN_S)

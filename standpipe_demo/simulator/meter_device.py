@@ -290,8 +290,10 @@ class SimulatedMeter:
         tuning = self._tuning if patient else self._impatient
         message = aiocoap.Message(code=code, uri=self._gateway + path, transport_tuning=tuning, **options)
         try:
-            return await self._context.request(message).response
-        except (CoapError, OSError) as error:
+            # An answer that comes apart from its acknowledgement may get lost, and nobody would repeat the question.
+            async with asyncio.timeout(tuning.MAX_TRANSMIT_WAIT):
+                return await self._context.request(message).response
+        except (CoapError, OSError, TimeoutError) as error:
             _log.info("gateway not reached", serial=self.config.serial, error=type(error).__name__)
             return None
 

@@ -10,7 +10,7 @@ from standpipe.notifications.models import Alert
 from standpipe.outbox.facts import read
 from standpipe.outbox.models import OutboxFact
 from standpipe.platform.clock import Clock
-from standpipe.reactions import react
+from standpipe.reactions import load_meters, react
 from tests.support.rating import take_report
 from tests.support.town import Town
 
@@ -104,7 +104,8 @@ async def test_facts_in_any_order_and_twice_end_at_what_the_meter_says(town: Tow
         facts = [read(row) for row in await session.scalars(select(OutboxFact).order_by(OutboxFact.id))]
     for number in order:
         async with town.sessions.begin() as session:
-            await react(session, facts[number], Clock(), timedelta(hours=26))
+            fact = facts[number]
+            await react(session, fact, await load_meters(session, [fact], Clock().now(), timedelta(hours=26)))
     seen = await alerts(town)
     assert [alert["clearedAt"] is None for alert in seen].count(True) == 1
     assert max(seen, key=lambda alert: alert["raisedAt"] or "")["clearedAt"] is None

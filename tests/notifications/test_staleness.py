@@ -10,8 +10,8 @@ from standpipe.notifications.models import Alert
 from standpipe.notifications.rules import LowBalanceSignal, evaluate
 from standpipe.outbox.facts import TopUpPaid
 from standpipe.platform.clock import Clock
+from standpipe.reactions import load_meters, react
 from standpipe.readings.models import DailyUsage
-from standpipe.worker import react
 from tests.support.town import Town
 
 
@@ -37,7 +37,7 @@ async def test_n4_a_small_top_up_of_a_silent_meter_raises_nothing(
             )
     async with town.sessions.begin() as session:
         fact = TopUpPaid("top_1", town.home.meter_id, 100)
-        await react(session, fact, Clock(), timedelta(hours=26))
+        await react(session, fact, await load_meters(session, [fact], Clock().now(), timedelta(hours=26)))
     assert await town.count(Alert) == alerts
 
 

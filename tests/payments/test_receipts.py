@@ -16,7 +16,7 @@ from standpipe.payments.models import RailEvent
 from standpipe.payments.receipt_links import TTL_S, sign_link
 from standpipe.payments.receipt_pdf import render
 from standpipe.payments.receipt_text import SMS_LENGTH, sms_text
-from standpipe.payments.receipts import ReceiptView, issue, lines_of
+from standpipe.payments.receipts import ReceiptView, entries_of, issue, lines_of
 from standpipe.payments.split import FeeRule, Owing, fee_for, pay_for, split
 from standpipe.tariffs.periods import price_more
 from standpipe.tariffs.pricing import Place, table_of, volume_for_ml
@@ -85,7 +85,17 @@ async def test_a_receipt_that_is_rolled_back_takes_no_number(town: Town) -> None
     for end in ("rollback", "commit"):
         async with town.sessions() as session:
             # Asked again it is the same receipt; and what does not commit leaves nothing behind.
-            assert await issue(session, top_up_id=first, posting_key=key, bill=(), now=datetime.now(UTC)) is None
+            assert (
+                await issue(
+                    session,
+                    top_up_id=first,
+                    posting_key=key,
+                    entries=await entries_of(session, key),
+                    bill=(),
+                    now=datetime.now(UTC),
+                )
+                is None
+            )
             await getattr(session, end)()
     await paid(town, "16.00")
     async with town.sessions() as session:

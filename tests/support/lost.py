@@ -24,9 +24,12 @@ async def end_all(database_url: str) -> int:
 
 
 @contextmanager
-def lost_at(sessions: Sessions, moment: str, *, after: str = "", times: int = 1) -> Iterator[list[str]]:
+def lost_at(
+    sessions: Sessions, moment: str, *, after: str = "", times: int = 1, late: bool = False
+) -> Iterator[list[str]]:
     """Break the connection just before a statement that holds ``moment``, or before a COMMIT; so many times.
 
+    ``late``: just after that statement, before anybody has heard what came of it.
     The COMMIT is the first one whose statements hold ``after``. What is given has an entry for each time.
     """
     engine = sessions.kw["bind"].sync_engine
@@ -36,8 +39,13 @@ def lost_at(sessions: Sessions, moment: str, *, after: str = "", times: int = 1)
     def execute(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if after in statement:
             seen.add(connection)
-        if moment in statement:
+        if moment in statement and not late:
             end(connection)
+
+    def executed(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if moment in statement and late and len(lost) < times:
+            end(connection)
+            raise connection.dialect.loaded_dbapi.InterfaceError("connection is closed")
 
     def commit(connection: Any) -> None:
         if moment == "COMMIT" and connection in seen:
@@ -49,9 +57,11 @@ def lost_at(sessions: Sessions, moment: str, *, after: str = "", times: int = 1)
             connection.connection.driver_connection.terminate()
 
     event.listen(engine, "before_cursor_execute", execute)
+    event.listen(engine, "after_cursor_execute", executed)
     event.listen(engine, "commit", commit)
     try:
         yield lost
     finally:
         event.remove(engine, "before_cursor_execute", execute)
+        event.remove(engine, "after_cursor_execute", executed)
         event.remove(engine, "commit", commit)

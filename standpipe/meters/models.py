@@ -61,10 +61,8 @@ class Meter(Base):
     ``account_number`` is the serial as a payer may type it (``standpipe.meters.access.account_number_of``);
     ``closed_at``: out of service, takes no more money. ``register_max_ml``: the volume at which the register starts
     at nought again (None: it never does). ``at_zero``: what it was last told to do when its credit ends (None: not
-    known); ``cut_off_due_at``: when to look at that again, on the town's clock (None: it does not change by itself).
-    ``accrued_through``: the last day whose standing charges are booked; the day's queue goes by it.
-    ``guaranteed_minor``: what the water that its utility guarantees for a top-up costs at the present use;
-    ``guarantee_is_stale``: since then it bought water, or the utility changed its rule, and the day's queue sees to it.
+    known). ``accrued_through``: the last day whose standing charges are booked. ``guaranteed_minor``: what the water
+    that its utility guarantees for a top-up costs at the present use.
     """
 
     __tablename__ = "meters"
@@ -73,8 +71,6 @@ class Meter(Base):
         CheckConstraint("volume_granted_ml >= 0", name="volume_not_negative"),
         Index("ix_meters_account_number", "account_number"),
         Index("ix_meters_accrued_through", "accrued_through"),
-        Index("ix_meters_cut_off_due_at", "cut_off_due_at"),
-        Index("ix_meters_guarantee_is_stale", "utility_id", postgresql_where=text("guarantee_is_stale")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -95,10 +91,8 @@ class Meter(Base):
     low_credit_threshold_minor: Mapped[int] = mapped_column(server_default="0")
     register_max_ml: Mapped[int | None]
     at_zero: Mapped[str | None]
-    cut_off_due_at: Mapped[datetime | None] = mapped_column(server_default=text("'epoch'"))
     accrued_through: Mapped[date | None]
     guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
-    guarantee_is_stale: Mapped[bool] = mapped_column(server_default="false")
     volume_granted_ml: Mapped[int] = mapped_column(server_default="0")
 
 

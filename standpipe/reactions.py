@@ -72,8 +72,12 @@ async def follow_up(
             await payments_forgetting.blank_notices(sessions, phone)
         case PaymentTracesLeft(customer_id, top_up_ids):
             await payments_forgetting.forget_rest(sessions, rails, customer_id, top_up_ids)
-        case _:
+        case CreditConfirmed() | MoneyTakenBack() | AutoTopUpEnded() | TokenIssued() | ConditionChanged():
+            pass  # For react alone, as the rest.
+        case MoneyInSuspense() | SecondPayment() | AccessNews() | AccessEnded():
             pass
+        case _:
+            assert_never(fact)
 
 
 @dataclass(frozen=True, slots=True)

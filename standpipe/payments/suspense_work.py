@@ -30,12 +30,15 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
 
     Raises NotFoundError, and InvalidInputError for one that is resolved, an unknown or closed meter, another currency.
     """
-    item = await _open_item(session, item_id)
+    item = await _open_item(session, item_id, lock=False)
     meter = await session.scalar(select(Meter).where(Meter.serial == serial))
     if meter is None or meter.closed_at is not None:
         raise InvalidInputError(f"No meter in service has the serial {serial}.", ("serial",))
     if meter.currency != item.currency:
         raise InvalidInputError(f"This meter takes {meter.currency}; the money is {item.currency}.", ("serial",))
+    # The meter before the item, as whoever settles does.
+    money = await load_meter(await session.connection(), meter.id, now)
+    item = await _open_item(session, item_id)
     item_rail, currency, amount_minor, key = item.rail, item.currency, item.amount_minor, item.id
     taken = await session.scalar(select(TopUp.id).where(TopUp.rail == item_rail, TopUp.rail_ref == item.rail_ref))
     # A payment of its own, so that a refund or a dispute at the provider still finds it. A statement's line may speak
@@ -49,7 +52,6 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
         currency=currency,
         now=now,
     )
-    money = await load_meter(await session.connection(), meter.id, now)
     account = AccountRef(AccountKind.SUSPENSE, item_rail, currency)
     change = capture(payment, money, amount_minor, now, account)
     await save_one(session, change, now, Opening(f"suspense:{key}"))
@@ -74,8 +76,8 @@ async def note_returned(session: AsyncSession, *, operator: str, item_id: str, n
     await record(session, operator=operator, action="suspense.return", subject_id=item.id, detail=detail)
 
 
-async def _open_item(session: AsyncSession, item_id: str) -> SuspenseItem:
-    item = await session.get(SuspenseItem, item_id, with_for_update=True, populate_existing=True)
+async def _open_item(session: AsyncSession, item_id: str, *, lock: bool = True) -> SuspenseItem:
+    item = await session.get(SuspenseItem, item_id, with_for_update=lock or None, populate_existing=True)
     if item is None:
         raise NotFoundError(f"There is no suspense item {item_id}.")
     if item.status != "OPEN":

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Compiled once, not by every worker and by every process that a test starts.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 # Tests mostly wait, for radios and processes: two for each core keep it busy.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 STAMP := $(VENV)/.installed
@@ -30,10 +32,10 @@ demo: install graphiql ## Run everything on this machine, with a small town.
 	@exec $(BIN)/standpipe demo
 
 test: install ## Run the whole suite, on every core.
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-all: install ## The same with its random tests at length, for half an hour.
-	TEST_ALL=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+	TEST_ALL=1 $(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-calendar: install ## Play the tests that depend on the day on New Year's Eve, in February's last hours, and on such days.
 	$(BIN)/python -m tests.on_any_day

@@ -99,6 +99,8 @@ async def hold(
         raise
     finally:
         keeper.cancel()
+        # Whatever it has under way ends with the block.
+        await asyncio.wait([keeper])
 
 
 async def _keep(held: Hold, sessions: Sessions, model: Any, lease_s: float, every_s: float) -> None:

@@ -110,7 +110,7 @@ async def home_screen(settings: Settings, sessions: Sessions, url: str, home: Ho
                 content = body if method == "POST" else None
                 response = await http.request(method, path, content=content, headers=headers)
                 assert response.status_code == 200
-                assert b'"errors"' not in response.content
+                assert b'"errors"' not in response.content, response.content[:600]
 
             await rate([ask] * 40)
             rates.append(await rate([ask] * REQUESTS))

@@ -35,11 +35,13 @@ SELECT m.id, m.utility_id, m.currency, m.wallet_kind, m.time_zone, m.installed_a
        m.register_max_ml, m.closed_at, m.tariff_id, m.accrued_through, m.guaranteed_minor, m.at_zero, m.last_sequence,
        u.guaranteed_ml, u.cut_off, u.friendly, u.released_reason, u.released_until,
        s.valve, s.valve_reason, d.reprice_from, d.marks,
-       (SELECT max(b.period_start) FROM statements b WHERE b.meter_id = m.id) AS last_statement
-FROM meters m JOIN utilities u ON u.id = m.utility_id
+       (SELECT max(b.period_start) FROM statements b WHERE b.meter_id = m.id) AS last_statement,
+       f.customer_class,
+       (SELECT jsonb_object_agg(c.code, c.cut_off) FROM customer_classes c WHERE c.utility_id = u.id) AS class_cut_offs
+FROM meters m JOIN utilities u ON u.id = m.utility_id JOIN tariffs f ON f.id = m.tariff_id
 LEFT JOIN meter_states s ON s.meter_id = m.id LEFT JOIN meter_due d ON d.meter_id = m.id
 WHERE m.id = ANY(CAST(:ids AS text[])) ORDER BY m.id
-""").columns(friendly=JSONB)
+""").columns(friendly=JSONB, class_cut_offs=JSONB)
 RAW = text("""
 SELECT arrival, meter_id, received_at, clock_wrong, stated_at, read_at, register_ml, empty_pipe, is_last
 FROM (SELECT *, arrival = max(arrival) OVER mine AS is_last,
@@ -63,12 +65,10 @@ FROM unnest(CAST(:meter_ids AS text[]), CAST(:since AS date[]), CAST(:until AS d
 JOIN volume_purchases p ON p.meter_id = s.meter_id AND p.day >= s.since AND p.day < s.until
 GROUP BY p.meter_id, p.day
 """)
-CLASSES = text("SELECT utility_id, code, cut_off FROM customer_classes WHERE utility_id = ANY(CAST(:ids AS text[]))")
 POLICY_TERMS = text("""
 SELECT t.meter_id, t.from_day, f.customer_class, t.cut_off FROM supply_terms t JOIN tariffs f ON f.id = t.tariff_id
 WHERE t.meter_id = ANY(CAST(:ids AS text[])) ORDER BY t.meter_id, t.from_day
 """)
-CUSTOMER_CLASSES = text("SELECT id, customer_class FROM tariffs WHERE id = ANY(CAST(:ids AS text[]))")
 # The last that went out tells what the meter certainly does; those that are open wait for it.
 AT_ZERO = text("""
 SELECT c.meter_id, c.value, c.status, c.attempts, c.void_at, c.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN')
@@ -293,25 +293,20 @@ async def _policies(
 ) -> tuple[dict[str, UtilityPolicy], dict[str, tuple[PolicyTerms, ...]]]:
     """What each utility rules about zero credit, and each meter's terms as far as they bear on it."""
     utilities = {row.utility_id: row for row in rows.values()}
-    classes: dict[str, dict[str, str | None]] = {utility_id: {} for utility_id in utilities}
-    for utility_id, code, cut_off in await conn.execute(CLASSES, {"ids": list(utilities)}):
-        classes[utility_id][code] = cut_off
     policies = {
         utility_id: UtilityPolicy(
-            row.cut_off, row.friendly, row.released_reason, row.released_until, classes[utility_id]
+            row.cut_off, row.friendly, row.released_reason, row.released_until, row.class_cut_offs or {}
         )
         for utility_id, row in utilities.items()
     }
     terms: dict[str, list[PolicyTerms]] = {meter_id: [] for meter_id in rows}
     for meter_id, from_day, customer_class, cut_off in await conn.execute(POLICY_TERMS, {"ids": list(rows)}):
         terms[meter_id].append(PolicyTerms(from_day, customer_class, cut_off))
-    rows_of_tariffs = await conn.execute(CUSTOMER_CLASSES, {"ids": sorted({row.tariff_id for row in rows.values()})})
-    of_tariff = {tariff_id: customer_class for tariff_id, customer_class in rows_of_tariffs}  # noqa: C416 - no rows.
     for meter_id, row in rows.items():
         today = _first_day(row)
         if not terms[meter_id] or terms[meter_id][0].from_day > today:
             # Its own row's tariff holds before all terms.
-            terms[meter_id].insert(0, PolicyTerms(today, of_tariff[row.tariff_id], None))
+            terms[meter_id].insert(0, PolicyTerms(today, row.customer_class, None))
     return policies, {meter_id: tuple(own) for meter_id, own in terms.items()}
 
 

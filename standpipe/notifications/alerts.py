@@ -36,7 +36,7 @@ async def check_low_balance(
 
     Each member is told at their own days: see ``standpipe.notifications.rules``.
     """
-    members = await days_left_of_members(session, await _members(session, meter_id))
+    members = await days_left_of_members(session, meter_id)
     state = await lock_state(session, meter_id, AlertKind.LOW_BALANCE)
     before = state.level
     decision = evaluate(before, signal, {days for own in members.values() for days in own})
@@ -132,11 +132,6 @@ async def _queue(
         )
     await session.flush()
     return queued
-
-
-async def _members(session: AsyncSession, meter_id: str) -> list[str]:
-    members = select(Membership.customer_id).join(Meter, Meter.household_id == Membership.household_id)
-    return list(await session.scalars(members.where(Meter.id == meter_id)))
 
 
 async def _overtake(session: AsyncSession, meter_id: str, business_key: str, not_for: Collection[str]) -> None:

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -33,7 +32,7 @@ from standpipe.notifications.rules import quiet_until
 from standpipe.notifications.texts import text_of
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
-from standpipe.platform.database import Sessions
+from standpipe.platform.database import Sessions, by_statement
 
 MAX_ATTEMPTS = 24
 """With the back-off's cap of an hour, most of a day."""
@@ -90,8 +89,7 @@ async def deliver_due(
                 with tracing.continue_from(job.traceparent), tracing.span("push"):
                     outcome = await sender.send(job.message) if sender is not None else PushOutcome(error="no sender")
                     await held.let_go(job.delivery_id)
-                    async with sessions.begin() as session:
-                        await _record(session, job, outcome)
+                    await _record(sessions, job, outcome)
             except Exception:
                 # One that goes wrong must not take the batch with it: its lease runs out, and it is tried again.
                 _log.exception("delivery failed", delivery_id=job.delivery_id)
@@ -108,18 +106,16 @@ async def backlog(session: AsyncSession) -> Backlog:
 
 async def _prepare(session: AsyncSession, rows: Sequence[Delivery], clock: Clock, *, push_is_on: bool) -> list[_Job]:
     """The jobs for those rows that can be sent; the others end here with their reason, or wait for quiet hours."""
-    alerts = await _by_id(session, Alert, {row.alert_id for row in rows})
-    devices = await _by_id(session, Device, {row.device_id for row in rows if row.device_id})
-    wishes = await _wishes(session, [row.id for row in rows])
-    real_now, now = await database_now(session), clock.now()
+    surroundings = await _around(session, [row.id for row in rows])
+    now = clock.now()
     jobs = []
     for row in rows:
-        alert, device, wish = alerts[row.alert_id], devices.get(row.device_id or ""), wishes[row.id]
+        alert, device, wish = surroundings[row.id]
         quiet = wish.quiet_until(now) if alert.kind in WAITS_FOR_MORNING else None
         if row.attempts > MAX_ATTEMPTS:
             # Attempts are counted when a row is claimed: only one whose worker died each time gets here.
             _end(row, DeliveryStatus.FAILED, row.last_error or "every attempt ended its worker")
-            row.dead_at = real_now
+            row.dead_at = func.now()
         elif not push_is_on:
             _end(row, DeliveryStatus.SUPPRESSED, "push is not set up")
         elif alert.cleared_at is not None:
@@ -133,16 +129,21 @@ async def _prepare(session: AsyncSession, rows: Sequence[Delivery], clock: Clock
         elif quiet is not None:
             # Not a try: as if it had never been claimed. The queue waits in real time, the customer in the town's.
             row.attempts -= 1
-            row.due_at = real_now + timedelta(seconds=clock.real_s(quiet - now))
+            row.due_at = func.now() + timedelta(seconds=clock.real_s(quiet - now))
         else:
             jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device), row.traceparent))
     return jobs
 
 
-async def _wishes(session: AsyncSession, delivery_ids: Sequence[str]) -> dict[str, _Wishes]:
+async def _around(
+    session: AsyncSession, delivery_ids: Sequence[str]
+) -> dict[str, tuple[Alert, Device | None, _Wishes]]:
+    """By delivery, its alert, its device where there is one yet, and its customer's wishes."""
     rows = await session.execute(
         select(
             Delivery.id,
+            Alert,
+            Device,
             Membership.id.is_not(None),
             func.coalesce(NotificationPreference.channels.has_key(NotifyChannel.PUSH.value), True),
             NotificationPreference.quiet_from,
@@ -151,6 +152,7 @@ async def _wishes(session: AsyncSession, delivery_ids: Sequence[str]) -> dict[st
         )
         .join(Alert, Alert.id == Delivery.alert_id)
         .join(Meter, Meter.id == Alert.meter_id)
+        .outerjoin(Device, Device.id == Delivery.device_id)
         .outerjoin(
             Membership,
             and_(Membership.household_id == Meter.household_id, Membership.customer_id == Delivery.customer_id),
@@ -158,7 +160,7 @@ async def _wishes(session: AsyncSession, delivery_ids: Sequence[str]) -> dict[st
         .outerjoin(NotificationPreference, NotificationPreference.customer_id == Delivery.customer_id)
         .where(Delivery.id.in_(delivery_ids))
     )
-    return {delivery_id: _Wishes(*values) for delivery_id, *values in rows}
+    return {delivery_id: (alert, device, _Wishes(*values)) for delivery_id, alert, device, *values in rows}
 
 
 def _message(alert: Alert, device: Device) -> PushMessage:
@@ -169,17 +171,29 @@ def _message(alert: Alert, device: Device) -> PushMessage:
     return PushMessage(device.fcm_token, device.fcm_fid, words.title, words.body, key, data)
 
 
-async def _record(session: AsyncSession, job: _Job, outcome: PushOutcome) -> None:
+async def _record(sessions: Sessions, job: _Job, outcome: PushOutcome) -> None:
+    if outcome.message_id is None:
+        async with sessions.begin() as session:
+            await _record_failure(session, job, outcome)
+        return
+    sent = {"status": DeliveryStatus.SENT, "provider_message_id": outcome.message_id}
+    done = {"updated_at": func.now(), "due_at": None, "last_error": None}
+    async with by_statement(sessions) as session:
+        await session.execute(
+            update(Delivery)
+            .where(Delivery.id == job.delivery_id, Delivery.status == DeliveryStatus.QUEUED)
+            .values(sent | done)
+        )
+
+
+async def _record_failure(session: AsyncSession, job: _Job, outcome: PushOutcome) -> None:
     row = await session.get(Delivery, job.delivery_id, with_for_update=True)
     if row is None or row.status != DeliveryStatus.QUEUED:
         return
     if outcome.address_gone:
         await _forget_address(session, job)
     row.updated_at = await database_now(session)
-    if outcome.message_id is not None:
-        row.status, row.provider_message_id = DeliveryStatus.SENT, outcome.message_id
-        finish(row)
-    elif outcome.retry_after_s is None:
+    if outcome.retry_after_s is None:
         _end(row, DeliveryStatus.FAILED, (outcome.error or "unknown")[:500])
     elif row.attempts == job.attempts:
         if not await retry(session, row, outcome.error or "unknown", max_attempts=MAX_ATTEMPTS):
@@ -201,7 +215,3 @@ async def _forget_address(session: AsyncSession, job: _Job) -> None:
 def _end(row: Delivery, status: DeliveryStatus, reason: str) -> None:
     finish(row)
     row.status, row.last_error = status, reason
-
-
-async def _by_id(session: AsyncSession, model: Any, ids: set[str]) -> dict[str, Any]:
-    return {row.id: row for row in await session.scalars(select(model).where(model.id.in_(ids)))}

@@ -9,7 +9,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.households.models import Customer
+from standpipe.households.models import Customer, Membership
+from standpipe.meters.models import Meter
 from standpipe.notifications.models import Delivery, DeliveryStatus, NotificationPreference, NotifyChannel
 from standpipe.notifications.rules import THRESHOLDS_DAYS
 from standpipe.platform.errors import InvalidInputError
@@ -78,15 +79,19 @@ async def change_preferences(session: AsyncSession, *, customer_id: str, change:
     return _as_value(customer, row)
 
 
-async def days_left_of_members(session: AsyncSession, customer_ids: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Each customer's own thresholds, in days."""
+async def days_left_of_members(session: AsyncSession, meter_id: str) -> dict[str, tuple[int, ...]]:
+    """The own thresholds, in days, of each member of the meter's household."""
     rows = await session.execute(
-        select(NotificationPreference.customer_id, NotificationPreference.days_left).where(
-            NotificationPreference.customer_id.in_(customer_ids)
-        )
+        select(Membership.customer_id, NotificationPreference.days_left)
+        .join(Meter, Meter.household_id == Membership.household_id)
+        .outerjoin(NotificationPreference, NotificationPreference.customer_id == Membership.customer_id)
+        .where(Meter.id == meter_id)
     )
-    said = {customer_id: tuple(days) for customer_id, days in rows}
-    return {customer_id: said.get(customer_id, THRESHOLDS_DAYS) for customer_id in customer_ids}
+    found: dict[str, tuple[int, ...]] = {}
+    for customer_id, days in rows:
+        said: list[int] | None = days
+        found[customer_id] = THRESHOLDS_DAYS if said is None else tuple(said)
+    return found
 
 
 def language_tag(text: str) -> str:

@@ -35,12 +35,13 @@ MUTATION = "topUpStart"
 _log = structlog.get_logger(__name__)
 
 LOAD = text("""
-    SELECT c.phone, k.mutation, k.request_hash, k.result, h.role,
+    SELECT c.phone, p.rail_ref AS payer_ref, k.mutation, k.request_hash, k.result, h.role,
            m.id, m.currency, m.closed_at, m.wallet_kind, m.tariff_id, m.installed_at, m.time_zone,
            EXISTS (SELECT FROM top_ups t WHERE t.meter_id = m.id AND t.rail = CAST(:rail AS text)
                    AND t.dispute IN ('INQUIRY', 'OPEN')) AS is_disputed
     FROM customers c
     LEFT JOIN request_keys k ON k.customer_id = c.id AND k.key = :key
+    LEFT JOIN payment_customers p ON p.customer_id = c.id AND p.rail = CAST(:rail AS text)
     LEFT JOIN (memberships h JOIN meters m ON m.household_id = h.household_id)
         ON h.customer_id = c.id AND m.id = :meter_id
     WHERE c.id = :customer_id""").columns(result=JSONB)
@@ -81,6 +82,7 @@ class _Situation:
     """What an order depends on. ``meter`` is None where this customer has none by that id."""
 
     phone: str
+    payer_ref: str | None
     role: str | None
     meter: OrderedMeter | None
     is_disputed: bool
@@ -119,7 +121,7 @@ async def start(
     if known is not None:
         return known, True
     agreed = await agree() if agree is not None else None
-    payer_ref = await _payer_at_provider(sessions, rails, customer_id, order)
+    payer_ref = situation.payer_ref or await _payer_at_provider(sessions, rails, customer_id, order)
     now = clock.now()
     async with by_statement(sessions) as session:
         accepted = await _accept(session, rails, situation, order, now)
@@ -165,7 +167,7 @@ async def _load(
         )  # fmt: skip
     return (
         None if answer is None else str(answer["top_up_id"]),
-        _Situation(row.phone, row.role, meter, row.is_disputed),
+        _Situation(row.phone, row.payer_ref, row.role, meter, row.is_disputed),
     )
 
 

@@ -127,7 +127,8 @@ async def save(work: UnitOfWork, rated: Sequence[Rated], now: datetime) -> None:
 
 def has_changed(changes: Changes) -> bool:
     """Whether a rating changed anything that somebody may see."""
-    return bool(changes.judged.readings or changes.usage_recorded or changes.postings or changes.standing)
+    told = changes.zero_credit is not None and changes.zero_credit.command is not None
+    return bool(told or changes.judged.readings or changes.usage_recorded or changes.postings or changes.standing)
 
 
 async def _readings(conn: AsyncConnection, rated: Sequence[Rated]) -> None:

@@ -62,12 +62,16 @@ async def rate_many_now(
     changed_days: Mapping[str, frozenset[date]] | None = None,
 ) -> None:
     """``rate_now`` for several. Raises NotFoundError where one is unknown."""
-    work = UnitOfWork(conn)
-    loaded = await load(conn, meter_ids, now, skip_locked=False, changed_days=changed_days)
-    if len(loaded) < len(set(meter_ids)):
-        raise NotFoundError("No such meter.")
-    await save(work, [Rated(one, decide(one.state, now), one.marks) for one in loaded.values()], now)
-    await work.flush()
+    waiting = set(meter_ids)
+    while waiting:
+        work = UnitOfWork(conn)
+        loaded = await load(conn, sorted(waiting), now, skip_locked=False, changed_days=changed_days)
+        if len(loaded) < len(waiting):
+            raise NotFoundError("No such meter.")
+        await save(work, [Rated(one, decide(one.state, now), one.marks) for one in loaded.values()], now)
+        await work.flush()
+        # Whoever takes money away, or closes a month, goes by all that was told.
+        waiting, changed_days = {meter_id for meter_id, one in loaded.items() if one.has_more}, None
 
 
 async def sweep(sessions: Sessions, clock: Clock) -> None:

@@ -7,11 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, select, text
+from sqlalchemy import event, func, select, text
 
-from standpipe.billing import rounds
+from standpipe.billing import rating_load, rounds
 from standpipe.billing.models import PeriodCharge
 from standpipe.engine.batcher import BusyError
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
@@ -279,6 +280,41 @@ async def test_the_clock_jumps_a_month_each_months_charge_comes_once_and_in_orde
         (["2026-06-01", "r1"], -30_000),
     ]
     assert rows[2].occurred_at < local_midnight(date(2026, 6, 1), zone) <= rows[3].occurred_at
+
+
+async def test_who_takes_money_away_goes_by_all_that_was_told(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [home] = await homes_of(sessions, 1)
+    for day in range(5):
+        await tell(sessions, [home.meter_id], (START + timedelta(days=day + 1), 1_000_000 * (day + 1)))
+    monkeypatch.setattr(rating_load, "MAX_READINGS", 2)
+    async with sessions.begin() as session:
+        await rounds.rate_now(await session.connection(), home.meter_id, NOW)
+    assert await waiting_reports(sessions) == 0
+    assert sum(one.volume_ml for one in await charges(sessions)) == 5_000_000
+
+
+async def waiting_reports(sessions: Sessions) -> int:
+    async with sessions() as session:
+        return await session.scalar(select(func.count()).select_from(RawReport)) or 0
+
+
+async def charges(sessions: Sessions) -> list[PeriodCharge]:
+    async with sessions() as session:
+        return list(await session.scalars(select(PeriodCharge)))
+
+
+async def test_a_rule_about_zero_credit_that_no_instant_names_is_met_by_the_sweep(sessions: Sessions) -> None:
+    [home] = await homes_of(sessions, 1)
+    await rate_due(sessions, Stopped(NOW))
+    await run(sessions, "UPDATE utilities SET cut_off = 'TRICKLE'")
+    await run(sessions, "UPDATE meter_due SET marked_at = NULL, due_next_at = NULL")
+    before = metrics.RATED_LATE._value.get()
+    await rounds.sweep(sessions, Stopped(NOW + timedelta(hours=30)))
+    assert metrics.RATED_LATE._value.get() == before + 1
+    async with sessions() as session:
+        assert await session.scalar(select(Meter.at_zero).where(Meter.id == home.meter_id)) == "TRICKLE"
 
 
 async def test_a_forgotten_instant_is_met_by_the_sweep_and_counted(sessions: Sessions) -> None:

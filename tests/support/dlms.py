@@ -89,9 +89,9 @@ class DlmsField:
             patience=self.patience,
         )
         await self.server.start("127.0.0.1", self.port)
-        listener = Listener(self.database_url, COMMANDS)
-        await listener.start()
-        self.tasks = [asyncio.create_task(self._hear(listener, self.server))]
+        self.listener = Listener(self.database_url, COMMANDS)
+        await self.listener.start()
+        self.tasks = [asyncio.create_task(self._hear(self.listener, self.server))]
 
     async def at(self, now: datetime) -> None:
         """The town's clock stands at another instant, for the gateway and for the meter; the meter's line is down."""
@@ -108,15 +108,14 @@ class DlmsField:
                 await task
         if self.server is not None:
             await self.server.stop()
+            # Not by the task that hears: one that is cancelled before its first step ends nothing.
+            await self.listener.stop()
         self.server = None
 
     async def _hear(self, listener: Listener, server: DlmsServer) -> None:
-        try:
-            async for meter_ids in listener.payloads(COMMANDS):
-                for meter_id in meter_ids:
-                    server.begin(meter_id)
-        finally:
-            await listener.stop()
+        async for meter_ids in listener.payloads(COMMANDS):
+            for meter_id in meter_ids:
+                server.begin(meter_id)
 
     def run_meter(self, meter: SimulatedDlmsMeter | None = None) -> Any:
         """Keep a meter dialling in until the test ends."""

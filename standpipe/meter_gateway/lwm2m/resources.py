@@ -125,15 +125,21 @@ class Located(Door, PathCapable):  # type: ignore[misc]  # aiocoap is not typed.
         location, proven = _location(request), self._identity.meter_of(request.remote)
         lifetime_s, objects = _lifetime_s(query_of(request)), _objects(request) or None
         async with self._contacts.statements.connect() as conn:
-            known = await registrations.update_registration(
-                conn,
-                self._keys,
-                location=location,
-                proven=proven,
-                remote=address(request.remote),
-                lifetime_s=lifetime_s,
-                objects=objects,
-            )
+            try:
+                known = await registrations.update_registration(
+                    conn,
+                    self._keys,
+                    location=location,
+                    proven=proven,
+                    remote=address(request.remote),
+                    lifetime_s=lifetime_s,
+                    objects=objects,
+                )
+            except NotFoundError:
+                if proven is not None:
+                    # It may have ended while we kept it in memory.
+                    self._contacts.drop(proven)
+                raise
         self._contacts.woke(known)
         return aiocoap.Message(code=aiocoap.CHANGED)
 

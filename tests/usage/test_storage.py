@@ -29,7 +29,6 @@ from standpipe.readings.rollups import roll_up
 from standpipe.readings.storage import (
     add_partitions,
     cut_first,
-    is_lock_failure,
     keep_partitions,
     month_start,
     months_from,
@@ -248,21 +247,6 @@ async def test_retention_refuses_what_may_still_change(sessions: Sessions, befor
     assert await of_before(sessions, NOW) == count
 
 
-async def test_a_report_under_way_and_retention_take_turns(sessions: Sessions) -> None:
-    home = await lived(sessions, "Africa/Nairobi", silent=False)
-    at = HORIZON - timedelta(days=15)
-    report = MeterReport(home.meter_id, NOW, (RegisterReading(at, (at - START) // HOUR * 9_500),))
-    async with sessions.begin() as session:
-        await take_report(session, report, NOW)
-        with pytest.raises(Exception, match="lock timeout") as caught:
-            await forget(sessions)
-        assert is_lock_failure(caught.value)  # type: ignore[arg-type]
-    # The report was first: it counts, and its days stay when it is let go.
-    before = await books(sessions, home)
-    await forget(sessions)
-    assert await books(sessions, home) == before
-
-
 async def test_months_are_made_ahead_once_whoever_makes_them(sessions: Sessions) -> None:
     home = await home_in(sessions, "Africa/Nairobi")
     async with sessions.begin() as session:
@@ -287,15 +271,6 @@ async def test_months_are_made_ahead_once_whoever_makes_them(sessions: Sessions)
     with pytest.raises(Exception, match="fk_readings_meter_id"):
         async with sessions.begin() as session:
             await session.execute(Reading.__table__.insert(), [values | {"meter_id": "nobody", "read_at": last}])
-
-
-async def test_making_months_gives_way_to_who_reads_the_rest(sessions: Sessions) -> None:
-    later = datetime.now(UTC) + timedelta(days=365 * 4)
-    async with sessions.begin() as session:
-        await session.execute(text("SELECT * FROM readings_rest"))
-        with pytest.raises(Exception, match="lock timeout"):
-            await keep_partitions(sessions, Clock(factor=1e-9, anchor_at=later))
-    await keep_partitions(sessions, Clock(factor=1e-9, anchor_at=later))
 
 
 async def test_the_worker_makes_months_and_tries_again_after_a_failure(sessions: Sessions, database_url: str) -> None:

@@ -428,7 +428,7 @@ async def test_the_statement_is_a_bill_from_purchases(town: Town) -> None:
     town = await volume_town(town)
     for amount in ("100.00", "30.00", "10.00"):
         await pay(town, amount)
-    found = await town.gql(STATEMENT, m=town.home.meter_id, d=datetime.now(UTC).date().isoformat())
+    found = await town.gql(STATEMENT, m=town.home.meter_id, d=town.today().isoformat())
     statement = found["data"]["node"]["statement"]["statement"]
     charges = [(line["code"], line["amount"]["amount"]) for line in statement["charges"]]
     assert charges == [("WATER", "100.00"), ("WATER", "20.00"), ("vat", "19.20")]

@@ -41,17 +41,19 @@ class Radio(SimulatedMeter):
     def __init__(self, meter_id: str, config: MeterConfig, **more: Any) -> None:
         super().__init__(config, **more)
         self._task_name = f"contact {meter_id}"
+        self.stays_awake = False
+        """Listens until this is taken back, whatever the gateway does."""
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         self.heard()
         ends_at = loop.time() + MOST_S
         # A contact is a task of the gateway's, and gone once it is over.
-        while loop.time() < min(ends_at, max(self._heard_at + QUIET_S, self._in_contact() * ends_at)):
+        while loop.time() < min(ends_at, max(self._heard_at + QUIET_S, self._is_needed() * ends_at)):
             await asyncio.sleep(QUIET_S / 5)
 
-    def _in_contact(self) -> bool:
-        return any(task.get_name() == self._task_name for task in asyncio.all_tasks())
+    def _is_needed(self) -> bool:
+        return self.stays_awake or any(task.get_name() == self._task_name for task in asyncio.all_tasks())
 
 
 @dataclass

@@ -40,8 +40,8 @@ HOME_SQL = (
     "(SELECT tariff_id FROM meters m JOIN memberships s ON s.household_id = m.household_id WHERE s.customer_id = $1)",
     "SELECT d.meter_id, d.day, d.volume_ml FROM daily_usage d JOIN meters m ON m.id = d.meter_id JOIN memberships s "
     "ON s.household_id = m.household_id WHERE s.customer_id = $1 AND d.day >= now() - interval '40 days'",
-    "SELECT p.id, p.status, p.pay_minor, e.status, e.at FROM top_ups p JOIN top_up_events e ON e.top_up_id = p.id "
-    "WHERE p.customer_id = $1 ORDER BY p.id DESC LIMIT 40",
+    "SELECT t.id, p.status, t.pay_minor, e.status, e.at FROM top_ups t JOIN payments p ON p.top_up_id = t.id "
+    "JOIN top_up_events e ON e.top_up_id = t.id WHERE t.customer_id = $1 ORDER BY t.id DESC LIMIT 40",
 )
 
 

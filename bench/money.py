@@ -12,7 +12,7 @@ from bench.support import CONNECTIONS, Row, rate
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
 from standpipe.payments.settle import Ask, settle, settle_many
 from standpipe.platform.clock import Clock
@@ -157,14 +157,23 @@ async def make_top_up(sessions: Sessions, home: Home) -> tuple[str, str]:
                 id=top_up_id,
                 customer_id=home.customer_id,
                 meter_id=home.meter_id,
-                rail="bench",
-                rail_ref=ref,
                 pay_minor=1500,
                 currency="KES",
                 idempotency_key=top_up_id,
                 request_hash="",
-                status="PENDING",
                 created_at=now,
+            )
+        )
+        await session.flush()
+        session.add(
+            Payment(
+                id=top_up_id,
+                top_up_id=top_up_id,
+                rail="bench",
+                rail_ref=ref,
+                asked_minor=1500,
+                currency="KES",
+                status="PENDING",
                 updated_at=now,
             )
         )
@@ -179,9 +188,9 @@ async def _plain_settle(pool: Any, top_up_id: str, home: Home) -> None:
     """The statements of ``settle``, in its order, without anything around them."""
     transaction, now = new_id("ltx"), datetime.now(UTC)
     async with pool.acquire() as db:
-        await db.fetchrow("SELECT * FROM top_ups WHERE id = $1", top_up_id)
+        await db.fetchrow("SELECT * FROM payments WHERE id = $1", top_up_id)
         async with db.transaction():
-            await db.fetchrow("SELECT * FROM top_ups WHERE id = $1 FOR NO KEY UPDATE", top_up_id)
+            await db.fetchrow("SELECT * FROM payments WHERE id = $1 FOR NO KEY UPDATE", top_up_id)
             await db.execute(
                 "INSERT INTO ledger_transactions (id, key, kind, occurred_at) VALUES ($1, $2, 'TOP_UP', $3) "
                 "ON CONFLICT DO NOTHING",
@@ -241,7 +250,7 @@ async def _plain_settle(pool: Any, top_up_id: str, home: Home) -> None:
                 "INSERT INTO top_up_events (top_up_id, status, at) VALUES ($1, 'SUCCEEDED', $2)", top_up_id, now
             )
             await db.execute(
-                "UPDATE top_ups SET status = 'SUCCEEDED', captured_minor = 1500, version = 1, due_at = NULL "
+                "UPDATE payments SET status = 'SUCCEEDED', captured_minor = 1500, version = 1, due_at = NULL "
                 "WHERE id = $1",
                 top_up_id,
             )

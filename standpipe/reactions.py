@@ -121,15 +121,15 @@ async def react(session: AsyncSession, fact: Fact, meters: Meters) -> None:  # n
     match fact:
         case UsageRecorded(meter_id):
             await _check_balance(session, meter_id, meters)
-        case TopUpPaid(top_up_id, meter_id, _, posting_key):
-            await _issue_receipt(session, meter_id, top_up_id, posting_key, meters)
+        case TopUpPaid(_, payment_id, meter_id, _, posting_key):
+            await _issue_receipt(session, meter_id, payment_id, posting_key, meters)
             await _check_balance(session, meter_id, meters)
         case CreditConfirmed(meter_id, accepted_minor):
             await _tell(session, meter_id, f"credit:{meter_id}:{accepted_minor}", None, meters)
         case TopUpFailed(top_up_id, meter_id):
             await _tell_failed(session, meter_id, top_up_id, meters)
-        case MoneyTakenBack(top_up_id, meter_id, posting_key):
-            await _issue_receipt(session, meter_id, top_up_id, posting_key, meters)
+        case MoneyTakenBack(_, payment_id, meter_id, posting_key):
+            await _issue_receipt(session, meter_id, payment_id, posting_key, meters)
             await _tell(session, meter_id, f"taken-back:{posting_key}", "TAKEN_BACK", meters)
         case AutoTopUpEnded(auto_id, meter_id, top_up_id, outcome):
             key = f"auto:{auto_id}:{top_up_id}:{outcome}"
@@ -152,7 +152,7 @@ def _call_a_person(fact: MoneyInSuspense | SecondPayment) -> None:
     if isinstance(fact, MoneyInSuspense):
         _log.error("money in suspense: a person must look", top_up_id=fact.top_up_id, reason=fact.reason)
     else:
-        _log.error("one intention paid twice: both are credited", top_up_id=fact.top_up_id, sibling_id=fact.sibling_id)
+        _log.error("one intention paid twice: both are credited", top_up_id=fact.top_up_id, payment_id=fact.payment_id)
 
 
 async def _check_balance(session: AsyncSession, meter_id: str, meters: Meters) -> None:
@@ -248,7 +248,7 @@ async def _access_changed(session: AsyncSession, fact: AccessNews | AccessEnded,
 
 
 async def _issue_receipt(
-    session: AsyncSession, meter_id: str, top_up_id: str, posting_key: str, meters: Meters
+    session: AsyncSession, meter_id: str, payment_id: str, posting_key: str, meters: Meters
 ) -> None:
     """A receipt for one posting, its credit explained by tier at the use so far.
 
@@ -268,7 +268,7 @@ async def _issue_receipt(
         bill, overdrawn_minor = quoted.bill, quoted.overdrawn_minor
     await issue(
         session,
-        top_up_id=top_up_id,
+        payment_id=payment_id,
         posting_key=posting_key,
         entries=entries,
         bill=bill,

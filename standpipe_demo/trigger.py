@@ -20,7 +20,7 @@ from standpipe.meters.models import Meter
 from standpipe.office.desk import at_desk, minor, out
 from standpipe.operations.find import meter_of
 from standpipe.payments import starting, top_ups
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment
 from standpipe.payments.rails.registry import Rails
 from standpipe.payments.starting import TopUpOrder
 from standpipe.payments.views import TopUpStatus, top_ups_by_id
@@ -132,7 +132,7 @@ class _Play:
         if action not in _AT_STRIPE:
             raise InvalidInputError(f"Stripe's stand-in cannot {action}; take --method sandbox.")
         async with self.sessions() as session:
-            intent_id = (await session.get_one(TopUp, self.top_up_id)).rail_ref
+            intent_id = (await session.get_one(Payment, self.top_up_id)).rail_ref
         return f"{self.settings.stripe_api_base}/_control/payment_intents/{intent_id}/{_AT_STRIPE[action]}"
 
 

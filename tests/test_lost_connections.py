@@ -38,7 +38,7 @@ async def test_a_query_that_loses_its_connection_under_way_is_asked_again(town: 
     assert answer["data"]["viewer"]["meters"]["nodes"][0]["id"] == town.home.meter_id
 
 
-@pytest.mark.parametrize("moment", ["INSERT INTO top_ups", "UPDATE top_ups t SET"])
+@pytest.mark.parametrize("moment", ["INSERT INTO top_ups", "UPDATE payments t SET"])
 async def test_a_start_that_was_lost_happens_once(town: Town, moment: str) -> None:
     """Before it is stored; and after it, when the rail has answered."""
     with lost_at(town.sessions, moment) as lost:

@@ -1,4 +1,4 @@
-"""Accounts, transactions and entries. The database itself refuses what the rules forbid (migrations 0001, 0014)."""
+"""Accounts, transactions and entries. The database itself refuses what the rules forbid (migration 0001)."""
 
 from datetime import datetime
 from enum import StrEnum

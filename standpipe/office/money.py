@@ -22,13 +22,13 @@ mpesa = group("M-Pesa's own set-up.")
 
 @refund.command("request")
 def refund_request(
-    top_up_id: str,
+    payment_id: str,
     amount: str,
     reason: Annotated[str, typer.Option(help="Why; it is kept.")],
     key: Annotated[str | None, typer.Option(help="The same key again is the same request.")] = None,
 ) -> None:
-    """Ask for a refund; somebody else must approve it."""
-    typer.echo(perform(refunds.request, top_up_id, major(amount), reason=reason, key=key or new_id("key")))
+    """Ask for a refund of a payment (a top-up's id is its first payment's); somebody else must approve it."""
+    typer.echo(perform(refunds.request, payment_id, major(amount), reason=reason, key=key or new_id("key")))
 
 
 @refund.command("approve")
@@ -47,11 +47,11 @@ def refund_reject(refund_id: str) -> None:
 def refund_list(as_json: AsJson = False) -> None:
     """The newest refunds."""
     rows = [
-        [row.id, row.status, money_text(row.amount_minor, row.currency), row.top_up_id, row.requested_by,
+        [row.id, row.status, money_text(row.amount_minor, row.currency), row.payment_id, row.requested_by,
          row.approved_by or "", row.failure_code or "", row.reason]
         for row in perform(refunds.list_refunds)
     ]  # fmt: skip
-    columns = ["id", "state", "amount", "top-up", "asked by", "approved by", "failure", "reason"]
+    columns = ["id", "state", "amount", "payment", "asked by", "approved by", "failure", "reason"]
     show("Refunds", columns, rows, as_json=as_json)
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from standpipe.operations.operation import Desk, operation
 from standpipe.payments import refunds, suspense_work
-from standpipe.payments.models import Refund, SuspenseItem, TopUp
+from standpipe.payments.models import Payment, Refund, SuspenseItem
 from standpipe.payments.refund_states import RefundState
 from standpipe.platform.errors import NotFoundError
 from standpipe.platform.units import to_minor
@@ -17,20 +17,22 @@ MAX_LISTED = 200
 
 
 @operation("refunds.request", may=MONEY)
-async def request(desk: Desk, top_up_id: str, amount: Decimal, *, reason: str, key: str) -> str:
+async def request(desk: Desk, payment_id: str, amount: Decimal, *, reason: str, key: str) -> str:
     """Ask for a refund (``amount`` in major units); somebody else must approve it. Returns its id.
+
+    ``payment_id``: a top-up's own id is its first payment's.
 
     The same key again is the same request. Raises NotFoundError, InvalidInputError.
     """
-    top_up = await desk.session.get(TopUp, top_up_id)
-    if top_up is None:
-        raise NotFoundError(f"There is no top-up {top_up_id}.")
+    payment = await desk.session.get(Payment, payment_id)
+    if payment is None:
+        raise NotFoundError(f"There is no payment {payment_id}.")
     return await refunds.request_refund(
         desk.session,
         desk.rails,
         operator=desk.by,
-        top_up_id=top_up_id,
-        amount_minor=to_minor(amount, top_up.currency),
+        payment_id=payment_id,
+        amount_minor=to_minor(amount, payment.currency),
         reason=reason,
         request_key=key,
         now=desk.now,

@@ -23,6 +23,7 @@ class TopUpPaid:
     """The provider holds more of the customer's money than before, and it is booked."""
 
     top_up_id: str
+    payment_id: str
     meter_id: str
     captured_minor: int
     posting_key: str = ""
@@ -65,6 +66,7 @@ class MoneyTakenBack:
     """A refund or a dispute moved money out, or in again, and it is booked under ``posting_key``."""
 
     top_up_id: str
+    payment_id: str
     meter_id: str
     posting_key: str
 
@@ -74,7 +76,7 @@ class SecondPayment:
     """One intention was paid twice: both payments are credited, and somebody should know (P31)."""
 
     top_up_id: str
-    sibling_id: str
+    payment_id: str
 
 
 @dataclass(frozen=True, slots=True)

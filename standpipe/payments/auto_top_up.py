@@ -22,14 +22,13 @@ from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.access import require_meter
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.outbox.facts import AutoTopUpEnded, publish
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import PaymentStatus, Rail
 from standpipe.payments.rails.registry import fee_rule, rail_of
 from standpipe.payments.request_keys import once
 from standpipe.payments.saved_methods import require_card
 from standpipe.payments.split import fee_for
-from standpipe.payments.timeline import note_status
-from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
+from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, store_order
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
@@ -200,14 +199,10 @@ async def consider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, 
         if row is None or not row.enabled:
             return None
         await _conclude(session, row, now)
-        top_up = await _decide(session, rails, row, signal, now)
-        if top_up is None:
+        top_up_id = await _decide(session, rails, row, signal, now)
+        if top_up_id is None:
             return None
-        session.add(top_up)
-        await session.flush()
-        note_status(session, top_up_id=top_up.id, rail=top_up.rail, status=CREATED, at=now)
-        row.awaiting_top_up_id, row.updated_at = top_up.id, now
-        top_up_id = top_up.id
+        row.awaiting_top_up_id, row.updated_at = top_up_id, now
     await create_at_provider(sessions, rails, clock, top_up_id)
     await concluded(sessions, clock, top_up_id)
     return top_up_id
@@ -245,19 +240,19 @@ async def _lock(session: AsyncSession, meter_id: str) -> AutoTopUp | None:
 async def _conclude(session: AsyncSession, row: AutoTopUp, now: datetime) -> None:
     if row.awaiting_top_up_id is None:
         return
-    top_up = await session.get_one(TopUp, row.awaiting_top_up_id, populate_existing=True)
-    if top_up.status in _UNDER_WAY:
+    payment = await session.get_one(Payment, row.awaiting_top_up_id, populate_existing=True)
+    if payment.status in _UNDER_WAY:
         return
     row.awaiting_top_up_id, row.updated_at = None, now
-    if top_up.captured_minor:
+    if payment.captured_minor:
         row.failures, row.not_before, outcome = 0, None, AutoOutcome.PAID
     else:
         row.failures += 1
         row.not_before = now + min(PAUSE * 2 ** (row.failures - 1), MAX_PAUSE)
-        outcome = AutoOutcome.AUTHENTICATE if top_up.failure_code in _AUTHENTICATE else AutoOutcome.DECLINED
+        outcome = AutoOutcome.AUTHENTICATE if payment.failure_code in _AUTHENTICATE else AutoOutcome.DECLINED
         if row.failures >= MAX_FAILURES or not await _card_works(session, row):
             row.enabled, row.paused_reason, outcome = False, "declined", AutoOutcome.TURNED_OFF
-    await publish(session, AutoTopUpEnded(row.id, row.meter_id, top_up.id, outcome))
+    await publish(session, AutoTopUpEnded(row.id, row.meter_id, payment.top_up_id, outcome))
 
 
 async def _card_works(session: AsyncSession, row: AutoTopUp) -> bool:
@@ -267,8 +262,8 @@ async def _card_works(session: AsyncSession, row: AutoTopUp) -> bool:
 
 async def _decide(
     session: AsyncSession, rails: Mapping[str, Rail], row: AutoTopUp, signal: Signal, now: datetime
-) -> TopUp | None:
-    """The top-up to charge now, or None. Called under the row's lock."""
+) -> str | None:
+    """Order what to charge now; its id, or None. Called under the row's lock."""
     low = signal.fresh and signal.days_left is not None and signal.days_left <= row.threshold_days
     waits = row.awaiting_top_up_id is not None or (row.not_before is not None and now < row.not_before)
     if not low or waits:
@@ -327,26 +322,28 @@ async def _new_charge(
     card: SavedMethod,
     amount_minor: int,
     now: datetime,
-) -> TopUp:
+) -> str:
     payer_ref = await session.scalar(
         select(PaymentCustomer.rail_ref).where(
             PaymentCustomer.customer_id == row.customer_id, PaymentCustomer.rail == rail.name
         )
     )
-    top_up = new_top_up(
-        rail,
+    top_up = TopUp(
+        id=new_id("top"),
+        origin="AUTO",
         customer_id=row.customer_id,
         meter_id=row.meter_id,
         pay_minor=amount_minor,
         currency=row.currency,
         method_id=rail.name,
+        fee_agreed_minor=fee_for(fee_rule(rails, rail.name), amount_minor),
+        saved_method_id=card.id,
         idempotency_key=new_id("auto"),
         request_hash="",
-        now=now,
+        created_at=now,
     )
-    top_up.origin, top_up.saved_method_id, top_up.payer_ref = "AUTO", card.id, payer_ref
-    top_up.fee_agreed_minor = fee_for(fee_rule(rails, rail.name), amount_minor)
-    return top_up
+    await store_order(session, rail, top_up, payer_ref)
+    return top_up.id
 
 
 async def _amount_minor(session: AsyncSession, row: AutoTopUp, meter: Meter, wallet_minor: int, now: datetime) -> int:
@@ -354,11 +351,13 @@ async def _amount_minor(session: AsyncSession, row: AutoTopUp, meter: Meter, wal
     zone = ZoneInfo(meter.time_zone)
     since = local_midnight(now.astimezone(zone).date(), zone)
     spent = await session.scalar(
-        select(func.coalesce(func.sum(TopUp.pay_minor), 0)).where(
+        select(func.coalesce(func.sum(Payment.asked_minor), 0))
+        .join(TopUp, TopUp.id == Payment.top_up_id)
+        .where(
             TopUp.meter_id == row.meter_id,
             TopUp.origin == "AUTO",
             TopUp.created_at >= since,
-            TopUp.status.not_in([PaymentStatus.FAILED, PaymentStatus.CANCELLED, PaymentStatus.EXPIRED]),
+            Payment.status.not_in([PaymentStatus.FAILED, PaymentStatus.CANCELLED, PaymentStatus.EXPIRED]),
         )
     )
     wanted_minor = row.amount_minor if row.mode == AutoMode.FIXED else row.amount_minor - max(wallet_minor, 0)

@@ -24,13 +24,13 @@ class Receipt(Base):
     __tablename__ = "receipts"
     __table_args__ = (
         UniqueConstraint("utility_id", "number"),
-        Index("ix_receipts_top_up_id", "top_up_id"),
+        Index("ix_receipts_payment_id", "payment_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     utility_id: Mapped[str] = mapped_column(ForeignKey("utilities.id"))
     number: Mapped[int]
-    top_up_id: Mapped[str] = mapped_column(ForeignKey("top_ups.id"))
+    payment_id: Mapped[str] = mapped_column(ForeignKey("payments.id"))
     source_key: Mapped[str] = mapped_column(unique=True)
     kind: Mapped[str]
     currency: Mapped[str]
@@ -45,7 +45,7 @@ class SettlementEntry(Base):
     __tablename__ = "settlement_entries"
     __table_args__ = (
         UniqueConstraint("rail", "external_id"),
-        Index("ix_settlement_entries_top_up_id", "top_up_id", postgresql_where=text("top_up_id IS NOT NULL")),
+        Index("ix_settlement_entries_payment_id", "payment_id", postgresql_where=text("payment_id IS NOT NULL")),
         Index("ix_settlement_entries_state", "rail", "state"),
     )
 
@@ -55,7 +55,7 @@ class SettlementEntry(Base):
     kind: Mapped[str]
     payment_ref: Mapped[str | None]
     payout_ref: Mapped[str | None]
-    top_up_id: Mapped[str | None] = mapped_column(ForeignKey("top_ups.id"))
+    payment_id: Mapped[str | None] = mapped_column(ForeignKey("payments.id"))
     currency: Mapped[str]
     gross_minor: Mapped[int]
     fee_minor: Mapped[int]

@@ -86,7 +86,7 @@ class _Draft:
             credit = granted(
                 self.meter.credit,
                 credit_key=credit_key,
-                source_id=self.payment.id,
+                source_id=self.payment.top_up_id,
                 amount=amount_minor,
                 now=self.now,
             )
@@ -98,10 +98,12 @@ class _Draft:
         Raises InvalidInputError where the meter holds it (or, volume, may hold it).
         """
         if self.meter.volume is not None:
-            self.meter, postings = unbuy(self.meter, source_id=self.payment.id, amount_minor=amount_minor, now=self.now)
+            self.meter, postings = unbuy(
+                self.meter, source_id=self.payment.top_up_id, amount_minor=amount_minor, now=self.now
+            )
             self.postings += postings
             return bool(postings)
-        credit = retracted(self.meter.credit, source_id=self.payment.id, amount=amount_minor)
+        credit = retracted(self.meter.credit, source_id=self.payment.top_up_id, amount=amount_minor)
         self.meter = replace(self.meter, credit=credit)
         return False
 
@@ -111,7 +113,7 @@ class _Draft:
             return
         quoted_on = day_quoted(self.payment.agreed, self.payment.created_at, self.now) if at_quote else None
         self.meter, postings = buy_with_wallet(
-            self.meter, source_id=self.payment.id, posting_key=posting_key, now=self.now, quoted_on=quoted_on
+            self.meter, source_id=self.payment.top_up_id, posting_key=posting_key, now=self.now, quoted_on=quoted_on
         )
         self.postings += postings
 
@@ -152,10 +154,10 @@ def decide(
             return draft.changes(poll=next_poll(payment, polls_s), wake=around.known_as)
         return draft.changes(poll=next_poll(payment, polls_s), second=truth)
     if truth.captured_is_request:
-        truth = replace(truth, captured_minor=payment.pay_minor, requested_minor=payment.pay_minor)
+        truth = replace(truth, captured_minor=payment.asked_minor, requested_minor=payment.asked_minor)
     if around.elsewhere is not None and not payment.captured_minor and truth.captured_minor:
         # Not credited and not dropped: it stands in the report until a person has looked.
-        error = "the provider names the same receipt for this and for another top-up"
+        error = "the provider names the same receipt for this and for another payment"
         return draft.changes(poll=Poll(None, dead=True, error=error), problem=f"this money is {around.elsewhere}'s")
     draft.set(**_names_of(payment, truth))
     if truth.currency == payment.currency:
@@ -245,7 +247,7 @@ def is_same_payment(payment: PaymentState, truth: PaymentTruth) -> bool:
     if truth.reference is None:
         # Money that nobody ordered, or a rail that does not carry our words: the provider's own id must be ours.
         return payment.rail_ref == truth.rail_ref
-    return truth.reference in {payment.id, payment.intention_id, payment.account_reference}
+    return truth.reference in {payment.id, payment.top_up_id, payment.account_reference}
 
 
 def next_poll(payment: PaymentState, polls_s: tuple[int, ...]) -> Poll:
@@ -305,11 +307,11 @@ def _capture(draft: _Draft, captured_minor: int, source: AccountRef | None) -> N
     payment = draft.payment
     difference_minor = captured_minor - payment.captured_minor
     if difference_minor < 0:
-        _log.error("captured total fell", top_up_id=payment.id, by_minor=-difference_minor)
+        _log.error("captured total fell", payment_id=payment.id, by_minor=-difference_minor)
     if difference_minor <= 0:
         return
     owing, quoted = draft.meter.owing, False
-    if payment.agreed is not None and difference_minor == captured_minor == payment.pay_minor:
+    if payment.agreed is not None and difference_minor == captured_minor == payment.asked_minor:
         parts, quoted = as_agreed(captured_minor, payment.agreed, owing), True
     else:
         parts = split(difference_minor, fee_minor=payment.fee_agreed_minor - payment.fee_minor, owing=owing)
@@ -324,7 +326,7 @@ def _capture(draft: _Draft, captured_minor: int, source: AccountRef | None) -> N
         standing_minor=payment.standing_minor + parts.standing_minor,
         debt_minor=payment.debt_minor + parts.debt_minor,
     )
-    draft.facts.append(TopUpPaid(payment.id, payment.meter_id, captured_minor, key))
+    draft.facts.append(TopUpPaid(payment.top_up_id, payment.id, payment.meter_id, captured_minor, key))
     draft.captured_rose = True
 
 
@@ -343,7 +345,7 @@ def _book_reversals(draft: _Draft, truth: PaymentTruth) -> None:
         taken_back_minor=payment.taken_back_minor,
         held_minor=payment.held_minor,
         owed_minor=payment.owed_minor,
-        revocable_minor=_revocable_minor(meter, payment.id),
+        revocable_minor=_revocable_minor(meter, payment.top_up_id),
         debt_minor=meter.owing.debt_minor,
     )
     plan = take_back(position, truth.refunded_minor, truth.disputed_minor)
@@ -363,7 +365,7 @@ def _book_reversals(draft: _Draft, truth: PaymentTruth) -> None:
         refunded_minor=truth.refunded_minor,
         disputed_minor=truth.disputed_minor,
     )
-    draft.facts.append(MoneyTakenBack(payment.id, payment.meter_id, key))
+    draft.facts.append(MoneyTakenBack(payment.top_up_id, payment.id, payment.meter_id, key))
 
 
 def _reversal_lines(payment: PaymentState, plan: TakeBack) -> list[Line]:
@@ -378,7 +380,7 @@ def _reversal_lines(payment: PaymentState, plan: TakeBack) -> list[Line]:
 
 
 def _revocable_minor(meter: MeterMoney, source_id: str) -> int:
-    """What of a payment's credit can still be had from its meter's wallet.
+    """What of a top-up's credit can still be had from its meter's wallet.
 
     Of a VOLUME meter: what made no whole unit, and what was paid for water that never left us. The rest is sold.
     """
@@ -451,12 +453,12 @@ def _hold_foreign(draft: _Draft, truth: PaymentTruth) -> None:
             new_id("sus"), key, payment.rail, truth, difference_minor, reason, None, payment.id, draft.now
         )
         draft.suspense.append(item)
-        draft.facts.append(MoneyInSuspense(payment.id, reason))
+        draft.facts.append(MoneyInSuspense(payment.top_up_id, reason))
         _log.error("money in suspense", rail=payment.rail, rail_ref=truth.rail_ref, reason=reason)
     else:
         left_minor = -difference_minor
         for held in draft.around.waiting:
-            if held.top_up_id == payment.id and held.amount_minor <= left_minor:
+            if held.payment_id == payment.id and held.amount_minor <= left_minor:
                 left_minor -= held.amount_minor
                 draft.resolved[held.id] = replace(held, status="RETURNED", resolved_by="the provider")
     draft.set(suspense_minor=held_minor)
@@ -474,7 +476,7 @@ def _out_of_suspense(draft: _Draft, truth: PaymentTruth) -> AccountRef | None:
     for item in draft.around.waiting:
         same = (item.rail, item.currency, item.amount_minor) == (payment.rail, truth.currency, truth.captured_minor)
         if same and item.rail_ref in theirs:
-            draft.resolved[item.id] = replace(item, status="ASSIGNED", resolved_by="settle", top_up_id=payment.id)
+            draft.resolved[item.id] = replace(item, status="ASSIGNED", resolved_by="settle", payment_id=payment.id)
             return AccountRef(AccountKind.SUSPENSE, payment.rail, truth.currency)
     return None
 
@@ -493,4 +495,4 @@ def _move_status(draft: _Draft, truth: PaymentTruth) -> None:
     if status != payment.status:
         draft.statuses.append(status)
         if failed:
-            draft.facts.append(TopUpFailed(payment.id, payment.meter_id, truth.failure_code or "unknown"))
+            draft.facts.append(TopUpFailed(payment.top_up_id, payment.meter_id, truth.failure_code or "unknown"))

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     and_,
     any_,
+    case,
     delete,
     func,
     literal,
@@ -28,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.outbox.facts import PaymentTracesLeft, publish
 from standpipe.payments.book_models import SettlementEntry
-from standpipe.payments.models import AsyncResult, RailEvent, RequestKey, SuspenseItem, TopUp
+from standpipe.payments.models import AsyncResult, Payment, RailEvent, RequestKey, SuspenseItem, TopUp
 from standpipe.payments.rails.port import PaymentStatus, Rail
 from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.vend_models import AutoTopUp, CardSetup, PaymentCustomer, SavedMethod, VoucherTry
@@ -37,7 +38,15 @@ from standpipe.platform.errors import NotYetError
 
 BATCH = 5_000
 GONE = "forgotten:"
-_UNDECIDED = and_(TopUp.status.in_(["CREATED", PaymentStatus.PENDING]), TopUp.due_at.is_not(None))
+_UNDECIDED = (
+    select(Payment.id)
+    .where(
+        Payment.top_up_id == TopUp.id,
+        Payment.status.in_(["CREATED", PaymentStatus.PENDING]),
+        Payment.due_at.is_not(None),
+    )
+    .exists()
+)
 """The provider may yet be asked for it in the words of before; once the payment poller has given up, it is not."""
 
 
@@ -80,8 +89,9 @@ async def forget_rest(
     decided = and_(mine, not_(_UNDECIDED))
     async with sessions.begin() as session:
         await _forget_payers(session, decided, customer_id)
-        columns = (TopUp.id, TopUp.rail_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference)
-        refs = {ref for row in await session.execute(select(*columns).where(decided)) for ref in row if ref}
+        columns = (Payment.id, Payment.rail_ref, Payment.alias_ref, Payment.receipt_ref, Payment.account_reference)
+        theirs = select(*columns).join(TopUp, TopUp.id == Payment.top_up_id).where(decided)
+        refs = {ref for row in await session.execute(theirs) for ref in row if ref}
         undecided = await session.scalar(select(TopUp.id).where(mine, _UNDECIDED).limit(1))
     if refs:
         # Notices about these payments name their payer in the provider's own words.
@@ -108,14 +118,24 @@ async def forget_rest(
 
 async def _forget_payers(session: AsyncSession, decided: ColumnElement[bool], customer_id: str) -> None:
     """Who paid these top-ups; what was paid, and what became of it, stays."""
-    await session.execute(update(TopUp).where(decided, TopUp.phone.is_not(None)).values(phone=None, next_action=None))
+    named = or_(TopUp.phone.is_not(None), TopUp.customer_id == customer_id)
+    await session.execute(
+        update(Payment)
+        .where(Payment.top_up_id.in_(select(TopUp.id).where(decided, named)))
+        .values(
+            next_action=None,
+            payer_ref=case(
+                (Payment.top_up_id.in_(select(TopUp.id).where(TopUp.customer_id == customer_id)), None),
+                else_=Payment.payer_ref,
+            ),
+        )
+    )
+    await session.execute(update(TopUp).where(decided, TopUp.phone.is_not(None)).values(phone=None))
     await session.execute(
         update(TopUp)
         .where(decided, TopUp.customer_id == customer_id)
         .values(
-            next_action=None,
             return_url=None,
-            payer_ref=None,
             # Made from what was ordered, of which a phone number could be found out by trying all.
             request_hash="",
             idempotency_key=literal(GONE) + TopUp.id,
@@ -123,7 +143,10 @@ async def _forget_payers(session: AsyncSession, decided: ColumnElement[bool], cu
     )
     await session.execute(
         update(SuspenseItem)
-        .where(SuspenseItem.top_up_id.in_(select(TopUp.id).where(decided)), SuspenseItem.status != "OPEN")
+        .where(
+            SuspenseItem.payment_id.in_(select(Payment.id).join(TopUp, TopUp.id == Payment.top_up_id).where(decided)),
+            SuspenseItem.status != "OPEN",
+        )
         .values(payer=None, account_reference=None)
     )
 

@@ -20,17 +20,18 @@ from standpipe.engine.limits import Limit, count_try, private_key
 from standpipe.households.models import Household
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import TopUp
 from standpipe.payments.purchases import fits_tariff
 from standpipe.payments.rails.port import PaymentMethod, Rail
 from standpipe.payments.rails.registry import check_amount, fee_rule, methods_in
 from standpipe.payments.request_keys import hash_of
 from standpipe.payments.split import fee_for
-from standpipe.payments.top_ups import CREATED, create_at_provider, is_disputed, new_top_up
+from standpipe.payments.top_ups import create_at_provider, is_disputed, store_order
 from standpipe.payments.views import GUEST
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import IdempotencyMismatchError, InvalidInputError, MeterBlockedError, NotFoundError
+from standpipe.platform.ids import new_id
 from standpipe.platform.units import is_storable
 
 MAX_NUMBER = 64
@@ -184,22 +185,21 @@ async def _store(
     phone = order.phone if method.phone_required else None
     if phone is not None:
         await count_try(session, kind="guest.phone", key=private_key(phone, secret), limits=PHONE_STARTS)
-    top_up = new_top_up(
-        rail,
-        customer_id=None,
+    top_up = TopUp(
+        id=new_id("top"),
+        origin=GUEST,
         meter_id=meter.id,
         pay_minor=order.pay_minor,
         currency=order.currency,
         method_id=order.method_id,
+        fee_agreed_minor=fee_for(fee_rule(rails, order.method_id), order.pay_minor),
+        phone=phone,
+        return_url=order.return_url,
         idempotency_key=key,
         request_hash=request_hash,
-        now=now,
+        created_at=now,
     )
-    top_up.origin, top_up.phone, top_up.return_url = GUEST, phone, order.return_url
-    top_up.fee_agreed_minor = fee_for(fee_rule(rails, order.method_id), order.pay_minor)
-    session.add(top_up)
-    await session.flush()
-    session.add(TopUpEvent(top_up_id=top_up.id, status=CREATED, at=now))
+    await store_order(session, rail, top_up)
     return top_up.id
 
 

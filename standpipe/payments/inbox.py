@@ -13,7 +13,7 @@ from standpipe.engine import queue
 from standpipe.engine.queue import Backlog, claim, hold, retry
 from standpipe.payments import paybill, saved_methods
 from standpipe.payments.async_results import take_result
-from standpipe.payments.models import RailEvent, Refund, TopUp
+from standpipe.payments.models import Payment, RailEvent, Refund, TopUp
 from standpipe.payments.rails.port import (
     NoticeSubject,
     Rail,
@@ -23,7 +23,7 @@ from standpipe.payments.rails.port import (
     WebhookCall,
 )
 from standpipe.payments.rails.registry import rail_of
-from standpipe.payments.settle import Ask, Sought, find_top_up, find_top_ups, settle, settle_many
+from standpipe.payments.settle import Ask, Sought, find_payment, find_payments, settle, settle_many
 from standpipe.payments.settlements import ask_soon
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock
@@ -79,10 +79,13 @@ async def _trace_of(session: AsyncSession, rail: str, notice: RailNotice) -> str
     """The trace of the top-up that a notice is about, where that can be told without asking the provider."""
     refs = [ref for ref in (notice.rail_ref, notice.receipt_ref) if ref]
     ours = [notice.reference] if notice.reference else []
-    by_ref = or_(TopUp.rail_ref.in_(refs), TopUp.alias_ref.in_(refs), TopUp.receipt_ref.in_(refs))
-    by_reference = or_(TopUp.id.in_(ours), TopUp.account_reference.in_(ours))
+    by_ref = or_(Payment.rail_ref.in_(refs), Payment.alias_ref.in_(refs), Payment.receipt_ref.in_(refs))
+    by_reference = or_(Payment.id.in_(ours), Payment.account_reference.in_(ours))
     found: str | None = await session.scalar(
-        select(TopUp.traceparent).where(TopUp.rail == rail, or_(by_ref, by_reference)).limit(1)
+        select(TopUp.traceparent)
+        .join(Payment, Payment.top_up_id == TopUp.id)
+        .where(Payment.rail == rail, or_(by_ref, by_reference))
+        .limit(1)
     )
     return found
 
@@ -166,7 +169,7 @@ async def _try_later(session: AsyncSession, row: RailEvent, outcome: str | Excep
     # A notice that matches nothing may have overtaken our own commit (P14); "there is no such payment" may be a lagging
     # copy at the provider. Both are tried again, and in the end a person looks.
     error = str(outcome) if isinstance(outcome, StandpipeError) else f"{type(outcome).__name__}: {outcome}"
-    error = "no top-up matches this notice" if isinstance(outcome, NotFoundError) else error
+    error = "no payment matches this notice" if isinstance(outcome, NotFoundError) else error
     if not await retry(session, live, error, max_attempts=MAX_ATTEMPTS, base_s=0.5, cap_s=900):
         _log.error("notice given up; a person must look", rail=live.rail, event_id=live.event_id)
 
@@ -178,17 +181,17 @@ async def _settle_payments(
     if not rows:
         return {}
     sought = [Sought(row.rail, row.rail_ref, row.reference, row.receipt_ref) for row in rows]
-    found = await find_top_ups(sessions, sought)
+    found = await find_payments(sessions, sought)
     asks: dict[tuple[str, str | None], Ask] = {}
     with ExitStack() as steps:
-        for row, top_up_id in zip(rows, found, strict=True):
-            if top_up_id is not None:
-                ask = Ask(top_up_id, row.rail_ref, traceparent=steps.enter_context(_beside(row)))
-                asks.setdefault((top_up_id, row.rail_ref), ask)
+        for row, payment_id in zip(rows, found, strict=True):
+            if payment_id is not None:
+                ask = Ask(payment_id, row.rail_ref, traceparent=steps.enter_context(_beside(row)))
+                asks.setdefault((payment_id, row.rail_ref), ask)
         answers = dict(zip(asks, await settle_many(sessions, rails, list(asks.values()), clock), strict=True))
     outcomes: dict[int, str | Exception] = {}
-    for row, top_up_id in zip(rows, found, strict=True):
-        error = NotFoundError("No top-up matches.") if top_up_id is None else answers[top_up_id, row.rail_ref]
+    for row, payment_id in zip(rows, found, strict=True):
+        error = NotFoundError("No payment matches.") if payment_id is None else answers[payment_id, row.rail_ref]
         if error is not None and not isinstance(error, StandpipeError):
             _log.error("notice failed", rail=row.rail, event_id=row.event_id, exc_info=error)
         outcomes[row.id] = _SETTLED if error is None else error
@@ -231,10 +234,10 @@ async def _settle_as_the_rail_calls_it(
 ) -> str:
     """A refund or dispute names the payment by an id that we may not have learnt yet; the payment names us."""
     if row.rail_ref is None:
-        raise NotFoundError("No top-up matches.")
+        raise NotFoundError("No payment matches.")
     truth = await rail_of(rails, row.rail).fetch(row.rail_ref)
-    top_up_id = await find_top_up(sessions, rail=row.rail, rail_ref=truth.rail_ref, reference=truth.reference)
-    await settle(sessions, rails, top_up_id, clock, rail_ref=row.rail_ref)
+    payment_id = await find_payment(sessions, rail=row.rail, rail_ref=truth.rail_ref, reference=truth.reference)
+    await settle(sessions, rails, payment_id, clock, rail_ref=row.rail_ref)
     return _SETTLED
 
 
@@ -243,10 +246,11 @@ async def _confirm_receipt(sessions: Sessions, rails: Mapping[str, Rail], row: R
 
     Raises RailUnavailableError to be asked again, while there are tries left: a payment does not hang on its receipt.
     """
-    top_up_id = await find_top_up(sessions, rail=row.rail, rail_ref=row.rail_ref, reference=row.reference)
+    payment_id = await find_payment(sessions, rail=row.rail, rail_ref=row.rail_ref, reference=row.reference)
     async with sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id)
-    if row.receipt_ref is None or top_up.receipt_ref is not None or not top_up.captured_minor:
+        payment = await session.get_one(Payment, payment_id)
+        top_up = await session.get_one(TopUp, payment.top_up_id)
+    if row.receipt_ref is None or payment.receipt_ref is not None or not payment.captured_minor:
         return _SETTLED
     try:
         truth = await rail_of(rails, row.rail).fetch(row.receipt_ref)
@@ -256,11 +260,11 @@ async def _confirm_receipt(sessions: Sessions, rails: Mapping[str, Rail], row: R
         if row.attempts < MAX_RECEIPT_TRIES:
             raise
         return f"{_SETTLED}; the rail has not confirmed the receipt that it names"
-    ours = truth.reference in {None, top_up.id} and truth.account_reference in {None, top_up.account_reference}
+    ours = truth.reference in {None, top_up.id} and truth.account_reference in {None, payment.account_reference}
     same_payer = None in (truth.payer, top_up.phone) or same_phone(truth.payer, top_up.phone)
-    if ours and same_payer and await paybill.name_receipt(sessions, top_up_id, truth):
+    if ours and same_payer and await paybill.name_receipt(sessions, payment_id, truth):
         return _SETTLED
-    _log.error("a notice names another payment's receipt", rail=row.rail, event_id=row.event_id, top_up_id=top_up_id)
+    _log.error("a notice names another payment's receipt", rail=row.rail, event_id=row.event_id, payment_id=payment_id)
     return f"{_SETTLED}; the receipt that it names is not this payment's"
 
 
@@ -289,7 +293,7 @@ async def _wake_waiting(session: AsyncSession, rail: str, subject: str) -> None:
     await session.execute(
         update(RailEvent).where(RailEvent.rail == rail, about, RailEvent.due_at > func.now()).values(later)
     )
-    mine = (TopUp.rail == rail, TopUp.rail_ref == subject, TopUp.due_at > func.now())
-    await session.execute(update(TopUp).where(*mine).values(later))
+    mine = (Payment.rail == rail, Payment.rail_ref == subject, Payment.due_at > func.now())
+    await session.execute(update(Payment).where(*mine).values(later))
     await session.execute(update(Refund).where(Refund.rail_ref == subject, Refund.due_at > func.now()).values(later))
     await notify(session, WORK, "inbox")

@@ -1,4 +1,4 @@
-"""Top-ups and the inbox of what providers told us."""
+"""Top-ups, their payments, and the inbox of what providers told us."""
 
 from datetime import datetime
 from typing import Any
@@ -9,46 +9,76 @@ from sqlalchemy.orm import Mapped, mapped_column
 from standpipe.platform.base import Base, QueueMixin, TracedMixin
 
 
-class TopUp(TracedMixin, QueueMixin, Base):
-    """A vend that somebody pays for. Its id is our reference at the provider, stored before the first call.
+class TopUp(TracedMixin, Base):
+    """A vend that somebody orders. Its id is our reference at the provider, stored before the first call.
 
-    Running totals already posted: ``captured_minor``, ``refunded_minor``, ``disputed_minor``, ``dispute_fee_minor``,
-    ``suspense_minor`` as the provider has them; of the captured, ``fee_minor`` was our service fee, ``emergency_minor``
-    repaid emergency credit, ``standing_minor`` paid standing charges, ``debt_minor`` repaid what the meter owed, the
-    rest is credit. ``agreed``: the parts of the quote that the customer ordered by. ``held_minor`` has left the wallet
-    for a refund under way; ``taken_back_minor`` went back to the payer, of which ``owed_minor`` had been delivered and
-    is now owed to us.
-
-    ``payer_ref``: the customer as the provider knew them when the payment was first asked for: a retry must say the
-    same words. ``origin``: CUSTOMER, GUEST (without an account), AUTO, PAYBILL, AGENT, VOUCHER, SUSPENSE, or SIBLING
-    (a second payment for an order that was paid already, ``intention_id``). ``version`` counts the settlements that
-    changed the row. As a queue entry it is the payment poller's: due when it wants asking.
+    Written once: what the money did since stands in its payments. ``agreed``: the parts of the quote that the customer
+    ordered by. ``origin``: CUSTOMER, GUEST (without an account), AUTO, PAYBILL, AGENT, VOUCHER or SUSPENSE.
+    ``funder_id``: whose account pays for it, where that is one of ours.
     """
 
     __tablename__ = "top_ups"
     __table_args__ = (
         UniqueConstraint("customer_id", "idempotency_key"),
-        UniqueConstraint("rail", "rail_ref"),
-        UniqueConstraint("rail", "alias_ref"),
-        UniqueConstraint("rail", "receipt_ref"),
         Index("ix_top_ups_meter_id", "meter_id", "id"),
-        Index("ix_top_ups_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
-        Index("ix_top_ups_intention_id", "intention_id", postgresql_where=text("intention_id IS NOT NULL")),
         Index("uq_top_ups_guest", "idempotency_key", unique=True, postgresql_where=text("origin = 'GUEST'")),
-        Index("ix_top_ups_dispute", "meter_id", postgresql_where=text("dispute IS NOT NULL")),
         CheckConstraint("pay_minor > 0", name="pay_positive"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     customer_id: Mapped[str | None] = mapped_column(ForeignKey("customers.id"))
     meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
-    rail: Mapped[str]
-    rail_ref: Mapped[str | None]
+    origin: Mapped[str] = mapped_column(server_default="CUSTOMER")
+    method_id: Mapped[str | None]
     pay_minor: Mapped[int]
     currency: Mapped[str]
+    fee_agreed_minor: Mapped[int] = mapped_column(server_default="0")
+    agreed: Mapped[dict[str, int] | None]
+    funder_id: Mapped[str | None]
+    saved_method_id: Mapped[str | None] = mapped_column(ForeignKey("saved_methods.id"))
+    phone: Mapped[str | None]
+    return_url: Mapped[str | None]
     idempotency_key: Mapped[str]
     request_hash: Mapped[str]
-    return_url: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class Payment(QueueMixin, Base):
+    """What a rail says was paid for a top-up. An order's first payment has its id; one that is paid twice has two.
+
+    Running totals already posted: ``captured_minor``, ``refunded_minor``, ``disputed_minor``, ``dispute_fee_minor``,
+    ``suspense_minor`` as the provider has them; of the captured, ``fee_minor`` was our service fee, ``emergency_minor``
+    repaid emergency credit, ``standing_minor`` paid standing charges, ``debt_minor`` repaid what the meter owed, the
+    rest is credit. ``held_minor`` has left the wallet for a refund under way; ``taken_back_minor`` went back to the
+    payer, of which ``owed_minor`` had been delivered and is now owed to us. ``asked_minor``: what the rail was asked
+    to collect.
+
+    ``payer_ref``: the customer as the provider knew them when it was first asked: a retry must say the same words.
+    ``version`` counts the settlements that changed the row. As a queue entry it is the payment poller's: due when it
+    wants asking.
+    """
+
+    __tablename__ = "payments"
+    __table_args__ = (
+        UniqueConstraint("rail", "rail_ref"),
+        UniqueConstraint("rail", "alias_ref"),
+        UniqueConstraint("rail", "receipt_ref"),
+        Index("ix_payments_top_up_id", "top_up_id"),
+        Index("ix_payments_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("ix_payments_dispute", "top_up_id", postgresql_where=text("dispute IS NOT NULL")),
+        CheckConstraint("asked_minor > 0", name="asked_positive"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    top_up_id: Mapped[str] = mapped_column(ForeignKey("top_ups.id"))
+    rail: Mapped[str]
+    rail_ref: Mapped[str | None]
+    alias_ref: Mapped[str | None]
+    receipt_ref: Mapped[str | None]
+    account_reference: Mapped[str | None] = mapped_column(unique=True)
+    payer_ref: Mapped[str | None]
+    asked_minor: Mapped[int]
+    currency: Mapped[str]
     status: Mapped[str]
     failure_code: Mapped[str | None]
     failure_message: Mapped[str | None]
@@ -56,22 +86,10 @@ class TopUp(TracedMixin, QueueMixin, Base):
     captured_minor: Mapped[int] = mapped_column(server_default="0")
     refunded_minor: Mapped[int] = mapped_column(server_default="0")
     suspense_minor: Mapped[int] = mapped_column(server_default="0")
-    origin: Mapped[str] = mapped_column(server_default="CUSTOMER")
-    method_id: Mapped[str | None]
-    phone: Mapped[str | None]
-    account_reference: Mapped[str | None] = mapped_column(unique=True)
-    alias_ref: Mapped[str | None]
-    receipt_ref: Mapped[str | None]
-    funder_id: Mapped[str | None]
-    intention_id: Mapped[str | None] = mapped_column(ForeignKey("top_ups.id"))
-    saved_method_id: Mapped[str | None] = mapped_column(ForeignKey("saved_methods.id"))
-    payer_ref: Mapped[str | None]
-    fee_agreed_minor: Mapped[int] = mapped_column(server_default="0")
     debt_minor: Mapped[int] = mapped_column(server_default="0")
     fee_minor: Mapped[int] = mapped_column(server_default="0")
     emergency_minor: Mapped[int] = mapped_column(server_default="0")
     standing_minor: Mapped[int] = mapped_column(server_default="0")
-    agreed: Mapped[dict[str, int] | None]
     disputed_minor: Mapped[int] = mapped_column(server_default="0")
     dispute_fee_minor: Mapped[int] = mapped_column(server_default="0")
     dispute: Mapped[str | None]
@@ -79,7 +97,6 @@ class TopUp(TracedMixin, QueueMixin, Base):
     taken_back_minor: Mapped[int] = mapped_column(server_default="0")
     owed_minor: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
-    created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     asked_real_at: Mapped[datetime | None]
     started_real_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -139,15 +156,15 @@ class Refund(QueueMixin, Base):
 
     __tablename__ = "refunds"
     __table_args__ = (
-        UniqueConstraint("top_up_id", "request_key"),
-        Index("ix_refunds_top_up_id", "top_up_id"),
+        UniqueConstraint("payment_id", "request_key"),
+        Index("ix_refunds_payment_id", "payment_id"),
         Index("ix_refunds_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         CheckConstraint("amount_minor > 0", name="amount_positive"),
         CheckConstraint("approved_by <> requested_by", name="two_persons"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    top_up_id: Mapped[str] = mapped_column(ForeignKey("top_ups.id"))
+    payment_id: Mapped[str] = mapped_column(ForeignKey("payments.id"))
     request_key: Mapped[str]
     amount_minor: Mapped[int]
     currency: Mapped[str]
@@ -179,7 +196,7 @@ class SuspenseItem(Base):
     reason: Mapped[str]
     account_reference: Mapped[str | None]
     payer: Mapped[str | None]
-    top_up_id: Mapped[str | None] = mapped_column(ForeignKey("top_ups.id"))
+    payment_id: Mapped[str | None] = mapped_column(ForeignKey("payments.id"))
     status: Mapped[str] = mapped_column(server_default="OPEN")
     opened_at: Mapped[datetime]
     resolved_at: Mapped[datetime | None]

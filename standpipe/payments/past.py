@@ -22,7 +22,7 @@ async def book_past(session: AsyncSession, meter: Meter, *, customer_id: str, pa
         rail="sandbox",
         rail_ref=None,
         origin="CUSTOMER",
-        pay_minor=pay_minor,
+        asked_minor=pay_minor,
         currency=meter.currency,
         now=at,
     )

@@ -17,12 +17,12 @@ from standpipe.ledger.models import LedgerTransaction
 from standpipe.meters.access import find_by_account
 from standpipe.meters.models import Meter
 from standpipe.payments.decide import decide
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import PaymentStatus, PaymentTruth, Rail, RailUnavailableError
 from standpipe.payments.rails.registry import fee_rule, rail_of
 from standpipe.payments.rows import Opening, load_meter, names_around
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import lock_top_up, new_payment, save_one, settle
+from standpipe.payments.settle import lock_payment, new_payment, save_one, settle
 from standpipe.payments.split import FeeRule, fee_for
 from standpipe.payments.suspense import hold
 from standpipe.platform.clock import Clock
@@ -44,7 +44,7 @@ async def validate(
     session: AsyncSession, rail: Rail, *, account: str, amount_minor: int | None, currency: str
 ) -> Verdict:
     """Whether money for this account would find its meter (P41)."""
-    ordered = await session.scalar(select(TopUp.id).where(TopUp.account_reference == account.strip().upper()))
+    ordered = await session.scalar(select(Payment.id).where(Payment.account_reference == account.strip().upper()))
     meter = await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
     if ordered is None and (meter is None or meter.closed_at is not None or meter.currency != currency):
         return Verdict.UNKNOWN_ACCOUNT
@@ -87,50 +87,50 @@ async def _is_the_orders(
     sessions: Sessions,
     rails: Mapping[str, Rail],
     clock: Clock,
-    top_up_id: str,
+    payment_id: str,
     truth: PaymentTruth,
     *,
     patient: bool,
 ) -> bool:
-    """Whether money that carries a top-up's account reference is what its own push to the phone collected (P44).
+    """Whether money that carries a payment's account reference is what its own push to the phone collected (P44).
 
     It is where the rail itself says that it is as much as the push has collected, and no other money has been known by
     that yet. Else somebody typed the reference by hand: real money of its own, for the same meter (P51). While the push
     is undecided we wait for it. Raises RailUnavailableError to be asked again.
     """
     async with sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id)
-    if top_up.rail_ref is not None:
-        await settle(sessions, rails, top_up_id, clock)
-    elif truth.captured_minor == top_up.pay_minor:
+        payment = await session.get_one(Payment, payment_id)
+    if payment.rail_ref is not None:
+        await settle(sessions, rails, payment_id, clock)
+    elif truth.captured_minor == payment.asked_minor:
         # The push's own answer never reached us, so this is the only name by which we can ask for its money.
-        await settle(sessions, rails, top_up_id, clock, rail_ref=truth.rail_ref, account=top_up.account_reference)
-    if await name_receipt(sessions, top_up_id, truth):
+        await settle(sessions, rails, payment_id, clock, rail_ref=truth.rail_ref, account=payment.account_reference)
+    if await name_receipt(sessions, payment_id, truth):
         return True
     async with sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id, populate_existing=True)
-    undecided = not top_up.captured_minor and top_up.status in {"CREATED", PaymentStatus.PENDING}
-    if undecided and patient and truth.captured_minor == top_up.pay_minor:
-        raise RailUnavailableError(top_up.rail, "the push to the phone is not decided yet")
+        payment = await session.get_one(Payment, payment_id, populate_existing=True)
+    undecided = not payment.captured_minor and payment.status in {"CREATED", PaymentStatus.PENDING}
+    if undecided and patient and truth.captured_minor == payment.asked_minor:
+        raise RailUnavailableError(payment.rail, "the push to the phone is not decided yet")
     return False
 
 
-async def name_receipt(sessions: Sessions, top_up_id: str, truth: PaymentTruth) -> bool:
+async def name_receipt(sessions: Sessions, payment_id: str, truth: PaymentTruth) -> bool:
     """Keep the payer's receipt as a name of a payment, where the rail has confirmed that it is the same money.
 
     True where it is known by it now, or was before. Never where it is another amount, in another currency, or where the
     payment has a receipt of its own; the database refuses a receipt that another payment has.
     """
     async with sessions.begin() as session:
-        top_up = await lock_top_up(session, top_up_id)
-        if truth.rail_ref in {top_up.receipt_ref, top_up.rail_ref}:
+        payment = await lock_payment(session, payment_id)
+        if truth.rail_ref in {payment.receipt_ref, payment.rail_ref}:
             return True
-        same = (truth.captured_minor, truth.currency) == (top_up.captured_minor, top_up.currency)
-        if top_up.receipt_ref is not None or not top_up.captured_minor or not same:
+        same = (truth.captured_minor, truth.currency) == (payment.captured_minor, payment.currency)
+        if payment.receipt_ref is not None or not payment.captured_minor or not same:
             return False
-        if await _known(session, top_up.rail, truth.rail_ref) is not None:
+        if await _known(session, payment.rail, truth.rail_ref) is not None:
             return False
-        top_up.receipt_ref = truth.rail_ref
+        payment.receipt_ref = truth.rail_ref
     return True
 
 
@@ -222,17 +222,17 @@ def _why_not(meter: Meter | None, truth: PaymentTruth, account: str) -> str:
 
 
 async def _known(session: AsyncSession, rail: str, rail_ref: str) -> str | None:
-    """The top-up that has this very money."""
-    same = or_(TopUp.rail_ref == rail_ref, TopUp.alias_ref == rail_ref, TopUp.receipt_ref == rail_ref)
-    found: str | None = await session.scalar(select(TopUp.id).where(TopUp.rail == rail, same).limit(1))
+    """The payment that has this very money."""
+    same = or_(Payment.rail_ref == rail_ref, Payment.alias_ref == rail_ref, Payment.receipt_ref == rail_ref)
+    found: str | None = await session.scalar(select(Payment.id).where(Payment.rail == rail, same).limit(1))
     return found
 
 
 async def _ordered(session: AsyncSession, rail: str, account: str | None) -> str | None:
-    """The top-up whose own account reference this is."""
+    """The payment whose own account reference this is."""
     reference = (account or "").strip().upper()
     found: str | None = await session.scalar(
-        select(TopUp.id).where(TopUp.rail == rail, TopUp.account_reference == reference)
+        select(Payment.id).where(Payment.rail == rail, Payment.account_reference == reference)
     )
     return found
 
@@ -241,7 +241,8 @@ async def _meter_for(session: AsyncSession, rail: str, account: str) -> Meter | 
     """The meter that the account names, by its number or by a top-up that was begun for it."""
     ordered = await _ordered(session, rail, account)
     if ordered is not None:
-        meter_id = await session.scalar(select(TopUp.meter_id).where(TopUp.id == ordered))
+        mine = select(TopUp.meter_id).join(Payment, Payment.top_up_id == TopUp.id).where(Payment.id == ordered)
+        meter_id = await session.scalar(mine)
         return await session.get(Meter, meter_id)
     return await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
 
@@ -255,7 +256,7 @@ async def _credit(
         rail_ref=truth.rail_ref,
         receipt_ref=truth.receipt_ref or truth.rail_ref,
         origin="PAYBILL",
-        pay_minor=truth.captured_minor,
+        asked_minor=truth.captured_minor,
         fee_agreed_minor=fee_for(rule, truth.captured_minor),
         currency=truth.currency,
         now=now,

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import WalletKind
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.purchases import OrderedMeter, place_of_purchases
 from standpipe.payments.quoted import LEFT_MINOR, UNDER_WAY_FOR, USED_ML, day_of
 from standpipe.payments.rails.port import PaymentStatus
@@ -42,10 +42,11 @@ async def require_quote_lock(
 async def _order_under_way(session: AsyncSession, meter_id: str, now: datetime, besides: str) -> bool:
     found = await session.scalar(
         select(TopUp.id)
+        .join(Payment, Payment.top_up_id == TopUp.id)
         .where(
             TopUp.meter_id == meter_id,
             TopUp.id != besides,
-            TopUp.status.in_(["CREATED", PaymentStatus.PENDING]),
+            Payment.status.in_(["CREATED", PaymentStatus.PENDING]),
             TopUp.created_at > now - UNDER_WAY_FOR,
             # A stranger's order must not keep the household from ordering: like paybill money, it comes unannounced.
             TopUp.origin != GUEST,

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.payments.book_models import Receipt, ReceiptCounter
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.views import GUEST
 from standpipe.payments.volume import purchase_key
 from standpipe.platform.ids import new_id
@@ -71,7 +71,7 @@ def credit_of(entries: Entries) -> int:
 async def issue(
     session: AsyncSession,
     *,
-    top_up_id: str,
+    payment_id: str,
     posting_key: str,
     entries: Entries,
     bill: Sequence[BillLine],
@@ -86,7 +86,8 @@ async def issue(
     found = await session.execute(
         select(Meter.utility_id, TopUp.currency, Meter.wallet_kind)
         .join(TopUp, TopUp.meter_id == Meter.id)
-        .where(TopUp.id == top_up_id)
+        .join(Payment, Payment.top_up_id == TopUp.id)
+        .where(Payment.id == payment_id)
     )
     utility_id, currency, wallet_kind = found.one()
     paid_minor = -sum(amount for kind, amount in entries if kind in _PAYERS)
@@ -104,7 +105,7 @@ async def issue(
             id=new_id("rct"),
             utility_id=utility_id,
             number=number,
-            top_up_id=top_up_id,
+            payment_id=payment_id,
             source_key=posting_key,
             kind=SALE if paid_minor > 0 else GIVEN_BACK,
             currency=currency,
@@ -161,30 +162,32 @@ def _credit_line(item: BillLine, *, bought: bool) -> dict[str, Any]:
 async def receipts_of(session: AsyncSession, top_up_ids: Sequence[str]) -> dict[str, list[ReceiptView]]:
     """The receipts of these top-ups, in the order of their numbers."""
     rows = await session.execute(
-        select(Receipt, Utility.name, Meter, TopUp)
-        .join(TopUp, TopUp.id == Receipt.top_up_id)
+        select(Receipt, Utility.name, Meter, Payment, TopUp)
+        .join(Payment, Payment.id == Receipt.payment_id)
+        .join(TopUp, TopUp.id == Payment.top_up_id)
         .join(Meter, Meter.id == TopUp.meter_id)
         .join(Utility, Utility.id == Receipt.utility_id)
-        .where(Receipt.top_up_id.in_(top_up_ids))
+        .where(TopUp.id.in_(top_up_ids))
         .order_by(Receipt.number)
         .execution_options(populate_existing=True)
     )
     found: dict[str, list[ReceiptView]] = {top_up_id: [] for top_up_id in top_up_ids}
-    for receipt, utility_name, meter, top_up in rows:
-        found[receipt.top_up_id].append(_view(receipt, utility_name, meter, top_up))
+    for receipt, utility_name, meter, payment, top_up in rows:
+        found[top_up.id].append(_view(receipt, utility_name, meter, payment, top_up))
     return found
 
 
 async def receipt_by_id(session: AsyncSession, receipt_id: str) -> ReceiptView | None:
     """One receipt; whoever asks must be allowed to (a signed link, or the top-up's household)."""
-    top_up_id = await session.scalar(select(Receipt.top_up_id).where(Receipt.id == receipt_id))
+    mine = select(Payment.top_up_id).join(Receipt, Receipt.payment_id == Payment.id).where(Receipt.id == receipt_id)
+    top_up_id = await session.scalar(mine)
     if top_up_id is None:
         return None
     views = (await receipts_of(session, [top_up_id]))[top_up_id]
     return next(view for view in views if view.id == receipt_id)
 
 
-def _view(receipt: Receipt, utility_name: str, meter: Meter, top_up: TopUp) -> ReceiptView:
+def _view(receipt: Receipt, utility_name: str, meter: Meter, payment: Payment, top_up: TopUp) -> ReceiptView:
     return ReceiptView(
         id=receipt.id,
         number=receipt.number,
@@ -193,9 +196,9 @@ def _view(receipt: Receipt, utility_name: str, meter: Meter, top_up: TopUp) -> R
         meter_serial=meter.serial,
         top_up_id=top_up.id,
         kind=receipt.kind,
-        method_id=top_up.method_id or top_up.rail,
+        method_id=top_up.method_id or payment.rail,
         # The household reads the same receipt, and is not told who paid.
-        provider_receipt=None if top_up.origin == GUEST else top_up.receipt_ref,
+        provider_receipt=None if top_up.origin == GUEST else payment.receipt_ref,
         currency=receipt.currency,
         paid_minor=receipt.paid_minor,
         lines=tuple(receipt.lines),

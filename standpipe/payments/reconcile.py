@@ -57,7 +57,7 @@ _RAILS = """
 WITH paid AS (
     SELECT rail, currency, count(*) FILTER (WHERE captured_minor > 0) AS payments,
            sum(captured_minor) AS captured, sum(refunded_minor) AS refunded, sum(disputed_minor) AS disputed
-    FROM top_ups WHERE origin NOT IN ('AGENT', 'VOUCHER') GROUP BY rail, currency),
+    FROM payments WHERE rail NOT IN ('agent', 'voucher') GROUP BY rail, currency),
 booked AS (
     SELECT a.kind, a.owner_id, a.currency, sum(e.amount_minor) AS total
     FROM ledger_accounts a JOIN ledger_entries e ON e.account_id = a.id
@@ -134,9 +134,9 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         JOIN meter_states s ON s.meter_id = m.id WHERE s.volume_accepted_ml > m.volume_granted_ml"""),
     ("statement differs from the ledger", """
         SELECT rail || ' ' || external_id, kind || ' ' || gross_minor || ' ' || currency || ' for '
-               || coalesce(top_up_id, payment_ref, '?') FROM settlement_entries WHERE state = 'DIFFERENT'"""),
+               || coalesce(payment_id, payment_ref, '?') FROM settlement_entries WHERE state = 'DIFFERENT'"""),
     ("payment given up unanswered", """
-        SELECT id, rail || ': ' || coalesce(last_error, status) FROM top_ups
+        SELECT id, rail || ': ' || coalesce(last_error, status) FROM payments
         WHERE dead_at IS NOT NULL AND captured_minor = 0 AND status IN ('CREATED', 'PENDING')"""),
     ("notice given up", """
         SELECT rail || ' ' || event_id, coalesce(last_error, '') FROM rail_events WHERE dead_at IS NOT NULL"""),
@@ -149,21 +149,21 @@ _WAITING: tuple[tuple[str, str], ...] = (
         SELECT id, amount_minor || ' ' || currency || ' at ' || rail || ': ' || reason FROM suspense_items
         WHERE status = 'OPEN'"""),
     ("refund to approve", """
-        SELECT id, amount_minor || ' ' || currency || ' of ' || top_up_id || ', asked by ' || requested_by FROM refunds
+        SELECT id, amount_minor || ' ' || currency || ' of ' || payment_id || ', asked by ' || requested_by FROM refunds
         WHERE status = 'REQUESTED'"""),
     ("one intention paid twice", """
-        SELECT intention_id, 'also by ' || id FROM top_ups WHERE origin = 'SIBLING'"""),
+        SELECT top_up_id, 'also by ' || id FROM payments WHERE id <> top_up_id"""),
     ("early fraud warning", """
         SELECT coalesce(rail_ref, event_id), rail || ': look at this payment before the bank takes it back'
         FROM rail_events WHERE kind LIKE '%early_fraud_warning%'"""),
     ("dispute open", """
-        SELECT id, rail || ': ' || disputed_minor || ' ' || currency FROM top_ups
+        SELECT top_up_id, rail || ': ' || disputed_minor || ' ' || currency FROM payments
         WHERE dispute IN ('OPEN', 'INQUIRY')"""),
 )  # fmt: skip
 _MISSING = """
-    SELECT t.id, t.rail || ': ' || t.captured_minor || ' ' || t.currency FROM top_ups t
+    SELECT t.id, t.rail || ': ' || t.captured_minor || ' ' || t.currency FROM payments t
     WHERE t.rail = ANY(:rails) AND t.captured_minor > 0 AND t.updated_at < :before
-    AND NOT EXISTS (SELECT 1 FROM settlement_entries s WHERE s.top_up_id = t.id AND s.kind = 'PAYMENT')"""
+    AND NOT EXISTS (SELECT 1 FROM settlement_entries s WHERE s.payment_id = t.id AND s.kind = 'PAYMENT')"""
 _METERS = """
     SELECT coalesce(sum(m.credit_granted_minor), 0),
            coalesce(sum(least(s.credit_accepted_minor, m.credit_granted_minor)), 0),

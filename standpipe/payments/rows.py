@@ -49,12 +49,21 @@ LOOK_BACK = timedelta(days=40)
 """An order by a quote buys at a day at most a week ago, which may lie in the billing period before."""
 _LINES = TypeAdapter(list[BillLine])
 _SLOTS = tuple(field.name for field in fields(PaymentState))
+# What was agreed is for the payment that was begun with the order; another one for it is money without terms (P31).
+_OF_ORDER = {
+    name: f"t.{name}" for name in ("meter_id", "customer_id", "origin", "funder_id", "method_id", "created_at")
+}
+_OF_ORDER |= {
+    "agreed": "CASE WHEN p.id = t.id THEN t.agreed END AS agreed",
+    "fee_agreed_minor": "CASE WHEN p.id = t.id THEN t.fee_agreed_minor ELSE 0 END AS fee_agreed_minor",
+}
 _LOAD = f"""
-    SELECT {", ".join(f"t.{name}" for name in _SLOTS)},
+    SELECT {", ".join(_OF_ORDER.get(name, f"p.{name}") for name in _SLOTS)},
            m.utility_id, m.wallet_kind, m.currency AS meter_currency, m.time_zone, m.guaranteed_minor, m.tariff_id,
            m.installed_at, u.debt_share_percent, u.debt_weekly_cap_minor
-    FROM top_ups t JOIN meters m ON m.id = t.meter_id JOIN utilities u ON u.id = m.utility_id
-    WHERE t.id = ANY(CAST(:ids AS text[])) ORDER BY m.id, t.id FOR NO KEY UPDATE OF t, m"""  # noqa: S608 - our columns.
+    FROM payments p JOIN top_ups t ON t.id = p.top_up_id JOIN meters m ON m.id = t.meter_id
+    JOIN utilities u ON u.id = m.utility_id
+    WHERE p.id = ANY(CAST(:ids AS text[])) ORDER BY m.id, p.id FOR NO KEY UPDATE OF p, m"""  # noqa: S608 - our columns.
 LOAD_FREE = text(f"{_LOAD} SKIP LOCKED").columns(agreed=JSONB, next_action=JSONB)
 LOAD = text(_LOAD).columns(agreed=JSONB, next_action=JSONB)
 LOAD_METERS = text("""
@@ -82,17 +91,17 @@ LOAD_AROUND = text("""
         SELECT * FROM unnest(CAST(:name_of AS text[]), CAST(:names AS text[])) AS n(id, name)
     )
     SELECT t.id,
-           (SELECT o.id FROM name n JOIN top_ups o ON o.rail = t.rail AND o.id <> t.id AND o.captured_minor > 0
+           (SELECT o.id FROM name n JOIN payments o ON o.rail = t.rail AND o.id <> t.id AND o.captured_minor > 0
                    AND (o.receipt_ref = n.name OR o.rail_ref = n.name OR o.alias_ref = n.name)
             WHERE n.id = t.id LIMIT 1) AS elsewhere,
-           (SELECT o.id FROM top_ups o WHERE o.rail = t.rail AND o.rail_ref = t.rail_ref AND o.id <> t.id) AS known_as,
+           (SELECT o.id FROM payments o WHERE o.rail = t.rail AND o.rail_ref = t.rail_ref AND o.id <> t.id) AS known_as,
            (SELECT json_agg(json_build_array(r.id, r.rail_ref, r.amount_minor, r.status, r.failure_code) ORDER BY r.id)
-            FROM refunds r WHERE r.top_up_id = t.id) AS refunds,
-           (SELECT json_agg(s.id) FROM suspense_items s WHERE s.status = 'OPEN' AND (s.top_up_id = t.id
+            FROM refunds r WHERE r.payment_id = t.id) AS refunds,
+           (SELECT json_agg(s.id) FROM suspense_items s WHERE s.status = 'OPEN' AND (s.payment_id = t.id
             OR s.rail = t.rail AND s.rail_ref IN (SELECT n.name FROM name n WHERE n.id = t.id))) AS waiting
     FROM told t""")
 LOCK_SUSPENSE = text("""
-    SELECT id, rail, rail_ref, currency, amount_minor, top_up_id FROM suspense_items
+    SELECT id, rail, rail_ref, currency, amount_minor, payment_id FROM suspense_items
     WHERE id = ANY(CAST(:ids AS text[])) AND status = 'OPEN' ORDER BY id FOR UPDATE""")
 LOAD_SUMS = text("""
     SELECT meter_id, day, CAST(sum(volume_ml) AS bigint) AS volume_ml, CAST(sum(amount_minor) AS bigint) AS amount_minor
@@ -118,23 +127,27 @@ _SAVED = {
     "updated_at": "timestamptz",
 }
 _OPENED = {
+    **dict.fromkeys(("top_up_id", "rail", "currency", "account_reference"), "text"),
+    "asked_minor": "bigint",
+    **_SAVED,
+}
+_ORDERED = {
     **dict.fromkeys(
         (
-            *("meter_id", "customer_id", "rail", "origin", "funder_id", "method_id", "currency", "intention_id"),
-            *("account_reference", "idempotency_key", "request_hash", "traceparent"),
+            *("meter_id", "customer_id", "origin", "funder_id", "method_id"),
+            *("idempotency_key", "request_hash", "traceparent"),
         ),
         "text",
     ),
-    "pay_minor": "bigint",
     "fee_agreed_minor": "bigint",
     "created_at": "timestamptz",
-    **_SAVED,
 }
 _POLL = "polls boolean, after_s double precision, dead boolean, error text, statuses jsonb"
 _DUE = "CASE WHEN r.after_s IS NOT NULL THEN now() + r.after_s * interval '1 second' END"
 _EVENTS = """
     INSERT INTO top_up_events (top_up_id, status, at)
-    SELECT r.id, e.status, r.at FROM row r CROSS JOIN LATERAL jsonb_array_elements_text(r.statuses) AS e(status)"""
+    SELECT r.top_up_id, e.status, r.at
+    FROM row r CROSS JOIN LATERAL jsonb_array_elements_text(r.statuses) AS e(status)"""
 
 
 def _record(columns: Mapping[str, str]) -> str:
@@ -144,9 +157,9 @@ def _record(columns: Mapping[str, str]) -> str:
 SAVE = text(f"""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-            AS r(id text, at timestamptz, {_record(_SAVED)}, {_POLL})
+            AS r(id text, top_up_id text, at timestamptz, {_record(_SAVED)}, {_POLL})
     ), saved AS (
-        UPDATE top_ups t SET {", ".join(f"{name} = r.{name}" for name in _SAVED)},
+        UPDATE payments t SET {", ".join(f"{name} = r.{name}" for name in _SAVED)},
             due_at = CASE WHEN r.polls THEN {_DUE} ELSE t.due_at END,
             dead_at = CASE WHEN r.dead THEN now() ELSE t.dead_at END,
             last_error = coalesce(r.error, t.last_error)
@@ -156,9 +169,13 @@ SAVE = text(f"""
 OPEN = text(f"""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-            AS r(id text, at timestamptz, {_record(_OPENED)}, {_POLL})
+            AS r(id text, at timestamptz, {_record(_OPENED | _ORDERED)}, {_POLL})
+    ), ordered AS (
+        INSERT INTO top_ups (id, pay_minor, currency, {", ".join(_ORDERED)})
+        SELECT r.id, r.asked_minor, r.currency, {", ".join(f"r.{name}" for name in _ORDERED)}
+        FROM row r WHERE r.id = r.top_up_id
     ), opened AS (
-        INSERT INTO top_ups (id, {", ".join(_OPENED)}, due_at, dead_at, last_error)
+        INSERT INTO payments (id, {", ".join(_OPENED)}, due_at, dead_at, last_error)
         SELECT r.id, {", ".join(f"r.{name}" for name in _OPENED)}, {_DUE}, CASE WHEN r.dead THEN now() END, r.error
         FROM row r
     )
@@ -167,31 +184,31 @@ OPEN = text(f"""
 FIRST_ANSWER = text(f"""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-            AS r(id text, at timestamptz, {_record(_SAVED)}, {_POLL})
+            AS r(id text, top_up_id text, meter_id text, at timestamptz, {_record(_SAVED)}, {_POLL})
     ), saved AS (
-        UPDATE top_ups t SET {", ".join(f"{name} = r.{name}" for name in _SAVED)}, due_at = {_DUE}
-        FROM row r WHERE t.id = r.id AND t.version = 0 RETURNING t.id, t.meter_id
+        UPDATE payments t SET {", ".join(f"{name} = r.{name}" for name in _SAVED)}, due_at = {_DUE}
+        FROM row r WHERE t.id = r.id AND t.version = 0 RETURNING t.id, r.top_up_id, r.meter_id
     ), event AS (
         {_EVENTS} WHERE r.id IN (SELECT id FROM saved)
     )
-    SELECT pg_notify(:channel, s.id), pg_notify(:channel, s.meter_id) FROM saved s""")  # noqa: S608 - our own columns.
-WAKE = text("UPDATE top_ups SET due_at = now() WHERE id = ANY(CAST(:ids AS text[]))")
+    SELECT pg_notify(:channel, s.top_up_id), pg_notify(:channel, s.meter_id) FROM saved s""")  # noqa: S608 - our own columns.
+WAKE = text("UPDATE payments SET due_at = now() WHERE id = ANY(CAST(:ids AS text[]))")
 SAVE_REFUNDS = text("""
     UPDATE refunds f SET status = r.status, failure_code = r.failure_code, updated_at = :now, due_at = NULL
     FROM unnest(CAST(:ids AS text[]), CAST(:statuses AS text[]), CAST(:codes AS text[])) AS r(id, status, failure_code)
     WHERE f.id = r.id""")
 RESOLVE = text("""
     UPDATE suspense_items s SET status = r.status, resolved_at = :now, resolved_by = r.resolved_by,
-           top_up_id = coalesce(r.top_up_id, s.top_up_id)
-    FROM unnest(CAST(:ids AS text[]), CAST(:statuses AS text[]), CAST(:by AS text[]), CAST(:top_ups AS text[]))
-        AS r(id, status, resolved_by, top_up_id)
+           payment_id = coalesce(r.payment_id, s.payment_id)
+    FROM unnest(CAST(:ids AS text[]), CAST(:statuses AS text[]), CAST(:by AS text[]), CAST(:payments AS text[]))
+        AS r(id, status, resolved_by, payment_id)
     WHERE s.id = r.id""")
 OPEN_SUSPENSE = text("""
     INSERT INTO suspense_items (id, key, rail, rail_ref, currency, amount_minor, reason, account_reference, payer,
-                                top_up_id, opened_at)
+                                payment_id, opened_at)
     SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:rails AS text[]), CAST(:refs AS text[]),
                          CAST(:currencies AS text[]), CAST(:amounts AS bigint[]), CAST(:reasons AS text[]),
-                         CAST(:accounts AS text[]), CAST(:payers AS text[]), CAST(:top_ups AS text[]),
+                         CAST(:accounts AS text[]), CAST(:payers AS text[]), CAST(:payments AS text[]),
                          CAST(:ats AS timestamptz[]))""")
 ADD_PURCHASES = text("""
     INSERT INTO volume_purchases (key, meter_id, source_id, day, tariff_version_id, volume_ml, amount_minor,
@@ -204,9 +221,9 @@ ADD_PURCHASES = text("""
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a payment's row has besides its state, when it is stored for the first time."""
+    """What an order's row has besides its payment's state, when both are stored for the first time."""
 
-    idempotency_key: str
+    idempotency_key: str = ""
     request_hash: str = ""
     traceparent: str | None = field(default_factory=current_traceparent)
     statuses: tuple[str, ...] = ("CREATED",)
@@ -223,7 +240,7 @@ class Loaded:
 
 async def load(
     conn: AsyncConnection,
-    top_up_ids: Sequence[str],
+    payment_ids: Sequence[str],
     now: datetime,
     truths: Mapping[str, PaymentTruth] | None = None,
     *,
@@ -234,18 +251,18 @@ async def load(
     ``truths``: what the rail says of them, for whose names is looked elsewhere. ``skip_locked``: so is what somebody
     else holds.
     """
-    rows = (await conn.execute(LOAD_FREE if skip_locked else LOAD, {"ids": sorted(set(top_up_ids))})).all()
+    rows = (await conn.execute(LOAD_FREE if skip_locked else LOAD, {"ids": sorted(set(payment_ids))})).all()
     payments = {row.id: PaymentState(*row[: len(_SLOTS)]) for row in rows}
-    meters = await _meters(conn, rows, list(payments), now)
+    meters = await _meters(conn, rows, [payment.top_up_id for payment in payments.values()], now)
     return Loaded(payments, meters, await _around(conn, payments, truths or {}) if truths is not None else {})
 
 
-async def load_one(conn: AsyncConnection, top_up_id: str, now: datetime) -> tuple[PaymentState, MeterMoney]:
+async def load_one(conn: AsyncConnection, payment_id: str, now: datetime) -> tuple[PaymentState, MeterMoney]:
     """One payment and its meter, waited for. Raises NotFoundError."""
-    loaded = await load(conn, [top_up_id], now)
-    if top_up_id not in loaded.payments:
-        raise NotFoundError("No such top-up.")
-    payment = loaded.payments[top_up_id]
+    loaded = await load(conn, [payment_id], now)
+    if payment_id not in loaded.payments:
+        raise NotFoundError("No such payment.")
+    payment = loaded.payments[payment_id]
     return payment, loaded.meters[payment.meter_id]
 
 
@@ -296,7 +313,8 @@ async def save(
 async def save_first_answer(sessions: Sessions, payment: PaymentState, poll: Poll, now: datetime) -> None:
     """Save what the answer to a create has changed, in one statement; nothing where somebody has settled meanwhile."""
     row = {name: getattr(payment, name) for name in _SAVED}
-    row |= {"id": payment.id, "at": now, "after_s": poll.after_s, "statuses": [payment.status]}
+    row |= {"id": payment.id, "top_up_id": payment.top_up_id, "meter_id": payment.meter_id, "at": now}
+    row |= {"after_s": poll.after_s, "statuses": [payment.status]}
     async with sessions() as session:
         conn = await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         saved = (await conn.execute(FIRST_ANSWER, {"rows": _json([row]), "channel": LIVE})).all()
@@ -307,7 +325,7 @@ async def save_first_answer(sessions: Sessions, payment: PaymentState, poll: Pol
 def _tell(work: UnitOfWork, change: Changes) -> None:
     payment = change.payment
     if change.statuses or change.postings or payment.updated_at is not None:
-        work.notify(LIVE, payment.id)
+        work.notify(LIVE, payment.top_up_id)
         work.notify(LIVE, payment.meter_id)
     for status in change.statuses:
         work.after_commit(metrics.TOP_UPS.labels(payment.rail, status).inc)
@@ -441,7 +459,7 @@ def _rows(changes: Sequence[Changes], opened: Mapping[str, Opening], now: dateti
         payment, poll = change.payment, change.poll
         before = rows.get(payment.id)
         opening = opened.get(payment.id)
-        columns = _OPENED if opening is not None else _SAVED
+        columns = _OPENED | _ORDERED if opening is not None else _SAVED
         row = {name: getattr(payment, name) for name in columns if name in _SLOTS}
         if opening is not None:
             row |= {
@@ -450,7 +468,7 @@ def _rows(changes: Sequence[Changes], opened: Mapping[str, Opening], now: dateti
                 "traceparent": opening.traceparent,
             }
         statuses = before["statuses"] if before else list(opening.statuses if opening is not None else ())
-        row |= {"id": payment.id, "at": now, "statuses": [*statuses, *change.statuses]}
+        row |= {"id": payment.id, "top_up_id": payment.top_up_id, "at": now, "statuses": [*statuses, *change.statuses]}
         if poll is not None:
             row |= {"polls": True, "after_s": poll.after_s, "dead": poll.dead, "error": poll.error}
         else:
@@ -503,7 +521,7 @@ async def _save_suspense(work: UnitOfWork, changes: Sequence[Changes], now: date
             "ids": [item.id for item in resolved],
             "statuses": [item.status for item in resolved],
             "by": [item.resolved_by for item in resolved],
-            "top_ups": [item.top_up_id for item in resolved],
+            "payments": [item.payment_id for item in resolved],
         }
         await work.conn.execute(RESOLVE, values | {"now": now})
     items = [item for change in changes for item in change.suspense]
@@ -518,7 +536,7 @@ async def _save_suspense(work: UnitOfWork, changes: Sequence[Changes], now: date
             "reasons": [item.reason for item in items],
             "accounts": [item.account_reference or item.truth.account_reference for item in items],
             "payers": [item.truth.payer for item in items],
-            "top_ups": [item.top_up_id for item in items],
+            "payments": [item.payment_id for item in items],
             "ats": [item.opened_at for item in items],
         }
         await work.conn.execute(OPEN_SUSPENSE, values)

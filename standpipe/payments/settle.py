@@ -21,7 +21,7 @@ from standpipe.engine.batcher import BusyError, work_off
 from standpipe.engine.unit_of_work import UnitOfWork
 from standpipe.outbox.facts import SecondPayment
 from standpipe.payments.decide import decide
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment
 from standpipe.payments.rails.port import (
     PaymentRequest,
     PaymentTruth,
@@ -52,14 +52,14 @@ INTERNAL = frozenset({"AGENT", "VOUCHER"})
 _log = structlog.get_logger(__name__)
 
 SNAPSHOT = text("""
-    SELECT t.id, t.meter_id, t.customer_id, t.created_at,
-           t.version, t.rail, t.rail_ref, t.alias_ref, t.pay_minor, t.currency, t.return_url, t.method_id,
-           t.account_reference, t.phone, t.payer_ref, t.origin, t.traceparent, s.rail_ref AS saved_ref,
-           CAST(extract(epoch FROM now() - t.started_real_at) AS double precision) AS age_s,
+    SELECT p.id, p.top_up_id, t.meter_id, t.customer_id, t.created_at,
+           p.version, p.rail, p.rail_ref, p.alias_ref, p.asked_minor, p.currency, t.return_url, t.method_id,
+           p.account_reference, t.phone, p.payer_ref, t.origin, t.traceparent, s.rail_ref AS saved_ref,
+           CAST(extract(epoch FROM now() - p.started_real_at) AS double precision) AS age_s,
            (SELECT json_agg(json_build_array(r.rail_ref, r.amount_minor, r.currency, r.status) ORDER BY r.id)
-            FROM refunds r WHERE r.top_up_id = t.id AND r.rail_ref IS NOT NULL) AS refunds
-    FROM top_ups t LEFT JOIN saved_methods s ON s.id = t.saved_method_id
-    WHERE t.id = ANY(CAST(:ids AS text[]))""").columns(refunds=JSONB)
+            FROM refunds r WHERE r.payment_id = p.id AND r.rail_ref IS NOT NULL) AS refunds
+    FROM payments p JOIN top_ups t ON t.id = p.top_up_id LEFT JOIN saved_methods s ON s.id = t.saved_method_id
+    WHERE p.id = ANY(CAST(:ids AS text[]))""").columns(refunds=JSONB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Ask:
     hints: what the rail itself answers counts.
     """
 
-    top_up_id: str
+    payment_id: str
     rail_ref: str | None = None
     account: str | None = None
     traceparent: str | None = field(default_factory=tracing.current_traceparent)
@@ -81,7 +81,7 @@ class Ask:
 class Answered:
     """What the rail answered about a payment that stood at ``version`` when it was asked."""
 
-    top_up_id: str
+    payment_id: str
     rail: str
     version: int
     truth: PaymentTruth
@@ -110,7 +110,7 @@ class _Snapshot:
 async def settle(
     sessions: Sessions,
     rails: Mapping[str, Rail],
-    top_up_id: str,
+    payment_id: str,
     clock: Clock,
     *,
     rail_ref: str | None = None,
@@ -120,7 +120,7 @@ async def settle(
 
     Raises NotFoundError, RailUnavailableError (nothing changed; ask again), RailRefusedError.
     """
-    [outcome] = await settle_many(sessions, rails, [Ask(top_up_id, rail_ref, account)], clock)
+    [outcome] = await settle_many(sessions, rails, [Ask(payment_id, rail_ref, account)], clock)
     if outcome is not None:
         raise outcome
 
@@ -186,7 +186,7 @@ async def book(
         work = await UnitOfWork.of(session)
         truths: dict[str, PaymentTruth] = {}
         for item in items:
-            truths.setdefault(item.top_up_id, item.truth)
+            truths.setdefault(item.payment_id, item.truth)
         loaded = await load(work.conn, list(truths), now, truths, skip_locked=True)
         there = await _existing(work.conn, [key for key in truths if key not in loaded.payments])
         answers: list[Exception | None] = []
@@ -194,14 +194,14 @@ async def book(
         opened: dict[str, Opening] = {}
         decided: set[str] = set()
         for item in items:
-            payment = loaded.payments.get(item.top_up_id)
+            payment = loaded.payments.get(item.payment_id)
             if payment is None:
                 busy = BusyError("This payment is being settled.")
-                answers.append(busy if item.top_up_id in there else NotFoundError("No such top-up."))
-            elif payment.version != item.version or item.top_up_id in decided:
+                answers.append(busy if item.payment_id in there else NotFoundError("No such payment."))
+            elif payment.version != item.version or item.payment_id in decided:
                 answers.append(_StaleError())
             else:
-                decided.add(item.top_up_id)
+                decided.add(item.payment_id)
                 polls_s = polls_of(rails.get(payment.rail))
                 with tracing.continue_from(item.traceparent), tracing.span("settle", rail=payment.rail):
                     changes += _decide_one(loaded, payment, item.truth, now, polls_s, opened)
@@ -224,33 +224,34 @@ def _decide_one(
     change = decide(payment, loaded.meters[payment.meter_id], around, truth, now, polls_s)
     loaded.payments[payment.id], loaded.meters[payment.meter_id] = change.payment, change.meter
     if change.problem is not None:
-        _log.error("payment not applied", top_up_id=payment.id, rail_ref=truth.rail_ref, reason=change.problem)
+        _log.error("payment not applied", payment_id=payment.id, rail_ref=truth.rail_ref, reason=change.problem)
     if change.second is None:
         return [change]
     second = second_payment(payment, truth, now)
-    opened[second.id] = Opening(f"sibling:{truth.rail_ref}")
+    opened[second.id] = Opening()
     if payment.captured_minor and payment.names & names_of(truth):
         around = replace(around, elsewhere=payment.id)
     own = decide(second, change.meter, replace(around, refunds=(), known_as=None), truth, now, polls_s)
     loaded.meters[payment.meter_id] = own.meter
-    _log.error("second payment for one intention", top_up_id=payment.id, sibling_id=second.id)
-    return [change, replace(own, facts=(SecondPayment(payment.id, second.id), *own.facts))]
+    _log.error("second payment for one order", top_up_id=payment.top_up_id, payment_id=second.id)
+    return [change, replace(own, facts=(SecondPayment(payment.top_up_id, second.id), *own.facts))]
 
 
 def second_payment(payment: PaymentState, truth: PaymentTruth, now: datetime) -> PaymentState:
     """Another payment for an order: real money for this meter, so it is credited too, and flagged (P31)."""
-    return new_payment(
+    second = new_payment(
         meter_id=payment.meter_id,
         customer_id=payment.customer_id,
         rail=payment.rail,
         rail_ref=truth.rail_ref,
-        origin="SIBLING",
+        origin=payment.origin,
+        funder_id=payment.funder_id,
         method_id=payment.method_id,
-        intention_id=payment.id,
-        pay_minor=max(truth.requested_minor, 1),
+        asked_minor=max(truth.requested_minor, 1),
         currency=payment.currency,
         now=now,
     )
+    return replace(second, id=new_id("pay"), top_up_id=payment.top_up_id, created_at=payment.created_at)
 
 
 def new_payment(
@@ -259,19 +260,20 @@ def new_payment(
     rail: str,
     rail_ref: str | None,
     origin: str,
-    pay_minor: int,
+    asked_minor: int,
     currency: str,
     now: datetime,
     customer_id: str | None = None,
     receipt_ref: str | None = None,
     method_id: str | None = None,
     funder_id: str | None = None,
-    intention_id: str | None = None,
     fee_agreed_minor: int = 0,
 ) -> PaymentState:
-    """A payment that has no row yet: nothing of it is booked."""
+    """A top-up and its payment that have no rows yet: nothing of it is booked."""
+    top_up_id = new_id("top")
     return PaymentState(
-        id=new_id("top"),
+        id=top_up_id,
+        top_up_id=top_up_id,
         meter_id=meter_id,
         customer_id=customer_id,
         rail=rail,
@@ -279,11 +281,10 @@ def new_payment(
         alias_ref=None,
         receipt_ref=receipt_ref,
         account_reference=None,
-        intention_id=intention_id,
         origin=origin,
         funder_id=funder_id,
         method_id=method_id,
-        pay_minor=pay_minor,
+        asked_minor=asked_minor,
         currency=currency,
         fee_agreed_minor=fee_agreed_minor,
         agreed=None,
@@ -311,15 +312,15 @@ def new_payment(
     )
 
 
-EXISTING = text("SELECT id FROM top_ups WHERE id = ANY(CAST(:ids AS text[]))")
+EXISTING = text("SELECT id FROM payments WHERE id = ANY(CAST(:ids AS text[]))")
 FIND = text("""
     SELECT a.place, coalesce(
-        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.rail_ref = a.rail_ref),
-        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.alias_ref = a.rail_ref),
-        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.id = a.reference),
-        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.account_reference = a.reference),
-        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.receipt_ref = a.receipt_ref),
-        (SELECT t.id FROM top_ups t WHERE t.rail = a.rail AND t.rail_ref = a.receipt_ref)) AS id
+        (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.rail_ref = a.rail_ref),
+        (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.alias_ref = a.rail_ref),
+        (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.id = a.reference),
+        (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.account_reference = a.reference),
+        (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.receipt_ref = a.receipt_ref),
+        (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.rail_ref = a.receipt_ref)) AS id
     FROM unnest(CAST(:rails AS text[]), CAST(:rail_refs AS text[]), CAST(:references AS text[]),
                 CAST(:receipts AS text[])) WITH ORDINALITY AS a(rail, rail_ref, reference, receipt_ref, place)
     ORDER BY a.place""")
@@ -339,8 +340,8 @@ class Sought:
     receipt_ref: str | None = None
 
 
-async def find_top_ups(sessions: Sessions, sought: Sequence[Sought]) -> list[str | None]:
-    """The top-ups that these notices are about, by any of the rail's ids or by our reference; one statement."""
+async def find_payments(sessions: Sessions, sought: Sequence[Sought]) -> list[str | None]:
+    """The payments that these notices are about, by any of the rail's ids or by our reference; one statement."""
     values = {
         "rails": [one.rail for one in sought],
         "rail_refs": [one.rail_ref for one in sought],
@@ -352,40 +353,40 @@ async def find_top_ups(sessions: Sessions, sought: Sequence[Sought]) -> list[str
         return [row.id for row in rows]
 
 
-async def find_top_up(
+async def find_payment(
     sessions: Sessions, *, rail: str, rail_ref: str | None, reference: str | None, receipt_ref: str | None = None
 ) -> str:
-    """``find_top_ups`` for one. Raises NotFoundError."""
-    [found] = await find_top_ups(sessions, [Sought(rail, rail_ref, reference, receipt_ref)])
+    """``find_payments`` for one. Raises NotFoundError."""
+    [found] = await find_payments(sessions, [Sought(rail, rail_ref, reference, receipt_ref)])
     if found is None:
-        raise NotFoundError("No top-up matches.")
+        raise NotFoundError("No payment matches.")
     return found
 
 
-async def snapshots(sessions: Sessions, top_up_ids: Sequence[str]) -> dict[str, _Snapshot]:
+async def snapshots(sessions: Sessions, payment_ids: Sequence[str]) -> dict[str, _Snapshot]:
     """What we ask the rails for: the same words each time, or their idempotency checks would refuse us."""
     async with sessions() as session:
-        rows = await (await _reading(session)).execute(SNAPSHOT, {"ids": list(top_up_ids)})
+        rows = await (await _reading(session)).execute(SNAPSHOT, {"ids": list(payment_ids)})
         return {row.id: _snapshot(row) for row in rows}
 
 
-async def created_of(sessions: Sessions, top_up_id: str) -> tuple[PaymentState, PaymentRequest]:
-    """A top-up that has just been stored, and what its rail is asked for. Raises NotFoundError."""
+async def created_of(sessions: Sessions, payment_id: str) -> tuple[PaymentState, PaymentRequest]:
+    """A payment that has just been stored, and what its rail is asked for. Raises NotFoundError."""
     async with sessions() as session:
-        row = (await (await _reading(session)).execute(SNAPSHOT, {"ids": [top_up_id]})).one_or_none()
+        row = (await (await _reading(session)).execute(SNAPSHOT, {"ids": [payment_id]})).one_or_none()
     if row is None:
-        raise NotFoundError("No such top-up.")
+        raise NotFoundError("No such payment.")
     payment = new_payment(
         meter_id=row.meter_id,
         customer_id=row.customer_id,
         rail=row.rail,
         rail_ref=row.rail_ref,
         origin=row.origin,
-        pay_minor=row.pay_minor,
+        asked_minor=row.asked_minor,
         currency=row.currency,
         now=row.created_at,
     )
-    return replace(payment, id=row.id, version=row.version), _snapshot(row).request
+    return replace(payment, id=row.id, top_up_id=row.top_up_id, version=row.version), _snapshot(row).request
 
 
 async def _reading(session: AsyncSession) -> AsyncConnection:
@@ -394,10 +395,10 @@ async def _reading(session: AsyncSession) -> AsyncConnection:
 
 
 def payment_request(row: Any) -> PaymentRequest:
-    """What a rail is asked for, by a top-up's row and its ``saved_ref``."""
+    """What a rail is asked for, by a payment's row, its order's and its ``saved_ref``."""
     return PaymentRequest(
         reference=row.id,
-        amount_minor=row.pay_minor,
+        amount_minor=row.asked_minor,
         currency=row.currency,
         description=f"Water top-up {row.id}",
         return_url=row.return_url,
@@ -433,13 +434,13 @@ def _snapshot(row: Any) -> _Snapshot:
 async def _ask_all(
     sessions: Sessions, rails: Mapping[str, Rail], asks: Sequence[Ask]
 ) -> list[Answered | Exception | None]:
-    found = await snapshots(sessions, [ask.top_up_id for ask in asks])
+    found = await snapshots(sessions, [ask.payment_id for ask in asks])
     limits = {name: asyncio.Semaphore(ASKED_AT_ONCE) for name in {one.rail for one in found.values()}}
 
     async def one(ask: Ask) -> Answered | Exception | None:
-        snapshot = found.get(ask.top_up_id)
+        snapshot = found.get(ask.payment_id)
         if snapshot is None:
-            return NotFoundError("No such top-up.")
+            return NotFoundError("No such payment.")
         if snapshot.internal:
             return None
         try:
@@ -497,18 +498,18 @@ async def _ask_payment(rail: Rail, snapshot: _Snapshot, hint: str | None) -> Pay
     return found
 
 
-async def lock_top_up(session: AsyncSession, top_up_id: str) -> TopUp:
-    """The top-up's row, locked and fresh. Raises NotFoundError."""
-    top_up = await session.get(TopUp, top_up_id, with_for_update={"key_share": True}, populate_existing=True)
-    if top_up is None:
-        raise NotFoundError("No such top-up.")
-    return top_up
+async def lock_payment(session: AsyncSession, payment_id: str) -> Payment:
+    """The payment's row, locked and fresh. Raises NotFoundError."""
+    payment = await session.get(Payment, payment_id, with_for_update={"key_share": True}, populate_existing=True)
+    if payment is None:
+        raise NotFoundError("No such payment.")
+    return payment
 
 
 async def apply_truth(
     session: AsyncSession,
     rails: Mapping[str, Rail],
-    top_up_id: str,
+    payment_id: str,
     truth: PaymentTruth,
     now: datetime,
     *,
@@ -520,11 +521,11 @@ async def apply_truth(
     """
     work = await UnitOfWork.of(session)
     await session.flush()
-    loaded = await load(work.conn, [top_up_id], now, {top_up_id: truth})
-    if top_up_id not in loaded.payments:
-        raise NotFoundError("No such top-up.")
+    loaded = await load(work.conn, [payment_id], now, {payment_id: truth})
+    if payment_id not in loaded.payments:
+        raise NotFoundError("No such payment.")
     opened: dict[str, Opening] = {}
-    payment = loaded.payments[top_up_id]
+    payment = loaded.payments[payment_id]
     if only_first and payment.version:
         return
     await save(work, _decide_one(loaded, payment, truth, now, polls_of(rails.get(payment.rail)), opened), now, opened)

@@ -17,7 +17,7 @@ from standpipe.ledger.models import AccountKind, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.payments.book_models import SettlementEntry, SettlementMark
 from standpipe.payments.decide import book_dispute_fee
-from standpipe.payments.models import SuspenseItem, TopUp
+from standpipe.payments.models import Payment, SuspenseItem
 from standpipe.payments.paybill import sweep
 from standpipe.payments.rails.port import (
     PaymentStatus,
@@ -27,7 +27,7 @@ from standpipe.payments.rails.port import (
     SettlementLine,
 )
 from standpipe.payments.rows import load_one
-from standpipe.payments.settle import lock_top_up, save_one, settle
+from standpipe.payments.settle import lock_payment, save_one, settle
 from standpipe.payments.suspense import hold
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
@@ -175,11 +175,11 @@ async def _settle_first(
                 SettlementEntry.rail == rail, SettlementEntry.external_id == line.external_id
             )
         )
-        top_up = await _find(session, rail, line)
-    if seen == "MATCHED" or top_up is None:
+        payment = await _find(session, rail, line)
+    if seen == "MATCHED" or payment is None:
         return
-    if line.kind is not SettlementKind.PAYMENT or not top_up.captured_minor:
-        await settle(sessions, rails, top_up.id, clock)
+    if line.kind is not SettlementKind.PAYMENT or not payment.captured_minor:
+        await settle(sessions, rails, payment.id, clock)
 
 
 async def _import_one(session: AsyncSession, rail: str, line: SettlementLine, now: datetime) -> str:
@@ -188,45 +188,47 @@ async def _import_one(session: AsyncSession, rail: str, line: SettlementLine, no
         .where(SettlementEntry.rail == rail, SettlementEntry.external_id == line.external_id)
         .with_for_update()
     )
-    top_up = await _find(session, rail, line) if line.kind in _MATCHABLE else None
-    if top_up is not None:
-        top_up = await lock_top_up(session, top_up.id)
-    state = await _state_of(session, rail, line, top_up, now)
+    payment = await _find(session, rail, line) if line.kind in _MATCHABLE else None
+    if payment is not None:
+        payment = await lock_payment(session, payment.id)
+    state = await _state_of(session, rail, line, payment, now)
     if entry is None:
-        session.add(_entry(rail, line, top_up, state))
+        session.add(_entry(rail, line, payment, state))
         await session.flush()
     else:
         entry.state, entry.payout_ref = state, line.payout_ref or entry.payout_ref
-        entry.top_up_id = top_up.id if top_up else entry.top_up_id
-    await _book_fee(session, rail, line, top_up, now)
+        entry.payment_id = payment.id if payment else entry.payment_id
+    await _book_fee(session, rail, line, payment, now)
     if line.kind is SettlementKind.PAYOUT:
         await _book_payout(session, rail, line, now)
     return state
 
 
-async def _state_of(session: AsyncSession, rail: str, line: SettlementLine, top_up: TopUp | None, now: datetime) -> str:
+async def _state_of(
+    session: AsyncSession, rail: str, line: SettlementLine, payment: Payment | None, now: datetime
+) -> str:
     if line.kind not in _MATCHABLE:
         return "NOTED"
-    if top_up is None:
+    if payment is None:
         return await _unknown(session, rail, line, now)
     told = await session.scalar(
         select(func.coalesce(func.sum(SettlementEntry.gross_minor), 0)).where(
-            SettlementEntry.top_up_id == top_up.id,
+            SettlementEntry.payment_id == payment.id,
             SettlementEntry.kind == line.kind,
             SettlementEntry.external_id != line.external_id,
         )
     )
     booked = {
-        SettlementKind.PAYMENT: top_up.captured_minor,
-        SettlementKind.REFUND: -top_up.refunded_minor,
-        SettlementKind.DISPUTE: -top_up.disputed_minor,
+        SettlementKind.PAYMENT: payment.captured_minor,
+        SettlementKind.REFUND: -payment.refunded_minor,
+        SettlementKind.DISPUTE: -payment.disputed_minor,
     }[line.kind]
-    same = line.currency == top_up.currency and int(told or 0) + line.gross_minor == booked
+    same = line.currency == payment.currency and int(told or 0) + line.gross_minor == booked
     return "MATCHED" if same else "DIFFERENT"
 
 
 async def _unknown(session: AsyncSession, rail: str, line: SettlementLine, now: datetime) -> str:
-    """Money on the statement that no top-up has: into suspense, once, whichever way we heard of it first."""
+    """Money on the statement that no payment has: into suspense, once, whichever way we heard of it first."""
     ref = line.payment_ref or line.external_id
     if line.kind is not SettlementKind.PAYMENT or line.gross_minor <= 0:
         return "DIFFERENT"
@@ -249,37 +251,37 @@ async def _unknown(session: AsyncSession, rail: str, line: SettlementLine, now: 
     return "SUSPENSE"
 
 
-async def _find(session: AsyncSession, rail: str, line: SettlementLine) -> TopUp | None:
-    """The top-up that a line is about, by any name that it has there; else by the account reference of its push."""
+async def _find(session: AsyncSession, rail: str, line: SettlementLine) -> Payment | None:
+    """The payment that a line is about, by any name that it has there; else by the account reference of its push."""
     if line.payment_ref is None:
         return None
-    names = (TopUp.rail_ref, TopUp.alias_ref, TopUp.receipt_ref, TopUp.account_reference, TopUp.id)
+    names = (Payment.rail_ref, Payment.alias_ref, Payment.receipt_ref, Payment.account_reference, Payment.id)
     same = or_(*(name == line.payment_ref for name in names))
-    found: TopUp | None = await session.scalar(select(TopUp).where(TopUp.rail == rail, same).limit(1))
+    found: Payment | None = await session.scalar(select(Payment).where(Payment.rail == rail, same).limit(1))
     if found is None and line.description:
-        by_account = TopUp.account_reference == line.description.strip().upper()
+        by_account = Payment.account_reference == line.description.strip().upper()
         # A reference alone is not the money: whoever types it by hand has paid by himself (P51).
-        unnamed = and_(TopUp.receipt_ref.is_(None), TopUp.captured_minor.in_([0, line.gross_minor]))
-        same_money = or_(unnamed, TopUp.receipt_ref == line.payment_ref)
-        found = await session.scalar(select(TopUp).where(TopUp.rail == rail, by_account, same_money))
+        unnamed = and_(Payment.receipt_ref.is_(None), Payment.captured_minor.in_([0, line.gross_minor]))
+        same_money = or_(unnamed, Payment.receipt_ref == line.payment_ref)
+        found = await session.scalar(select(Payment).where(Payment.rail == rail, by_account, same_money))
     return found
 
 
 async def _book_fee(
-    session: AsyncSession, rail: str, line: SettlementLine, top_up: TopUp | None, now: datetime
+    session: AsyncSession, rail: str, line: SettlementLine, payment: Payment | None, now: datetime
 ) -> None:
     """What the provider kept, once per line; a dispute's fee goes by its own running total."""
     fee_minor = line.fee_minor - (line.gross_minor if line.kind is SettlementKind.FEE else 0)
     if not fee_minor:
         return
-    if line.kind is SettlementKind.DISPUTE and top_up is not None:
+    if line.kind is SettlementKind.DISPUTE and payment is not None:
         told = await session.scalar(
             select(func.coalesce(func.sum(SettlementEntry.fee_minor), 0)).where(
-                SettlementEntry.top_up_id == top_up.id, SettlementEntry.kind == SettlementKind.DISPUTE
+                SettlementEntry.payment_id == payment.id, SettlementEntry.kind == SettlementKind.DISPUTE
             )
         )
-        payment, meter = await load_one(await session.connection(), top_up.id, now)
-        await save_one(session, book_dispute_fee(payment, meter, int(told or 0), now), now)
+        state, meter = await load_one(await session.connection(), payment.id, now)
+        await save_one(session, book_dispute_fee(state, meter, int(told or 0), now), now)
         return
     lines = [
         Line(AccountRef(AccountKind.CLEARING, rail, line.currency), fee_minor),
@@ -298,14 +300,14 @@ async def _book_payout(session: AsyncSession, rail: str, line: SettlementLine, n
     await post(session, key=f"{rail}:payout:{line.external_id}", kind="PAYOUT", lines=lines, occurred_at=now)
 
 
-def _entry(rail: str, line: SettlementLine, top_up: TopUp | None, state: str) -> SettlementEntry:
+def _entry(rail: str, line: SettlementLine, payment: Payment | None, state: str) -> SettlementEntry:
     return SettlementEntry(
         rail=rail,
         external_id=line.external_id,
         kind=line.kind,
         payment_ref=line.payment_ref,
         payout_ref=line.payout_ref,
-        top_up_id=top_up.id if top_up else None,
+        payment_id=payment.id if payment else None,
         currency=line.currency,
         gross_minor=line.gross_minor,
         fee_minor=line.fee_minor,

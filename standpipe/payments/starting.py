@@ -37,8 +37,8 @@ _log = structlog.get_logger(__name__)
 LOAD = text("""
     SELECT c.phone, p.rail_ref AS payer_ref, k.mutation, k.request_hash, k.result, h.role,
            m.id, m.currency, m.closed_at, m.wallet_kind, m.tariff_id, m.installed_at, m.time_zone,
-           EXISTS (SELECT FROM top_ups t WHERE t.meter_id = m.id AND t.rail = CAST(:rail AS text)
-                   AND t.dispute IN ('INQUIRY', 'OPEN')) AS is_disputed
+           EXISTS (SELECT FROM top_ups t JOIN payments y ON y.top_up_id = t.id WHERE t.meter_id = m.id
+                   AND y.rail = CAST(:rail AS text) AND y.dispute IN ('INQUIRY', 'OPEN')) AS is_disputed
     FROM customers c
     LEFT JOIN request_keys k ON k.customer_id = c.id AND k.key = :key
     LEFT JOIN payment_customers p ON p.customer_id = c.id AND p.rail = CAST(:rail AS text)
@@ -52,14 +52,18 @@ STORE = text("""
         VALUES (:customer_id, :key, :mutation, :request_hash, jsonb_build_object('top_up_id', CAST(:id AS text)))
         ON CONFLICT (customer_id, key) DO NOTHING RETURNING customer_id, key, request_hash),
     made AS (
-        INSERT INTO top_ups (id, customer_id, meter_id, rail, method_id, account_reference, pay_minor, currency,
-            idempotency_key, request_hash, return_url, phone, payer_ref, agreed, fee_agreed_minor, status,
-            created_at, updated_at, due_at, traceparent)
-        SELECT :id, customer_id, :meter_id, :rail, :method_id, :account_reference, :pay_minor, :currency,
-            key, request_hash, :return_url, :phone, :payer_ref, :agreed, :fee_agreed_minor, :status,
-            :now, :now, now() + :poll_after, :traceparent
-        FROM mine RETURNING id, status, created_at),
-    told AS (INSERT INTO top_up_events (top_up_id, status, at) SELECT id, status, created_at FROM made)
+        INSERT INTO top_ups (id, customer_id, meter_id, method_id, pay_minor, currency, idempotency_key, request_hash,
+            return_url, phone, agreed, fee_agreed_minor, created_at, traceparent)
+        SELECT :id, customer_id, :meter_id, :method_id, :asked_minor, :currency, key, request_hash,
+            :return_url, :phone, :agreed, :fee_agreed_minor, :now, :traceparent
+        FROM mine RETURNING id, pay_minor, currency, created_at),
+    asked AS (
+        INSERT INTO payments (id, top_up_id, rail, account_reference, payer_ref, asked_minor, currency, status,
+            updated_at, due_at)
+        SELECT id, id, :rail, :account_reference, :payer_ref, pay_minor, currency, :status, created_at,
+            now() + :poll_after
+        FROM made),
+    told AS (INSERT INTO top_up_events (top_up_id, status, at) SELECT id, :status, created_at FROM made)
     SELECT id FROM made""").bindparams(bindparam("agreed", type_=JSONB(none_as_null=True)))
 
 
@@ -204,7 +208,7 @@ def _row(accepted: _Accepted, order: TopUpOrder, now: datetime, agreed: Mapping[
         "rail": accepted.rail.name,
         "method_id": order.method_id,
         "account_reference": new_account_reference(),
-        "pay_minor": order.pay_minor,
+        "asked_minor": order.pay_minor,
         "currency": order.currency,
         "return_url": order.return_url,
         "phone": accepted.phone,
@@ -241,11 +245,11 @@ def _created(row: Mapping[str, Any]) -> tuple[PaymentState, PaymentRequest]:
         rail=row["rail"],
         rail_ref=None,
         origin="CUSTOMER",
-        pay_minor=row["pay_minor"],
+        asked_minor=row["asked_minor"],
         currency=row["currency"],
         now=row["now"],
     )
-    return replace(payment, id=row["id"]), payment_request(SimpleNamespace(**row, saved_ref=None))
+    return replace(payment, id=row["id"], top_up_id=row["id"]), payment_request(SimpleNamespace(**row, saved_ref=None))
 
 
 async def _payer_at_provider(

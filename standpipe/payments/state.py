@@ -26,6 +26,7 @@ class PaymentState:
     """A payment as we have it: its order, the rail's names for it, and the running totals that are booked."""
 
     id: str
+    top_up_id: str
     meter_id: str
     customer_id: str | None
     rail: str
@@ -33,11 +34,10 @@ class PaymentState:
     alias_ref: str | None
     receipt_ref: str | None
     account_reference: str | None
-    intention_id: str | None
     origin: str
     funder_id: str | None
     method_id: str | None
-    pay_minor: int
+    asked_minor: int
     currency: str
     fee_agreed_minor: int
     agreed: Mapping[str, int] | None
@@ -89,7 +89,7 @@ class HeldMoney:
     rail_ref: str
     currency: str
     amount_minor: int
-    top_up_id: str | None
+    payment_id: str | None
     status: str = "OPEN"
     resolved_by: str | None = None
 
@@ -244,7 +244,7 @@ class NewSuspense:
     amount_minor: int
     reason: str
     account_reference: str | None
-    top_up_id: str | None
+    payment_id: str | None
     opened_at: datetime
 
 

@@ -25,7 +25,6 @@ async def hold(
     amount_minor: int,
     reason: str,
     now: datetime,
-    top_up_id: str | None = None,
     account_reference: str | None = None,
 ) -> bool:
     """Book money into suspense and open an item for a person; False where this key did so before."""
@@ -46,10 +45,9 @@ async def hold(
             reason=reason,
             account_reference=account_reference or truth.account_reference,
             payer=truth.payer,
-            top_up_id=top_up_id,
             opened_at=now,
         )
     )
     _log.error("money in suspense", rail=rail, rail_ref=truth.rail_ref, reason=reason)
-    await publish(session, MoneyInSuspense(top_up_id or "", reason))
+    await publish(session, MoneyInSuspense("", reason))
     return True

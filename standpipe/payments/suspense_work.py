@@ -10,7 +10,7 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
 from standpipe.payments.decide import capture
-from standpipe.payments.models import SuspenseItem, TopUp
+from standpipe.payments.models import Payment, SuspenseItem
 from standpipe.payments.rows import Opening, load_meter
 from standpipe.payments.settle import new_payment, save_one
 from standpipe.platform.errors import InvalidInputError, NotFoundError
@@ -40,7 +40,7 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
     money = await load_meter(await session.connection(), meter.id, now)
     item = await _open_item(session, item_id)
     item_rail, currency, amount_minor, key = item.rail, item.currency, item.amount_minor, item.id
-    taken = await session.scalar(select(TopUp.id).where(TopUp.rail == item_rail, TopUp.rail_ref == item.rail_ref))
+    taken = await session.scalar(select(Payment.id).where(Payment.rail == item_rail, Payment.rail_ref == item.rail_ref))
     # A payment of its own, so that a refund or a dispute at the provider still finds it. A statement's line may speak
     # of one that another top-up has already: then it stands on its own.
     payment = new_payment(
@@ -48,14 +48,14 @@ async def assign(session: AsyncSession, *, operator: str, item_id: str, serial: 
         rail=item_rail,
         rail_ref=item.rail_ref if taken is None else f"suspense:{key}",
         origin="SUSPENSE",
-        pay_minor=amount_minor,
+        asked_minor=amount_minor,
         currency=currency,
         now=now,
     )
     account = AccountRef(AccountKind.SUSPENSE, item_rail, currency)
     change = capture(payment, money, amount_minor, now, account)
     await save_one(session, change, now, Opening(f"suspense:{key}"))
-    item.status, item.resolved_at, item.resolved_by, item.top_up_id = "ASSIGNED", now, operator, payment.id
+    item.status, item.resolved_at, item.resolved_by, item.payment_id = "ASSIGNED", now, operator, payment.id
     detail = {"serial": serial, "amount_minor": item.amount_minor, "currency": item.currency, "note": note}
     await record(session, operator=operator, action="suspense.assign", subject_id=item.id, detail=detail)
     return payment.id

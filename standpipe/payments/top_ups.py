@@ -13,7 +13,7 @@ from standpipe.households.models import HouseholdRole
 from standpipe.meters.access import require_meter
 from standpipe.outbox.facts import TopUpFailed, publish
 from standpipe.payments.decide import first_answer
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import (
     PaymentRequest,
     PaymentStatus,
@@ -24,7 +24,7 @@ from standpipe.payments.rails.port import (
 from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.rows import save_first_answer
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import Ask, apply_truth, created_of, lock_top_up, settle, settle_many
+from standpipe.payments.settle import Ask, apply_truth, created_of, lock_payment, settle, settle_many
 from standpipe.payments.state import PaymentState
 from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN
@@ -35,7 +35,6 @@ from standpipe.platform.errors import (
     NotFoundError,
     StandpipeError,
 )
-from standpipe.platform.ids import new_id
 
 CREATED = "CREATED"
 ASK_EVERY_S = 4
@@ -54,10 +53,11 @@ async def cancel(
         top_up = await require_top_up(session, customer_id=customer_id, top_up_id=top_up_id)
         needed = HouseholdRole.PAYER if top_up.customer_id == customer_id else HouseholdRole.OWNER
         await require_meter(session, customer_id=customer_id, meter_id=top_up.meter_id, role=needed)
-    if top_up.rail_ref is None:
+        payment = await session.get_one(Payment, top_up_id)
+    if payment.rail_ref is None:
         raise InvalidInputError("The payment is still being opened. Please try again shortly.", ("topUpId",))
     try:
-        await rail_of(rails, top_up.rail).cancel(top_up.rail_ref)
+        await rail_of(rails, payment.rail).cancel(payment.rail_ref)
         await settle(sessions, rails, top_up_id, clock)
     except RailUnavailableError as error:
         raise InvalidInputError("The payment provider does not answer. Please try again shortly.", ()) from error
@@ -76,17 +76,17 @@ async def refresh(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, t
     """The customer is looking: ask the provider now, unless somebody asked within ASK_EVERY_S. Never raises."""
     async with sessions.begin() as session:
         mine = await session.scalar(
-            update(TopUp)
+            update(Payment)
             .where(
-                TopUp.id == top_up_id,
-                TopUp.status.in_([CREATED, PaymentStatus.PENDING, PaymentStatus.FAILED]),
+                Payment.id == top_up_id,
+                Payment.status.in_([CREATED, PaymentStatus.PENDING, PaymentStatus.FAILED]),
                 or_(
-                    TopUp.asked_real_at.is_(None),
-                    TopUp.asked_real_at < func.now() - timedelta(seconds=ASK_EVERY_S),
+                    Payment.asked_real_at.is_(None),
+                    Payment.asked_real_at < func.now() - timedelta(seconds=ASK_EVERY_S),
                 ),
             )
             .values(asked_real_at=func.now())
-            .returning(TopUp.id)
+            .returning(Payment.id)
         )
     if mine is None:
         return
@@ -97,22 +97,22 @@ async def refresh(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, t
 
 
 async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, *, limit: int = 200) -> int:
-    """The payment poller: ask about top-ups that no notice has settled. Returns how many were claimed."""
+    """The payment poller: ask about payments that no notice has settled. Returns how many were claimed."""
     async with by_statement(sessions) as session:
-        due = [row.id for row in await claim(session, TopUp, limit=limit)]
+        due = [row.id for row in await claim(session, Payment, limit=limit)]
     if not due:
         return 0
-    async with hold(sessions, TopUp, due):
-        outcomes = await settle_many(sessions, rails, [Ask(top_up_id) for top_up_id in due], clock)
-    for top_up_id, error in zip(due, outcomes, strict=True):
+    async with hold(sessions, Payment, due):
+        outcomes = await settle_many(sessions, rails, [Ask(payment_id) for payment_id in due], clock)
+    for payment_id, error in zip(due, outcomes, strict=True):
         if error is None:
             continue
-        if isinstance(error, RailRefusedError) and await _refuse(sessions, top_up_id, error, clock.now()):
+        if isinstance(error, RailRefusedError) and await _refuse(sessions, payment_id, error, clock.now()):
             continue
         if not isinstance(error, RailUnavailableError | RailRefusedError):
-            _log.error("top-up not settled", top_up_id=top_up_id, exc_info=error)
+            _log.error("payment not settled", payment_id=payment_id, exc_info=error)
         async with sessions.begin() as session:
-            row = await session.get(TopUp, top_up_id, with_for_update={"key_share": True, "skip_locked": True})
+            row = await session.get(Payment, payment_id, with_for_update={"key_share": True, "skip_locked": True})
             if row is None:
                 # Somebody works on it; its lease ends by itself.
                 continue
@@ -121,36 +121,25 @@ async def poll_due(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, 
     return len(due)
 
 
-def new_top_up(
-    rail: Rail,
-    *,
-    customer_id: str | None,
-    meter_id: str,
-    pay_minor: int,
-    currency: str,
-    method_id: str,
-    idempotency_key: str,
-    request_hash: str,
-    now: datetime,
-) -> TopUp:
-    """A top-up that is about to be asked for at a provider; the caller adds it."""
-    return TopUp(
-        id=new_id("top"),
-        customer_id=customer_id,
-        meter_id=meter_id,
+async def store_order(session: AsyncSession, rail: Rail, top_up: TopUp, payer_ref: str | None = None) -> None:
+    """Store an order and the payment that is about to be asked for at a provider, with the first step of both."""
+    session.add(top_up)
+    await session.flush()
+    payment = Payment(
+        id=top_up.id,
+        top_up_id=top_up.id,
         rail=rail.name,
-        method_id=method_id,
         account_reference=new_account_reference(),
-        pay_minor=pay_minor,
-        currency=currency,
-        idempotency_key=idempotency_key,
-        request_hash=request_hash,
+        payer_ref=payer_ref,
+        asked_minor=top_up.pay_minor,
+        currency=top_up.currency,
         status=CREATED,
-        created_at=now,
-        updated_at=now,
+        updated_at=top_up.created_at,
         # Not due before the first call has had its time: the poller must not race the request that is under way.
         due_at=func.now() + timedelta(seconds=polls_of(rail)[0]),
     )
+    session.add(payment)
+    note_status(session, top_up_id=top_up.id, rail=rail.name, status=CREATED, at=top_up.created_at)
 
 
 def new_account_reference() -> str:
@@ -161,8 +150,9 @@ def new_account_reference() -> str:
 async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
     """Whether a payer's bank has an open question about a payment for this meter on this rail: it is frozen."""
     found = await session.scalar(
-        select(TopUp.id)
-        .where(TopUp.meter_id == meter_id, TopUp.rail == rail, TopUp.dispute.in_(["INQUIRY", "OPEN"]))
+        select(Payment.id)
+        .join(TopUp, TopUp.id == Payment.top_up_id)
+        .where(TopUp.meter_id == meter_id, Payment.rail == rail, Payment.dispute.in_(["INQUIRY", "OPEN"]))
         .limit(1)
     )
     return found is not None
@@ -198,19 +188,20 @@ async def create_at_provider(
         await apply_truth(session, rails, top_up_id, truth, clock.now(), only_first=True)
 
 
-async def _refuse(sessions: Sessions, top_up_id: str, error: RailRefusedError, now: datetime) -> bool:
+async def _refuse(sessions: Sessions, payment_id: str, error: RailRefusedError, now: datetime) -> bool:
     """There is no such payment, and none will be: FAILED. False for one that the provider has had before: a no about
     that is no end, and it is asked again until a person must look.
     """
     async with sessions.begin() as session:
-        top_up = await lock_top_up(session, top_up_id)
-        if top_up.rail_ref is not None or top_up.version:
+        payment = await lock_payment(session, payment_id)
+        if payment.rail_ref is not None or payment.version:
             return False
-        top_up.status, top_up.failure_code = PaymentStatus.FAILED, error.code
-        top_up.failure_message = error.message
-        top_up.version += 1
-        top_up.updated_at = now
-        top_up.due_at = None
-        note_status(session, top_up_id=top_up_id, rail=top_up.rail, status=PaymentStatus.FAILED, at=now)
-        await publish(session, TopUpFailed(top_up_id, top_up.meter_id, error.code))
+        payment.status, payment.failure_code = PaymentStatus.FAILED, error.code
+        payment.failure_message = error.message
+        payment.version += 1
+        payment.updated_at = now
+        payment.due_at = None
+        top_up = await session.get_one(TopUp, payment.top_up_id)
+        note_status(session, top_up_id=top_up.id, rail=payment.rail, status=PaymentStatus.FAILED, at=now)
+        await publish(session, TopUpFailed(top_up.id, top_up.meter_id, error.code))
     return True

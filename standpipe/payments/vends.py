@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.payments.decide import capture
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rows import Opening, load_meter
 from standpipe.payments.settle import new_payment, save_one
 from standpipe.platform.errors import InvalidInputError
@@ -45,7 +45,7 @@ async def vend(
         method_id=origin.lower(),
         origin=origin,
         funder_id=funder_id,
-        pay_minor=amount_minor,
+        asked_minor=amount_minor,
         currency=currency,
         now=now,
     )
@@ -58,6 +58,8 @@ async def vend(
 async def find_vend(session: AsyncSession, *, origin: str, rail_ref: str) -> TopUp | None:
     """The vend that was made under this reference, or None."""
     found: TopUp | None = await session.scalar(
-        select(TopUp).where(TopUp.rail == origin.lower(), TopUp.rail_ref == rail_ref)
+        select(TopUp)
+        .join(Payment, Payment.top_up_id == TopUp.id)
+        .where(Payment.rail == origin.lower(), Payment.rail_ref == rail_ref)
     )
     return found

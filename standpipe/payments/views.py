@@ -6,12 +6,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select
+from sqlalchemy import BigInteger, and_, cast, func, or_, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from standpipe.meters.models import CreditGrant
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import Payment, TopUp, TopUpEvent
 from standpipe.payments.rails.port import PaymentStatus
 
 GUEST = "GUEST"
@@ -111,7 +112,8 @@ class TopUpView:
         return self.status is TopUpStatus.PAID and not self.granted
 
 
-SHOWN = or_(TopUp.origin != GUEST, TopUp.captured_minor > 0)
+_PAID = select(Payment.id).where(Payment.top_up_id == TopUp.id, Payment.captured_minor > 0).exists()
+SHOWN = or_(TopUp.origin != GUEST, _PAID)
 """Top-ups that the household sees. A stranger's tries are not its business, or anybody could fill its list."""
 _DELIVERY = (
     select(
@@ -127,6 +129,23 @@ _DELIVERY = (
 )
 
 
+# Of several payments for an order the one that was paid speaks for it, else the newest; their sums are the order's.
+_LEAD = (
+    select(Payment)
+    .distinct(Payment.top_up_id)
+    .order_by(Payment.top_up_id, (Payment.captured_minor > 0).desc(), Payment.started_real_at.desc())
+)
+_SUMS = select(
+    Payment.top_up_id,
+    func.max(Payment.updated_at).label("paid_at"),
+    *(
+        cast(func.sum(column), BigInteger).label(column.key)
+        for column in (
+            *(Payment.captured_minor, Payment.taken_back_minor, Payment.fee_minor, Payment.debt_minor),
+            *(Payment.emergency_minor, Payment.standing_minor),
+        )
+    ),
+).group_by(Payment.top_up_id)
 _STEPS = select(
     TopUpEvent.top_up_id,
     func.array_agg(aggregate_order_by(TopUpEvent.status, TopUpEvent.id)).label("statuses"),
@@ -138,9 +157,13 @@ async def top_ups_by_id(session: AsyncSession, ids: Sequence[str]) -> dict[str, 
     """Views of these top-ups; one statement, however many."""
     delivery = _DELIVERY.where(CreditGrant.source_id.in_(ids)).subquery()
     steps = _STEPS.where(TopUpEvent.top_up_id.in_(ids)).subquery()
+    lead = aliased(Payment, _LEAD.where(Payment.top_up_id.in_(ids)).subquery())
+    sums = _SUMS.where(Payment.top_up_id.in_(ids)).subquery()
     rows = (
         await session.execute(
-            select(TopUp, delivery, steps.c.statuses, steps.c.instants)
+            select(TopUp, lead, sums, delivery, steps.c.statuses, steps.c.instants)
+            .join(lead, lead.top_up_id == TopUp.id)
+            .join(sums, sums.c.top_up_id == TopUp.id)
             .outerjoin(delivery, delivery.c.source_id == TopUp.id)
             .outerjoin(steps, steps.c.top_up_id == TopUp.id)
             .where(TopUp.id.in_(ids))
@@ -178,9 +201,10 @@ async def top_up_ids_of_meters(
     return found
 
 
-def _view(row: Row[Any]) -> TopUpView:
+def _view(row: Any) -> TopUpView:
     top_up: TopUp = row[0]
-    status = _OF_PAYMENT[top_up.status]
+    payment: Payment = row[1]
+    status = _OF_PAYMENT[payment.status]
     paid = zip(row.statuses or (), row.instants or (), strict=True)
     timeline = [TimelineEvent(_OF_PAYMENT[name], at) for name, at in paid]
     steps = [(TopUpStatus.SENDING_TO_METER, row.sent_at), (TopUpStatus.TOKEN_ISSUED, row.token_at)]
@@ -191,30 +215,29 @@ def _view(row: Row[Any]) -> TopUpView:
     if row.confirmed:
         timeline.append(TimelineEvent(TopUpStatus.ON_METER, row.confirmed_at))
         status = TopUpStatus.ON_METER
-    if top_up.captured_minor and top_up.taken_back_minor >= top_up.captured_minor:
+    if row.captured_minor and row.taken_back_minor >= row.captured_minor:
         status = TopUpStatus.REFUNDED
-    changes = [top_up.updated_at, row.sent_at, row.token_at, row.confirmed_at]
+    changes = [row.paid_at, row.sent_at, row.token_at, row.confirmed_at]
     return TopUpView(
         id=top_up.id,
         meter_id=top_up.meter_id,
         status=status,
-        rail=top_up.rail,
+        rail=payment.rail,
         pay_minor=top_up.pay_minor,
-        credit_minor=top_up.captured_minor
-        - (top_up.fee_minor + top_up.emergency_minor + top_up.standing_minor + top_up.debt_minor),
-        captured_minor=top_up.captured_minor,
-        debt_minor=top_up.debt_minor,
-        fee_minor=top_up.fee_minor,
+        credit_minor=row.captured_minor - (row.fee_minor + row.emergency_minor + row.standing_minor + row.debt_minor),
+        captured_minor=row.captured_minor,
+        debt_minor=row.debt_minor,
+        fee_minor=row.fee_minor,
         fee_agreed_minor=top_up.fee_agreed_minor,
-        taken_back_minor=top_up.taken_back_minor,
+        taken_back_minor=row.taken_back_minor,
         origin=top_up.origin,
-        method_id=top_up.method_id or top_up.rail,
+        method_id=top_up.method_id or payment.rail,
         currency=top_up.currency,
         created_at=top_up.created_at,
         updated_at=max(change for change in changes if change is not None),
-        failure_code=top_up.failure_code,
-        failure_message=top_up.failure_message,
-        next_action=top_up.next_action if status in {TopUpStatus.AWAITING_CUSTOMER, TopUpStatus.FAILED} else None,
+        failure_code=payment.failure_code,
+        failure_message=payment.failure_message,
+        next_action=payment.next_action if status in {TopUpStatus.AWAITING_CUSTOMER, TopUpStatus.FAILED} else None,
         granted=row.granted_at is not None,
         timeline=tuple(timeline),
     )

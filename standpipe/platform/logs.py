@@ -70,7 +70,6 @@ KEYS = frozenset(
         "result",
         "sequence",
         "serial",
-        "sibling_id",
         "size",
         "status",
         "tariff_id",

@@ -1,7 +1,7 @@
 """The months of readings: each a partition of its own, made before it begins and dropped whole when it is let go.
 
-Bounds are months in UTC, whatever zone a meter lives in. What lies before the first month (the table of an early
-release, or what ``retention`` keeps) is one partition, and what lies after the last is another, ``readings_rest``.
+Bounds are months in UTC, whatever zone a meter lives in. What lies before the first month (that of the
+installation, or what ``retention`` keeps) is one partition, and what lies after the last is another, ``readings_rest``.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from standpipe.billing.models import PeriodCharge, StandingCharged
 from standpipe.ledger.models import Account, LedgerTransaction
 from standpipe.ledger.posting import GUARDED_KINDS, AccountRef
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
-from standpipe.payments.models import TopUp, TopUpEvent
+from standpipe.payments.models import Payment, TopUp, TopUpEvent
 from standpipe.platform.base import Base
 from standpipe.platform.ids import new_id
 from standpipe_demo.synthetic.past import Past
@@ -30,8 +30,9 @@ async def keep(session: AsyncSession, meter: Meter, past: Past, now: datetime) -
     await _post(session, past)
     await _many(session, PeriodCharge, [_values(row) for row in past.charges])
     await _many(session, StandingCharged, [_values(row) for row in past.standing])
-    await _many(session, TopUp, [_values(row) | {"due_at": None} for row in past.top_ups])
-    events = [(row, status) for row in past.top_ups for status in ("CREATED", row.status)]
+    await _many(session, TopUp, [_values(top_up) for top_up, _ in past.top_ups])
+    await _many(session, Payment, [_values(payment) | {"due_at": None} for _, payment in past.top_ups])
+    events = [(row, status) for row, payment in past.top_ups for status in ("CREATED", payment.status)]
     await _many(
         session, TopUpEvent, [{"top_up_id": row.id, "status": status, "at": row.created_at} for row, status in events]
     )
@@ -122,19 +123,19 @@ async def _accounts(session: AsyncSession, balances: Mapping[AccountRef, int]) -
     return {ref: known[ref.kind, ref.owner_id, ref.currency] for ref in balances}
 
 
-async def _grant(session: AsyncSession, meter: Meter, top_ups: list[TopUp], now: datetime) -> None:
+async def _grant(session: AsyncSession, meter: Meter, top_ups: list[tuple[TopUp, Payment]], now: datetime) -> None:
     """Each top-up's step of the credit total, and the command that told of it; the last one was carried out."""
     grants: list[dict[str, Any]] = []
     commands: list[dict[str, Any]] = []
-    for top_up in top_ups:
-        amount_minor = top_up.captured_minor - top_up.standing_minor
+    for top_up, payment in top_ups:
+        amount_minor = payment.captured_minor - payment.standing_minor
         if not amount_minor:
             continue
         meter.credit_granted_minor += amount_minor
         meter.last_sequence += 1
         grants.append(
             {
-                "credit_key": f"{top_up.id}:captured:{top_up.captured_minor}",
+                "credit_key": f"{top_up.id}:captured:{payment.captured_minor}",
                 "meter_id": meter.id,
                 "source_id": top_up.id,
                 "amount_minor": amount_minor,

@@ -16,8 +16,9 @@ from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line
 from standpipe.meters.models import Meter
 from standpipe.payments.decide import captured_lines, funding
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import PaymentStatus
+from standpipe.payments.settle import new_payment
 from standpipe.payments.split import Owing, Split, split
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight, period_of
@@ -44,7 +45,7 @@ class Past:
     """All that a meter's readings and top-ups left in the books, in order of time."""
 
     postings: list[Posting] = field(default_factory=list)
-    top_ups: list[TopUp] = field(default_factory=list)
+    top_ups: list[tuple[TopUp, Payment]] = field(default_factory=list)
     charges: list[PeriodCharge] = field(default_factory=list)
     standing: list[StandingCharged] = field(default_factory=list)
     balances: dict[AccountRef, int] = field(default_factory=dict)
@@ -84,28 +85,42 @@ def past_of(meter: Meter, customer_id: str, contract: Contract, volumes_ml: Mapp
 
 
 def _pay(past: Past, meter: Meter, customer_id: str, parts: Split, at: datetime) -> None:
-    top_up_id = new_id("top")
-    top_up = TopUp(
-        id=top_up_id,
+    state = new_payment(
         customer_id=customer_id,
         meter_id=meter.id,
         rail="sandbox",
-        rail_ref=f"sch_seed{top_up_id[4:]}",
+        rail_ref=None,
+        origin="CUSTOMER",
+        asked_minor=parts.paid_minor,
+        currency=meter.currency,
+        now=at,
+    )
+    top_up = TopUp(
+        id=state.id,
+        customer_id=customer_id,
+        meter_id=meter.id,
         pay_minor=parts.paid_minor,
-        captured_minor=parts.paid_minor,
-        standing_minor=parts.standing_minor,
         currency=meter.currency,
         idempotency_key=new_id("seed"),
         request_hash="seed",
-        origin="CUSTOMER",
+        created_at=at,
+    )
+    payment = Payment(
+        id=state.id,
+        top_up_id=state.id,
+        rail=state.rail,
+        rail_ref=f"sch_seed{state.id[4:]}",
+        asked_minor=parts.paid_minor,
+        currency=meter.currency,
+        captured_minor=parts.paid_minor,
+        standing_minor=parts.standing_minor,
         status=PaymentStatus.SUCCEEDED,
         version=1,
-        created_at=at,
         updated_at=at,
     )
-    past.top_ups.append(top_up)
-    key = f"sandbox:{top_up.rail_ref}:captured:{parts.paid_minor}"
-    lines = captured_lines(top_up, parts, funding(top_up), meter.utility_id)
+    past.top_ups.append((top_up, payment))
+    key = f"sandbox:{payment.rail_ref}:captured:{parts.paid_minor}"
+    lines = captured_lines(state, parts, funding(state), meter.utility_id)
     past.post(Posting(key, "TOP_UP", at, lines, states_fact=False))
 
 

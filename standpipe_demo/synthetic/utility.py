@@ -100,7 +100,8 @@ async def generate(
         for number in numbers:
             group.create_task(one(number))
     async with sessions() as session:
-        for table in ("readings", "daily_usage", "monthly_usage", "ledger_entries", "ledger_transactions", "top_ups"):
+        sales = ("ledger_entries", "ledger_transactions", "top_ups", "payments")
+        for table in ("readings", "daily_usage", "monthly_usage", *sales):
             await session.execute(text(f"ANALYZE {table}"))
         await session.commit()
     return len(numbers)

@@ -193,7 +193,7 @@ async def test_the_command_makes_meters_and_shows_where_they_lie(
         months = dict(rows.all())
     # A month each, and none in what lies before the first or after the last.
     assert len(months) == 14
-    assert not {"readings_legacy", "readings_rest"} & set(months)
+    assert not {"readings_first", "readings_rest"} & set(months)
     # Its months are closed by statements, so that they can be let go.
     gone = standpipe(database_url, tmp_path, "storage", "retain", "--months", "6")
     assert (gone.returncode, "dropped" in gone.stdout) == (0, True), gone.stderr

@@ -15,7 +15,7 @@ from standpipe.notifications.models import Alert
 from standpipe.payments import guests
 from standpipe.payments.arrears import add_arrears
 from standpipe.payments.guests import check_guest_key, masked_name
-from standpipe.payments.models import Refund, SuspenseItem, TopUp
+from standpipe.payments.models import Payment, Refund, SuspenseItem, TopUp
 from standpipe.payments.receipt_text import method_text
 from standpipe.payments.receipts import receipts_of
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
@@ -141,7 +141,7 @@ async def test_g7_a_disputed_way_is_not_offered_and_not_explained(town: Town) ->
     top_up_id, _ = await town.pay_by_card()
     await town.poll()
     async with town.sessions.begin() as session:
-        (await session.get_one(TopUp, top_up_id)).dispute = "OPEN"
+        (await session.get_one(Payment, top_up_id)).dispute = "OPEN"
     methods = {method["id"] for method in (await look(town))["meter"]["methods"]}
     assert "sandbox" in methods
     assert not {"stripe", "stripe_checkout"} & methods
@@ -217,7 +217,7 @@ async def test_a_guests_mpesa_push_rings_the_payers_phone_and_is_credited_once(t
         [receipt] = (await receipts_of(session, [made["topUp"]["id"]]))[made["topUp"]["id"]]
     assert method_text(receipt, "en") == "M-Pesa"
     async with town.sessions() as session:
-        assert (await session.get_one(TopUp, made["topUp"]["id"])).receipt_ref == town.mpesa.pushes[push]["receipt"]
+        assert (await session.get_one(Payment, made["topUp"]["id"])).receipt_ref == town.mpesa.pushes[push]["receipt"]
 
 
 async def test_a_phone_that_is_not_to_ring_is_not_kept(town: Town) -> None:

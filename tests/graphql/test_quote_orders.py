@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.platform.ids import new_id
 from tests.support.till import (
     FEES,
@@ -107,7 +107,7 @@ async def test_a_part_of_the_payment_is_split_as_things_stand(town: Town) -> Non
     top_up_id = (await till.order("500.00", quote["id"]))["topUp"]["id"]
     await owe(town, 400_000)
     async with town.sessions() as session:
-        intent_id = (await session.get_one(TopUp, top_up_id)).rail_ref
+        intent_id = (await session.get_one(Payment, top_up_id)).rail_ref
     assert intent_id is not None
     await town.control(intent_id, "succeed", 10_000)
     await town.poll()

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.models import Account
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import (
     MOBILE_POLLS_S,
     Capabilities,
@@ -78,14 +78,23 @@ class Place:
                     id=top_up_id,
                     customer_id=home.customer_id,
                     meter_id=home.meter_id,
-                    rail="told",
-                    rail_ref=ref,
                     pay_minor=amount_minor,
                     currency="KES",
                     idempotency_key=top_up_id,
                     request_hash="",
-                    status="PENDING",
                     created_at=NOW,
+                )
+            )
+            await session.flush()
+            session.add(
+                Payment(
+                    id=top_up_id,
+                    top_up_id=top_up_id,
+                    rail="told",
+                    rail_ref=ref,
+                    asked_minor=amount_minor,
+                    currency="KES",
+                    status="PENDING",
                     updated_at=NOW,
                 )
             )
@@ -135,7 +144,7 @@ async def test_a_poison_an_unknown_a_twice_and_a_locked_one_cost_the_others_noth
     ids = [await place.order(place.homes[number % 9]) for number in range(197)]
     poison, locked = await place.order(place.homes[0]), await place.order(place.homes[9])
     async with place.sessions.begin() as session:
-        row = await session.get_one(TopUp, poison)
+        row = await session.get_one(Payment, poison)
         truth = place.rail.truths[row.rail_ref or ""]
         # No account takes this much: the database refuses the posting.
         place.rail.truths[row.rail_ref or ""] = replace(truth, captured_minor=2**70)

@@ -32,7 +32,8 @@ from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, V
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments import starting
 from standpipe.payments.inbox import receive, work_inbox
-from standpipe.payments.models import RailEvent, Refund, SuspenseItem, TopUp
+from standpipe.payments.models import Payment as PaymentRow
+from standpipe.payments.models import RailEvent, Refund, SuspenseItem
 from standpipe.payments.rails.port import DisputeState, WebhookCall
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.payments.settle import settle
@@ -55,7 +56,7 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 AMOUNTS = st.integers(1, 3000)
 CHOICES = st.integers(0, 10**6)
 EXAMPLES = rounds(6, 12, "CHAOS_EXAMPLES")
-QUEUES = (RailEvent, TopUp, Refund, OutboxFact)
+QUEUES = (RailEvent, PaymentRow, Refund, OutboxFact)
 
 
 class PaymentHistory(RuleBasedStateMachine):
@@ -205,7 +206,7 @@ class PaymentHistory(RuleBasedStateMachine):
 
     @rule()
     def the_poller_asks(self) -> None:
-        self.attempt(self._later(TopUp))
+        self.attempt(self._later(PaymentRow))
         self.attempt(poll_due(self.sessions, self.rails, CLOCK))
 
     @precondition(lambda self: self.rail.payments)
@@ -213,7 +214,7 @@ class PaymentHistory(RuleBasedStateMachine):
     def several_settle_at_once(self, choice: int) -> None:
         async def work() -> None:
             async with self.plain() as session:
-                ids = (await session.scalars(select(TopUp.id).order_by(TopUp.id))).all()
+                ids = (await session.scalars(select(PaymentRow.id).order_by(PaymentRow.id))).all()
             if ids:
                 top_up_id = pick(list(ids), choice)
                 one = (settle(self.sessions, self.rails, top_up_id, CLOCK) for _ in range(3))
@@ -244,7 +245,8 @@ class PaymentHistory(RuleBasedStateMachine):
     def refund(self, choice: int, amount: int, approve: bool) -> None:
         async def work() -> None:
             async with self.plain() as session:
-                query = select(TopUp.id).where(TopUp.captured_minor > 0, TopUp.rail == NAME).order_by(TopUp.id)
+                paid = (PaymentRow.captured_minor > 0, PaymentRow.rail == NAME)
+                query = select(PaymentRow.id).where(*paid).order_by(PaymentRow.id)
                 ids = (await session.scalars(query)).all()
             if not ids:
                 return
@@ -339,7 +341,7 @@ class PaymentHistory(RuleBasedStateMachine):
             "OR a.version <> coalesce(max(e.account_version), 0)",
             "SELECT 1 FROM meters m LEFT JOIN credit_grants g ON g.meter_id = m.id GROUP BY m.id "
             "HAVING m.credit_granted_minor <> coalesce(sum(g.amount_minor - g.revoked_minor), 0)",
-            "SELECT 1 FROM top_ups WHERE least(captured_minor, debt_minor, held_minor, taken_back_minor) < 0 "
+            "SELECT 1 FROM payments WHERE least(captured_minor, debt_minor, held_minor, taken_back_minor) < 0 "
             "OR owed_minor < 0 OR taken_back_minor > captured_minor OR held_minor + taken_back_minor > captured_minor",
         )
         async with self.plain() as session:
@@ -390,7 +392,9 @@ class PaymentHistory(RuleBasedStateMachine):
         async with self.plain() as session:
             assert -await self._sum(session, AccountKind.CLEARING, NAME) == held, "clearing is what the provider holds"
             for one in payments:
-                query = select(func.coalesce(func.sum(TopUp.captured_minor), 0)).where(TopUp.rail_ref == one.ref)
+                query = select(func.coalesce(func.sum(PaymentRow.captured_minor), 0)).where(
+                    PaymentRow.rail_ref == one.ref
+                )
                 credited = int(await session.scalar(query) or 0)
                 waiting = await session.scalar(
                     select(func.coalesce(func.sum(SuspenseItem.amount_minor), 0)).where(
@@ -398,7 +402,7 @@ class PaymentHistory(RuleBasedStateMachine):
                     )
                 )
                 assert credited + int(waiting or 0) == one.captured, f"{one}: credited {credited}, waiting {waiting}"
-            rows = (await session.scalars(select(TopUp).where(TopUp.captured_minor > 0))).all()
+            rows = (await session.scalars(select(PaymentRow).where(PaymentRow.captured_minor > 0))).all()
             for row in rows:
                 payment = self.rail.payments.get(row.rail_ref or "")
                 if payment is not None:

@@ -14,7 +14,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, MeterCommand, MeterState
 from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
-from standpipe.payments.models import RailEvent, Refund, TopUp
+from standpipe.payments.models import Payment, RailEvent, Refund
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.platform.errors import InvalidInputError, StandpipeError
 from tests.support.delivery import mark_unknown, next_to_send, take_report
@@ -403,7 +403,7 @@ async def test_p18_every_order_of_news_ends_at_the_same_balances(town: Town) -> 
                 await session.execute(now, {"i": fresh[place]})
             await town.drain()
         async with town.sessions() as session:
-            row = await session.get_one(TopUp, top_up_id)
+            row = await session.get_one(Payment, top_up_id)
         ends.add((row.captured_minor - row.pay_minor, row.refunded_minor, row.disputed_minor, row.taken_back_minor))
     assert ends == {(0, 300, 0, 300)}
     assert not any((await town.sums()).values())
@@ -448,7 +448,7 @@ async def test_p33_a_worker_that_dies_while_handing_over_a_refund_pays_it_once(t
     await approve(town, refund_id)
     row = await refund_row(town, refund_id)
     async with town.sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id)
+        top_up = await session.get_one(Payment, top_up_id)
     # The provider has heard the call; the worker's lease is still running when it dies before it could note that.
     headers = KEY | {"idempotency-key": f"refund:{refund_id}"}
     url = f"{town.sandbox_url}/v1/charges/{top_up.rail_ref}/refunds"

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, account_sum_minor
 from standpipe.meters.models import Meter
-from standpipe.payments.models import RailEvent, Refund, SuspenseItem, TopUp
+from standpipe.payments.models import Payment, RailEvent, Refund, SuspenseItem, TopUp
 from standpipe.payments.rails.mpesa import MpesaRail
 from standpipe.payments.rails.mpesa_wire import amount_minor, read_c2b
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
@@ -84,7 +84,7 @@ async def test_a_push_is_approved_and_credited_once(town: Town) -> None:
     assert await town.status(top_up_id) == "PAID"
     assert await town.credits() == (1, 1, 1500)
     async with town.sessions() as session:
-        assert (await session.get_one(TopUp, top_up_id)).receipt_ref == town.mpesa.pushes[push]["receipt"]
+        assert (await session.get_one(Payment, top_up_id)).receipt_ref == town.mpesa.pushes[push]["receipt"]
 
 
 async def test_without_a_number_the_customers_own_phone_rings(town: Town) -> None:

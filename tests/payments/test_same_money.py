@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, update
 
 from standpipe.payments.inbox import work_inbox
-from standpipe.payments.models import RailEvent, SuspenseItem, TopUp
+from standpipe.payments.models import Payment, RailEvent, SuspenseItem, TopUp
 from standpipe.payments.paybill import sweep
 from standpipe.payments.rails.mpesa import MpesaRail
 from tests.payments.test_mpesa import begin, call, decide, paybill, suspended, work
@@ -44,7 +44,7 @@ async def test_p51_a_reference_typed_by_hand_with_another_amount_is_another_paym
     assert (await town.credits(), await suspended(town)) == ((2, 1, 51_500), 0)
     assert await town.count(TopUp) == 2
     async with town.sessions() as session:
-        pushed = await session.get_one(TopUp, top_up_id)
+        pushed = await session.get_one(Payment, top_up_id)
     assert pushed.receipt_ref == town.mpesa.pushes[push]["receipt"]
     assert await town.sums() == {"KES": 0}
 
@@ -76,7 +76,7 @@ async def test_p52_a_callback_that_names_anothers_receipt_names_nothing(register
     assert (await call(town, "stk", paid_by(push, other["transaction"]))).status_code == 200
     await work(town)
     async with town.sessions() as session:
-        assert (await session.get_one(TopUp, top_up_id)).receipt_ref != other["transaction"]
+        assert (await session.get_one(Payment, top_up_id)).receipt_ref != other["transaction"]
     assert await town.credits() == (1, 1, 1500)
     # The other payer's money is placed when it comes.
     town.mpesa.confirm(town.mpesa.money[other["transaction"]])
@@ -93,7 +93,7 @@ async def test_p52_a_callback_that_names_a_receipt_that_is_not_there_ends(regist
     await call(town, "stk", paid_by(push, "FORGED1234"))
     await work(town)
     async with town.sessions() as session:
-        assert (await session.get_one(TopUp, top_up_id)).receipt_ref is None
+        assert (await session.get_one(Payment, top_up_id)).receipt_ref is None
     assert await town.credits() == (1, 1, 1500)
     assert [row.dead_at for row in await town.inbox()] == [None] * len(await town.inbox())
 
@@ -110,8 +110,8 @@ async def test_p52_the_answer_about_a_receipt_wakes_the_notice_that_named_it(reg
         later = update(RailEvent).where(*notice).values(due_at=func.now() + timedelta(hours=1))
         assert (await session.scalars(later.returning(RailEvent.id))).all()
     async with town.sessions() as session:
-        assert (await session.get_one(TopUp, top_up_id)).receipt_ref is None
+        assert (await session.get_one(Payment, top_up_id)).receipt_ref is None
     await town.mpesa.sender.settle()
     await town.drain_inbox()
     async with town.sessions() as session:
-        assert (await session.get_one(TopUp, top_up_id)).receipt_ref == town.mpesa.pushes[push]["receipt"]
+        assert (await session.get_one(Payment, top_up_id)).receipt_ref == town.mpesa.pushes[push]["receipt"]

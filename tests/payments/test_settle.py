@@ -12,7 +12,7 @@ from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import CreditGrant
 from standpipe.outbox.models import OutboxFact
-from standpipe.payments.models import RailEvent, TopUp
+from standpipe.payments.models import Payment, RailEvent
 from standpipe.payments.rails.port import PaymentTruth, RailRefusedError, RefundRequest
 from standpipe.payments.rails.stripe_amounts import from_stripe, to_stripe
 from standpipe.payments.settle import settle
@@ -99,7 +99,7 @@ async def test_p17_an_older_answer_that_comes_last_does_not_win(town: Town) -> N
     await late
     assert len(truths) == 2
     async with town.sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id)
+        top_up = await session.get_one(Payment, top_up_id)
         assert (top_up.status, top_up.failure_code) == ("SUCCEEDED", None)
     assert await town.credits() == (1, 1, 1500)
 
@@ -140,7 +140,7 @@ async def test_p20_a_server_that_dies_after_the_provider_created_the_payment(tow
     async with town.sessions.begin() as session:
         # The row as it was committed before the call: no provider id, no next action, never heard back.
         await session.execute(
-            text("UPDATE top_ups SET rail_ref = NULL, next_action = NULL, status = 'CREATED', version = 0")
+            text("UPDATE payments SET rail_ref = NULL, next_action = NULL, status = 'CREATED', version = 0")
         )
     await town.poll()
     assert await town.status(top_up_id) == "PAID"
@@ -187,8 +187,8 @@ async def test_p31_a_second_payment_for_one_intention_is_credited_too_and_flagge
     assert await held_minor(town, "KES") == 0
     async with town.sessions() as session:
         [flag] = (await session.scalars(select(OutboxFact).where(OutboxFact.kind == "SecondPayment"))).all()
-        sibling = await session.get_one(TopUp, flag.payload["sibling_id"])
-    assert (sibling.intention_id, sibling.captured_minor, sibling.origin) == (top_up_id, 700, "SIBLING")
+        payment = await session.get_one(Payment, flag.payload["payment_id"])
+    assert (payment.top_up_id, payment.captured_minor) == (top_up_id, 700)
     assert await town.sums() == {"KES": 0}
 
 
@@ -215,7 +215,7 @@ async def test_the_janitor_gives_nothing_up_as_failed(town: Town) -> None:
     for _ in range(20):
         await town.poll()
     async with town.sessions() as session:
-        top_up = await session.get_one(TopUp, top_up_id)
+        top_up = await session.get_one(Payment, top_up_id)
     assert top_up.status == "PENDING"
     assert top_up.dead_at is not None
     # Given to a person, and paid all the same: the notice still settles it.

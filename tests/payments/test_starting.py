@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from tests.support.statements import counted
 from tests.support.town import Town, make_home
 
@@ -93,7 +93,7 @@ async def test_p29_an_answer_that_never_came_is_unknown_and_never_a_second_payme
 async def test_p29_an_old_payment_is_looked_up_and_never_created_again(town: Town) -> None:
     top_up_id, _ = await town.pay_by_card()
     async with town.sessions.begin() as session:
-        row = await session.get_one(TopUp, top_up_id)
+        row = await session.get_one(Payment, top_up_id)
         row.rail_ref, row.status, row.version = None, "CREATED", 0
         row.started_real_at = row.started_real_at.replace(year=row.started_real_at.year - 1)
     town.stripe.keys.clear()

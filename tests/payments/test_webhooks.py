@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from standpipe.payments.models import RailEvent, TopUp
+from standpipe.payments.models import Payment, RailEvent
 from standpipe_demo.simulator.fake_stripe import event
 from standpipe_demo.simulator.webhooks import sign
 from tests.support.town import OLD_STRIPE_SECRET, SANDBOX_SECRET, STRIPE_SECRET, Town
@@ -175,14 +175,14 @@ async def test_p14_a_notice_that_overtakes_our_own_commit_is_credited_later(town
     paid = event("payment_intent.succeeded", intent)
     async with town.sessions.begin() as session:
         # As the worker sees it before the request that starts the top-up has committed: there is no such row.
-        await session.execute(text("UPDATE top_ups SET rail = 'elsewhere'"))
+        await session.execute(text("UPDATE payments SET rail = 'elsewhere'"))
     await town.tell(paid)
     await town.drain()
     [row] = await town.inbox()
     assert (row.outcome, row.attempts) == (None, 1)
     assert row.due_at is not None
     async with town.sessions.begin() as session:
-        await session.execute(text("UPDATE top_ups SET rail = 'stripe'"))
+        await session.execute(text("UPDATE payments SET rail = 'stripe'"))
     await town.hurry(RailEvent)
     await town.drain()
     assert await town.status(top_up_id) == "PAID"
@@ -192,7 +192,7 @@ async def test_p14_a_notice_that_overtakes_our_own_commit_is_credited_later(town
 async def test_p14_a_webhook_waits_for_an_open_request_and_does_not_deadlock(town: Town) -> None:
     top_up_id, intent = await town.pay_by_card()
     async with town.sessions.begin() as session:
-        await session.get(TopUp, top_up_id, with_for_update=True)
+        await session.get(Payment, top_up_id, with_for_update=True)
         await town.tell(event("payment_intent.succeeded", intent))
         # Nothing waits: the notice is worked a moment later.
         await town.drain()

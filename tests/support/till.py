@@ -11,7 +11,7 @@ from sqlalchemy import update
 from standpipe.ledger.dues import Dues, dues_of
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment
 from standpipe.platform.ids import new_id
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.models import SupplyTerms
@@ -100,7 +100,7 @@ class Till:
     async def pay(self, top_up_id: str) -> dict[str, Any]:
         """Pay at Stripe, settle, and read what became of it."""
         async with self.town.sessions() as session:
-            intent_id = (await session.get_one(TopUp, top_up_id)).rail_ref
+            intent_id = (await session.get_one(Payment, top_up_id)).rail_ref
         assert intent_id is not None
         await self.town.control(intent_id, "succeed")
         await self.town.poll()

@@ -24,7 +24,7 @@ from standpipe.ledger.models import Account, AccountKind, Entry
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand, MeterCredential
 from standpipe.payments.inbox import work_inbox
-from standpipe.payments.models import RailEvent, TopUp
+from standpipe.payments.models import Payment, RailEvent
 from standpipe.payments.rails.port import Rail
 from standpipe.payments.top_ups import poll_due
 from standpipe.platform.database import Sessions, create_engine, create_sessions
@@ -165,7 +165,7 @@ class Town:
 
     async def poll(self) -> int:
         """The payment poller, as if every wait were over."""
-        await self.hurry(TopUp)
+        await self.hurry(Payment)
         return await poll_due(self.sessions, self.rails, self.settings.clock)
 
     async def hurry(self, model: Any) -> None:

@@ -22,7 +22,7 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
-from standpipe.payments.models import TopUp
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import PaymentStatus, PaymentTruth
 from standpipe.payments.settle import apply_truth
 from standpipe.platform.database import Sessions
@@ -154,13 +154,18 @@ class History:
         paid = self.chance.choice([1, 99, 1_000, 5_000, 77_777])
         async with self.sessions.begin() as session:
             top_up = TopUp(
-                id=new_id("top"), customer_id=self.home.customer_id, meter_id=self.home.meter_id, rail="sandbox",
-                pay_minor=paid, currency=self.currency, idempotency_key=new_id("key"), request_hash="-",
-                status="CREATED", created_at=self.now, updated_at=self.now,
+                id=new_id("top"), customer_id=self.home.customer_id, meter_id=self.home.meter_id, pay_minor=paid,
+                currency=self.currency, idempotency_key=new_id("key"), request_hash="-", created_at=self.now,
             )  # fmt: skip
             session.add(top_up)
             await session.flush()
-            await session.refresh(top_up)
+            session.add(
+                Payment(
+                    id=top_up.id, top_up_id=top_up.id, rail="sandbox", asked_minor=paid, currency=self.currency,
+                    status="CREATED", updated_at=self.now,
+                )
+            )  # fmt: skip
+            await session.flush()
             truth = PaymentTruth(
                 rail_ref=new_id("sch"), reference=top_up.id, status=PaymentStatus.SUCCEEDED, currency=self.currency,
                 requested_minor=paid, captured_minor=paid, refunded_minor=0,

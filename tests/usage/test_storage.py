@@ -331,7 +331,7 @@ async def test_the_command_line_makes_shows_and_lets_go(sessions: Sessions, data
     assert f"readings_{start:%Y_%m}" in made.stdout
     assert f"readings_{months_from(today.date(), 30):%Y_%m}" in made.stdout
     shown = json.loads(run("show", "--json").stdout)
-    assert shown[0]["partition"] == "readings_legacy"
+    assert shown[0]["partition"] == "readings_first"
     assert shown[-1]["partition"] == "readings_rest"
     assert {row["horizon"] for row in shown} == {""}
     before = await books(sessions, home)

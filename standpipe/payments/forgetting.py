@@ -45,6 +45,7 @@ _UNDECIDED = (
         Payment.status.in_(["CREATED", PaymentStatus.PENDING]),
         Payment.due_at.is_not(None),
     )
+    .correlate(TopUp)
     .exists()
 )
 """The provider may yet be asked for it in the words of before; once the payment poller has given up, it is not."""

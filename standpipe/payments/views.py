@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, and_, cast, func, or_, select
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -112,7 +112,7 @@ class TopUpView:
         return self.status is TopUpStatus.PAID and not self.granted
 
 
-_PAID = select(Payment.id).where(Payment.top_up_id == TopUp.id, Payment.captured_minor > 0).exists()
+_PAID = select(Payment.id).where(Payment.top_up_id == TopUp.id, Payment.captured_minor > 0).correlate(TopUp).exists()
 SHOWN = or_(TopUp.origin != GUEST, _PAID)
 """Top-ups that the household sees. A stranger's tries are not its business, or anybody could fill its list."""
 _DELIVERY = (
@@ -132,7 +132,7 @@ _DELIVERY = (
 # Of several payments for an order the one that was paid speaks for it, else the newest; their sums are the order's.
 _LEAD = (
     select(Payment)
-    .distinct(Payment.top_up_id)
+    .ext(distinct_on(Payment.top_up_id))
     .order_by(Payment.top_up_id, (Payment.captured_minor > 0).desc(), Payment.started_real_at.desc())
 )
 _SUMS = select(

@@ -378,7 +378,7 @@ async def test_a_guests_money_goes_back_to_the_payer_by_refund(town: Town) -> No
     now = town.settings.clock.now()
     async with town.sessions.begin() as session:
         refund_id = await request_refund(
-            session, town.rails, operator="ann", top_up_id=made["topUp"]["id"], amount_minor=1500,
+            session, town.rails, operator="ann", payment_id=made["topUp"]["id"], amount_minor=1500,
             reason="wrong meter", request_key="r1", now=now,
         )  # fmt: skip
     async with town.sessions.begin() as session:

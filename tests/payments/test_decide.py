@@ -49,13 +49,13 @@ class Life:
     def order(self, number: int) -> PaymentState:
         payment = new_payment(
             meter_id="mtr", rail="told", rail_ref=f"ref{number}", origin="CUSTOMER",
-            pay_minor=self.chance.randint(1, 3000), currency="KES", now=NOW,
+            asked_minor=self.chance.randint(1, 3000), currency="KES", now=NOW,
             fee_agreed_minor=self.chance.choice([0, 15]),
         )  # fmt: skip
         return replace(payment, id=f"top{number}")
 
     def untold(self, payment: PaymentState) -> PaymentTruth:
-        pay = payment.pay_minor
+        pay = payment.asked_minor
         return PaymentTruth(payment.rail_ref or "", payment.id, PaymentStatus.PENDING, "KES", pay, 0, 0)
 
     def step(self) -> None:

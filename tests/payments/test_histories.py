@@ -252,7 +252,7 @@ class PaymentHistory(RuleBasedStateMachine):
                 return
             async with self.sessions.begin() as session:
                 refund_id = await request_refund(
-                    session, self.rails, operator="amina", top_up_id=pick(list(ids), choice),
+                    session, self.rails, operator="amina", payment_id=pick(list(ids), choice),
                     amount_minor=amount, reason="r", request_key=new_id("k"), now=NOW,
                 )  # fmt: skip
             if approve:

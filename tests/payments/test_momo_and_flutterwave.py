@@ -183,7 +183,7 @@ async def test_p36_a_refund_that_comes_back_after_it_had_succeeded_is_restored(t
     now = town.settings.clock.now()
     async with town.sessions.begin() as session:
         refund_id = await request_refund(
-            session, town.rails, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
+            session, town.rails, operator="a", payment_id=top_up_id, amount_minor=500, reason="r",
             request_key="k", now=now,
         )  # fmt: skip
     async with town.sessions.begin() as session:

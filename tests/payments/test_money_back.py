@@ -115,7 +115,7 @@ async def ask(town: Town, top_up_id: str, amount_minor: int, key: str = "k1", op
             session,
             town.rails,
             operator=operator,
-            top_up_id=top_up_id,
+            payment_id=top_up_id,
             amount_minor=amount_minor,
             reason="moved out",
             request_key=key,
@@ -404,7 +404,7 @@ async def test_p18_every_order_of_news_ends_at_the_same_balances(town: Town) -> 
             await town.drain()
         async with town.sessions() as session:
             row = await session.get_one(Payment, top_up_id)
-        ends.add((row.captured_minor - row.pay_minor, row.refunded_minor, row.disputed_minor, row.taken_back_minor))
+        ends.add((row.captured_minor - row.asked_minor, row.refunded_minor, row.disputed_minor, row.taken_back_minor))
     assert ends == {(0, 300, 0, 300)}
     assert not any((await town.sums()).values())
 

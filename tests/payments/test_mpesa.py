@@ -402,11 +402,11 @@ async def test_a_refund_is_a_reversal_whose_answer_comes_later(town: Town, works
     async with town.sessions.begin() as session:
         with pytest.raises(InvalidInputError, match="whole payment"):
             await request_refund(
-                session, town.rails, operator="a", top_up_id=top_up_id, amount_minor=500, reason="r",
+                session, town.rails, operator="a", payment_id=top_up_id, amount_minor=500, reason="r",
                 request_key="part", now=now,
             )  # fmt: skip
         refund_id = await request_refund(
-            session, town.rails, operator="a", top_up_id=top_up_id, amount_minor=1500, reason="r",
+            session, town.rails, operator="a", payment_id=top_up_id, amount_minor=1500, reason="r",
             request_key="whole", now=now,
         )  # fmt: skip
     async with town.sessions.begin() as session:

@@ -88,7 +88,7 @@ async def test_a_receipt_that_is_rolled_back_takes_no_number(town: Town) -> None
             assert (
                 await issue(
                     session,
-                    top_up_id=first,
+                    payment_id=first,
                     posting_key=key,
                     entries=await entries_of(session, key),
                     bill=(),

@@ -15,7 +15,9 @@ from standpipe.outbox.models import OutboxFact
 from standpipe.payments.models import Payment, RailEvent
 from standpipe.payments.rails.port import PaymentTruth, RailRefusedError, RefundRequest
 from standpipe.payments.rails.stripe_amounts import from_stripe, to_stripe
+from standpipe.payments.refunds import request_refund
 from standpipe.payments.settle import settle
+from standpipe.platform.errors import InvalidInputError
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town
 
@@ -190,6 +192,46 @@ async def test_p31_a_second_payment_for_one_intention_is_credited_too_and_flagge
         payment = await session.get_one(Payment, flag.payload["payment_id"])
     assert (payment.top_up_id, payment.captured_minor) == (top_up_id, 700)
     assert await town.sums() == {"KES": 0}
+    # To the customer it is one top-up that brought more than was ordered, with a receipt for each payment.
+    query = (
+        "query($i: ID!) { node(id: $i) { ... on TopUp { status pay { amount } credit { amount } receipts { "
+        "pay { amount } lines { code amount { amount } } } } } }"
+    )
+    shown = (await town.gql(query, i=top_up_id))["data"]["node"]
+    assert (shown["status"], shown["pay"]["amount"], shown["credit"]["amount"]) == ("PAID", "15.00", "22.00")
+    assert [receipt["pay"]["amount"] for receipt in shown["receipts"]] == ["15.00", "7.00"]
+
+
+async def test_p31_each_payment_for_an_order_is_given_back_by_itself(town: Town) -> None:
+    top_up_id, intent = await town.pay_by_card()
+    await town.tell(event("payment_intent.succeeded", intent))
+    await town.drain()
+    second = town.stripe.create({"amount": "700", "currency": "kes", "metadata[top_up_id]": top_up_id}, None)
+    town.stripe.succeed(second)
+    await town.tell(event("payment_intent.succeeded", second))
+    await town.drain()
+    async with town.sessions() as session:
+        found = await session.scalars(select(Payment.id).where(Payment.top_up_id == top_up_id).order_by(Payment.id))
+        other, first = found
+    assert first == top_up_id
+    with pytest.raises(InvalidInputError, match="At most 700"):
+        await ask_refund(town, other, 701)
+    await ask_refund(town, other, 700)
+    await ask_refund(town, first, 1500)
+
+
+async def ask_refund(town: Town, payment_id: str, amount_minor: int) -> None:
+    async with town.sessions.begin() as session:
+        await request_refund(
+            session,
+            town.rails,
+            operator="amina",
+            payment_id=payment_id,
+            amount_minor=amount_minor,
+            reason="paid twice",
+            request_key=f"{payment_id}:{amount_minor}",
+            now=town.settings.clock.now(),
+        )
 
 
 async def test_a_payment_that_is_not_ours_moves_nothing(town: Town) -> None:

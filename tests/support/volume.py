@@ -73,7 +73,7 @@ async def refunded(town: Town, top_up_id: str, amount_minor: int) -> str:
             session,
             town.rails,
             operator="ann",
-            top_up_id=top_up_id,
+            payment_id=top_up_id,
             amount_minor=amount_minor,
             reason="mistake",
             request_key=f"r{amount_minor}",

@@ -402,7 +402,7 @@ async def test_a_guests_money_in_another_currency_waits_in_suspense(town: Town) 
     assert await town.credits() == (0, 0, 0)
     async with town.sessions() as session:
         item = (await session.scalars(select(SuspenseItem))).one()
-        assert item.top_up_id == made["topUp"]["id"]
+        assert item.payment_id == made["topUp"]["id"]
     assert await mine(town) == []
     assert (await read(town, made))["status"] == "PAID"
 

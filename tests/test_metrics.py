@@ -144,7 +144,8 @@ async def _checks(readiness: Readiness) -> dict[str, str]:
 
 
 async def test_readyz_names_what_fails_and_healthz_does_not_mind(sessions: Sessions, database_url: str) -> None:
-    older = older_revisions()
+    # One that lies before the first, until there is a second.
+    older = older_revisions() | {"0000"}
     async with listening(database_url) as listener:
         readiness = Readiness(sessions, listener, older=older)
         async with sessions.begin() as session:

@@ -36,7 +36,7 @@ async def test_n4_a_small_top_up_of_a_silent_meter_raises_nothing(
                 )
             )
     async with town.sessions.begin() as session:
-        fact = TopUpPaid("top_1", town.home.meter_id, 100)
+        fact = TopUpPaid("top_1", "top_1", town.home.meter_id, 100)
         await react(session, fact, await load_meters(session, [fact], Clock().now(), timedelta(hours=26)))
     assert await town.count(Alert) == alerts
 

@@ -12,9 +12,10 @@ from bench.support import CONNECTIONS, Row, rate
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, post
 from standpipe.meters.models import Meter
+from standpipe.payments.asking import Ask
 from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import MOBILE_POLLS_S, Capabilities, PaymentStatus, PaymentTruth
-from standpipe.payments.settle import Ask, settle, settle_many
+from standpipe.payments.settle import settle, settle_many
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.ids import new_id

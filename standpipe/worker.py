@@ -11,9 +11,8 @@ from functools import partial
 import structlog
 from sqlalchemy import select, update
 
-from standpipe.billing.failure_backoff import FailureBackoff
+from standpipe.billing.closing import issue_due
 from standpipe.billing.rounds import rate_due, sweep
-from standpipe.billing.statement_queue import issue_due
 from standpipe.engine.batcher import work_off
 from standpipe.engine.queue import claim, hold, retry
 from standpipe.households.retention import forget_sign_ins
@@ -40,8 +39,6 @@ from standpipe.vending.offers import QUEUE, offer_due
 
 LOOK_EVERY_S = 2.0
 """Queues are looked at this often even when nobody calls: retries and leases fall due in silence."""
-LOOK_SELDOM_S = 30.0
-"""For queues whose look is dear (every meter of a utility) and whose work comes once a day or month."""
 MAX_ATTEMPTS = 10
 AGAIN_S = 300.0
 """How soon what runs daily is tried again after it failed."""
@@ -75,16 +72,14 @@ async def run_worker(
         "partitions": daily(lambda: keep_partitions(sessions, clock), clock.real_s(timedelta(days=1))),
         "rating_sweep": daily(lambda: sweep(sessions, clock), clock.real_s(timedelta(days=1))),
         "sign_in_retention": daily(lambda: forget_sign_ins(sessions), DAY_S),
-        "monthly_statements": partial(issue_due, sessions, clock, FailureBackoff("monthly_statements")),
+        "monthly_statements": partial(issue_due, sessions, clock),
     }
     if issuer is not None:
         queues["keypad_offers"] = partial(offer_due, sessions, clock, token_after)
         queues[QUEUE] = partial(issue_tokens, sessions, issuer, clock)
-    seldom = {"monthly_statements"}
     async with asyncio.TaskGroup() as group:
         for name, work in queues.items():
-            every_s = LOOK_SELDOM_S if name in seldom else LOOK_EVERY_S
-            group.create_task(_keep_working(name, work, listener, every_s), name=name)
+            group.create_task(_keep_working(name, work, listener), name=name)
 
 
 def daily(work: Callable[[], Awaitable[None]], every_s: float) -> Callable[[], Awaitable[int]]:
@@ -169,7 +164,7 @@ async def _try_later(sessions: Sessions, fact_id: int, error: Exception) -> None
         await retry(session, row, words, max_attempts=tries)
 
 
-async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener, every_s: float) -> None:
+async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener: Listener) -> None:
     async with listener.subscribe(WORK, name) as flag:
         while True:
             flag.clear()
@@ -181,5 +176,5 @@ async def _keep_working(name: str, work: Callable[[], Awaitable[int]], listener:
                 claimed = 0
             if not claimed:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(every_s):
+                    async with asyncio.timeout(LOOK_EVERY_S):
                         await flag.wait()

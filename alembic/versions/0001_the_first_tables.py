@@ -793,9 +793,12 @@ def upgrade() -> None:
     sa.Column('attempts', sa.BigInteger(), server_default='0', nullable=False),
     sa.Column('last_error', sa.Text(), nullable=True),
     sa.Column('rated_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('close_month', sa.Date(), nullable=True),
+    sa.Column('close_at', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.ForeignKeyConstraint(['meter_id'], ['meters.id'], name=op.f('fk_meter_due_meter_id')),
     sa.PrimaryKeyConstraint('meter_id', name=op.f('pk_meter_due'))
     )
+    op.create_index('ix_meter_due_close_at', 'meter_due', ['close_at'], unique=False, postgresql_where=sa.text('close_month IS NOT NULL'))
     op.create_index('ix_meter_due_due_next_at', 'meter_due', ['due_next_at'], unique=False, postgresql_where=sa.text('due_next_at IS NOT NULL'))
     op.create_index('ix_meter_due_failing', 'meter_due', ['meter_id'], unique=False, postgresql_where=sa.text('last_error IS NOT NULL'))
     op.create_index('ix_meter_due_marked_at', 'meter_due', ['marked_at'], unique=False, postgresql_where=sa.text('marked_at IS NOT NULL'))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from standpipe.billing.closing_rule import Closed, closes_next_at, month_to_close
 from standpipe.billing.use import PeriodUse, priced_use
 from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
@@ -83,7 +84,7 @@ class MeterState:
     usage: Mapping[date, Charged]
     standing: Mapping[date, Charged]
     accrued_through: date | None
-    last_statement: date | None
+    statements: Closed
     bought_ml: Mapping[date, int]
     guaranteed_ml: int
     guaranteed_minor: int
@@ -131,6 +132,7 @@ class Changes:
     zero_credit: ZeroCreditChange | None
     usage_recorded: bool
     due_next_at: datetime | None
+    close_month: date | None
 
 
 def decide(state: MeterState, now: datetime) -> Changes:
@@ -153,6 +155,13 @@ def decide(state: MeterState, now: datetime) -> Changes:
         zero_credit=zero_credit,
         usage_recorded=bool(changed_days),
         due_next_at=_due_next_at(state, look_at, now),
+        close_month=month_to_close(
+            state.statements,
+            installed_at=state.register.installed_at,
+            closed_at=state.closed_at,
+            zone=state.zone,
+            now=now,
+        ),
     )
 
 
@@ -272,7 +281,7 @@ class _Rating:
 
     def _value_at(self, period: date) -> datetime:
         """The instant at which a period's charge takes its place: in the oldest month from it on that is open."""
-        made = self._state.last_statement
+        made = self._state.statements.last_statement
         open_month = period if made is None or made < period else period_of(made)[1]
         first, last = (local_midnight(day, self._state.zone) for day in period_of(open_month))
         return min(max(self._now, first), last - _INSTANT)
@@ -291,7 +300,7 @@ def _zero_credit(state: MeterState, now: datetime) -> tuple[ZeroCreditChange | N
     extends = not is_news and any(until != policy.until for until in at_zero.waiting_until)
     change = ZeroCreditChange(policy.at_zero, policy.at_zero if is_news else None, policy.until, extends)
     is_same = not is_news and not extends and at_zero.told == policy.at_zero
-    return None if is_same else change, policy.until
+    return None if is_same else change, policy.look_at
 
 
 def policy_of(state: MeterState, now: datetime) -> ZeroCreditPolicy | None:
@@ -305,7 +314,7 @@ def policy_of(state: MeterState, now: datetime) -> ZeroCreditPolicy | None:
 def _due_next_at(state: MeterState, look_at: datetime | None, now: datetime) -> datetime | None:
     """The next instant at which time alone changes something of this meter."""
     if state.closed_at is not None and state.closed_at <= now:
-        return None
+        return closes_next_at(state.statements.after_days, state.zone, now)
     if state.register.installed_at > now:
         return state.register.installed_at
     # The service day's turn: standing charges, terms and versions that begin, a new period, a forecast grown old.

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from standpipe.billing.closing_rule import ACCOUNTS, Closed
 from standpipe.billing.rating import AtZero, Charged, MeterState
 from standpipe.meters.models import CommandStatus, WalletKind
 from standpipe.meters.reports import RegisterReading, ValveReason, ValveState
@@ -34,8 +35,12 @@ METERS = text("""
 SELECT m.id, m.utility_id, m.currency, m.wallet_kind, m.time_zone, m.installed_at, m.initial_register_ml,
        m.register_max_ml, m.closed_at, m.tariff_id, m.accrued_through, m.guaranteed_minor, m.at_zero, m.last_sequence,
        u.guaranteed_ml, u.cut_off, u.friendly, u.released_reason, u.released_until,
-       s.valve, s.valve_reason, d.reprice_from, d.marks,
+       u.statement_after_days, s.valve, s.valve_reason, d.reprice_from, d.marks,
        (SELECT max(b.period_start) FROM statements b WHERE b.meter_id = m.id) AS last_statement,
+       CASE WHEN m.closed_at IS NOT NULL THEN (
+           SELECT max(x.occurred_at) FROM ledger_accounts a JOIN ledger_entries e ON e.account_id = a.id
+           JOIN ledger_transactions x ON x.id = e.transaction_id
+           WHERE a.owner_id = m.id AND a.kind = ANY(CAST(:stated AS text[]))) END AS booked_at,
        f.customer_class,
        (SELECT jsonb_object_agg(c.code, c.cut_off) FROM customer_classes c WHERE c.utility_id = u.id) AS class_cut_offs
 FROM meters m JOIN utilities u ON u.id = m.utility_id JOIN tariffs f ON f.id = m.tariff_id
@@ -119,7 +124,7 @@ async def load(
     if not locked:
         return {}
     # Read after the locks are held: what somebody changed until then is seen.
-    rows = {row.id: row for row in await conn.execute(METERS, {"ids": locked})}
+    rows = {row.id: row for row in await conn.execute(METERS, {"ids": locked, "stated": list(ACCOUNTS)})}
     raw = await _raw(conn, locked)
     changed = changed_days or {}
     contracts = await load_contracts(conn, {row.id: (row.tariff_id, _first_day(row)) for row in rows.values()})
@@ -153,7 +158,7 @@ async def load(
                 usage=usage.get(meter_id, {}),
                 standing=standing.get(meter_id, {}),
                 accrued_through=row.accrued_through,
-                last_statement=row.last_statement,
+                statements=Closed(row.last_statement, row.statement_after_days, row.booked_at),
                 bought_ml=bought.get(meter_id, {}),
                 guaranteed_ml=row.guaranteed_ml,
                 guaranteed_minor=row.guaranteed_minor,

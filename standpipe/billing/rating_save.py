@@ -115,20 +115,29 @@ async def save(work: UnitOfWork, rated: Sequence[Rated], now: datetime) -> None:
         work.add(LEDGER, *one.changes.postings)
         if one.changes.usage_recorded:
             add_fact(work, UsageRecorded(meter_id))
-        if has_changed(one.changes):
+        if has_changed(one.loaded, one.changes):
             work.notify(LIVE, meter_id)
     # Marked meanwhile, or not all read: it stays due.
     finished = [
-        (one.loaded.state.meter_id, -1 if one.loaded.has_more else one.marks, one.changes.due_next_at) for one in rated
+        (
+            one.loaded.state.meter_id,
+            -1 if one.loaded.has_more else one.marks,
+            one.changes.due_next_at,
+            one.changes.close_month,
+        )
+        for one in rated
     ]
     await due.finish(conn, finished, now)
     work.after_commit(partial(metrics.METERS_RATED.inc, len(rated)))
 
 
-def has_changed(changes: Changes) -> bool:
+def has_changed(loaded: Loaded, changes: Changes) -> bool:
     """Whether a rating changed anything that somebody may see."""
     told = changes.zero_credit is not None and changes.zero_credit.command is not None
-    return bool(told or changes.judged.readings or changes.usage_recorded or changes.postings or changes.standing)
+    guaranteed = changes.guaranteed_minor != loaded.state.guaranteed_minor
+    return bool(
+        told or guaranteed or changes.judged.readings or changes.usage_recorded or changes.postings or changes.standing
+    )
 
 
 async def _readings(conn: AsyncConnection, rated: Sequence[Rated]) -> None:

@@ -81,11 +81,13 @@ async def sweep(sessions: Sessions, clock: Clock) -> None:
     """
     engine: AsyncEngine = sessions.kw["bind"]
     now = clock.now()
-    async with engine.begin() as conn:
-        stale = await due.mark_stale(conn, now - STALE_AFTER, now)
     late: list[str] = []
-    for start in range(0, len(stale), due.MOST):
-        batch = stale[start : start + due.MOST]
+    while True:
+        # Leased as they are marked: a round that rates them first would count nothing.
+        async with without_transactions(engine).connect() as conn:
+            batch = await due.claim_stale(conn, now - STALE_AFTER, now)
+        if not batch:
+            break
         await _put_back(engine, batch, await work_off(partial(_rate, engine, now, late=late), batch, name="sweep"))
     if late:
         metrics.RATED_LATE.inc(len(late))
@@ -118,7 +120,9 @@ async def _rate(
     if late is not None:
         # What was marked since was no oversight.
         late.extend(
-            meter_id for meter_id, one in rated.items() if one.loaded.marks == one.marks and has_changed(one.changes)
+            meter_id
+            for meter_id, one in rated.items()
+            if one.loaded.marks == one.marks and has_changed(one.loaded, one.changes)
         )
     return answers
 

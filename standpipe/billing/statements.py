@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.charges import contract_for, period_use
+from standpipe.billing.closing_rule import ACCOUNTS
 from standpipe.billing.models import StandingCharged, Statement, StatementCounter
 from standpipe.billing.rounds import rate_now
 from standpipe.billing.statement_body import (
@@ -41,7 +42,6 @@ from standpipe.tariffs.catalogue import Contract, contracts
 from standpipe.tariffs.periods import price_standing
 from standpipe.utilities.models import Utility
 
-ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
 _CHARGES = frozenset({"USAGE", "STANDING"})
 """Postings whose key names the period that they charge; a PURCHASE charges the month in which it is made."""
 _OUTSIDE = frozenset(

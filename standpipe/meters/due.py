@@ -30,13 +30,15 @@ class MeterDue(Base):
 
     ``marked_at``: since when a mark waits (None: none does). ``reprice_from``: prices of periods from this day's on may
     have changed. ``lease_until``: some worker is at it, or it failed and rests; ``last_error`` says why.
-    ``rated_at``: when it was last rated, on the service clock.
+    ``rated_at``: when it was last rated, on the service clock. ``close_month``: the month that its next statement is to
+    close, from ``close_at`` on (real time).
     """
 
     __tablename__ = "meter_due"
     __table_args__ = (
         Index("ix_meter_due_marked_at", "marked_at", postgresql_where=text("marked_at IS NOT NULL")),
         Index("ix_meter_due_due_next_at", "due_next_at", postgresql_where=text("due_next_at IS NOT NULL")),
+        Index("ix_meter_due_close_at", "close_at", postgresql_where=text("close_month IS NOT NULL")),
         Index("ix_meter_due_failing", "meter_id", postgresql_where=text("last_error IS NOT NULL")),
     )
 
@@ -49,6 +51,8 @@ class MeterDue(Base):
     attempts: Mapped[int] = mapped_column(server_default="0")
     last_error: Mapped[str | None]
     rated_at: Mapped[datetime | None]
+    close_month: Mapped[date | None]
+    close_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 MARK = text("""
@@ -79,10 +83,11 @@ WITH marked AS (
 SELECT pg_notify('standpipe_work', 'rating') FROM (SELECT count(*) AS count FROM marked) AS all_marked WHERE count > 0
 """)
 STALE = text("""
-UPDATE meter_due d SET marks = marks + 1, marked_at = coalesce(marked_at, now())
+UPDATE meter_due d SET marks = marks + 1, marked_at = coalesce(marked_at, now()), lease_until = now() + :lease
 FROM (SELECT meter_id FROM meter_due
       WHERE rated_at < :before AND marked_at IS NULL AND (due_next_at IS NULL OR due_next_at > :now)
-      ORDER BY meter_id FOR NO KEY UPDATE) AS old
+        AND (lease_until IS NULL OR lease_until < now())
+      ORDER BY meter_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED) AS old
 WHERE d.meter_id = old.meter_id RETURNING d.meter_id, d.marks, d.attempts
 """)
 CLAIM = text("""
@@ -110,11 +115,12 @@ RETURNING d.meter_id, d.marks, d.attempts
 """)
 FINISH = text("""
 WITH rated AS (
-    SELECT * FROM unnest(CAST(:meter_ids AS text[]), CAST(:marks AS bigint[]), CAST(:due_next_ats AS timestamptz[]))
-        AS r(meter_id, marks, due_next_at)),
+    SELECT * FROM unnest(CAST(:meter_ids AS text[]), CAST(:marks AS bigint[]), CAST(:due_next_ats AS timestamptz[]),
+                         CAST(:close_months AS date[])) AS r(meter_id, marks, due_next_at, close_month)),
 locked AS (SELECT d.meter_id FROM meter_due d JOIN rated USING (meter_id) ORDER BY d.meter_id FOR NO KEY UPDATE OF d)
 UPDATE meter_due d
 SET attempts = 0, last_error = NULL, lease_until = NULL, rated_at = :now, due_next_at = rated.due_next_at,
+    close_month = rated.close_month,
     marked_at = CASE WHEN d.marks = rated.marks THEN NULL ELSE d.marked_at END,
     reprice_from = CASE WHEN d.marks = rated.marks THEN NULL ELSE d.reprice_from END
 FROM locked JOIN rated USING (meter_id) WHERE d.meter_id = locked.meter_id
@@ -127,7 +133,16 @@ SET_ASIDE = text("""
 UPDATE meter_due SET lease_until = now() + :pause, last_error = :error WHERE meter_id = :meter_id
 """)
 
-
+CLAIM_CLOSING = text("""
+UPDATE meter_due d SET close_at = now() + :lease
+FROM (SELECT meter_id FROM meter_due WHERE close_month IS NOT NULL AND close_at <= now()
+      ORDER BY close_at, meter_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED) AS chosen
+WHERE d.meter_id = chosen.meter_id RETURNING d.meter_id, d.close_month
+""")
+CLOSED = text("""
+UPDATE meter_due SET close_month = NULL, close_at = now(), marks = marks + 1, marked_at = coalesce(marked_at, now())
+WHERE meter_id = :meter_id
+""")
 FAILING = text("""
 SELECT m.serial, d.attempts, d.last_error, d.marked_at, d.lease_until
 FROM meter_due d JOIN meters m ON m.id = d.meter_id WHERE d.last_error IS NOT NULL ORDER BY m.serial LIMIT :most
@@ -173,9 +188,12 @@ async def mark_tariff_due(conn: AsyncConnection, tariff_id: str, *, reprice_from
     await conn.execute(MARK_TARIFF, {"tariff_id": tariff_id, "reprice_from": reprice_from})
 
 
-async def mark_stale(conn: AsyncConnection, before: datetime, now: datetime) -> list[Claimed]:
-    """``mark_due`` for meters last rated before an instant of the service clock that are not due now; returns them."""
-    return [Claimed(*row) for row in await conn.execute(STALE, {"before": before, "now": now})]
+async def claim_stale(
+    conn: AsyncConnection, before: datetime, now: datetime, *, most: int = MOST, lease: timedelta = LEASE
+) -> list[Claimed]:
+    """Mark and lease up to ``most`` meters last rated before an instant of the service clock that are not due now."""
+    rows = await conn.execute(STALE, {"before": before, "now": now, "most": most, "lease": lease})
+    return [Claimed(*row) for row in rows]
 
 
 async def claim(conn: AsyncConnection, now: datetime, *, most: int = MOST, lease: timedelta = LEASE) -> list[Claimed]:
@@ -188,12 +206,27 @@ async def claim(conn: AsyncConnection, now: datetime, *, most: int = MOST, lease
     return [Claimed(*row) for row in rows]
 
 
-async def finish(conn: AsyncConnection, rated: Sequence[tuple[str, int, datetime | None]], now: datetime) -> None:
-    """Take rated meters (id, marks as remembered, next instant) out of the queue, but for those marked meanwhile."""
+async def finish(
+    conn: AsyncConnection, rated: Sequence[tuple[str, int, datetime | None, date | None]], now: datetime
+) -> None:
+    """Take rated meters out of the queue, but for those marked meanwhile.
+
+    Of each: its id, marks as remembered, the next instant to look, the month to close.
+    """
     if rated:
-        meter_ids, marks, due_next_ats = zip(*rated, strict=True)
-        given = {"meter_ids": list(meter_ids), "marks": list(marks), "due_next_ats": list(due_next_ats), "now": now}
-        await conn.execute(FINISH, given)
+        names = ("meter_ids", "marks", "due_next_ats", "close_months")
+        given = {name: list(values) for name, values in zip(names, zip(*rated, strict=True), strict=True)}
+        await conn.execute(FINISH, given | {"now": now})
+
+
+async def claim_closing(conn: AsyncConnection, *, most: int, lease: timedelta) -> list[tuple[str, date]]:
+    """Lease meters that have a month to close, with the month."""
+    return [(meter_id, month) for meter_id, month in await conn.execute(CLAIM_CLOSING, {"most": most, "lease": lease})]
+
+
+async def closed(conn: AsyncConnection, meter_id: str) -> None:
+    """A month was closed: the meter is rated again, which finds whether there is another."""
+    await conn.execute(CLOSED, {"meter_id": meter_id})
 
 
 async def give_back(conn: AsyncConnection, meter_ids: Sequence[str], *, pause: timedelta = BUSY) -> None:

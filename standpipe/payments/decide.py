@@ -250,6 +250,11 @@ def is_same_payment(payment: PaymentState, truth: PaymentTruth) -> bool:
     return truth.reference in {payment.id, payment.top_up_id, payment.account_reference}
 
 
+def takes_back(payment: PaymentState, truth: PaymentTruth) -> bool:
+    """Whether the rail tells of a refund or a dispute that is not booked as it stands."""
+    return (truth.refunded_minor, truth.disputed_minor) != (payment.refunded_minor, payment.disputed_minor)
+
+
 def next_poll(payment: PaymentState, polls_s: tuple[int, ...]) -> Poll:
     """When to ask again; ``attempts`` counts the questions so far. After the last step a person must look.
 

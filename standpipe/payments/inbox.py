@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.engine import queue
 from standpipe.engine.queue import Backlog, claim, hold, retry
 from standpipe.payments import paybill, saved_methods
+from standpipe.payments.asking import Ask, Sought, find_payment, find_payments
 from standpipe.payments.async_results import take_result
 from standpipe.payments.models import Payment, RailEvent, Refund, TopUp
 from standpipe.payments.rails.port import (
@@ -23,7 +24,7 @@ from standpipe.payments.rails.port import (
     WebhookCall,
 )
 from standpipe.payments.rails.registry import rail_of
-from standpipe.payments.settle import Ask, Sought, find_payment, find_payments, settle, settle_many
+from standpipe.payments.settle import settle, settle_many
 from standpipe.payments.settlements import ask_soon
 from standpipe.platform import tracing
 from standpipe.platform.clock import Clock

@@ -9,8 +9,8 @@ from standpipe.payments.decide import decide
 from standpipe.payments.rails.port import PaymentStatus, PaymentTruth
 from standpipe.payments.rows import Opening, load_meter
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import new_payment, save_one
-from standpipe.payments.state import Around
+from standpipe.payments.settle import save_one
+from standpipe.payments.state import Around, new_payment
 from standpipe.platform.ids import new_id
 
 

@@ -22,8 +22,9 @@ from standpipe.payments.rails.port import PaymentStatus, PaymentTruth, Rail, Rai
 from standpipe.payments.rails.registry import fee_rule, rail_of
 from standpipe.payments.rows import Opening, load_meter, names_around
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import lock_payment, new_payment, save_one, settle
+from standpipe.payments.settle import lock_payment, save_one, settle
 from standpipe.payments.split import FeeRule, fee_for
+from standpipe.payments.state import new_payment
 from standpipe.payments.suspense import hold
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions

@@ -15,13 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.billing.rounds import rate_now
 from standpipe.engine.queue import claim, hold, retry
 from standpipe.meters.commands import lock_meter
+from standpipe.payments.asking import INTERNAL
 from standpipe.payments.decide import hold_for_refund, release_hold
 from standpipe.payments.models import Payment, Refund, TopUp
 from standpipe.payments.rails.port import Rail, RailRefusedError, RefundRequest, RefundStatus, RefundTruth
 from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.refund_states import CLAIMING, RefundState
 from standpipe.payments.rows import load_one
-from standpipe.payments.settle import INTERNAL, lock_payment, save_one, settle
+from standpipe.payments.settle import lock_payment, save_one, settle
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError, NotFoundError, StandpipeError

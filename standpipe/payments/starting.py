@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.households.models import HouseholdRole
 from standpipe.meters.access import refuse_role
 from standpipe.meters.models import WalletKind
+from standpipe.payments.asking import payment_request
 from standpipe.payments.purchases import OrderedMeter, fits_tariff
 from standpipe.payments.quote_lock import require_quote_lock
 from standpipe.payments.rails.port import PaymentRequest, Rail, RailRefusedError, RailUnavailableError
@@ -21,9 +22,8 @@ from standpipe.payments.rails.registry import check_amount, fee_rule, find_metho
 from standpipe.payments.request_keys import check_key, hash_of, recall, same_answer
 from standpipe.payments.saved_methods import ensure_customer
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import new_payment, payment_request
 from standpipe.payments.split import fee_for
-from standpipe.payments.state import PaymentState
+from standpipe.payments.state import PaymentState, new_payment
 from standpipe.payments.top_ups import CREATED, create_at_provider, new_account_reference
 from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock

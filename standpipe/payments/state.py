@@ -16,6 +16,7 @@ from standpipe.meters.credit import Credit
 from standpipe.outbox.facts import Fact
 from standpipe.payments.rails.port import PaymentTruth, SavedCard
 from standpipe.payments.split import Owing
+from standpipe.platform.ids import new_id
 from standpipe.platform.tracing import current_traceparent
 from standpipe.tariffs.catalogue import Contract
 from standpipe.tariffs.periods import Priced
@@ -67,6 +68,64 @@ class PaymentState:
     def names(self) -> frozenset[str]:
         """All names that the rail has for it."""
         return frozenset(name for name in (self.rail_ref, self.alias_ref, self.receipt_ref) if name is not None)
+
+
+def new_payment(
+    *,
+    meter_id: str,
+    rail: str,
+    rail_ref: str | None,
+    origin: str,
+    asked_minor: int,
+    currency: str,
+    now: datetime,
+    customer_id: str | None = None,
+    receipt_ref: str | None = None,
+    method_id: str | None = None,
+    funder_id: str | None = None,
+    fee_agreed_minor: int = 0,
+) -> PaymentState:
+    """A top-up and its payment that have no rows yet: nothing of it is booked."""
+    top_up_id = new_id("top")
+    return PaymentState(
+        id=top_up_id,
+        top_up_id=top_up_id,
+        meter_id=meter_id,
+        customer_id=customer_id,
+        rail=rail,
+        rail_ref=rail_ref,
+        alias_ref=None,
+        receipt_ref=receipt_ref,
+        account_reference=None,
+        origin=origin,
+        funder_id=funder_id,
+        method_id=method_id,
+        asked_minor=asked_minor,
+        currency=currency,
+        fee_agreed_minor=fee_agreed_minor,
+        agreed=None,
+        status="CREATED",
+        failure_code=None,
+        failure_message=None,
+        next_action=None,
+        captured_minor=0,
+        refunded_minor=0,
+        suspense_minor=0,
+        disputed_minor=0,
+        dispute_fee_minor=0,
+        dispute=None,
+        held_minor=0,
+        taken_back_minor=0,
+        owed_minor=0,
+        fee_minor=0,
+        emergency_minor=0,
+        standing_minor=0,
+        debt_minor=0,
+        version=0,
+        attempts=0,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from standpipe.meters.models import Meter
 from standpipe.payments.decide import capture
 from standpipe.payments.models import Payment, SuspenseItem
 from standpipe.payments.rows import Opening, load_meter
-from standpipe.payments.settle import new_payment, save_one
+from standpipe.payments.settle import save_one
+from standpipe.payments.state import new_payment
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.utilities.operators import record
 

@@ -12,6 +12,7 @@ from standpipe.engine.queue import claim, hold, retry
 from standpipe.households.models import HouseholdRole
 from standpipe.meters.access import require_meter
 from standpipe.outbox.facts import TopUpFailed, publish
+from standpipe.payments.asking import Ask, created_of
 from standpipe.payments.decide import first_answer
 from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import (
@@ -24,7 +25,7 @@ from standpipe.payments.rails.port import (
 from standpipe.payments.rails.registry import rail_of
 from standpipe.payments.rows import save_first_answer
 from standpipe.payments.schedule import polls_of
-from standpipe.payments.settle import Ask, apply_truth, created_of, lock_payment, settle, settle_many
+from standpipe.payments.settle import apply_truth, lock_payment, settle, settle_many
 from standpipe.payments.state import PaymentState
 from standpipe.payments.timeline import note_status
 from standpipe.payments.views import SHOWN

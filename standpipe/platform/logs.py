@@ -58,6 +58,7 @@ KEYS = frozenset(
         "outcome",
         "path",
         "peer",
+        "payment_id",
         "port",
         "rail",
         "rail_ref",

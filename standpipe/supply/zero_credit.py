@@ -19,7 +19,10 @@ LOOK_AGAIN = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class ZeroCreditPolicy:
-    """What a meter is to do at zero. ``policy`` is what ``source`` rules; ``until``: when that may change by itself."""
+    """What a meter is to do at zero. ``policy`` is what ``source`` rules; ``until``: when that may change by itself.
+
+    ``look_at``: when to work it out anew, at the latest.
+    """
 
     at_zero: CutOff
     policy: CutOff
@@ -27,6 +30,7 @@ class ZeroCreditPolicy:
     spared: bool
     released: bool
     until: datetime | None
+    look_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,9 @@ def zero_credit_policy(
         utility.released_until if released else None,
         hours.until if hours else None,
     ]
-    if hours is not None and hours.until is None:
-        changes.append(now + LOOK_AGAIN)
+    until = min((at for at in changes if at is not None), default=None)
+    # Rules of which no end is in sight are read again: a calendar goes on where we have not looked.
+    look_at = now + LOOK_AGAIN if until is None and hours is not None else until
     is_spared = hours is not None and hours.now
     return ZeroCreditPolicy(
         at_zero=zero_credit_action(policy, is_spared=is_spared, is_released=released, is_shut=is_shut),
@@ -81,5 +86,6 @@ def zero_credit_policy(
         source=source,
         spared=is_spared,
         released=released,
-        until=min((at for at in changes if at is not None), default=None),
+        until=until,
+        look_at=look_at,
     )

@@ -18,8 +18,8 @@ from standpipe.meters.models import Meter
 from standpipe.payments.decide import captured_lines, funding
 from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import PaymentStatus
-from standpipe.payments.settle import new_payment
 from standpipe.payments.split import Owing, Split, split
+from standpipe.payments.state import new_payment
 from standpipe.platform.ids import new_id
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.tariffs.catalogue import Contract

@@ -16,6 +16,7 @@ from standpipe.billing import rating_load, rounds
 from standpipe.billing.models import PeriodCharge
 from standpipe.engine.batcher import BusyError
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
+from standpipe.meters import due
 from standpipe.meters.due import Claimed, MeterDue, failing_meters, mark_due
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import RegisterReading
@@ -329,6 +330,31 @@ async def test_a_forgotten_instant_is_met_by_the_sweep_and_counted(sessions: Ses
     await rounds.sweep(sessions, Stopped(NOW + timedelta(days=31)))
     assert metrics.RATED_LATE._value.get() == before + 1
     assert (await due_row(sessions, homes[0].meter_id)).due_next_at is not None
+
+
+async def test_what_the_sweep_rates_no_round_rates_before_it(sessions: Sessions) -> None:
+    await homes_of(sessions, 3)
+    await rate_due(sessions, Stopped(NOW))
+    await run(sessions, "UPDATE meter_due SET due_next_at = NULL")
+    later = NOW + timedelta(days=2)
+    async with sessions.kw["bind"].begin() as conn:
+        first = await due.claim_stale(conn, later, later, most=2)
+    assert len(first) == 2
+    async with sessions.kw["bind"].begin() as conn:
+        assert await due.claim(conn, later) == [], "marked, and leased by the sweep"
+        assert len(await due.claim_stale(conn, later, later)) == 1
+        assert await due.claim_stale(conn, later, later) == []
+
+
+async def test_guaranteed_water_that_costs_otherwise_is_a_change(sessions: Sessions) -> None:
+    await homes_of(sessions, 1)
+    await rate_due(sessions, Stopped(NOW))
+    await run(sessions, "UPDATE utilities SET guaranteed_ml = 6000000")
+    await run(sessions, "UPDATE meter_due SET marked_at = NULL, due_next_at = NULL")
+    before = metrics.RATED_LATE._value.get()
+    await run(sessions, "UPDATE meters SET accrued_through = '2100-01-01'")
+    await rounds.sweep(sessions, Stopped(NOW + timedelta(hours=30)))
+    assert metrics.RATED_LATE._value.get() == before + 1
 
 
 HOURS = st.integers(1, 24 * 60)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.models import Account
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
+from standpipe.payments.asking import Ask
 from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import (
     MOBILE_POLLS_S,
@@ -25,7 +26,7 @@ from standpipe.payments.rails.port import (
     RailRefusedError,
     RailUnavailableError,
 )
-from standpipe.payments.settle import Ask, settle_many
+from standpipe.payments.settle import settle_many
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, create_engine, create_sessions
 from standpipe.platform.errors import NotFoundError

@@ -16,8 +16,7 @@ from standpipe.ledger.posting import AccountRef, Line, Posting
 from standpipe.meters.credit import Credit
 from standpipe.payments.decide import decide, hold_for_refund, release_hold
 from standpipe.payments.rails.port import DisputeState, PaymentStatus, PaymentTruth
-from standpipe.payments.settle import new_payment
-from standpipe.payments.state import Around, Changes, MeterMoney, PaymentState
+from standpipe.payments.state import Around, Changes, MeterMoney, PaymentState, new_payment
 from standpipe.platform.errors import InsufficientFundsError, InvalidInputError
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

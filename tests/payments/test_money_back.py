@@ -2,18 +2,26 @@
 
 import asyncio
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
+from standpipe.billing.models import PeriodCharge
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Line, account_sum_minor, post
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.models import Meter, MeterCommand, MeterState
-from standpipe.meters.reports import CommandResult, MeterReport, StatusReport, ValveReason, ValveState
+from standpipe.meters.reports import (
+    CommandResult,
+    MeterReport,
+    RegisterReading,
+    StatusReport,
+    ValveReason,
+    ValveState,
+)
 from standpipe.payments.models import Payment, RailEvent, Refund
 from standpipe.payments.refunds import approve_refund, request_refund, work_refunds
 from standpipe.platform.errors import InvalidInputError, StandpipeError
@@ -335,6 +343,32 @@ async def test_p39_lost_is_final(town: Town) -> None:
     lost = {"WALLET": 1500, "RECEIVABLE": -1500, "CLEARING": 150, "PROVIDER_FEES": -150, "granted": 1500}
     assert await balances(town) == lost
     assert (await town.start("sandbox", "16.00"))["userErrors"] == []
+
+
+async def test_p39_water_that_has_run_is_charged_before_a_dispute_takes_the_credit(town: Town) -> None:
+    """The last reading waits for its round: it says that the wallet holds less than it seems to."""
+    await paid(town)
+    await state(town, accepted_minor=1500, sequence=await sent(town))
+    top_up_id = await paid(town)
+    at = town.settings.clock.now() - timedelta(hours=1)
+    async with town.sessions.begin() as session:
+        register_ml = (await session.get_one(Meter, town.home.meter_id)).initial_register_ml
+        await take_report(session, MeterReport(town.home.meter_id, at, (RegisterReading(at, register_ml + 400_000),)), at)
+    # The dispute's notice is worked before any round.
+    before = await town.count(RailEvent)
+    await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/dispute")
+    await until(lambda: more_events(town, before))
+    await town.drain_inbox()
+    left = await balances(town)
+    used_minor = await charged_minor(town)
+    assert used_minor > 1500
+    assert left.get("WALLET", 0) == 0
+    assert left["RECEIVABLE"] == 3000 - 1500 - used_minor
+
+
+async def charged_minor(town: Town) -> int:
+    async with town.sessions() as session:
+        return await session.scalar(select(func.coalesce(func.sum(PeriodCharge.charged_minor), 0))) or 0
 
 
 async def test_p39_refunded_and_disputed_takes_from_the_customer_once(town: Town) -> None:

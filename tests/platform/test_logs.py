@@ -128,7 +128,7 @@ async def test_nothing_personal_is_logged_or_traced_at_debug_level(city: Town, m
         assert held.removeprefix("+254") not in everything, held
     said = lines(written)
     events = {line["event"] for line in said}
-    assert {"resolver failed", "top-up not settled", "webhook refused", "not stored"} <= events, events
+    assert {"resolver failed", "payment not settled", "webhook refused", "not stored"} <= events, events
     assert all({"timestamp", "level", "event", "logger"} <= line.keys() for line in said)
     assert all(line["timestamp"].endswith("Z") for line in said)
     failed, *_ = [line for line in said if line["event"] == "resolver failed"]

@@ -4,7 +4,7 @@ from datetime import date, datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.billing import rounds
+from standpipe.billing import closing, rounds
 from standpipe.meters.due import mark_due
 from standpipe.meters.reports import MeterReport
 from standpipe.platform.clock import Clock
@@ -31,5 +31,15 @@ async def rate_due(sessions: Sessions, clock: Clock | None = None, *, most: int 
     """Rounds until no meter is due, by a clock, else in real time; returns how many were claimed."""
     done = 0
     while claimed := await rounds.rate_due(sessions, clock or Clock(), most=most):
+        done += claimed
+    return done
+
+
+async def close_months(sessions: Sessions, clock: Clock) -> int:
+    """Rate what is due and make the statements that are due then, until none is; returns how many were claimed."""
+    await rate_due(sessions, clock)
+    done = 0
+    while claimed := await closing.issue_due(sessions, clock):
+        await rate_due(sessions, clock)
         done += claimed
     return done

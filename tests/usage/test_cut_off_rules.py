@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from standpipe.platform.errors import InvalidInputError
 from standpipe.supply import zero_credit_rules
+from standpipe.supply.zero_credit import PolicyTerms, UtilityPolicy, zero_credit_policy
 from standpipe.supply.zero_credit_rules import (
     DAYS,
     CutOff,
@@ -197,6 +198,12 @@ def test_always_and_only_on_holidays() -> None:
     assert in_friendly_hours(always, nairobi("2026-07-15T12:00"), NAIROBI) == zero_credit_rules.Spared(
         now=True, until=None
     )
+    # It is read again tomorrow, for a calendar goes on; what waits for the meter holds without end all the same.
+    rules = UtilityPolicy("DISCONNECT", {"weekends": list(DAYS)}, None, None, {})
+    terms = (PolicyTerms(date(2026, 1, 1), "domestic", None),)
+    at = nairobi("2026-07-15T12:00")
+    policy = zero_credit_policy(rules, terms, NAIROBI, at, is_shut=False)
+    assert (policy.at_zero, policy.until, policy.look_at) == (CutOff.NEVER, None, at + timedelta(days=1))
     seldom = FriendlyHours((None,) * 7, holidays="KE")
     assert friendly_changes_at(seldom, nairobi("2026-06-02T00:00"), NAIROBI) == nairobi("2026-10-10T00:00")
 

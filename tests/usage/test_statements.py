@@ -12,7 +12,6 @@ from standpipe.billing.models import Statement
 from standpipe.billing.statement_body import (
     is_balanced,
 )
-from standpipe.billing.statement_queue import issue_due
 from standpipe.billing.statements import ACCOUNTS, issue, statement_by_month
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
@@ -41,7 +40,7 @@ from tests.support.june import (
     statement,
 )
 from tests.support.lengths import rounds
-from tests.support.rating import take_report
+from tests.support.rating import close_months, take_report
 from tests.support.town import Town, make_home, make_settings, make_utility
 
 TARIFF = """
@@ -202,8 +201,8 @@ async def test_the_worker_closes_what_is_due_and_numbers_it_without_gaps(june: T
     for home in homes:
         await read(june, (datetime(2026, 5, 20, tzinfo=UTC), 1_000_000), home=home)
     # Two workers at once; and a third that finds nothing left.
-    await asyncio.gather(*(issue_due(june.sessions, june.settings.clock) for _ in range(2)))
-    await issue_due(june.sessions, june.settings.clock)
+    await asyncio.gather(*(close_months(june.sessions, june.settings.clock) for _ in range(2)))
+    await close_months(june.sessions, june.settings.clock)
     async with june.sessions() as session:
         made = (await session.scalars(select(Statement).order_by(Statement.number))).all()
     assert {(item.meter_id, item.period_start) for item in made} >= {(home.meter_id, MAY) for home in homes}
@@ -225,7 +224,7 @@ async def test_a_meter_out_of_service_has_statements_until_all_is_told(june: Tow
     for home in (gone, paid_back):
         assert await close(june, APRIL, home) is not None
     for _ in range(4):
-        await issue_due(june.sessions, june.settings.clock)
+        await close_months(june.sessions, june.settings.clock)
     async with june.sessions() as session:
         rows = (await session.execute(select(Statement.meter_id, Statement.period_start))).all()
     months = {
@@ -239,7 +238,7 @@ async def test_a_meter_out_of_service_has_statements_until_all_is_told(june: Tow
 async def test_late_readings_are_waited_for_as_long_as_the_utility_says(june: Town) -> None:
     async with june.sessions.begin() as session:
         await session.execute(update(Utility).values(statement_after_days=20))
-    await issue_due(june.sessions, june.settings.clock)
+    await close_months(june.sessions, june.settings.clock)
     async with june.sessions() as session:
         months = set((await session.scalars(select(Statement.period_start))).all())
     assert months == {APRIL}

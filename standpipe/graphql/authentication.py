@@ -23,6 +23,7 @@ from standpipe.households.sessions import is_signed_in
 from standpipe.households.tokens import AccessToken
 from standpipe.platform.database import DATABASE_DOWN, by_statement
 from standpipe.platform.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
+from standpipe.platform.language import NOT_AVAILABLE, phrase
 from standpipe.platform.notify import LIVE
 from standpipe.platform.reconnect import once_more
 
@@ -38,7 +39,7 @@ class UnknownForNowError(StandpipeError):
     """The database that would know who asks does not answer."""
 
     def __str__(self) -> str:
-        return "Not available at the moment. Please try again shortly."
+        return NOT_AVAILABLE
 
 
 REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError, SignInUnavailableError)
@@ -49,7 +50,7 @@ async def own_token(services: Services, token: str) -> Identity | None:
     """An access token of ours, whose session must still live; whatever else is left does not verify."""
     read = services.signer.read(token)
     if not await _is_signed_in(services, read):
-        raise NotAuthenticatedError("This sign-in has ended. Sign in again.")
+        raise NotAuthenticatedError(phrase("This sign-in has ended. Sign in again."))
     return Identity(customer_id=read.customer_id, expires_at_s=read.expires_at_s, session_id=read.session_id)
 
 
@@ -87,7 +88,7 @@ async def authenticate_socket(context: Context) -> None:
         await _sign_in_by_cookie(context)
     if context.customer_id is None:
         # Operators have nothing to listen to, and each request of theirs is to find out whether they still may.
-        raise NotAuthenticatedError("Sign in with connection_init, as a customer.")
+        raise NotAuthenticatedError(phrase("Sign in with connection_init, as a customer."))
     _close_in_time(context)
 
 
@@ -103,7 +104,7 @@ def live_keys(context: Context, *ids: str) -> list[str]:
     return [*ids, *(key for key in (context.session_id, context.customer_id) if key and key not in ids)]
 
 
-def refusal(error: StandpipeError) -> Response:
+def refusal(error: StandpipeError, language: str) -> Response:
     """The answer to who may not ask at all; told at once, so that an app knows to sign in again."""
     match error:
         case NotAuthenticatedError():
@@ -115,7 +116,7 @@ def refusal(error: StandpipeError) -> Response:
         case _:
             status, code, headers = HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE", {"Retry-After": "5"}
     extensions = {"code": code} | ({"retryable": True} if "Retry-After" in headers else {})
-    body = {"errors": [{"message": str(error), "extensions": extensions}]}
+    body = {"errors": [{"message": error.text_in(language), "extensions": extensions}]}
     return JSONResponse(body, status, headers)
 
 
@@ -124,7 +125,7 @@ def own_page_cookies(context: Context) -> tuple[WebCookies, Response]:
     cookies, connection = WebCookies(context.services.public_url), context.request
     cookies.check_own_page(connection)
     if not isinstance(context.response, Response):
-        raise ForbiddenError("Cookies are set over HTTP, not over a WebSocket.")
+        raise ForbiddenError(phrase("Cookies are set over HTTP, not over a WebSocket."))
     return cookies, context.response
 
 
@@ -159,7 +160,7 @@ def _is_navigation(connection: HTTPConnection) -> bool:
 def _bearer(header: str) -> str:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
-        raise NotAuthenticatedError("Use the Bearer scheme.")
+        raise NotAuthenticatedError(phrase("Use the Bearer scheme."))
     return token.strip()
 
 

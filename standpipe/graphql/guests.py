@@ -15,6 +15,7 @@ from standpipe.graphql.top_ups import (
     TopUpFailure,
     TopUpMethod,
     action_of,
+    failure_of,
     method_of,
 )
 from standpipe.payments import guests
@@ -120,11 +121,8 @@ class GuestTopUp:
         return action_of(self.view.next_action, info.context.language)
 
     @strawberry.field(description="Why a payment did not go through.")
-    def failure(self) -> TopUpFailure | None:
-        if self.view.status is not TopUpStatus.FAILED:
-            return None
-        message = self.view.failure_message or "The payment did not go through."
-        return TopUpFailure(code=self.view.failure_code or "unknown", message=message, retryable=True)
+    def failure(self, info: Ctx) -> TopUpFailure | None:
+        return failure_of(self.view, info.context.language)
 
     @strawberry.field(description="Set where the meter could not be reached in time: pass these digits on.")
     async def keypad_token(self, info: Ctx) -> GuestKeypadToken | None:

@@ -178,11 +178,13 @@ def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_i
     """What an amount of money gives, or what a volume takes. Raises InvalidInputError."""
     if by.money:
         if by.money.currency != view.currency:
-            raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
+            raise InvalidInputError(
+                phrase("This meter takes {currency}.", currency=view.currency), ("by", "money", "currency")
+            )
         return _by_money(rails, view, to_minor(by.money.amount, view.currency), method_id, now)
     wanted_ml = (by.litres or Decimal(0)) * ML_PER_LITRE
     if wanted_ml != wanted_ml.to_integral_value():
-        raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
+        raise InvalidInputError(phrase("A volume has at most three digits after the point."), ("by", "litres"))
     quoted = quote_volume(view, int(wanted_ml), now)
     rule = _rule(rails, view, method_id)
     of_volume = view.wallet_kind is WalletKind.VOLUME
@@ -190,9 +192,13 @@ def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_i
     needed_minor = max(quoted.credit_minor, 1) if of_volume else quoted.credit_minor
     pay_minor = pay_for(needed_minor, rule, owing_by(view))
     if pay_minor is None:
-        raise InvalidInputError("No payment would give that much: what is kept back takes it all.", ("by", "litres"))
+        raise InvalidInputError(
+            phrase("No payment would give that much: what is kept back takes it all."), ("by", "litres")
+        )
     if not pay_minor:
-        raise InvalidInputError("This much costs nothing as things stand: there is nothing to pay.", ("by", "litres"))
+        raise InvalidInputError(
+            phrase("This much costs nothing as things stand: there is nothing to pay."), ("by", "litres")
+        )
     step_minor = _step(rails, view, method_id)
     pay_minor += -pay_minor % step_minor
     if step_minor > 1 or of_volume:
@@ -227,7 +233,7 @@ def _by_money(
 
 def _split(view: MeterView, rule: FeeRule, pay_minor: int) -> Split:
     if not 0 < pay_minor <= MAX_MINOR:
-        raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
+        raise InvalidInputError(phrase("The amount must be above zero and within reason."), ("by", "money", "amount"))
     return split(pay_minor, fee_minor=fee_for(rule, pay_minor), owing=owing_by(view))
 
 
@@ -249,7 +255,7 @@ def _rule(rails: Mapping[str, Rail], view: MeterView, method_id: str | None) -> 
     if method_id is None:
         return NO_FEE
     if _method(rails, view, method_id) is None:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
+        raise InvalidInputError(phrase("This way to pay is not offered for this meter."), ("methodId",))
     return fee_rule(rails, method_id)
 
 

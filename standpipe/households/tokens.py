@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import jwt
 
 from standpipe.platform.errors import NotAuthenticatedError
+from standpipe.platform.language import phrase
 
 ISSUER = "standpipe"
 AUDIENCE = "standpipe-customer"
@@ -56,5 +57,5 @@ class TokenSigner:
                 options={"require": ["exp", "iat", "sub", "aud", "iss"]},
             )
         except jwt.InvalidTokenError as error:
-            raise NotAuthenticatedError("The access token is not valid or has expired.") from error
+            raise NotAuthenticatedError(phrase("The access token is not valid or has expired.")) from error
         return AccessToken(str(claims["sub"]), int(claims["exp"]), claims.get("sid"), claims.get("rpl"))

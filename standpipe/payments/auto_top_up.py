@@ -34,6 +34,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import local_midnight
 
 MAX_FAILURES = 3
@@ -377,15 +378,15 @@ def _card_method(rail: Rail, currency: str) -> tuple[int, int] | None:
 
 def _check(rail: Rail, meter: Meter, order: StandingOrder) -> None:
     if order.currency != meter.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("amount", "currency"))
+        raise InvalidInputError(phrase("This meter takes {currency}.", currency=meter.currency), ("amount", "currency"))
     limits = _card_method(rail, meter.currency)
     if meter.wallet_kind == WalletKind.VOLUME and order.mode is not AutoMode.FIXED:
-        raise InvalidInputError("A meter that holds water is topped up by a fixed amount.", ("mode",))
+        raise InvalidInputError(phrase("A meter that holds water is topped up by a fixed amount."), ("mode",))
     if limits is None:
-        raise InvalidInputError("This card cannot be charged in the meter's currency.", ("cardId",))
+        raise InvalidInputError(phrase("This card cannot be charged in the meter's currency."), ("cardId",))
     if not limits[0] <= order.amount_minor <= limits[1]:
-        raise InvalidInputError("The amount is outside what the card can be charged.", ("amount",))
+        raise InvalidInputError(phrase("The amount is outside what the card can be charged."), ("amount",))
     if order.daily_cap_minor < order.amount_minor:
-        raise InvalidInputError("The cap per day must cover one top-up.", ("dailyCap",))
+        raise InvalidInputError(phrase("The cap per day must cover one top-up."), ("dailyCap",))
     if not 1 <= order.threshold_days <= 30:  # noqa: PLR2004 - a month is as far as a forecast tells.
-        raise InvalidInputError("Choose between 1 and 30 days.", ("thresholdDays",))
+        raise InvalidInputError(phrase("Choose between 1 and 30 days."), ("thresholdDays",))

@@ -30,6 +30,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 MUTATION = "topUpStart"
 _log = structlog.get_logger(__name__)
@@ -183,18 +184,20 @@ async def _accept(
         raise NotFoundError("No such meter.")
     refuse_role(situation.role, HouseholdRole.PAYER)
     if order.currency != meter.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
+        raise InvalidInputError(phrase("This meter takes {currency}.", currency=meter.currency), ("pay", "currency"))
     if meter.closed_at is not None:
-        raise MeterBlockedError("This meter is out of service and takes no more credit.")
+        raise MeterBlockedError(phrase("This meter is out of service and takes no more credit."))
     if not await fits_tariff(session, meter, now):
-        raise MeterBlockedError("This meter's tariff does not price what its wallet holds. Please call your utility.")
+        raise MeterBlockedError(
+            phrase("This meter's tariff does not price what its wallet holds. Please call your utility.")
+        )
     found = find_method(rails, order.currency, order.method_id)
     if found is None:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
+        raise InvalidInputError(phrase("This way to pay is not offered for this meter."), ("methodId",))
     rail, method = found
     check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
     if situation.is_disputed:
-        raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
+        raise MeterBlockedError(phrase("A payment by this way is being disputed at your bank. Please pay another way."))
     # A way that rings a phone rings the customer's own where the order names none.
     phone = order.phone or (situation.phone if method.phone_required else None)
     return _Accepted(rail, meter, phone, fee_for(fee_rule(rails, order.method_id), order.pay_minor))

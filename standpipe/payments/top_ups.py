@@ -36,6 +36,7 @@ from standpipe.platform.errors import (
     NotFoundError,
     StandpipeError,
 )
+from standpipe.platform.language import phrase
 
 CREATED = "CREATED"
 ASK_EVERY_S = 4
@@ -56,12 +57,14 @@ async def cancel(
         await require_meter(session, customer_id=customer_id, meter_id=top_up.meter_id, role=needed)
         payment = await session.get_one(Payment, top_up_id)
     if payment.rail_ref is None:
-        raise InvalidInputError("The payment is still being opened. Please try again shortly.", ("topUpId",))
+        raise InvalidInputError(phrase("The payment is still being opened. Please try again shortly."), ("topUpId",))
     try:
         await rail_of(rails, payment.rail).cancel(payment.rail_ref)
         await settle(sessions, rails, top_up_id, clock)
     except RailUnavailableError as error:
-        raise InvalidInputError("The payment provider does not answer. Please try again shortly.", ()) from error
+        raise InvalidInputError(
+            phrase("The payment provider does not answer. Please try again shortly."), ()
+        ) from error
 
 
 async def require_top_up(session: AsyncSession, *, customer_id: str, top_up_id: str) -> TopUp:

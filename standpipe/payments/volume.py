@@ -15,6 +15,7 @@ from standpipe.ledger.posting import Line, Posting
 from standpipe.meters.credit import granted, retracted
 from standpipe.payments.state import MeterMoney, Purchase
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import period_of
 from standpipe.tariffs.periods import UTILITY, BillLine, Priced, Segment
 from standpipe.tariffs.pricing import Place
@@ -97,7 +98,7 @@ def unbuy(
         return meter, ()
     unsent = _unsent(meter, source_id)
     if sum(purchase.priced.total_minor for purchase in unsent) < missing_minor:
-        raise InvalidInputError("The meter may hold this water already.")
+        raise InvalidInputError(phrase("The meter may hold this water already."))
     for purchase in unsent:
         if missing_minor <= 0:
             break
@@ -162,7 +163,7 @@ def _with_purchase(
     reverses_key: str | None = None,
 ) -> MeterMoney:
     if meter.volume is None:
-        raise InvalidInputError("This meter does not buy volume.")
+        raise InvalidInputError(phrase("This meter does not buy volume."))
     start, end = period_of(day)
     period = [sums for on, sums in meter.volume.sums.items() if start <= on < end]
     purchase = Purchase(

@@ -15,6 +15,7 @@ from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE
 
 MAX_VOLUME_ML = 10**15
@@ -56,12 +57,12 @@ class PriceTable:
     def __post_init__(self) -> None:
         bounds = [block.up_to_ml for block in self.blocks]
         if not bounds or bounds[-1] is not None or None in bounds[:-1]:
-            raise InvalidInputError("The last block, and only it, is open-ended.")
+            raise InvalidInputError(phrase("The last block, and only it, is open-ended."))
         edges = [0, *(bound for bound in bounds if bound is not None)]
         if any(upper <= lower for lower, upper in itertools.pairwise(edges)):
-            raise InvalidInputError("Blocks must rise.")
+            raise InvalidInputError(phrase("Blocks must rise."))
         if any(not block.price_minor_per_kl.is_finite() or block.price_minor_per_kl < 0 for block in self.blocks):
-            raise InvalidInputError("A price must be a number that is not below zero.")
+            raise InvalidInputError(phrase("A price must be a number that is not below zero."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,4 +169,4 @@ def rounded(exact: Decimal) -> int:
 
 def _bounded(value: int, limit: int) -> None:
     if not 0 <= value <= limit:
-        raise InvalidInputError("The amount is outside the range that can be priced.")
+        raise InvalidInputError(phrase("The amount is outside the range that can be priced."))

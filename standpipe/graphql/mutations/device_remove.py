@@ -26,4 +26,4 @@ async def device_remove(info: Ctx, input: Input[DeviceRemoveInput]) -> DevicePay
         row = await devices.remove(conn, customer_id=customer_id, installation_id=str(input.installation_id))
     if row is None:
         raise NotFoundError("No such device.")
-    return DevicePayload(device=device_of(row))
+    return DevicePayload(device=device_of(row, info.context.language))

@@ -38,7 +38,7 @@ async def sign_in_start(
 ) -> SignInStartPayload | None:
     services = info.context.services
     if services.sms_url is None:
-        raise InvalidInputError("Sign-in by phone is not set up on this server.", ("phone",))
+        raise InvalidInputError(phrase("Sign-in by phone is not set up on this server."), ("phone",))
     asker = asker_of(info.context, input.phone)
     async with services.sessions.begin() as conn:
         code = await sign_in.start(conn, asker, limits=services.code_limits, secret=services.signer.secret)
@@ -46,5 +46,5 @@ async def sign_in_start(
     try:
         await send_sms(services.http, services.sms_url, phone=asker.phone, text=text)
     except SmsNotSentError as error:
-        raise InvalidInputError("The text could not be sent. Please try again shortly.", ("phone",)) from error
+        raise InvalidInputError(phrase("The text could not be sent. Please try again shortly."), ("phone",)) from error
     return SignInStartPayload(sent=True)

@@ -16,6 +16,7 @@ from standpipe.households.sign_in import normalise_phone
 from standpipe.payments import starting
 from standpipe.payments.starting import TopUpOrder
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.language import phrase
 from standpipe.platform.reconnect import once_more
 from standpipe.platform.units import to_minor
 
@@ -66,7 +67,7 @@ async def top_up_start(info: Ctx, input: Input[TopUpStartInput]) -> TopUpPayload
 
 def _order(wanted: TopUpStartInput) -> TopUpOrder:
     if wanted.return_url is not None and not is_web_address(wanted.return_url):
-        raise InvalidInputError("The return address must be an http(s) or app address.", ("returnUrl",))
+        raise InvalidInputError(phrase("The return address must be an http(s) or app address."), ("returnUrl",))
     return TopUpOrder(
         meter_id=known_id(wanted.meter_id, "mtr", "No such meter."),
         pay_minor=to_minor(wanted.pay.amount, wanted.pay.currency),

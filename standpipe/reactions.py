@@ -1,4 +1,4 @@
-"""Who reacts to what: the one ``match`` over facts. A reaction may run twice, so each goes by a business key.
+"""Reactions to facts: the one ``match`` over them. A reaction may run twice, so each goes by a business key.
 
 Facts come in batches: what they ask of their meters is read once for all of them (``Meters``).
 """
@@ -88,7 +88,7 @@ class Meters:
     offline_after: timedelta
     views: Mapping[str, MeterView]
     looked_at: set[str] = field(default_factory=set)
-    """Whose credit has been looked at: at one instant, a second look tells nothing new."""
+    """Meters whose credit has been looked at: at one instant, a second look tells nothing new."""
 
     def get(self, meter_id: str) -> MeterView | None:
         """None for a meter without a household."""
@@ -98,7 +98,7 @@ class Meters:
 async def load_meters(
     session: AsyncSession, facts: Collection[Fact], now: datetime, offline_after: timedelta
 ) -> Meters:
-    """What these facts' reactions need to know of their meters; five statements, whatever their number."""
+    """Load what these facts' reactions need to know of their meters; five statements, whatever their number."""
     ids = {meter_id for fact in facts if (meter_id := _meter_looked_at(fact)) is not None}
     views = await meter_views(session, sorted(ids), now, offline_after=offline_after) if ids else {}
     return Meters(now, offline_after, views)

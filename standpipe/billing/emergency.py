@@ -29,7 +29,7 @@ class Given:
 
 
 def emergency_offer_minor(view: MeterView) -> int:
-    """What ``activate`` would give now; 0 where it would refuse."""
+    """Return the minor units that ``activate`` would give now; 0 where it would refuse."""
     if view.wallet_kind is not WalletKind.MONEY or view.dues.emergency_minor:
         return 0
     if view.ledger_minor > view.rules.emergency_threshold_minor:

@@ -1,4 +1,4 @@
-"""What the home screen shows of meters, read in a fixed number of statements however many meters there are.
+"""The home screen's view of meters, read in a fixed number of statements however many meters there are.
 
 The three balances stand apart: what the ledger says, what the meter last said (and when), and what is on its way.
 ``ledger = on_meter + in_flight − used_since_report``.
@@ -33,7 +33,7 @@ _Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility]
 
 @dataclass(frozen=True, slots=True)
 class VendRules:
-    """What its utility rules for a meter's top-ups; see ``utilities.models.Utility``."""
+    """The utility's rules for a meter's top-ups; see ``utilities.models.Utility``."""
 
     debt_share_percent: int
     debt_weekly_cap_minor: int | None
@@ -105,7 +105,7 @@ class MeterView:
 
     @property
     def volume_left_ml(self) -> int | None:
-        """What a VOLUME meter holds and will yet get; None for a MONEY meter, and until the meter has spoken."""
+        """Millilitres that a VOLUME meter holds and will yet get; None for a MONEY meter, and until it has spoken."""
         if self.wallet_kind is not WalletKind.VOLUME or self.on_meter_ml is None:
             return None
         return self.on_meter_ml + self.in_flight_ml
@@ -299,7 +299,7 @@ def _view(
 
 
 def _lasts(view: MeterView, recent_ml: list[int]) -> Forecast | None:
-    """How long what there is will last, at the use of the last whole days."""
+    """Forecast how long the present credit lasts at the use of the last whole days."""
     if view.wallet_kind is WalletKind.VOLUME:
         return forecast_volume(view.volume_left_ml, daily_ml=recent_ml, today=view.today)
     return forecast(view.place, credit_minor=view.ledger_minor, daily_ml=recent_ml, today=view.today)

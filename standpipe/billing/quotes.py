@@ -52,7 +52,7 @@ def quote_credit(view: MeterView, credit_minor: int, now: datetime) -> Quote:
 
 
 def quote_volume(view: MeterView, volume_ml: int, now: datetime) -> Quote:
-    """What a volume costs; a VOLUME meter's is rounded up to whole units. Raises InvalidInputError."""
+    """Price a volume; a VOLUME meter's is rounded up to whole units. Raises InvalidInputError."""
     if not 0 < volume_ml <= MAX_VOLUME_ML // 2:
         raise InvalidInputError(phrase("The volume must be above zero and within reason."), ("by", "litres"))
     overdrawn_minor = max(-view.ledger_minor, 0)

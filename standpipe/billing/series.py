@@ -67,7 +67,7 @@ class UsageBucket:
 
 @dataclass(frozen=True, slots=True)
 class SeriesRequest:
-    """What to read: days in the meter's zone, ``from_day`` inclusive, ``to_day`` exclusive.
+    """A series to read: days in the meter's zone, ``from_day`` inclusive, ``to_day`` exclusive.
 
     ``tariff_id`` and ``first_day`` are the meter's own row's. ``contract``, where it is known, saves reading it.
     """
@@ -286,7 +286,7 @@ def _priced(
 
 
 def _place_on(day: date, daily: Mapping[date, _Volume], contract: Contract) -> tuple[Segment, Place]:
-    """Where the meter stands at the beginning of a day."""
+    """Return the meter's tier position at the beginning of a day."""
     segments = [item for item in contract.segments(period_of(day)[0]) if item.start <= day] or list(
         contract.segments(period_of(day)[0])[:1]
     )

@@ -231,7 +231,7 @@ async def _balances(session: AsyncSession, meter: Meter, start: date, since: dat
 async def _walk(
     session: AsyncSession, meter: Meter, start: date, since: datetime, until: datetime
 ) -> tuple[list[Movement], dict[tuple[str, date], int]]:
-    """What was posted in a month: movements, and charges by account and by the period that they charge."""
+    """Read what was posted in a month: movements, and charges by account and by the period that they charge."""
     own = (
         select(LedgerTransaction.id)
         .join(Entry, Entry.transaction_id == LedgerTransaction.id)
@@ -346,7 +346,7 @@ async def _adjustments(
 
 
 def _last_told(earlier: Sequence[StatementBody], account: str, period: date) -> Bill:
-    """What the newest statement that names a period said of it."""
+    """Return what the newest statement that names a period said of it."""
     for body in earlier:
         for item in body.adjustments:
             if (item.period_start, item.account) == (period, account):

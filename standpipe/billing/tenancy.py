@@ -19,7 +19,7 @@ from standpipe.platform.ids import new_id
 from standpipe.platform.language import phrase
 
 MOVE_OUT_WITHIN = timedelta(days=7)
-"""How long afterwards a household may still say that it has left: older corrections are for the office."""
+"""Time within which a household may still say that it has left: older corrections are for the office."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ async def claim(
 
 
 async def _is_forgotten(session: AsyncSession, household_id: str) -> bool:
-    """Whether a household's last member was forgotten: its name went too. One that the office made has a name."""
+    """Tell whether a household's last member was forgotten: its name went too. One that the office made has a name."""
     household = await session.get_one(Household, household_id)
     return not household.name and not await others_in(session, household_id, "")
 

@@ -30,7 +30,7 @@ from standpipe.platform.reconnect import once_more
 LOOK_ANYWAY_S = 30.0
 """A notification may be lost with its connection; whether a session lives is asked at least this often."""
 ENDING_S = 0.5
-"""How long after its sign-in a connection is closed: subscriptions, and the answer to a signOut, end in order first."""
+"""Time from the end of a sign-in to the close of its connection: subscriptions and a signOut's answer end first."""
 SIGNED_OUT_CODE, EXPIRED_CODE = 4401, 4403
 """graphql-ws gives up at 4401; at 4403 it connects again, with a fresh token."""
 
@@ -43,7 +43,7 @@ class UnknownForNowError(StandpipeError):
 
 
 REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError, SignInUnavailableError)
-"""Why a request is not answered at all."""
+"""Errors for which a request is not answered at all."""
 
 
 async def own_token(services: Services, token: str) -> Identity | None:
@@ -93,14 +93,14 @@ async def authenticate_socket(context: Context) -> None:
 
 
 async def still_signed_in(context: Context) -> bool:
-    """Whether the customer's session lives on: what goes on for long asks again and again."""
+    """Tell whether the customer's session lives on: what goes on for long asks again and again."""
     if context.customer_id is None:
         return True
     return await _is_signed_in(context.services, AccessToken(context.customer_id, 0, context.session_id))
 
 
 def live_keys(context: Context, *ids: str) -> list[str]:
-    """What a subscription to ``ids`` listens to on the LIVE channel: the end of its session and its customer's too."""
+    """Return the LIVE keys of a subscription to ``ids``: these, and the end of its session and its customer's too."""
     return [*ids, *(key for key in (context.session_id, context.customer_id) if key and key not in ids)]
 
 
@@ -153,7 +153,7 @@ async def _sign_in_by_cookie(context: Context) -> None:
 
 
 def _is_navigation(connection: HTTPConnection) -> bool:
-    """Whether a person opens an address in their browser: there is no header then, and the page needs no customer."""
+    """Tell whether a person opens an address in a browser: no header is sent then, and the page needs no customer."""
     return connection.scope["type"] == "http" and connection.headers.get("sec-fetch-mode") == "navigate"
 
 

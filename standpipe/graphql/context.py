@@ -1,4 +1,4 @@
-"""What a request carries: who asks, and the services that resolvers call with. Loaders live as long as the request."""
+"""The context of a request: its asker, and the services that resolvers call. Loaders live as long as the request."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,7 +46,7 @@ from standpipe.vending.views import TokenView, tokens_by_source
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the process has, the same for every request. ``caller`` tells the address that a request came from."""
+    """Services of the process, shared by every request. ``caller`` tells the address that a request came from."""
 
     sessions: Sessions
     rails: Mapping[str, Rail]
@@ -114,12 +114,12 @@ class Context:
 
     @property
     def stranger(self) -> bool:
-        """Whether nobody has signed in."""
+        """Tell whether nobody has signed in."""
         return self.customer_id is None and self.operator is None
 
     @property
     def payer(self) -> str:
-        """Whose budget pays for an operation: who has signed in, or else the address."""
+        """The key of the budget that pays for an operation: whoever has signed in, or else the address."""
         if self.customer_id is not None:
             return self.customer_id
         return f"operator:{self.operator.name}" if self.operator is not None else f"address:{subscriber(self.address)}"
@@ -226,7 +226,7 @@ class Context:
 
     @property
     def rhythms(self) -> DataLoader[str, timedelta | None]:
-        """How often meters are heard: only for meters that the customer has."""
+        """Habits of meters' contacts: only for meters that the customer has."""
         return self._loader("rhythms", self._load_rhythms)
 
     def _loader(self, name: str, load: Any) -> DataLoader[Any, Any]:

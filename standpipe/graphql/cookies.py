@@ -27,7 +27,7 @@ class WebCookies:
 
     @property
     def secure(self) -> bool:
-        """Whether the cookies go over TLS alone."""
+        """Tell whether the cookies go over TLS alone."""
         parts = urlsplit(self.public_url)
         return parts.scheme != "http" or not _is_loopback(parts.hostname or "")
 

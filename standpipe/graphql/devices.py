@@ -27,7 +27,7 @@ _LABELS = {"ANDROID": "Android", "IOS": to_translate("iPhone or iPad"), "WEB": t
 
 @strawberry.type(description="An app installation.")
 class Device(Node):
-    """What is known of it."""
+    """An app installation, for its owner."""
 
     platform: DevicePlatform = strawberry.field(description="What the app runs on.")
     label: str = strawberry.field(description="What the customer calls it; else what kind of device it is.")

@@ -45,7 +45,7 @@ Made = TypeVar("Made", covariant=True)
 
 
 class UserErrorCode(StrEnum):
-    """What went wrong."""
+    """Stable codes of expected failures."""
 
     INVALID = "INVALID"
     NOT_FOUND = "NOT_FOUND"

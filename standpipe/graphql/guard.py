@@ -1,4 +1,4 @@
-"""What stands between a document and its execution, alike over HTTP, SSE and WebSocket.
+"""The guard between a document and its execution, alike over HTTP, SSE and WebSocket.
 
 In this order: tokens are counted, the text is parsed, its size is measured (``limits``), what somebody who has not
 signed in may not ask is taken out or refused without a look at the schema, the rest is validated, and its price
@@ -94,7 +94,7 @@ class Guard(SchemaExtension):
 
     @property
     def context(self) -> Context:
-        """Who asks."""
+        """The asker's context."""
         found: Context = self.execution_context.context
         return found
 
@@ -144,7 +144,7 @@ class Guard(SchemaExtension):
             result.errors = [self._said(not_valid())]
 
     def get_results(self) -> dict[str, Any]:
-        """What the operation cost, and what is left."""
+        """Return what the operation cost, and what is left."""
         price: Price | None = self.told.get("cost")
         return {} if price is None else {"cost": {"points": price.points, "left": price.left}}
 

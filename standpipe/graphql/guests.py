@@ -64,7 +64,7 @@ class GuestMeterPayload:
 
 @strawberry.type(description="A number on the receipt, and a short text to keep.")
 class GuestReceipt:
-    """What was paid; what it became is on the household's own receipt."""
+    """A guest's receipt: what was paid. What it became is on the household's own receipt."""
 
     number: str = strawberry.field(description="The utility's own, without gaps.")
     text: str = strawberry.field(description="At most 160 characters.")
@@ -81,7 +81,7 @@ class GuestKeypadToken:
 
 @strawberry.type(description="A top-up, as the guest who began it may see it.")
 class GuestTopUp:
-    """What concerns the payer: the payment, and the digits to pass on. Neither credit nor debts nor balance."""
+    """A top-up for its payer: the payment, and the digits to pass on. Neither credit nor debts nor balance."""
 
     view: strawberry.Private[TopUpView]
 

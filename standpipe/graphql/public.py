@@ -1,4 +1,4 @@
-"""What somebody who has not signed in may ask, and what they learn: nothing of what there is beyond that.
+"""The part of the schema for somebody who has not signed in; they learn nothing of what there is beyond it.
 
 A request of theirs is looked at field by field at its root. ``PUBLIC`` fields are validated and answered. ``EMPTY``
 fields are answered with null, whatever was asked below them, unseen by validation: "no such field" would tell which

@@ -137,7 +137,7 @@ def quote_of(context: Context, view: MeterView, by: QuoteBy, method_id: str | No
 def agreed_of(
     context: Context, view: MeterView, pay_minor: int, method_id: str, quote_id: str | None
 ) -> Mapping[str, int] | None:
-    """What a top-up ordered by a quote keeps back; None without a quote.
+    """Return what a top-up ordered by a quote keeps back; None without a quote.
 
     Raises QuoteChangedError where the quote has run out, or paying now would give anything else than it said.
     """
@@ -175,7 +175,7 @@ def quote_error(error: StandpipeError, language: str) -> UserError:
 
 
 def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_id: str | None, now: datetime) -> Offer:
-    """What an amount of money gives, or what a volume takes. Raises InvalidInputError."""
+    """Offer what an amount of money gives, or what a volume takes. Raises InvalidInputError."""
     if by.money:
         if by.money.currency != view.currency:
             raise InvalidInputError(
@@ -209,7 +209,7 @@ def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_i
 
 
 def owing_by(view: MeterView) -> Owing:
-    """What the meter owes, by its utility's rules."""
+    """Return what the meter owes, by its utility's rules."""
     return owing(
         view.dues,
         share_percent=view.rules.debt_share_percent,
@@ -292,7 +292,7 @@ def _shown(view: MeterView, offer: Offer, method_id: str | None, language: str) 
 
 
 def _digest(view: MeterView, offer: Offer, method_id: str | None) -> str:
-    """What a quote promises, in few letters: the same promise has the same ones. Volume counts in whole litres."""
+    """Digest a quote's promise into few letters: equal promises have equal ones. Volume counts in whole litres."""
     parts, quoted = offer.parts, offer.quoted
     said = (view.id, method_id, parts.paid_minor, sorted(parts.kept_back().items()), parts.credit_minor)
     litres = quoted.volume_ml // ML_PER_LITRE

@@ -61,7 +61,7 @@ class StatementAccount:
 
 @strawberry.type(description="A month, explained: opening + movements − charges − adjustments = closing.")
 class Statement:
-    """As it was closed, or as it stands so far."""
+    """A month's statement, closed or so far."""
 
     month: date = strawberry.field(description="The first day of the month.")
     number: str | None = strawberry.field(description="Null while the month is open: late readings still change it.")

@@ -27,7 +27,7 @@ from standpipe.platform.notify import LIVE
     description="Where listening starts. The first event is how things stand, so reconnecting loses nothing."
 )
 class Subscription(AlertSubscription):
-    """Where listening starts."""
+    """The start of every subscription."""
 
     @strawberry.subscription(description="The meter now, and again at each change.")
     async def meter_updated(

@@ -327,7 +327,7 @@ def action_of(stored: dict[str, Any] | None, language: str) -> TopUpAction | Non
 
 
 def is_web_address(url: str) -> bool:
-    """Whether a payer may be sent back there: an http(s) or app address."""
+    """Tell whether a payer may be sent back there: an http(s) or app address."""
     scheme, _, rest = url.partition("://")
     return (
         len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)

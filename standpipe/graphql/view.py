@@ -217,7 +217,7 @@ class GraphQLView(GraphQL[Context, None]):
         return body
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
-        """Where resolvers put headers and cookies; it knows the exchange that it belongs to."""
+        """Make the response on which resolvers put headers and cookies; it knows the exchange that it belongs to."""
         response = await super().get_sub_response(request)
         response.exchange = request.scope[_EXCHANGE]  # type: ignore[attr-defined]
         return response

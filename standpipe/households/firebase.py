@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FirebaseClaims:
-    """What a verified token says, in Unix seconds. ``phone``: E.164, and proven by Firebase; or None."""
+    """Claims of a verified token, in Unix seconds. ``phone``: E.164, and proven by Firebase; or None."""
 
     issuer: str
     subject: str
@@ -51,7 +51,7 @@ def refuse_emulator() -> None:
 
 
 def is_firebase(token: str) -> bool:
-    """Whether a token says that Firebase issued it, true or not: nobody else needs to look at it then."""
+    """Tell whether a token says that Firebase issued it, true or not: nobody else needs to look at it then."""
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:
@@ -90,7 +90,10 @@ class FirebaseTokens:
         self._asking = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix="firebase-ask")
 
     async def verify(self, token: str) -> FirebaseClaims:
-        """What a token says. Raises NotAuthenticatedError, or SignInUnavailableError without Google's certificates."""
+        """Verify a token and return its claims.
+
+        Raises NotAuthenticatedError, or SignInUnavailableError without Google's certificates.
+        """
         _refuse_unsigned(token)
         claims = await self._call(self._verifying, token, check_revoked=False)
         if claims.get("firebase", {}).get("tenant"):

@@ -33,7 +33,7 @@ async def find_customer(session: AsyncSession, *, issuer: str, subject: str, sig
 
 
 def trace(issuer: str, subject: str) -> str:
-    """What stays of an identity whose customer was forgotten: enough to know it again, and no more."""
+    """Return what stays of an identity whose customer was forgotten: enough to know it again, and no more."""
     return "forgotten:" + hashlib.sha256(f"{issuer}\n{subject}".encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from standpipe.meters.models import CreditGrant, Meter, MeterState, WalletKind
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Where one kind of wallet keeps its totals: on the meter, on its state, and on each step of the total."""
+    """Columns in which one kind of wallet keeps its totals: on the meter, its state, and each step of the total."""
 
     granted: InstrumentedAttribute[int]
     accepted: InstrumentedAttribute[int]
@@ -51,5 +51,5 @@ VOLUME = Measure(
 
 
 def measure_of(meter: Meter) -> Measure:
-    """What a meter counts in."""
+    """Return the columns of a meter's kind of wallet."""
     return VOLUME if meter.wallet_kind == WalletKind.VOLUME else MONEY

@@ -59,7 +59,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Wishes:
-    """What a delivery's customer wants, and whether they still belong to the household."""
+    """Preferences of a delivery's customer, and whether they still belong to the household."""
 
     is_member: bool
     wants_push: bool
@@ -68,7 +68,7 @@ class _Wishes:
     time_zone: str
 
     def quiet_until(self, now: datetime) -> datetime | None:
-        """When their quiet hours end; None outside of them."""
+        """Return when the customer's quiet hours end; None outside of them."""
         if self.quiet_from is None or self.quiet_to is None:
             return None
         return quiet_until(now, ZoneInfo(self.time_zone), self.quiet_from, self.quiet_to)

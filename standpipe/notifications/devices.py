@@ -32,7 +32,7 @@ class DeviceOrder:
     time_zone: str
     app_version: str
     label: str = ""
-    """What the customer calls it; empty leaves what they called it before."""
+    """Name that the customer gives it; empty leaves what they called it before."""
 
 
 async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrder, now: datetime) -> Device:

@@ -124,7 +124,7 @@ async def view_agent(session: AsyncSession, agent: Agent) -> AgentView:
 
 
 async def float_minor(session: AsyncSession, agent: Agent) -> int:
-    """What an agent can still vend."""
+    """Return the minor units that an agent can still vend."""
     balance = await session.scalar(
         select(Account.balance_minor)
         .where(Account.kind == AccountKind.FLOAT, Account.owner_id == agent.id, Account.currency == agent.currency)

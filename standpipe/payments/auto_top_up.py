@@ -51,7 +51,7 @@ class AutoMode(StrEnum):
 
 
 class AutoOutcome(StrEnum):
-    """What a customer is told. AUTHENTICATE: the bank wants them to confirm in the app."""
+    """Outcomes that a customer is told. AUTHENTICATE: the bank wants them to confirm in the app."""
 
     PAID = "PAID"
     DECLINED = "DECLINED"
@@ -65,7 +65,7 @@ _UNDER_WAY = (CREATED, PaymentStatus.PENDING)
 
 @dataclass(frozen=True, slots=True)
 class StandingOrder:
-    """What a customer asks for; amounts in minor units of the meter's currency."""
+    """An automatic top-up that a customer asks for; amounts in minor units of the meter's currency."""
 
     meter_id: str
     saved_method_id: str
@@ -78,7 +78,7 @@ class StandingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """How long a meter's credit lasts, and the wallet (of a VOLUME meter, the volume granted) at which it was told."""
+    """Forecast of a meter's credit, and the wallet (of a VOLUME meter, the volume granted) at which it was told."""
 
     meter_id: str
     days_left: float | None
@@ -222,7 +222,7 @@ async def concluded(sessions: Sessions, clock: Clock, top_up_id: str) -> None:
 
 
 async def is_on(sessions: Sessions, meter_id: str) -> bool:
-    """Whether this meter is topped up by itself."""
+    """Tell whether this meter is topped up by itself."""
     async with by_statement(sessions) as session:
         found = select(AutoTopUp.id).where(AutoTopUp.meter_id == meter_id, AutoTopUp.enabled)
         return await session.scalar(found) is not None
@@ -348,7 +348,7 @@ async def _new_charge(
 
 
 async def _amount_minor(session: AsyncSession, row: AutoTopUp, meter: Meter, wallet_minor: int, now: datetime) -> int:
-    """What to charge, within what is left of today's cap; 0 or less for nothing."""
+    """Return the minor units to charge, within what is left of today's cap; 0 or less for nothing."""
     zone = ZoneInfo(meter.time_zone)
     since = local_midnight(now.astimezone(zone).date(), zone)
     spent = await session.scalar(

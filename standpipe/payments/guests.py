@@ -65,7 +65,7 @@ class GuestMeter:
 
 @dataclass(frozen=True, slots=True)
 class GuestOrder:
-    """What a guest asks for. ``phone`` (E.164) is kept only where the method rings it."""
+    """A guest's order. ``phone`` (E.164) is kept only where the method rings it."""
 
     number: str
     pay_minor: int
@@ -76,12 +76,12 @@ class GuestOrder:
 
 
 def guest_key(secret: str, top_up_id: str) -> str:
-    """What lets its guest, and whoever they give it to, look at one top-up. The purpose is part of what is signed."""
+    """Sign the key by which a guest, and whoever they give it to, looks at one top-up. It is good for that alone."""
     return hmac.new(secret.encode(), f"guest-top-up:{top_up_id}".encode(), hashlib.sha256).hexdigest()
 
 
 def key_opens(secret: str, top_up_id: str, key: str) -> bool:
-    """Whether ``key`` is this top-up's."""
+    """Tell whether ``key`` is this top-up's."""
     return hmac.compare_digest(key.encode("utf-8", "surrogatepass"), guest_key(secret, top_up_id).encode())
 
 
@@ -169,7 +169,7 @@ async def start(
 
 
 async def is_guests(session: AsyncSession, top_up_id: str) -> bool:
-    """Whether there is such a top-up, begun by a guest."""
+    """Tell whether there is such a top-up, begun by a guest."""
     return await session.scalar(select(TopUp.id).where(TopUp.id == top_up_id, TopUp.origin == GUEST)) is not None
 
 
@@ -249,7 +249,7 @@ def _hash(order: GuestOrder, secret: str) -> str:
 
 
 def _address_key(address: str | None, secret: str) -> str:
-    """Whose tries these are. An IPv6 line has more addresses than there are numbers to walk: its network counts."""
+    """Key the tries of an address. An IPv6 line has more addresses than there are meters: its network counts."""
     if address is None:
         return private_key("unknown", secret)
     found = ip_address(address)

@@ -64,7 +64,7 @@ class ReceiptView:
 
 
 def credit_of(entries: Entries) -> int:
-    """What a posting put into the wallet, by its entries; below zero: took out."""
+    """Return what a posting put into the wallet, by its entries; below zero: took out."""
     return sum(amount for kind, amount in entries if kind == AccountKind.WALLET)
 
 
@@ -208,7 +208,7 @@ def _view(receipt: Receipt, utility_name: str, meter: Meter, payment: Payment, t
 
 
 async def entries_of(session: AsyncSession, posting_key: str) -> Entries:
-    """What a posting moved, by kind of account; nothing where there is no such posting."""
+    """Return what a posting moved, by kind of account; nothing where there is no such posting."""
     rows = await session.execute(
         select(Account.kind, Entry.amount_minor)
         .join(Account, Account.id == Entry.account_id)

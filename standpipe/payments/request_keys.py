@@ -48,7 +48,7 @@ async def recall(
 
 
 def same_answer(row: Any, mutation: str, request_hash: str) -> dict[str, Any]:
-    """What a kept key answered. Raises IdempotencyMismatchError where it was used for another input."""
+    """Return what a kept key answered. Raises IdempotencyMismatchError where it was used for another input."""
     if (row.mutation, row.request_hash) != (mutation, request_hash):
         raise IdempotencyMismatchError
     result: dict[str, Any] = row.result

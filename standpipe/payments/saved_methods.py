@@ -65,7 +65,7 @@ async def begin(
 
 
 async def ensure_customer(sessions: Sessions, rail: str, vault: CardVault, customer_id: str) -> str:
-    """Who a customer is at a provider, made there at the first need. Raises as ``CardVault.ensure_customer`` does."""
+    """Return the customer's id at a provider, made at the first need. Raises as ``CardVault.ensure_customer`` does."""
     async with by_statement(sessions) as session:
         known: str | None = await session.scalar(
             select(PaymentCustomer.rail_ref).where(

@@ -70,7 +70,7 @@ STORE = text("""
 
 @dataclass(frozen=True, slots=True)
 class TopUpOrder:
-    """What a customer asks for; amounts in minor units."""
+    """An order of a customer; amounts in minor units."""
 
     meter_id: str
     pay_minor: int
@@ -84,7 +84,7 @@ class TopUpOrder:
 
 @dataclass(frozen=True, slots=True)
 class _Situation:
-    """What an order depends on. ``meter`` is None where this customer has none by that id."""
+    """State that an order depends on. ``meter`` is None where this customer has none by that id."""
 
     phone: str
     payer_ref: str | None
@@ -228,7 +228,7 @@ def _row(accepted: _Accepted, order: TopUpOrder, now: datetime, agreed: Mapping[
 async def _store(
     sessions: Sessions, row: Mapping[str, Any], meter: OrderedMeter, agreed: Mapping[str, int] | None, now: datetime
 ) -> bool:
-    """Whether the order is stored; False where another request with its key was first. Raises QuoteOutdatedError."""
+    """Store the order. False where another request with its key was first. Raises QuoteOutdatedError."""
     if agreed is None:
         async with by_statement(sessions) as session:
             return await session.scalar(STORE, row) is not None
@@ -258,7 +258,7 @@ def _created(row: Mapping[str, Any]) -> tuple[PaymentState, PaymentRequest]:
 async def _payer_at_provider(
     sessions: Sessions, rails: Mapping[str, Rail], customer_id: str, order: TopUpOrder
 ) -> str | None:
-    """Who the customer is at a provider that keeps cards, made there at the first top-up; None goes on without."""
+    """Return the customer at a provider that keeps cards, made at the first top-up; None goes on without."""
     found = find_method(rails, order.currency, order.method_id)
     if found is None or found[0].vault is None:
         return None

@@ -147,12 +147,12 @@ async def store_order(session: AsyncSession, rail: Rail, top_up: TopUp, payer_re
 
 
 def new_account_reference() -> str:
-    """What a rail with little room shows and carries for a top-up: 10 characters, 45 random bits, unique."""
+    """Make the reference that a rail with little room shows for a top-up: 10 characters, 45 random bits, unique."""
     return "W" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(9))
 
 
 async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
-    """Whether a payer's bank has an open question about a payment for this meter on this rail: it is frozen."""
+    """Tell if a bank has an open question about a payment for this meter on this rail: it is frozen."""
     found = await session.scalar(
         select(Payment.id)
         .join(TopUp, TopUp.id == Payment.top_up_id)

@@ -81,7 +81,7 @@ def place_of(meter: MeterMoney, day: date) -> tuple[Segment, Place]:
 
 
 def unsent_minor(meter: MeterMoney, source_id: str) -> int:
-    """What a source paid for water that certainly never reached the meter."""
+    """Return the minor units that a source paid for water that certainly never reached the meter."""
     return sum(purchase.priced.total_minor for purchase in _unsent(meter, source_id))
 
 
@@ -139,7 +139,7 @@ def _reverse(meter: MeterMoney, purchase: Purchase, now: datetime) -> tuple[Mete
 
 
 def _negative(priced: Priced) -> Priced:
-    """What gives back exactly what a purchase took."""
+    """Negate a purchase, so that exactly what it took is given back."""
     lines = tuple(
         BillLine(
             *(line.kind, line.code, line.name, line.since, line.until, line.tier, -line.quantity, line.rate),

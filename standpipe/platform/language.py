@@ -1,4 +1,4 @@
-"""What people read, in their language: gettext catalogues in ``standpipe/locale``, English where one is not there yet.
+"""Languages of what people read: gettext catalogues in ``standpipe/locale``, English where one is not there yet.
 
 A sentence stands in the code in English, inside ``to_translate`` or ``phrase``, which also mark it for the extractor;
 a test compares the catalogues with the code, so that a sentence without its translations does not pass.

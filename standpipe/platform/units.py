@@ -93,7 +93,7 @@ def volume_text(volume_ml: int, language: str = "en") -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold a text that came from outside: JSON can spell a NUL and half a surrogate pair."""
+    """Tell whether PostgreSQL can hold a text from outside: JSON can spell a NUL and half a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 

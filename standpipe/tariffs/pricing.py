@@ -27,7 +27,7 @@ _NOTHING = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a price holds for one purpose (water, or a levy's code), in minor units per kilolitre."""
+    """Share of a price for one purpose (water, or a levy's code), in minor units per kilolitre."""
 
     code: str
     per_kl: Decimal
@@ -67,7 +67,7 @@ class PriceTable:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a meter stands in its period: the prices of today, the volume used under them, what came before."""
+    """Position of a meter in its period: the prices of today, the volume used under them, what came before."""
 
     table: PriceTable
     used_ml: int = 0
@@ -94,7 +94,7 @@ def table_of(blocks: Sequence[dict[str, Any]]) -> PriceTable:
 
 
 def water_price(block: Block) -> Decimal:
-    """What of a block's price is for water itself, in minor units per kilolitre."""
+    """Return the share of a block's price that is for water itself, in minor units per kilolitre."""
     return next((part.per_kl for part in block.parts if part.code == WATER), block.price_minor_per_kl)
 
 
@@ -109,7 +109,7 @@ def charge_minor(table: PriceTable, used_ml: int, volume_ml: int, carried_minor:
 
 
 def tiers(table: PriceTable, used_ml: int, volume_ml: int, carried_minor: Decimal = _NOTHING) -> list[TierUse]:
-    """The same charge, block by block; rounding falls where the running total rounds, so the parts sum exactly."""
+    """Split a charge block by block; rounding falls where the running total rounds, so the parts sum exactly."""
     parts: list[TierUse] = []
     position_ml, end_ml = used_ml, used_ml + volume_ml
     for index, block in enumerate(table.blocks):

@@ -50,7 +50,7 @@ class Sealer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who an operator's token stands for. ``token_hash`` names the session."""
+    """An operator who has signed in. ``token_hash`` names the session."""
 
     name: str
     role: OperatorRole
@@ -60,7 +60,7 @@ class SignedIn:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is compared with: empty for a name that nobody has."""
+    """Credentials to compare with: empty for a name that nobody has."""
 
     id: str = ""
     password_hash: str | None = None
@@ -138,7 +138,7 @@ async def sign_in(
 
 
 async def find_session(session: AsyncSession, token: str) -> SignedIn:
-    """Whom a token stands for. Raises NotAuthenticatedError for one that is unknown, ended, or of who is disabled."""
+    """Return who a token stands for. Raises NotAuthenticatedError: unknown, ended, or of who is disabled."""
     token_hash = hash_key(token.encode("utf-8", "replace").decode())
     query = (
         select(Operator.name, Operator.role, OperatorSession.expires_at)

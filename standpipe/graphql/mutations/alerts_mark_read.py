@@ -16,7 +16,7 @@ MAX_MARKED = 100
 
 @strawberry.input(description="Mark alerts as read, for the reader alone.")
 class AlertsMarkReadInput:
-    """Which."""
+    """The alerts to mark."""
 
     alert_ids: list[strawberry.ID] = strawberry.field(description=f"At most {MAX_MARKED}.")
 

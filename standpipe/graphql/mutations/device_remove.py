@@ -13,7 +13,7 @@ from standpipe.platform.errors import NotFoundError
 
 @strawberry.input(description="Forget an installation.")
 class DeviceRemoveInput:
-    """Which."""
+    """The device to remove."""
 
     installation_id: strawberry.ID = strawberry.field(description="The app's own name for it.")
 

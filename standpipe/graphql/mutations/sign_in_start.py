@@ -16,7 +16,7 @@ from standpipe.platform.language import in_language, phrase
 
 @strawberry.input(description="Ask for a one-time code.")
 class SignInStartInput:
-    """Where to send it."""
+    """The number to send a code to."""
 
     phone: PhoneNumber = strawberry.field(description="The customer's number, with its country code.")
 

@@ -25,7 +25,7 @@ from standpipe.platform.units import to_minor
     description="idempotencyKey: a UUID made when the screen opens; same key and input replays the first answer."
 )
 class TopUpStartInput:
-    """What to pay for which meter, and how."""
+    """An order: the amount, the meter, and the way to pay."""
 
     idempotency_key: strawberry.ID = strawberry.field(description=KEY_FIELD)
     meter_id: strawberry.ID = strawberry.field(description=METER_FIELD)
@@ -80,7 +80,7 @@ def _order(wanted: TopUpStartInput) -> TopUpOrder:
 
 
 async def _agreed(context: Context, order: TopUpOrder) -> Mapping[str, int] | None:
-    """What the customer was quoted for this order, if it was ordered by a quote."""
+    """Return what the customer was quoted for this order, if it was ordered by a quote."""
     if order.quote_id is None:
         return None
     view = await context.meters.load(order.meter_id)

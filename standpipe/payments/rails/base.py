@@ -1,4 +1,4 @@
-"""What most rails do not offer, so that each writes only what it does. Pure."""
+"""Defaults for what most rails do not offer, so that each writes only what it does. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime

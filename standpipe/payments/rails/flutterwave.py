@@ -203,7 +203,7 @@ class FlutterwaveRail(BaseRail):
         )
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
-        """What Flutterwave has settled in these days, transaction by transaction, with its fees."""
+        """List what Flutterwave has settled in these days, transaction by transaction, with its fees."""
         span = {"from": f"{since:%Y-%m-%d}", "to": f"{until:%Y-%m-%d}"}
         lines: list[SettlementLine] = []
         for page in range(1, MAX_PAGES):

@@ -187,7 +187,7 @@ class MpesaRail(BaseRail):
         return pending
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
-        """What became of a reversal; PENDING while M-Pesa has not said."""
+        """Fetch a reversal's state; PENDING while M-Pesa has not said."""
         body = await self._answers.recall(NAME, f"reversal:{refund_ref}")
         result = _result_of(body)
         if result is None:
@@ -203,16 +203,16 @@ class MpesaRail(BaseRail):
         mpesa_callbacks.authenticate(call, self._secrets, self._networks)
 
     def parse(self, call: WebhookCall) -> RailNotice:
-        """What a callback is about."""
+        """Tell what a callback is about."""
         return mpesa_callbacks.parse(call)
 
     async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:
-        """What came in on the paybill in these days (Pull Transactions), pushes to phones included."""
+        """List what came in on the paybill in these days (Pull Transactions), pushes to phones included."""
         rows = await self._pull(since, until)
         return [truth for row in rows if (truth := _pulled(row)) is not None]
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
-        """The same, as a statement: M-Pesa's charges are on the organisation's statement file only."""
+        """List them as a statement: M-Pesa's charges are on the organisation's statement file only."""
         return [
             SettlementLine(
                 external_id=truth.rail_ref,

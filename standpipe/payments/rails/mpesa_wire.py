@@ -91,12 +91,12 @@ def code_of(value: object) -> str:
 
 
 def is_transaction(text: str) -> bool:
-    """Whether a text has the form of M-Pesa's transaction number."""
+    """Tell whether a text has the form of M-Pesa's transaction number."""
     return _TRANSACTION.fullmatch(text) is not None
 
 
 def is_checkout(text: str) -> bool:
-    """Whether a text has the form of a CheckoutRequestID."""
+    """Tell whether a text has the form of a CheckoutRequestID."""
     return _CHECKOUT.fullmatch(text) is not None
 
 

@@ -181,7 +181,7 @@ class StripeRail(BaseRail):
         verify(call.headers.get("stripe-signature"), call.body, self._webhook_secrets, call.now_s)
 
     def parse(self, call: WebhookCall) -> RailNotice:
-        """What an event is about."""
+        """Tell what an event is about."""
         return parse(call, live=self._live, accounts=self._accounts)
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
@@ -276,7 +276,7 @@ class StripeRail(BaseRail):
         return intent_truth(intent, refunds=refunds, disputes=disputes, next_action=await self._sheet(intent))
 
     async def _sheet(self, intent: dict[str, Any]) -> dict[str, Any] | None:
-        """What the app needs to open the PaymentSheet."""
+        """Return what the app needs to open the PaymentSheet."""
         if not intent.get("client_secret") or intent["status"] in {"succeeded", "canceled"}:
             return None
         customer = intent.get("customer")

@@ -286,7 +286,7 @@ def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBala
 
 def _auto_signal(view: MeterView, now: datetime, offline_after: timedelta) -> auto_top_up.Signal:
     signal = _signal(view, now, offline_after)
-    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh, view.granted_ml)
+    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh, view.granted)
 
 
 def _params(view: MeterView) -> dict[str, Any]:

@@ -33,7 +33,7 @@ LOCK = text("SELECT id FROM meters WHERE id = ANY(CAST(:ids AS text[])) ORDER BY
 LOCK_FREE = text("SELECT id FROM meters WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
 METERS = text("""
 SELECT m.id, m.utility_id, m.currency, m.wallet_kind, m.time_zone, m.installed_at, m.initial_register_ml,
-       m.register_max_ml, m.closed_at, m.tariff_id, m.accrued_through, m.guaranteed_minor, m.at_zero, m.last_sequence,
+       m.register_max_ml, m.closed_at, m.tariff_id, d.accrued_through, d.guaranteed_minor, m.at_zero, m.last_sequence,
        u.guaranteed_ml, u.cut_off, u.friendly, u.released_reason, u.released_until,
        u.statement_after_days, s.valve, s.valve_reason, d.reprice_from, d.marks,
        (SELECT max(b.period_start) FROM statements b WHERE b.meter_id = m.id) AS last_statement,
@@ -44,7 +44,7 @@ SELECT m.id, m.utility_id, m.currency, m.wallet_kind, m.time_zone, m.installed_a
        f.customer_class,
        (SELECT jsonb_object_agg(c.code, c.cut_off) FROM customer_classes c WHERE c.utility_id = u.id) AS class_cut_offs
 FROM meters m JOIN utilities u ON u.id = m.utility_id JOIN tariffs f ON f.id = m.tariff_id
-LEFT JOIN meter_states s ON s.meter_id = m.id LEFT JOIN meter_due d ON d.meter_id = m.id
+JOIN meter_due d ON d.meter_id = m.id LEFT JOIN meter_states s ON s.meter_id = m.id
 WHERE m.id = ANY(CAST(:ids AS text[])) ORDER BY m.id
 """).columns(friendly=JSONB, class_cut_offs=JSONB)
 RAW = text("""
@@ -172,7 +172,7 @@ async def load(
             has_more=raw[meter_id].has_more,
             last_sequence=row.last_sequence,
             told_at_zero=row.at_zero,
-            marks=row.marks or 0,
+            marks=row.marks,
         )
         for meter_id, row in rows.items()
     }

@@ -77,13 +77,13 @@ class StandingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """How long a meter's credit lasts, and the wallet (of a VOLUME meter, the volume granted) at which it was told."""
+    """How long a meter's credit lasts; the wallet, and the total granted to it (its own unit), when that was told."""
 
     meter_id: str
     days_left: float | None
     wallet_minor: int
     fresh: bool
-    granted_ml: int = 0
+    granted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ async def _decide(
     if ready is None:
         return None
     meter, card, rail = ready
-    if meter.volume_granted_ml > signal.granted_ml:
+    if signal.granted is not None and meter.credit_granted > signal.granted:
         return None
     amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
     method = _card_method(rail, row.currency)

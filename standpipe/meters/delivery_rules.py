@@ -77,7 +77,7 @@ def decide(delivery: Delivery, heard: Heard, moment: Moment) -> Changes:
         _take_outcome(draft, outcome)
     report = heard.report
     if report is not None:
-        refused = None if report.statement is None else why_refused(draft.delivery, report.statement)
+        refused = None if report.status is None else why_refused(draft.delivery, report.status)
         if refused is not None:
             return replace(_changes(draft), refused=refused)
         _take_report(draft, report)
@@ -143,8 +143,8 @@ def _take_report(draft: _Draft, report: MeterReport) -> None:
     draft.delivery = replace(draft.delivery, stated=stated)
     take_conditions(draft, report.conditions)
     _take_answers(draft, report)
-    if report.statement is not None and report.statement.report_counter > stated.report_counter:
-        _take_status(draft, stated, report.statement)
+    if report.status is not None and report.status.report_counter > stated.report_counter:
+        _take_status(draft, stated, report.status)
 
 
 def take_conditions(draft: _Draft, conditions: Sequence[Condition]) -> None:

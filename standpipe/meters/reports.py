@@ -158,10 +158,10 @@ class MeterReport:
     meter_id: str
     received_at: datetime
     readings: tuple[RegisterReading, ...] = ()
-    statement: StatusReport | None = None
+    status: StatusReport | None = None
     battery_percent: int | None = None
     empty_pipe: bool = False
-    """The meter felt air at the time of its statement."""
+    """The meter felt air at the time of its status report."""
     conditions: tuple[Condition, ...] = ()
     measures: tuple[Measure, ...] = ()
     diagnostics: Diagnostics | None = None

@@ -122,7 +122,7 @@ class SlowMeter:
                 row.status, row.reason = str(status), reason
 
     def take(self, report: MeterReport, now: datetime) -> None:
-        status = report.statement
+        status = report.status
         if status is not None:
             self._require(status)
         self._take_answers(report, now)

@@ -217,10 +217,10 @@ async def _plain_settle(pool: Any, top_up_id: str, home: Home) -> None:
                 balance,
             )
             meter = await db.fetchrow("SELECT * FROM meters WHERE id = $1 FOR NO KEY UPDATE", home.meter_id)
-            total, sequence = meter["credit_granted_minor"] + 1500, meter["last_sequence"] + 1
+            total, sequence = meter["credit_granted"] + 1500, meter["last_sequence"] + 1
             await db.execute(
-                "INSERT INTO credit_grants (credit_key, meter_id, source_id, amount_minor, total_after_minor, "
-                "granted_at) VALUES ($1, $2, $1, 1500, $3, $4) ON CONFLICT DO NOTHING",
+                "INSERT INTO credit_grants (credit_key, meter_id, source_id, amount, total_after, "
+                "unit, granted_at) VALUES ($1, $2, $1, 1500, $3, 'KES', $4) ON CONFLICT DO NOTHING",
                 top_up_id,
                 home.meter_id,
                 total,
@@ -239,7 +239,7 @@ async def _plain_settle(pool: Any, top_up_id: str, home: Home) -> None:
                 total,
             )
             await db.execute(
-                "UPDATE meters SET credit_granted_minor = $2, last_sequence = $3 WHERE id = $1",
+                "UPDATE meters SET credit_granted = $2, last_sequence = $3 WHERE id = $1",
                 home.meter_id,
                 total,
                 sequence,

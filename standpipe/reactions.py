@@ -3,7 +3,7 @@
 Facts come in batches: what they ask of their meters is read once for all of them (``Meters``).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.billing.overview import MeterView, meter_view, meter_views
 from standpipe.billing.quotes import quote_credit
 from standpipe.meters.forgetting import end_codes
+from standpipe.meters.models import WalletKind
 from standpipe.notifications import forgetting as notifications_forgetting
 from standpipe.notifications.alerts import check_low_balance, raise_once
 from standpipe.notifications.complaints import alert_kind_of, follow_condition
@@ -42,7 +43,7 @@ from standpipe.payments import auto_top_up
 from standpipe.payments import forgetting as payments_forgetting
 from standpipe.payments.guests import is_guests
 from standpipe.payments.rails.port import Rail
-from standpipe.payments.receipts import credit_of, entries_of, issue
+from standpipe.payments.receipts import credit_of, entries_of, holds_volume, issue
 from standpipe.payments.refunds import meter_stated
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
@@ -52,20 +53,32 @@ from standpipe.vending.views import grouped, token_by_id
 _log = structlog.get_logger(__name__)
 
 
+async def standing_orders(sessions: Sessions, facts: Sequence[Fact]) -> frozenset[str]:
+    """Of the meters that these facts are about, those with a standing order; for ``follow_up``."""
+    meter_ids = {fact.meter_id for fact in facts if isinstance(fact, UsageRecorded | TopUpPaid | TopUpFailed)}
+    return await auto_top_up.standing(sessions, meter_ids)
+
+
 async def follow_up(
-    sessions: Sessions, rails: Mapping[str, Rail], fact: Fact, clock: Clock, offline_after: timedelta
+    sessions: Sessions,
+    rails: Mapping[str, Rail],
+    fact: Fact,
+    clock: Clock,
+    offline_after: timedelta,
+    orders: Collection[str],
 ) -> None:
-    """Reactions that begin transactions of their own, because a provider may be called between them."""
+    """Reactions that begin transactions of their own, because a provider may be called between them.
+
+    ``orders``: meters with a standing order.
+    """
     match fact:
-        case UsageRecorded(meter_id):
-            if not await auto_top_up.is_on(sessions, meter_id):
-                return
+        case UsageRecorded(meter_id) if meter_id in orders:
             async with sessions() as session:
                 view = await meter_view(session, meter_id, clock.now(), offline_after=offline_after)
             if view is not None:
                 await auto_top_up.consider(sessions, rails, clock, _auto_signal(view, clock.now(), offline_after))
-        case TopUpPaid(top_up_id) | TopUpFailed(top_up_id):
-            await auto_top_up.concluded(sessions, clock, top_up_id)
+        case TopUpPaid() | TopUpFailed() if fact.meter_id in orders:
+            await auto_top_up.concluded(sessions, clock, fact.meter_id)
         case MeterStated(meter_id):
             await meter_stated(sessions, meter_id, clock.now())
         case CustomerForgotten(_, phone):
@@ -75,6 +88,8 @@ async def follow_up(
         case CreditConfirmed() | MoneyTakenBack() | AutoTopUpEnded() | TokenIssued() | ConditionChanged():
             pass  # For react alone, as the rest.
         case MoneyInSuspense() | SecondPayment() | AccessNews() | AccessEnded():
+            pass
+        case UsageRecorded() | TopUpPaid() | TopUpFailed():
             pass
         case _:
             assert_never(fact)
@@ -272,6 +287,7 @@ async def _issue_receipt(
         posting_key=posting_key,
         entries=entries,
         bill=bill,
+        bought=view.wallet_kind is WalletKind.VOLUME if view is not None else await holds_volume(session, payment_id),
         overdrawn_minor=overdrawn_minor,
         now=meters.now,
     )
@@ -286,7 +302,7 @@ def _signal(view: MeterView, now: datetime, offline_after: timedelta) -> LowBala
 
 def _auto_signal(view: MeterView, now: datetime, offline_after: timedelta) -> auto_top_up.Signal:
     signal = _signal(view, now, offline_after)
-    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh, view.granted_ml)
+    return auto_top_up.Signal(view.id, signal.days_left, view.ledger_minor, signal.fresh, view.granted)
 
 
 def _params(view: MeterView) -> dict[str, Any]:

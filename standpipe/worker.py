@@ -31,7 +31,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import NotYetError
 from standpipe.platform.notify import WORK, Listener
-from standpipe.reactions import follow_up, load_meters, react
+from standpipe.reactions import follow_up, load_meters, react, standing_orders
 from standpipe.readings.storage import keep_partitions
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.issuing import issue_tokens
@@ -110,13 +110,19 @@ async def work_outbox(
     if not rows:
         return 0
     async with hold(sessions, OutboxFact, [row.id for row in rows]) as held:
-        failed = {}
+        failed: dict[int, Exception] = {}
+        known: list[tuple[OutboxFact, Fact]] = []
         ready: list[tuple[OutboxFact, Fact]] = []
         for row in rows:
             try:
-                fact = read(row)
+                known.append((row, read(row)))
+            except Exception as error:
+                failed[row.id] = error
+        orders = await standing_orders(sessions, [fact for _, fact in known])
+        for row, fact in known:
+            try:
                 with tracing.continue_from(row.traceparent):
-                    await follow_up(sessions, rails, fact, clock, offline_after)
+                    await follow_up(sessions, rails, fact, clock, offline_after, orders)
             except Exception as error:
                 failed[row.id] = error
             else:

@@ -81,8 +81,8 @@ async def keypad_house(
     dtls_key = (await provision(session, keys, SERIAL)).key
     config = MeterConfig(
         serial=SERIAL, endpoint=SERIAL, prepaid_key_hex=prepaid_key.hex(), currency="VOL", time_zone=zone, blocks=(),
-        started_at=now.isoformat(), credit_accepted_minor=meter.volume_granted_ml,
-        credit_remaining_minor=meter.volume_granted_ml, last_sequence=meter.last_sequence, report_counter=1,
+        started_at=now.isoformat(), credit_accepted=meter.credit_granted,
+        credit_remaining=meter.credit_granted, last_sequence=meter.last_sequence, report_counter=1,
         daily_litres=250, wake_every_s=int(WAKE_EVERY.total_seconds()), dtls_key_hex=dtls_key.hex(),
         keypad=described(derive(vending_key, terms)),
     )  # fmt: skip
@@ -101,13 +101,11 @@ def _statement(meter: Meter, now: datetime) -> StatusReport:
         report_counter=1,
         last_sequence=meter.last_sequence,
         result=CommandResult.DONE,
-        credit_accepted_minor=0,
-        credit_remaining_minor=0,
         register_ml=0,
         valve=ValveState.OPEN,
         valve_reason=ValveReason.NORMAL,
         stated_at=now,
-        volume_accepted_ml=meter.volume_granted_ml,
-        volume_remaining_ml=meter.volume_granted_ml,
-        volume_typed_ml=0,
+        credit_accepted=meter.credit_granted,
+        credit_remaining=meter.credit_granted,
+        credit_typed=0,
     )

@@ -166,7 +166,7 @@ async def seed(sessions: Sessions, keys: KeyRing, started_at: datetime, key: byt
             currency="KES",
             time_zone="Africa/Nairobi",
             installed_at=started_at,
-            credit_granted_minor=OPENING_MINOR,
+            credit_granted=OPENING_MINOR,
         )
         session.add(meter)
         await session.flush()
@@ -191,8 +191,8 @@ def meter_config(key: bytes, started_at: datetime) -> MeterConfig:
         blocks=tuple((block["up_to_ml"], block["price_minor_per_kl"]) for block in BLOCKS),
         started_at=started_at.isoformat(),
         dtls_key_hex=DTLS_KEY.hex(),
-        credit_accepted_minor=OPENING_MINOR,
-        credit_remaining_minor=OPENING_MINOR,
+        credit_accepted=OPENING_MINOR,
+        credit_remaining=OPENING_MINOR,
         daily_litres=400,
     )
 
@@ -327,14 +327,14 @@ async def test_a_top_up_travels_from_the_phone_to_the_meter_and_back(town: Town)
     await town.until_status(top_up_id, "PAID")
 
     # The meter sleeps. Its first answer to the credit gets lost, so it takes two wakings; the credit comes once.
-    before_minor = town.meter.state.credit_accepted_minor
+    before_minor = town.meter.state.credit_accepted
     lose_the_answer_to_the_credit(town.meter)
     await town.meter.wake()
     await town.until_status(top_up_id, "SENDING_TO_METER")
     view = await wake_until_on_meter(town, top_up_id)
     await asyncio.wait_for(watching, 20)
 
-    assert town.meter.state.credit_accepted_minor == before_minor + PAY_MINOR
+    assert town.meter.state.credit_accepted == before_minor + PAY_MINOR
     assert [event["status"] for event in view["timeline"]] == [
         "CREATED", "AWAITING_CUSTOMER", "PAID", "SENDING_TO_METER", "ON_METER",
     ]  # fmt: skip
@@ -363,7 +363,7 @@ async def test_the_same_with_every_process_killed_on_the_way(town: Town) -> None
     await town.until_status(top_up_id, "PAID")
 
     # The gateway dies between the command's sending and its answer.
-    before_minor = town.meter.state.credit_accepted_minor
+    before_minor = town.meter.state.credit_accepted
     lose_the_answer_to_the_credit(town.meter)
     waking = asyncio.create_task(town.meter.wake())
     await until(lambda: _commands(town, "SENT"))
@@ -373,7 +373,7 @@ async def test_the_same_with_every_process_killed_on_the_way(town: Town) -> None
     await until_answers(town.http, f"{town.api}/healthz")
 
     await wake_until_on_meter(town, top_up_id)
-    assert town.meter.state.credit_accepted_minor == before_minor + PAY_MINOR
+    assert town.meter.state.credit_accepted == before_minor + PAY_MINOR
     await check_books(town)
     assert len(await until(lambda: _pushes_about_credit(town))) == 1
 

@@ -72,5 +72,5 @@ async def test_a_whole_top_up_takes_no_more_statements_than_it_did(town: Town, r
     with counted(town.sessions) as sent:
         top_up_id = await whole_top_up(town, radio)
     assert await town.status(top_up_id) == "ON_METER"
-    # A round's rating is 25 of them, shared by up to 200 meters. The aim is 90 in all.
-    sent.at_most(101)
+    # A round's rating is 22 of them, shared by up to 200 meters.
+    sent.at_most(90)

@@ -16,6 +16,7 @@ from standpipe.billing.forecast import Forecast, forecast, forecast_volume
 from standpipe.households.models import Membership
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
+from standpipe.meters.due import MeterDue
 from standpipe.meters.models import CommandKind, Meter, MeterCommand, MeterState, WalletKind
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.readings.models import DailyUsage
@@ -28,7 +29,7 @@ from standpipe.utilities.models import Utility
 
 FORECAST_DAYS = 28
 _DAY = timedelta(days=1)
-_Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility]
+_Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,11 @@ class VendRules:
 
 @dataclass(frozen=True, slots=True)
 class MeterView:
-    """One meter for its reader. ``on_meter_minor`` is None until the meter has spoken; silence is not zero.
+    """One meter for its reader. ``on_meter`` is None until the meter has spoken; silence is not zero.
 
-    A VOLUME meter holds no money: its ledger is what makes no whole unit, and what it holds and what is on its way are
-    ``on_meter_ml`` and ``in_flight_ml``. ``place`` is then among its purchases, of ``bought_this_period_ml`` in all.
+    ``on_meter``, ``in_flight`` (on its way there) and ``granted`` (the total that we state) are in the meter's own
+    unit. A VOLUME meter holds no money: its ledger is what makes no whole unit of water, and ``place`` is among its
+    purchases, of ``bought_this_period_ml`` in all.
     ``dues`` is what the meter owes; ``place`` is where it stands in this period's prices, ``segment`` today's terms.
     """
 
@@ -60,9 +62,10 @@ class MeterView:
     ledger_minor: int
     dues: Dues
     rules: VendRules
-    on_meter_minor: int | None
+    on_meter: int | None
     on_meter_as_of: datetime | None
-    in_flight_minor: int
+    in_flight: int
+    granted: int
     last_seen_at: datetime | None
     online: bool
     battery_percent: int | None
@@ -83,9 +86,6 @@ class MeterView:
     period_end: date
     lasts: Forecast | None
     wallet_kind: WalletKind
-    on_meter_ml: int | None
-    in_flight_ml: int
-    granted_ml: int
     bought_this_period_ml: int
     # What quotes and signals are computed from, so that no second read is needed.
     today: date
@@ -105,10 +105,10 @@ class MeterView:
 
     @property
     def volume_left_ml(self) -> int | None:
-        """Millilitres that a VOLUME meter holds and will yet get; None for a MONEY meter, and until it has spoken."""
-        if self.wallet_kind is not WalletKind.VOLUME or self.on_meter_ml is None:
+        """Total that a VOLUME meter holds and will yet get, in ml; None for a MONEY meter, and until it has spoken."""
+        if self.wallet_kind is not WalletKind.VOLUME or self.on_meter is None:
             return None
-        return self.on_meter_ml + self.in_flight_ml
+        return self.on_meter + self.in_flight
 
 
 async def meters_of_customer(
@@ -153,7 +153,7 @@ async def meter_views(
     return {view.id: view for view in await _views(session, list(once.values()), now, offline_after)}
 
 
-def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, Utility]:
+def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, Utility, int]:
     pending_valve = (
         select(MeterCommand.value)
         .where(
@@ -168,9 +168,11 @@ def _meters() -> Select[Meter, str, MeterState | None, int | None, int | None, U
     return (
         select(
             *(Meter, Membership.role, MeterState, Account.balance_minor, pending_valve, Utility),
+            MeterDue.guaranteed_minor,
         )
         .join(Membership, Membership.household_id == Meter.household_id)
         .join(Utility, Utility.id == Meter.utility_id)
+        .join(MeterDue, MeterDue.meter_id == Meter.id)
         .outerjoin(MeterState, MeterState.meter_id == Meter.id)
         .outerjoin(
             Account,
@@ -225,13 +227,13 @@ async def _recent_days(session: AsyncSession, meter_ids: Sequence[str], now: dat
     return found
 
 
-def _rules_of(meter: Meter, utility: Utility) -> VendRules:
+def _rules_of(meter: Meter, utility: Utility, guaranteed_minor: int) -> VendRules:
     # As ``emergency.activate`` rules.
     may_have_reserve = meter.closed_at is None and meter.wallet_kind == WalletKind.MONEY
     return VendRules(
         debt_share_percent=utility.debt_share_percent,
         debt_weekly_cap_minor=utility.debt_weekly_cap_minor,
-        guaranteed_minor=meter.guaranteed_minor,
+        guaranteed_minor=guaranteed_minor,
         emergency_credit_minor=utility.emergency_credit_minor if may_have_reserve else 0,
         emergency_threshold_minor=utility.emergency_threshold_minor,
     )
@@ -246,7 +248,7 @@ def _view(
     now: datetime,
     offline_after: timedelta,
 ) -> MeterView:
-    meter, role, state, balance_minor, pending_valve, utility = row
+    meter, role, state, balance_minor, pending_valve, utility, guaranteed_minor = row
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     start, end = period_of(today)
     use = {day: volume for day, volume in daily.items() if start <= day < end}
@@ -264,10 +266,11 @@ def _view(
         role=role,
         ledger_minor=balance_minor or 0,
         dues=dues,
-        rules=_rules_of(meter, utility),
-        on_meter_minor=state.credit_remaining_minor if state else None,
+        rules=_rules_of(meter, utility, guaranteed_minor),
+        on_meter=state.credit_remaining if state else None,
         on_meter_as_of=state.stated_at if state else None,
-        in_flight_minor=max(meter.credit_granted_minor - (heard.credit_accepted_minor if heard else 0), 0),
+        in_flight=max(meter.credit_granted - (heard.credit_accepted if heard else 0), 0),
+        granted=meter.credit_granted,
         last_seen_at=state.last_seen_at if state else None,
         online=state is not None and now - state.last_seen_at < offline_after,
         battery_percent=state.battery_percent if state else None,
@@ -288,9 +291,6 @@ def _view(
         period_end=end,
         lasts=None,
         wallet_kind=WalletKind(meter.wallet_kind),
-        on_meter_ml=state.volume_remaining_ml if state else None,
-        in_flight_ml=max(meter.volume_granted_ml - (heard.volume_accepted_ml if heard else 0), 0),
-        granted_ml=meter.volume_granted_ml,
         bought_this_period_ml=sum(volume_ml for day, volume_ml in bought.items() if day >= mine),
         today=today,
     )

@@ -33,7 +33,7 @@ LOCK = text("SELECT id FROM meters WHERE id = ANY(CAST(:ids AS text[])) ORDER BY
 LOCK_FREE = text("SELECT id FROM meters WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED")
 METERS = text("""
 SELECT m.id, m.utility_id, m.currency, m.wallet_kind, m.time_zone, m.installed_at, m.initial_register_ml,
-       m.register_max_ml, m.closed_at, m.tariff_id, m.accrued_through, m.guaranteed_minor, m.at_zero, m.last_sequence,
+       m.register_max_ml, m.closed_at, m.tariff_id, d.accrued_through, d.guaranteed_minor, m.at_zero, m.last_sequence,
        u.guaranteed_ml, u.cut_off, u.friendly, u.released_reason, u.released_until,
        u.statement_after_days, s.valve, s.valve_reason, d.reprice_from, d.marks,
        (SELECT max(b.period_start) FROM statements b WHERE b.meter_id = m.id) AS last_statement,
@@ -41,12 +41,14 @@ SELECT m.id, m.utility_id, m.currency, m.wallet_kind, m.time_zone, m.installed_a
            SELECT max(x.occurred_at) FROM ledger_accounts a JOIN ledger_entries e ON e.account_id = a.id
            JOIN ledger_transactions x ON x.id = e.transaction_id
            WHERE a.owner_id = m.id AND a.kind = ANY(CAST(:stated AS text[]))) END AS booked_at,
-       f.customer_class,
+       f.customer_class, (SELECT before FROM storage_horizons WHERE what = 'readings') AS horizon,
+       (SELECT jsonb_agg(jsonb_build_array(p.from_day, q.customer_class, p.cut_off) ORDER BY p.from_day)
+        FROM supply_terms p JOIN tariffs q ON q.id = p.tariff_id WHERE p.meter_id = m.id) AS policy_terms,
        (SELECT jsonb_object_agg(c.code, c.cut_off) FROM customer_classes c WHERE c.utility_id = u.id) AS class_cut_offs
 FROM meters m JOIN utilities u ON u.id = m.utility_id JOIN tariffs f ON f.id = m.tariff_id
-LEFT JOIN meter_states s ON s.meter_id = m.id LEFT JOIN meter_due d ON d.meter_id = m.id
+JOIN meter_due d ON d.meter_id = m.id LEFT JOIN meter_states s ON s.meter_id = m.id
 WHERE m.id = ANY(CAST(:ids AS text[])) ORDER BY m.id
-""").columns(friendly=JSONB, class_cut_offs=JSONB)
+""").columns(friendly=JSONB, policy_terms=JSONB, class_cut_offs=JSONB)
 RAW = text("""
 SELECT arrival, meter_id, received_at, clock_wrong, stated_at, read_at, register_ml, empty_pipe, is_last
 FROM (SELECT *, arrival = max(arrival) OVER mine AS is_last,
@@ -69,10 +71,6 @@ SELECT p.meter_id, p.day, sum(p.volume_ml)
 FROM unnest(CAST(:meter_ids AS text[]), CAST(:since AS date[]), CAST(:until AS date[])) AS s(meter_id, since, until)
 JOIN volume_purchases p ON p.meter_id = s.meter_id AND p.day >= s.since AND p.day < s.until
 GROUP BY p.meter_id, p.day
-""")
-POLICY_TERMS = text("""
-SELECT t.meter_id, t.from_day, f.customer_class, t.cut_off FROM supply_terms t JOIN tariffs f ON f.id = t.tariff_id
-WHERE t.meter_id = ANY(CAST(:ids AS text[])) ORDER BY t.meter_id, t.from_day
 """)
 # The last that went out tells what the meter certainly does; those that are open wait for it.
 AT_ZERO = text("""
@@ -138,10 +136,10 @@ async def load(
         )
         for meter_id, row in rows.items()
     }
-    around = await load_surroundings(conn, wanted, now)
+    around = await load_surroundings(conn, wanted, now, next(iter(rows.values())).horizon)
     standing = await _standing(conn, rows, now)
     bought = await _bought(conn, rows, now)
-    policies, terms = await _policies(conn, rows)
+    policies, terms = _policies(rows)
     at_zero = await _at_zero(conn, rows)
     return {
         meter_id: Loaded(
@@ -172,7 +170,7 @@ async def load(
             has_more=raw[meter_id].has_more,
             last_sequence=row.last_sequence,
             told_at_zero=row.at_zero,
-            marks=row.marks or 0,
+            marks=row.marks,
         )
         for meter_id, row in rows.items()
     }
@@ -293,8 +291,8 @@ async def _bought(conn: AsyncConnection, rows: Mapping[str, Row[Any]], now: date
     return found
 
 
-async def _policies(
-    conn: AsyncConnection, rows: Mapping[str, Row[Any]]
+def _policies(
+    rows: Mapping[str, Row[Any]],
 ) -> tuple[dict[str, UtilityPolicy], dict[str, tuple[PolicyTerms, ...]]]:
     """Load each utility's rules about zero credit, and each meter's terms as far as they bear on it."""
     utilities = {row.utility_id: row for row in rows.values()}
@@ -304,9 +302,10 @@ async def _policies(
         )
         for utility_id, row in utilities.items()
     }
-    terms: dict[str, list[PolicyTerms]] = {meter_id: [] for meter_id in rows}
-    for meter_id, from_day, customer_class, cut_off in await conn.execute(POLICY_TERMS, {"ids": list(rows)}):
-        terms[meter_id].append(PolicyTerms(from_day, customer_class, cut_off))
+    terms = {
+        meter_id: [PolicyTerms(date.fromisoformat(day), *rest) for day, *rest in row.policy_terms or ()]
+        for meter_id, row in rows.items()
+    }
     for meter_id, row in rows.items():
         today = _first_day(row)
         if not terms[meter_id] or terms[meter_id][0].from_day > today:

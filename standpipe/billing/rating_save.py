@@ -64,11 +64,9 @@ ON CONFLICT (meter_id, period_start) DO UPDATE
 SET charged_minor = excluded.charged_minor, revision = excluded.revision, accounts = excluded.accounts
 """)
 METERS = text("""
-UPDATE meters m SET accrued_through = c.accrued_through, guaranteed_minor = c.guaranteed_minor, at_zero = c.at_zero,
-                    last_sequence = c.last_sequence
-FROM unnest(CAST(:meter_ids AS text[]), CAST(:accrued AS date[]), CAST(:guaranteed AS bigint[]),
-            CAST(:at_zero AS text[]), CAST(:sequences AS bigint[]))
-     AS c(meter_id, accrued_through, guaranteed_minor, at_zero, last_sequence)
+UPDATE meters m SET at_zero = c.at_zero, last_sequence = c.last_sequence
+FROM unnest(CAST(:meter_ids AS text[]), CAST(:at_zero AS text[]), CAST(:sequences AS bigint[]))
+     AS c(meter_id, at_zero, last_sequence)
 WHERE m.id = c.meter_id
 """)
 SUPERSEDE = text("""
@@ -119,11 +117,13 @@ async def save(work: UnitOfWork, rated: Sequence[Rated], now: datetime) -> None:
             work.notify(LIVE, meter_id)
     # Marked meanwhile, or not all read: it stays due.
     finished = [
-        (
+        due.Finished(
             one.loaded.state.meter_id,
             -1 if one.loaded.has_more else one.marks,
             one.changes.due_next_at,
             one.changes.close_month,
+            one.changes.accrued_through,
+            one.changes.guaranteed_minor,
         )
         for one in rated
     ]
@@ -222,15 +222,13 @@ async def _zero_credit(work: UnitOfWork, rated: Sequence[Rated]) -> None:
     """Tell meters what to do at zero, and write what is kept on the meter itself."""
     told = [one for one in rated if one.changes.zero_credit is not None and one.changes.zero_credit.command is not None]
     longer = [one for one in rated if one.changes.zero_credit is not None and one.changes.zero_credit.extends]
-    changed = [one for one in rated if _meter_row(one) != _meter_row_before(one)]
+    changed = [one for one in rated if one.changes.zero_credit is not None]
     if changed:
-        meter_ids, accrued, guaranteed, at_zero, sequences = zip(*map(_meter_row, changed), strict=True)
+        meter_ids, at_zero, sequences = zip(*map(_meter_row, changed), strict=True)
         await work.conn.execute(
             METERS,
             {
                 "meter_ids": list(meter_ids),
-                "accrued": list(accrued),
-                "guaranteed": list(guaranteed),
                 "at_zero": list(at_zero),
                 "sequences": list(sequences),
             },
@@ -267,16 +265,6 @@ def _meter_row(one: Rated) -> tuple[object, ...]:
     change = changes.zero_credit
     return (
         loaded.state.meter_id,
-        changes.accrued_through,
-        changes.guaranteed_minor,
         loaded.state.at_zero.told if change is None else change.at_zero,
         loaded.last_sequence + (change is not None and change.command is not None),
-    )
-
-
-def _meter_row_before(one: Rated) -> tuple[object, ...]:
-    state = one.loaded.state
-    return (
-        *(state.meter_id, state.accrued_through, state.guaranteed_minor, state.at_zero.told),
-        one.loaded.last_sequence,
     )

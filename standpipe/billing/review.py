@@ -28,7 +28,7 @@ from standpipe.readings.models import COUNTED, Reading, ReadingQuality, StorageH
 from standpipe.readings.neighbours import READINGS, STANDING, neighbours
 from standpipe.readings.raw import RawReadings
 from standpipe.readings.rollups import clear, roll_up
-from standpipe.readings.surroundings import Wanted, load_surroundings
+from standpipe.readings.surroundings import Wanted, horizon_of, load_surroundings
 from standpipe.readings.validation import (
     AcceptedReading,
     NewReading,
@@ -240,7 +240,8 @@ async def rejudge(session: AsyncSession, *, operator: str, meter_id: str, now: d
 async def _judge_again(session: AsyncSession, meter: Meter, held: Sequence[Reading], now: datetime) -> int:
     register = Register(meter.installed_at, meter.initial_register_ml, meter.register_max_ml, ZoneInfo(meter.time_zone))
     told = RawReadings(meter.id, now, tuple(RegisterReading(row.read_at, row.register_ml) for row in held))
-    found = await load_surroundings(await session.connection(), {meter.id: Wanted(register, [told])}, now)
+    conn = await session.connection()
+    found = await load_surroundings(conn, {meter.id: Wanted(register, [told])}, now, await horizon_of(conn))
     keys = {(row.read_at, row.arrival): row for row in held}
     around = found[meter.id]
     others = [one for one in around.readings if (one.read_at, one.arrival) not in keys]

@@ -32,6 +32,7 @@ from standpipe.billing.statement_body import (
 from standpipe.billing.use import priced_use
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.commands import lock_meter
+from standpipe.meters.due import MeterDue
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
@@ -281,9 +282,10 @@ async def _use(session: AsyncSession, meter: Meter, contract: Contract, start: d
 
 async def _standing(session: AsyncSession, meter: Meter, contract: Contract, start: date) -> Bill:
     # A month that was never accrued (the past of a meter that was taken over) has no charges, not some of nought.
-    if meter.accrued_through is None or await session.get(StandingCharged, (meter.id, start)) is None:
+    rating = await session.get_one(MeterDue, meter.id, populate_existing=True)
+    if rating.accrued_through is None or await session.get(StandingCharged, (meter.id, start)) is None:
         return EMPTY
-    return bill_of(price_standing(contract.segments(start), meter.accrued_through), 0)
+    return bill_of(price_standing(contract.segments(start), rating.accrued_through), 0)
 
 
 def _as_posted(bill: Bill, posted_minor: int) -> Bill:

@@ -268,11 +268,13 @@ async def _settle(session: AsyncSession, meter: Meter, since: date, now: datetim
 async def _closing(session: AsyncSession, meter: Meter, now: datetime) -> Closing:
     dues = await dues_of(session, meter.id, now)
     state = await session.get(MeterState, meter.id)
-    accepted_minor = 0 if state is None else state.credit_accepted_minor
+    accepted = 0 if state is None else state.credit_accepted
+    # Water on its way to a VOLUME meter was paid for when it was bought.
+    on_its_way = max(meter.credit_granted - accepted, 0) if meter.unit == meter.currency else 0
     return Closing(
         currency=meter.currency,
         wallet_minor=await wallet_balance_minor(session, meter.id, meter.currency),
-        on_its_way_minor=max(meter.credit_granted_minor - accepted_minor, 0),
+        on_its_way_minor=on_its_way,
         standing_minor=dues.standing_minor,
         arrears_minor=dues.debt_minor,
         emergency_minor=dues.emergency_minor,

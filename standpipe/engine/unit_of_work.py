@@ -69,6 +69,11 @@ class UnitOfWork:
         """Tell listeners when, and only if, the transaction commits; each once."""
         self._notifications[channel, payload] = None
 
+    def take_notifications(self) -> list[tuple[str, str]]:
+        """Take what listeners are to be told so far, by channel: for a writer that tells them in its own statement."""
+        taken, self._notifications = list(self._notifications), {}
+        return taken
+
     def after_commit(self, call: Callable[[], object]) -> None:
         """Call when the transaction has committed. What it raises is logged, and undoes nothing."""
         self._callbacks.append(call)
@@ -82,8 +87,7 @@ class UnitOfWork:
             rows = self._rows.pop(writer)
             if rows:
                 await writer.write(self, rows)
-        notifications, self._notifications = list(self._notifications), {}
-        await notify_many(self.conn, notifications)
+        await notify_many(self.conn, self.take_notifications())
         if self._session is not None:
             for call in self._take_callbacks():
                 after_commit(self._session, call)

@@ -58,16 +58,18 @@ class Balance:
 
 def balance_of(view: MeterView, language: str) -> Balance:
     """The three balances."""
-    known = view.on_meter_minor is not None
-    used_minor = (view.on_meter_minor or 0) + view.in_flight_minor - view.ledger_minor
     lasts, in_volume = view.lasts, view.wallet_kind is WalletKind.VOLUME
+    on_meter_minor = None if in_volume else view.on_meter
+    in_flight_minor = 0 if in_volume else view.in_flight
+    known = on_meter_minor is not None
+    used_minor = (on_meter_minor or 0) + in_flight_minor - view.ledger_minor
     return Balance(
         ledger=money(view.ledger_minor, view.currency, language),
-        on_meter=money(view.on_meter_minor or 0, view.currency, language) if known else None,
+        on_meter=money(on_meter_minor or 0, view.currency, language) if known else None,
         on_meter_as_of=view.on_meter_as_of,
-        in_flight=money(view.in_flight_minor, view.currency, language),
-        on_meter_volume=None if view.on_meter_ml is None else volume(view.on_meter_ml, language),
-        in_flight_volume=volume(view.in_flight_ml, language) if in_volume else None,
+        in_flight=money(in_flight_minor, view.currency, language),
+        on_meter_volume=volume(view.on_meter, language) if in_volume and view.on_meter is not None else None,
+        in_flight_volume=volume(view.in_flight, language) if in_volume else None,
         arrears=money(view.dues.debt_minor, view.currency, language),
         standing_due=money(view.dues.standing_minor, view.currency, language),
         emergency_credit=money(view.dues.emergency_minor, view.currency, language),

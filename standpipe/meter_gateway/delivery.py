@@ -202,7 +202,7 @@ def _raw_of(report: MeterReport | None, before: Delivery, changes: Changes, now:
     if report is None or not changes.takes_report:
         return None
     clock_error_s = None if before.stated is None else before.stated.clock_error_s
-    return raw_readings(report, now, statement_is_new=changes.is_new_status, clock_error_s=clock_error_s)
+    return raw_readings(report, now, is_new=changes.is_new_status, clock_error_s=clock_error_s)
 
 
 def _add(work: UnitOfWork, told: Told, changes: Changes, now: datetime) -> None:

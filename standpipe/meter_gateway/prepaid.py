@@ -78,8 +78,8 @@ class StatusFrame:
     result: int
     valve: int
     valve_reason: int
-    credit_accepted_minor: int
-    credit_remaining_minor: int
+    credit_accepted: int
+    credit_remaining: int
     register_ml: int
     meter_time_s: int
     typed_ml: int | None = None
@@ -95,8 +95,8 @@ class StatusFrame:
             self.result,
             self.valve,
             self.valve_reason,
-            self.credit_accepted_minor,
-            self.credit_remaining_minor,
+            self.credit_accepted,
+            self.credit_remaining,
             self.register_ml,
             self.meter_time_s,
             *typed,
@@ -111,9 +111,9 @@ class StatusFrame:
         if version != VERSION or kind != (KIND_STATUS_TYPED if typed else KIND_STATUS):
             raise ParsingError("not a status frame that we know")
         status = cls(*fields)
-        if (status.typed_ml or 0) > status.credit_accepted_minor:
+        if (status.typed_ml or 0) > status.credit_accepted:
             raise ParsingError("more was typed than accepted")
-        if max(status.credit_accepted_minor, status.register_ml) > MAX_TOTAL:
+        if max(status.credit_accepted, status.register_ml) > MAX_TOTAL:
             raise ParsingError("a total beyond any meter's")
         return status
 

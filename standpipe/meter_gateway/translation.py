@@ -33,20 +33,17 @@ def command_frame_of(command: OutgoingCommand) -> prepaid.CommandFrame:
 
 def status_report_of(frame: prepaid.StatusFrame, wallet_kind: WalletKind = WalletKind.MONEY) -> StatusReport:
     """A status frame in our own words; codes that we do not know become UNKNOWN or the strictest refusal."""
-    accepted, remaining = frame.credit_accepted_minor, frame.credit_remaining_minor
-    in_money = wallet_kind is WalletKind.MONEY
     known = frame.result < len(_RESULTS)
     return StatusReport(
         report_counter=frame.report_counter,
         last_sequence=frame.last_sequence,
         result=_RESULTS[frame.result] if known else CommandResult.UNSUPPORTED,
-        credit_accepted_minor=accepted if in_money else 0,
-        credit_remaining_minor=remaining if in_money else 0,
+        credit_accepted=frame.credit_accepted,
+        credit_remaining=frame.credit_remaining,
         register_ml=frame.register_ml,
         valve=_VALVES[frame.valve] if frame.valve < len(_VALVES) else ValveState.UNKNOWN,
         valve_reason=_REASONS[frame.valve_reason] if frame.valve_reason < len(_REASONS) else ValveReason.UNKNOWN,
         stated_at=datetime.fromtimestamp(frame.meter_time_s, UTC),
-        volume_accepted_ml=0 if in_money else accepted,
-        volume_remaining_ml=0 if in_money else remaining,
-        volume_typed_ml=None if in_money else frame.typed_ml,
+        # Only volume can be typed: of money a meter has no such word.
+        credit_typed=frame.typed_ml if wallet_kind is WalletKind.VOLUME else None,
     )

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.engine.unit_of_work import Order, SetWriter, UnitOfWork
 from standpipe.meters.due import mark_due
-from standpipe.meters.models import Meter, WalletKind
+from standpipe.meters.models import VOLUME_UNIT, Meter, WalletKind
 from standpipe.meters.tids import KeypadTids, next_tid
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
@@ -70,7 +70,7 @@ class Credit:
     """
 
     meter_id: str
-    holds_volume: bool
+    unit: str
     total: int
     accepted: int
     highest: int
@@ -86,6 +86,11 @@ class Credit:
     def steps_of(self, source_id: str) -> list[Step]:
         """A source's steps, by their totals."""
         return [step for step in self.steps if step.source_id == source_id]
+
+    @property
+    def holds_volume(self) -> bool:
+        """Tell whether it is volume: what may have reached the meter is sold then, and never taken back."""
+        return self.unit == VOLUME_UNIT
 
     @property
     def is_proven(self) -> bool:
@@ -162,22 +167,17 @@ def retracted(credit: Credit, *, source_id: str, amount: int) -> Credit:
 
 
 LOAD_CREDIT = text("""
-    SELECT m.id, m.wallet_kind, m.credit_granted_minor, m.volume_granted_ml,
-           coalesce(s.credit_accepted_minor, 0) AS credit_accepted_minor,
-           coalesce(s.volume_accepted_ml, 0) AS volume_accepted_ml,
-           coalesce(s.volume_typed_ml, 0) AS volume_typed_ml,
+    SELECT m.id, m.unit, m.credit_granted, coalesce(s.credit_accepted, 0) AS credit_accepted,
+           coalesce(s.credit_typed, 0) AS credit_typed,
            k.last_tid, k.base_year, k.key_expiry,
            coalesce((SELECT max(c.value) FROM meter_commands c
                      WHERE c.meter_id = m.id AND c.kind = 'CREDIT' AND c.attempts > 0
                      AND c.sequence > coalesce(s.last_sequence, 0)), 0) AS on_air,
-           (SELECT json_agg(json_build_array(g.credit_key, g.source_id, g.amount_minor + g.volume_ml,
-                            g.total_after_minor + g.total_after_ml, g.revoked_minor + g.revoked_ml,
-                            g.offered_at IS NOT NULL)
-                            ORDER BY g.total_after_minor, g.total_after_ml)
+           (SELECT json_agg(json_build_array(g.credit_key, g.source_id, g.amount, g.total_after, g.revoked,
+                            g.offered_at IS NOT NULL) ORDER BY g.total_after)
             FROM credit_grants g WHERE g.source_id = ANY(CAST(:sources AS text[])) AND g.meter_id = m.id) AS steps
     FROM meters m LEFT JOIN meter_states s ON s.meter_id = m.id LEFT JOIN meter_keypads k ON k.meter_id = m.id
     WHERE m.id = ANY(CAST(:meters AS text[]))""")
-# A row counts its totals in one unit, and has noughts in the other's columns.
 SHIFT_STEPS = text("""
     WITH shift AS (
         SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:keys AS text[]), CAST(:froms AS bigint[]),
@@ -185,25 +185,18 @@ SHIFT_STEPS = text("""
     ), fall AS (
         SELECT g.credit_key, sum(s.part) AS total, sum(s.part) FILTER (WHERE s.credit_key = g.credit_key) AS revoked
         FROM credit_grants g JOIN shift s ON s.meter_id = g.meter_id
-             AND g.total_after_minor + g.total_after_ml >= s.from_total
+             AND g.total_after >= s.from_total
         GROUP BY g.credit_key
     )
-    UPDATE credit_grants g SET
-        total_after_minor = g.total_after_minor - CASE WHEN g.amount_minor > 0 THEN f.total ELSE 0 END,
-        total_after_ml = g.total_after_ml - CASE WHEN g.volume_ml > 0 THEN f.total ELSE 0 END,
-        revoked_minor = g.revoked_minor + CASE WHEN g.amount_minor > 0 THEN coalesce(f.revoked, 0) ELSE 0 END,
-        revoked_ml = g.revoked_ml + CASE WHEN g.volume_ml > 0 THEN coalesce(f.revoked, 0) ELSE 0 END
+    UPDATE credit_grants g SET total_after = g.total_after - f.total, revoked = g.revoked + coalesce(f.revoked, 0)
     FROM fall f WHERE f.credit_key = g.credit_key""")
 SAVE_CREDIT = text("""
     WITH change AS (
-        SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:totals AS bigint[]), CAST(:volumes AS boolean[]),
-                             CAST(:commands AS text[]), CAST(:tids AS bigint[]), CAST(:traces AS text[]))
-            AS c(meter_id, total, holds_volume, command_id, last_tid, traceparent)
+        SELECT * FROM unnest(CAST(:meters AS text[]), CAST(:totals AS bigint[]), CAST(:commands AS text[]),
+                             CAST(:tids AS bigint[]), CAST(:traces AS text[]))
+            AS c(meter_id, total, command_id, last_tid, traceparent)
     ), meter AS (
-        UPDATE meters m SET
-            credit_granted_minor = CASE WHEN c.holds_volume THEN m.credit_granted_minor ELSE c.total END,
-            volume_granted_ml = CASE WHEN c.holds_volume THEN c.total ELSE m.volume_granted_ml END,
-            last_sequence = m.last_sequence + 1
+        UPDATE meters m SET credit_granted = c.total, last_sequence = m.last_sequence + 1
         FROM change c WHERE m.id = c.meter_id RETURNING m.id, m.last_sequence
     ), superseded AS (
         UPDATE meter_commands o SET status = 'SUPERSEDED' FROM change c
@@ -220,18 +213,13 @@ SAVE_CREDIT = text("""
     ), step AS (
         SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:owners AS text[]), CAST(:sources AS text[]),
                              CAST(:amounts AS bigint[]), CAST(:afters AS bigint[]), CAST(:revoked AS bigint[]),
-                             CAST(:of_volume AS boolean[]), CAST(:step_tids AS bigint[]),
+                             CAST(:units AS text[]), CAST(:step_tids AS bigint[]),
                              CAST(:granted_ats AS timestamptz[]), CAST(:step_traces AS text[]))
-            AS s(credit_key, meter_id, source_id, amount, total_after, revoked, of_volume, tid, granted_at, traceparent)
+            AS s(credit_key, meter_id, source_id, amount, total_after, revoked, unit, tid, granted_at, traceparent)
     )
-    INSERT INTO credit_grants (credit_key, meter_id, source_id, amount_minor, total_after_minor, revoked_minor,
-                               volume_ml, total_after_ml, revoked_ml, tid, granted_at, traceparent)
-    SELECT credit_key, meter_id, source_id,
-           CASE WHEN of_volume THEN 0 ELSE amount END, CASE WHEN of_volume THEN 0 ELSE total_after END,
-           CASE WHEN of_volume THEN 0 ELSE revoked END, CASE WHEN of_volume THEN amount ELSE 0 END,
-           CASE WHEN of_volume THEN total_after ELSE 0 END, CASE WHEN of_volume THEN revoked ELSE 0 END,
-           tid, granted_at, traceparent
-    FROM step""")
+    INSERT INTO credit_grants (credit_key, meter_id, source_id, amount, total_after, revoked, unit, tid, granted_at,
+                               traceparent)
+    SELECT * FROM step""")
 
 
 async def load_credit(
@@ -241,18 +229,15 @@ async def load_credit(
     rows = await conn.execute(LOAD_CREDIT, {"meters": sorted(set(meter_ids)), "sources": sorted(set(source_ids))})
     found = {}
     for row in rows:
-        volume = row.wallet_kind == WalletKind.VOLUME
-        accepted = row.volume_accepted_ml if volume else row.credit_accepted_minor
+        has_keypad = row.unit == VOLUME_UNIT and row.last_tid is not None
         found[row.id] = Credit(
             meter_id=row.id,
-            holds_volume=volume,
-            total=row.volume_granted_ml if volume else row.credit_granted_minor,
-            accepted=accepted,
+            unit=row.unit,
+            total=row.credit_granted,
+            accepted=row.credit_accepted,
             # What was typed is in no total that the radio carried.
-            highest=max(accepted - (row.volume_typed_ml if volume else 0), row.on_air),
-            keypad=KeypadTids(row.base_year, row.key_expiry, row.last_tid)
-            if volume and row.last_tid is not None
-            else None,
+            highest=max(row.credit_accepted - row.credit_typed, row.on_air),
+            keypad=KeypadTids(row.base_year, row.key_expiry, row.last_tid) if has_keypad else None,
             steps=tuple(Step(*step) for step in row.steps or ()),
         )
     return found
@@ -281,7 +266,6 @@ async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
         {
             "meters": [credit.meter_id for credit in changed],
             "totals": [credit.total for credit in changed],
-            "volumes": [credit.holds_volume for credit in changed],
             "commands": [new_id("cmd") for _ in changed],
             "tids": [None if credit.keypad is None else credit.keypad.last_tid for credit in changed],
             "traces": [credit.traceparent for credit in changed],
@@ -291,7 +275,7 @@ async def _save(work: UnitOfWork, changed_credits: Sequence[Credit]) -> None:
             "amounts": [step.amount for _, step in steps],
             "afters": [step.total_after for _, step in steps],
             "revoked": [step.revoked for _, step in steps],
-            "of_volume": [credit.holds_volume for credit, _ in steps],
+            "units": [credit.unit for credit, _ in steps],
             "step_tids": [step.tid for _, step in steps],
             "granted_ats": [step.granted_at for _, step in steps],
             "step_traces": [step.traceparent for _, step in steps],

@@ -22,7 +22,7 @@ from standpipe.meters.reports import ConditionKind, Diagnostics, Measure, ValveR
 # lock shows its new row beside old commands: the two places of its row differ then, and it is loaded again later.
 LOAD = text("""
 SELECT m.id, m.wallet_kind, m.currency,
-    CASE m.wallet_kind WHEN 'VOLUME' THEN m.volume_granted_ml ELSE m.credit_granted_minor END AS granted,
+    m.credit_granted AS granted,
     m.last_sequence, m.at_zero,
     m.ctid IS DISTINCT FROM (SELECT seen.ctid FROM meters seen WHERE seen.id = m.id) AS is_outdated,
     CASE m.wallet_kind WHEN 'VOLUME' THEN k.last_tid END AS last_tid,
@@ -30,20 +30,19 @@ SELECT m.id, m.wallet_kind, m.currency,
         AS highest_sent,
     EXISTS (SELECT FROM meter_commands c WHERE c.meter_id = m.id AND c.kind = 'CLOCK') AS had_clock_command,
     s.last_seen_at, s.battery_percent, s.report_counter, s.last_sequence AS stated_sequence,
-    CASE m.wallet_kind WHEN 'VOLUME' THEN s.volume_accepted_ml ELSE s.credit_accepted_minor END AS accepted,
-    CASE m.wallet_kind WHEN 'VOLUME' THEN s.volume_remaining_ml ELSE s.credit_remaining_minor END AS remaining,
-    s.volume_typed_ml, s.stated_at, s.clock_error_s, s.valve, s.valve_reason, s.valve_changed_at,
+    s.credit_accepted AS accepted, s.credit_remaining AS remaining, s.credit_typed AS typed,
+    s.stated_at, s.clock_error_s, s.valve, s.valve_reason, s.valve_changed_at,
     (SELECT json_agg(json_build_array(c.id, c.sequence, c.kind, c.value, c.status, c.attempts, c.tid_mark, c.reason,
                 c.deadline_at, c.void_at, c.sent_at, c.acknowledged_at, c.confirmed_at, c.after_report, c.body,
                 c.traceparent) ORDER BY c.sequence)
         FROM meter_commands c
         WHERE c.meter_id = m.id AND c.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN'))::text AS commands,
-    (SELECT json_agg(json_build_array(g.credit_key, g.amount_minor + g.volume_ml - g.revoked_minor - g.revoked_ml,
-                g.total_after_minor + g.total_after_ml, g.granted_at, g.sent_at, g.confirmed_at, g.typed_at,
-                g.token_issued_at IS NOT NULL, g.traceparent) ORDER BY g.total_after_minor + g.total_after_ml)
+    (SELECT json_agg(json_build_array(g.credit_key, g.amount - g.revoked,
+                g.total_after, g.granted_at, g.sent_at, g.confirmed_at, g.typed_at,
+                g.token_issued_at IS NOT NULL, g.traceparent) ORDER BY g.total_after)
         FROM credit_grants g
         WHERE g.meter_id = m.id AND (g.confirmed_at IS NULL
-            OR g.token_issued_at IS NOT NULL AND g.total_after_ml > s.volume_accepted_ml - s.volume_typed_ml))::text
+            OR g.token_issued_at IS NOT NULL AND g.total_after > s.credit_accepted - s.credit_typed))::text
         AS grants,
     clock_timestamp() AS real_at
 FROM meters m LEFT JOIN meter_states s ON s.meter_id = m.id LEFT JOIN meter_keypads k ON k.meter_id = m.id
@@ -59,19 +58,18 @@ WHERE meter_id = ANY(CAST(:meter_ids AS text[]))
 SAVE = text("""
 WITH stated AS (
     INSERT INTO meter_states AS s (meter_id, last_seen_at, battery_percent, report_counter, last_sequence,
-        credit_accepted_minor, credit_remaining_minor, volume_accepted_ml, volume_remaining_ml, volume_typed_ml,
+        credit_accepted, credit_remaining, credit_typed,
         stated_at, clock_error_s, valve, valve_reason, valve_changed_at)
     SELECT * FROM unnest(CAST(:stated_ids AS text[]), CAST(:last_seen_at AS timestamptz[]),
         CAST(:battery_percent AS bigint[]), CAST(:report_counter AS bigint[]), CAST(:stated_sequence AS bigint[]),
-        CAST(:credit_accepted_minor AS bigint[]), CAST(:credit_remaining_minor AS bigint[]),
-        CAST(:volume_accepted_ml AS bigint[]), CAST(:volume_remaining_ml AS bigint[]), CAST(:typed_ml AS bigint[]),
+        CAST(:credit_accepted AS bigint[]), CAST(:credit_remaining AS bigint[]),
+        CAST(:credit_typed AS bigint[]),
         CAST(:stated_at AS timestamptz[]), CAST(:clock_error_s AS bigint[]), CAST(:valve AS text[]),
         CAST(:valve_reason AS text[]), CAST(:valve_changed_at AS timestamptz[]))
     ON CONFLICT (meter_id) DO UPDATE SET last_seen_at = excluded.last_seen_at,
         battery_percent = excluded.battery_percent, report_counter = excluded.report_counter,
-        last_sequence = excluded.last_sequence, credit_accepted_minor = excluded.credit_accepted_minor,
-        credit_remaining_minor = excluded.credit_remaining_minor, volume_accepted_ml = excluded.volume_accepted_ml,
-        volume_remaining_ml = excluded.volume_remaining_ml, volume_typed_ml = excluded.volume_typed_ml,
+        last_sequence = excluded.last_sequence, credit_accepted = excluded.credit_accepted,
+        credit_remaining = excluded.credit_remaining, credit_typed = excluded.credit_typed,
         stated_at = excluded.stated_at, clock_error_s = excluded.clock_error_s, valve = excluded.valve,
         valve_reason = excluded.valve_reason, valve_changed_at = excluded.valve_changed_at),
 met AS (
@@ -196,19 +194,15 @@ def _meters(changes: Sequence[tuple[Delivery, Delivery]]) -> dict[str, list[Any]
 
 
 def _states(stated: Sequence[tuple[Delivery, Stated]]) -> dict[str, list[Any]]:
-    in_volume = [delivery.wallet_kind is WalletKind.VOLUME for delivery, _ in stated]
     states = [state for _, state in stated]
-    pairs = list(zip(states, in_volume, strict=True))
     same = ("last_seen_at", "battery_percent", "report_counter", "stated_at", "clock_error_s", "valve", "valve_reason")
     return {
         "stated_ids": [delivery.meter_id for delivery, _ in stated],
         **{name: [getattr(state, name) for state in states] for name in (*same, "valve_changed_at")},
         "stated_sequence": [state.last_sequence for state in states],
-        "credit_accepted_minor": [0 if volume else state.accepted for state, volume in pairs],
-        "credit_remaining_minor": [None if volume else state.remaining for state, volume in pairs],
-        "volume_accepted_ml": [state.accepted if volume else 0 for state, volume in pairs],
-        "volume_remaining_ml": [state.remaining if volume else None for state, volume in pairs],
-        "typed_ml": [state.typed for state in states],
+        "credit_accepted": [state.accepted for state in states],
+        "credit_remaining": [state.remaining for state in states],
+        "credit_typed": [state.typed for state in states],
     }
 
 
@@ -291,7 +285,7 @@ def _stated_of(row: Row[Any]) -> Stated:
         last_sequence=row.stated_sequence,
         accepted=row.accepted,
         remaining=row.remaining,
-        typed=row.volume_typed_ml,
+        typed=row.typed,
         stated_at=row.stated_at,
         clock_error_s=row.clock_error_s,
         valve=ValveState(row.valve),

@@ -28,7 +28,7 @@ from standpipe.meters.delivery_state import (
     Remark,
     Stated,
 )
-from standpipe.meters.models import CommandKind, CommandStatus, WalletKind
+from standpipe.meters.models import CommandKind, CommandStatus
 from standpipe.meters.reports import CommandResult, Condition, ConditionKind, MeterReport, StatusReport
 from standpipe.outbox.facts import ConditionChanged, CreditConfirmed, Fact, MeterStated
 
@@ -77,7 +77,7 @@ def decide(delivery: Delivery, heard: Heard, moment: Moment) -> Changes:
         _take_outcome(draft, outcome)
     report = heard.report
     if report is not None:
-        refused = None if report.statement is None else why_refused(draft.delivery, report.statement)
+        refused = None if report.status is None else why_refused(draft.delivery, report.status)
         if refused is not None:
             return replace(_changes(draft), refused=refused)
         _take_report(draft, report)
@@ -106,9 +106,9 @@ def why_refused(delivery: Delivery, status: StatusReport) -> str | None:
     last_counter = 0 if delivery.stated is None else delivery.stated.report_counter
     if status.report_counter < last_counter:
         return f"status frame {status.report_counter} is older than {last_counter}"
-    if status.volume_typed_ml is None and delivery.last_tid is not None:
+    if status.credit_typed is None and delivery.last_tid is not None:
         return "a meter with a keypad must state how much was typed"
-    accepted, stood = delivery.accepted_in(status), 0 if delivery.stated is None else delivery.stated.accepted
+    accepted, stood = status.credit_accepted, 0 if delivery.stated is None else delivery.stated.accepted
     if accepted < stood:
         return f"the meter has accepted {accepted}, and had accepted {stood}: its memory is gone"
     return None
@@ -143,8 +143,8 @@ def _take_report(draft: _Draft, report: MeterReport) -> None:
     draft.delivery = replace(draft.delivery, stated=stated)
     take_conditions(draft, report.conditions)
     _take_answers(draft, report)
-    if report.statement is not None and report.statement.report_counter > stated.report_counter:
-        _take_status(draft, stated, report.statement)
+    if report.status is not None and report.status.report_counter > stated.report_counter:
+        _take_status(draft, stated, report.status)
 
 
 def take_conditions(draft: _Draft, conditions: Sequence[Condition]) -> None:
@@ -194,9 +194,9 @@ def _take_status(draft: _Draft, stated: Stated, status: StatusReport) -> None:
         stated,
         report_counter=status.report_counter,
         last_sequence=status.last_sequence,
-        accepted=before.accepted_in(status),
-        remaining=before.remaining_in(status),
-        typed=(status.volume_typed_ml or 0) if before.wallet_kind is WalletKind.VOLUME else 0,
+        accepted=status.credit_accepted,
+        remaining=status.credit_remaining,
+        typed=status.credit_typed or 0,
         stated_at=status.stated_at,
         clock_error_s=clock_error_s,
         valve=status.valve,
@@ -222,7 +222,7 @@ def _take_status(draft: _Draft, stated: Stated, status: StatusReport) -> None:
 
 def _confirm_grants(draft: _Draft, status: StatusReport) -> None:
     """Confirm steps within the total that it took by radio; and those typed, where it can be told which they are."""
-    delivery, now, by_radio = draft.delivery, draft.moment.now, draft.delivery.radio_total_in(status)
+    delivery, now, by_radio = draft.delivery, draft.moment.now, status.radio_total
     typed = {grant.credit_key for grant in _typed_steps(delivery, status)}
     grants: list[Grant] = []
     radio: list[Confirmation] = []
@@ -248,11 +248,11 @@ def _typed_steps(delivery: Delivery, status: StatusReport) -> list[Grant]:
 
     Otherwise the next total, which holds them all, tells; it goes out in this very contact.
     """
-    if not status.volume_typed_ml:
+    if not status.credit_typed:
         return []
-    by_radio = delivery.radio_total_in(status)
+    by_radio = status.radio_total
     issued = [grant for grant in delivery.grants if grant.is_issued and grant.total_after > by_radio]
-    return issued if sum(grant.amount for grant in issued) == status.volume_typed_ml else []
+    return issued if sum(grant.amount for grant in issued) == status.credit_typed else []
 
 
 def _resolve(draft: _Draft, command: Command, status: StatusReport) -> None:
@@ -273,7 +273,7 @@ def _resolve(draft: _Draft, command: Command, status: StatusReport) -> None:
 def _resolve_passed(draft: _Draft, command: Command, status: StatusReport) -> None:
     """The meter is at or past this number: it took the command, unless the number was never sent by us."""
     is_credit = command.kind is CommandKind.CREDIT
-    if draft.delivery.radio_total_in(status) >= command.value if is_credit else command.attempts > 0:
+    if status.radio_total >= command.value if is_credit else command.attempts > 0:
         draft.put(confirmed(command, draft.moment.now))
         return
     draft.remark("warning", "command renumbered", command_id=command.id)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from standpipe.meters.models import VOLUME_UNIT, CommandKind, CommandStatus, WalletKind
-from standpipe.meters.reports import ConditionKind, MeterReport, StatusReport, ValveReason, ValveState
+from standpipe.meters.reports import ConditionKind, MeterReport, ValveReason, ValveState
 from standpipe.outbox.facts import Fact
 
 OPEN = (CommandStatus.QUEUED, CommandStatus.SENT, CommandStatus.ACKNOWLEDGED, CommandStatus.UNKNOWN)
@@ -166,22 +166,6 @@ class Delivery:
         """This delivery with a command changed or added; they stay in the order of their numbers."""
         others = [one for one in self.commands if one.id != command.id]
         return replace(self, commands=tuple(sorted((*others, command), key=lambda one: one.sequence)))
-
-    def accepted_in(self, status: StatusReport) -> int:
-        """The total that a status report says to be accepted, in the meter's unit."""
-        if self.wallet_kind is WalletKind.VOLUME:
-            return status.volume_accepted_ml
-        return status.credit_accepted_minor
-
-    def remaining_in(self, status: StatusReport) -> int:
-        """The credit that a status report says to be left, in the meter's unit."""
-        if self.wallet_kind is WalletKind.VOLUME:
-            return status.volume_remaining_ml
-        return status.credit_remaining_minor
-
-    def radio_total_in(self, status: StatusReport) -> int:
-        """The newest of our totals that a meter says to have taken: without what was typed on its keypad since."""
-        return self.accepted_in(status) - (status.volume_typed_ml or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,13 @@ BUSY = timedelta(seconds=1)
 
 
 class MeterDue(Base):
-    """A meter's place in the queue of ratings. A new meter has one from its first moment, by a trigger.
+    """A meter's place in the queue of ratings, and what the last one left; there from its first moment, by a trigger.
 
     ``marked_at``: since when a mark waits (None: none does). ``reprice_from``: prices of periods from this day's on may
     have changed. ``lease_until``: some worker is at it, or it failed and rests; ``last_error`` says why.
-    ``rated_at``: when it was last rated, on the service clock. ``close_month``: the month that its next statement is to
+    ``rated_at``: when it was last rated, on the service clock. ``accrued_through``: the last day whose standing charges
+    are booked. ``guaranteed_minor``: what the water that its utility guarantees for a top-up costs at the present use.
+    ``close_month``: the month that its next statement is to
     close, from ``close_at`` on (real time).
     """
 
@@ -51,6 +53,8 @@ class MeterDue(Base):
     attempts: Mapped[int] = mapped_column(server_default="0")
     last_error: Mapped[str | None]
     rated_at: Mapped[datetime | None]
+    accrued_through: Mapped[date | None]
+    guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
     close_month: Mapped[date | None]
     close_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -116,11 +120,13 @@ RETURNING d.meter_id, d.marks, d.attempts
 FINISH = text("""
 WITH rated AS (
     SELECT * FROM unnest(CAST(:meter_ids AS text[]), CAST(:marks AS bigint[]), CAST(:due_next_ats AS timestamptz[]),
-                         CAST(:close_months AS date[])) AS r(meter_id, marks, due_next_at, close_month)),
+                         CAST(:close_months AS date[]), CAST(:accrued AS date[]), CAST(:guaranteed AS bigint[]))
+        AS r(meter_id, marks, due_next_at, close_month, accrued_through, guaranteed_minor)),
 locked AS (SELECT d.meter_id FROM meter_due d JOIN rated USING (meter_id) ORDER BY d.meter_id FOR NO KEY UPDATE OF d)
 UPDATE meter_due d
 SET attempts = 0, last_error = NULL, lease_until = NULL, rated_at = :now, due_next_at = rated.due_next_at,
-    close_month = rated.close_month,
+    close_month = rated.close_month, accrued_through = rated.accrued_through,
+    guaranteed_minor = rated.guaranteed_minor,
     marked_at = CASE WHEN d.marks = rated.marks THEN NULL ELSE d.marked_at END,
     reprice_from = CASE WHEN d.marks = rated.marks THEN NULL ELSE d.reprice_from END
 FROM locked JOIN rated USING (meter_id) WHERE d.meter_id = locked.meter_id
@@ -206,16 +212,29 @@ async def claim(conn: AsyncConnection, now: datetime, *, most: int = MOST, lease
     return [Claimed(*row) for row in rows]
 
 
-async def finish(
-    conn: AsyncConnection, rated: Sequence[tuple[str, int, datetime | None, date | None]], now: datetime
-) -> None:
-    """Take rated meters out of the queue, but for those marked meanwhile.
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """End of a meter's rating, for its row; ``marks`` as they were remembered."""
 
-    Of each: its id, marks as remembered, the next instant to look, the month to close.
-    """
+    meter_id: str
+    marks: int
+    due_next_at: datetime | None
+    close_month: date | None
+    accrued_through: date | None
+    guaranteed_minor: int
+
+
+async def finish(conn: AsyncConnection, rated: Sequence[Finished], now: datetime) -> None:
+    """Take rated meters out of the queue, but for those marked meanwhile."""
     if rated:
-        names = ("meter_ids", "marks", "due_next_ats", "close_months")
-        given = {name: list(values) for name, values in zip(names, zip(*rated, strict=True), strict=True)}
+        given = {
+            "meter_ids": [one.meter_id for one in rated],
+            "marks": [one.marks for one in rated],
+            "due_next_ats": [one.due_next_at for one in rated],
+            "close_months": [one.close_month for one in rated],
+            "accrued": [one.accrued_through for one in rated],
+            "guaranteed": [one.guaranteed_minor for one in rated],
+        }
         await conn.execute(FINISH, given | {"now": now})
 
 

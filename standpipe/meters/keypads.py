@@ -78,12 +78,12 @@ async def _take_over(session: AsyncSession, meter: Meter, now: datetime) -> None
     """Credit granted before, and not confirmed yet, gets its TIDs, and its total goes out with a mark."""
     waiting = await session.scalars(
         select(CreditGrant)
-        .where(CreditGrant.meter_id == meter.id, CreditGrant.volume_ml > 0, CreditGrant.confirmed_at.is_(None))
-        .order_by(CreditGrant.total_after_ml)
+        .where(CreditGrant.meter_id == meter.id, CreditGrant.confirmed_at.is_(None))
+        .order_by(CreditGrant.total_after)
         .execution_options(populate_existing=True)
     )
     grants = waiting.all()
     for grant in grants:
         grant.tid = await reserve_tid(session, meter, now)
     if grants:
-        await enqueue(session, meter, kind=CommandKind.CREDIT, value=meter.volume_granted_ml)
+        await enqueue(session, meter, kind=CommandKind.CREDIT, value=meter.credit_granted)

@@ -1,6 +1,6 @@
 """Meters, what they last said, and what waits for them."""
 
-from datetime import date, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from standpipe.platform.base import Base, TracedMixin
 
+_UNIT = "CASE wallet_kind WHEN 'VOLUME' THEN 'VOL' ELSE currency END"
 _ACCOUNT_NUMBER = "ltrim(upper(regexp_replace(serial, '[^A-Za-z0-9]', '', 'g')), '0')"
 
 
@@ -55,22 +56,19 @@ class CommandStatus(StrEnum):
 
 
 class Meter(Base):
-    """A prepaid meter. ``credit_granted_minor`` is the running total that our ledger states to a MONEY meter,
-    ``volume_granted_ml`` the one that our purchases state to a VOLUME meter; the other stays nought (decision 13).
+    """A prepaid meter. ``credit_granted``: the running total that we state to it, in its own ``unit``: minor units of
+    its currency by our ledger, or (VOLUME_UNIT) millilitres by our purchases (decisions 13 and 34).
 
     ``account_number`` is the serial as a payer may type it (``standpipe.meters.access.account_number_of``);
     ``closed_at``: out of service, takes no more money. ``register_max_ml``: the volume at which the register starts
     at nought again (None: it never does). ``at_zero``: what it was last told to do when its credit ends (None: not
-    known). ``accrued_through``: the last day whose standing charges are booked. ``guaranteed_minor``: what the water
-    that its utility guarantees for a top-up costs at the present use.
+    known).
     """
 
     __tablename__ = "meters"
     __table_args__ = (
-        CheckConstraint("credit_granted_minor >= 0", name="granted_not_negative"),
-        CheckConstraint("volume_granted_ml >= 0", name="volume_not_negative"),
+        CheckConstraint("credit_granted >= 0", name="granted_not_negative"),
         Index("ix_meters_account_number", "account_number"),
-        Index("ix_meters_accrued_through", "accrued_through"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -83,17 +81,14 @@ class Meter(Base):
     tariff_id: Mapped[str] = mapped_column(ForeignKey("tariffs.id"))
     wallet_kind: Mapped[str]
     currency: Mapped[str]
+    unit: Mapped[str] = mapped_column(Computed(_UNIT, persisted=True))
     time_zone: Mapped[str]
     initial_register_ml: Mapped[int] = mapped_column(server_default="0")
     installed_at: Mapped[datetime]
-    credit_granted_minor: Mapped[int] = mapped_column(server_default="0")
+    credit_granted: Mapped[int] = mapped_column(server_default="0")
     last_sequence: Mapped[int] = mapped_column(server_default="0")
-    low_credit_threshold_minor: Mapped[int] = mapped_column(server_default="0")
     register_max_ml: Mapped[int | None]
     at_zero: Mapped[str | None]
-    accrued_through: Mapped[date | None]
-    guaranteed_minor: Mapped[int] = mapped_column(server_default="0")
-    volume_granted_ml: Mapped[int] = mapped_column(server_default="0")
 
 
 class MeterCredential(Base):
@@ -107,9 +102,9 @@ class MeterCredential(Base):
 
 
 class MeterState(Base):
-    """The meter's last word, one row for each meter from its first contact on; in money or in volume, as it counts.
+    """The meter's last word, one row for each meter from its first contact on; credit in the meter's own unit.
 
-    ``volume_typed_ml``: what of the accepted volume came by keypad and is in no total that the meter has taken since.
+    ``credit_typed``: what of the accepted credit came by keypad and is in no total that the meter has taken since.
     ``clock_error_s``: how far its clock was ahead of ours (below zero: behind) in its last statement.
     """
 
@@ -120,23 +115,21 @@ class MeterState(Base):
     battery_percent: Mapped[int | None]
     report_counter: Mapped[int] = mapped_column(server_default="0")
     last_sequence: Mapped[int] = mapped_column(server_default="0")
-    credit_accepted_minor: Mapped[int] = mapped_column(server_default="0")
-    credit_remaining_minor: Mapped[int | None]
+    credit_accepted: Mapped[int] = mapped_column(server_default="0")
+    credit_remaining: Mapped[int | None]
     stated_at: Mapped[datetime | None]
     clock_error_s: Mapped[int | None]
     valve: Mapped[str] = mapped_column(server_default="UNKNOWN")
     valve_reason: Mapped[str] = mapped_column(server_default="UNKNOWN")
     valve_changed_at: Mapped[datetime | None]
-    volume_accepted_ml: Mapped[int] = mapped_column(server_default="0")
-    volume_remaining_ml: Mapped[int | None]
-    volume_typed_ml: Mapped[int] = mapped_column(server_default="0")
+    credit_typed: Mapped[int] = mapped_column(server_default="0")
 
 
 class CreditGrant(TracedMixin, Base):
     """One step of a meter's credit total. ``credit_key`` is the business key that makes the step unique.
 
-    ``revoked_minor`` of it was taken back before the meter had it; the totals of later steps fall with it. A VOLUME
-    meter's steps are in the ``_ml`` columns, and the others are nought: no row speaks of both.
+    In the meter's ``unit``. ``revoked`` of it was taken back before the meter had it; the totals of later steps fall
+    with it.
 
     ``tid``: what a keypad token for this step will be known by; ``offered_at``: from then on the step may be typed, so
     it is never taken back; ``token_issued_at``: its digits are there; ``typed_at``: the meter has said that they were
@@ -145,11 +138,10 @@ class CreditGrant(TracedMixin, Base):
 
     __tablename__ = "credit_grants"
     __table_args__ = (
-        CheckConstraint("(amount_minor > 0) <> (volume_ml > 0)", name="amount_positive"),
-        CheckConstraint("revoked_minor BETWEEN 0 AND amount_minor", name="revoked_within"),
-        CheckConstraint("revoked_ml BETWEEN 0 AND volume_ml", name="revoked_ml_within"),
+        CheckConstraint("amount > 0", name="amount_positive"),
+        CheckConstraint("revoked BETWEEN 0 AND amount", name="revoked_within"),
         Index("ix_credit_grants_source_id", "source_id"),
-        Index("ix_credit_grants_meter_id", "meter_id", "total_after_minor"),
+        Index("ix_credit_grants_meter_id", "meter_id", "total_after"),
         Index(
             "ix_credit_grants_to_offer",
             "granted_at",
@@ -160,15 +152,13 @@ class CreditGrant(TracedMixin, Base):
     credit_key: Mapped[str] = mapped_column(primary_key=True)
     meter_id: Mapped[str] = mapped_column(ForeignKey("meters.id"))
     source_id: Mapped[str]
-    amount_minor: Mapped[int]
-    total_after_minor: Mapped[int]
-    revoked_minor: Mapped[int] = mapped_column(server_default="0")
+    unit: Mapped[str]
+    amount: Mapped[int]
+    total_after: Mapped[int]
+    revoked: Mapped[int] = mapped_column(server_default="0")
     granted_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
-    volume_ml: Mapped[int] = mapped_column(server_default="0")
-    total_after_ml: Mapped[int] = mapped_column(server_default="0")
-    revoked_ml: Mapped[int] = mapped_column(server_default="0")
     tid: Mapped[int | None]
     offered_at: Mapped[datetime | None]
     token_issued_at: Mapped[datetime | None]

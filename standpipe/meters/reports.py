@@ -130,22 +130,25 @@ class RegisterReading:
 class StatusReport:
     """The meter's own, authenticated word on its credit and valve: the only thing that confirms a command.
 
-    A MONEY meter states its credit in minor units, a VOLUME meter in millilitres; the other fields are then nought.
+    Credit is in the meter's own unit: minor units of its currency, or millilitres. ``credit_typed`` of what it has
+    accepted was typed on its keypad, and is in no total that it has taken since (None: it did not say).
     """
 
     report_counter: int
     last_sequence: int
     result: CommandResult
-    credit_accepted_minor: int
-    credit_remaining_minor: int
+    credit_accepted: int
+    credit_remaining: int
     register_ml: int
     valve: ValveState
     valve_reason: ValveReason
     stated_at: datetime
-    volume_accepted_ml: int = 0
-    volume_remaining_ml: int = 0
-    volume_typed_ml: int | None = None
-    """Of what it has accepted: typed on its keypad, and in no total that it has taken since. None: it did not say."""
+    credit_typed: int | None = None
+
+    @property
+    def radio_total(self) -> int:
+        """The newest of our totals that the meter says to have taken: without what was typed since."""
+        return self.credit_accepted - (self.credit_typed or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +158,10 @@ class MeterReport:
     meter_id: str
     received_at: datetime
     readings: tuple[RegisterReading, ...] = ()
-    statement: StatusReport | None = None
+    status: StatusReport | None = None
     battery_percent: int | None = None
     empty_pipe: bool = False
-    """The meter felt air at the time of its statement."""
+    """The meter felt air at the time of its status report."""
     conditions: tuple[Condition, ...] = ()
     measures: tuple[Measure, ...] = ()
     diagnostics: Diagnostics | None = None

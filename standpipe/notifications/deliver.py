@@ -5,9 +5,10 @@ take the first one's place on the phone (N8).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -74,13 +75,24 @@ class _Wishes:
         return quiet_until(now, ZoneInfo(self.time_zone), self.quiet_from, self.quiet_to)
 
 
+_Around = tuple[Alert, Device | None, _Wishes]
+"""A delivery's alert, its device where there is one yet, and its customer's wishes."""
+
+
 async def deliver_due(
     sessions: Sessions, sender: PushSender | None, clock: Clock = REAL_TIME, *, limit: int = 50
 ) -> int:
     """Send what is due; returns how many were claimed. Without a sender each is SUPPRESSED, visibly."""
-    async with sessions.begin() as session:
+    async with by_statement(sessions) as session:
         rows = await claim(session, Delivery, limit=limit)
-        jobs = await _prepare(session, rows, clock, push_is_on=sender is not None)
+        around = await _around(session, [row.id for row in rows]) if rows else {}
+    jobs, ended = _prepare(rows, around, clock, push_is_on=sender is not None)
+    if ended:
+        async with sessions.begin() as session:
+            for row, values in ended:
+                # Whoever has claimed it meanwhile says what becomes of it.
+                mine = (Delivery.id == row.id, Delivery.attempts == row.attempts)
+                await session.execute(update(Delivery).where(*mine).values(values))
     room = asyncio.Semaphore(AT_ONCE)
 
     async def work(job: _Job) -> None:
@@ -104,41 +116,48 @@ async def backlog(session: AsyncSession) -> Backlog:
     return await queue.backlog(session, Delivery.updated_at, Delivery.due_at.is_not(None))
 
 
-async def _prepare(session: AsyncSession, rows: Sequence[Delivery], clock: Clock, *, push_is_on: bool) -> list[_Job]:
-    """The jobs for those rows that can be sent; the others end here with their reason, or wait for quiet hours."""
-    surroundings = await _around(session, [row.id for row in rows])
+def _prepare(
+    rows: Sequence[Delivery], around: Mapping[str, _Around], clock: Clock, *, push_is_on: bool
+) -> tuple[list[_Job], list[tuple[Delivery, dict[str, Any]]]]:
+    """The jobs for those rows that can be sent; and of the others, what to write: they end, or wait for quiet hours."""
     now = clock.now()
-    jobs = []
+    jobs, ended = [], []
     for row in rows:
-        alert, device, wish = surroundings[row.id]
+        alert, device, wish = around[row.id]
         quiet = wish.quiet_until(now) if alert.kind in WAITS_FOR_MORNING else None
+        reason = _why_not(alert, device, wish, push_is_on=push_is_on)
         if row.attempts > MAX_ATTEMPTS:
             # Attempts are counted when a row is claimed: only one whose worker died each time gets here.
-            _end(row, DeliveryStatus.FAILED, row.last_error or "every attempt ended its worker")
-            row.dead_at = func.now()
-        elif not push_is_on:
-            _end(row, DeliveryStatus.SUPPRESSED, "push is not set up")
-        elif alert.cleared_at is not None:
-            _end(row, DeliveryStatus.SUPPRESSED, "no longer so")
-        elif not wish.is_member and alert.kind not in FOR_FORMER_MEMBERS:
-            _end(row, DeliveryStatus.SUPPRESSED, "no longer of this household")
-        elif not wish.wants_push:
-            _end(row, DeliveryStatus.SUPPRESSED, "pushes are switched off")
-        elif device is None or not device.healthy:
-            _end(row, DeliveryStatus.SUPPRESSED, "device cannot be reached any more")
+            why = row.last_error or "every attempt ended its worker"
+            ended.append((row, _ended(DeliveryStatus.FAILED, why) | {"dead_at": func.now()}))
+        elif reason is not None or device is None:
+            ended.append((row, _ended(DeliveryStatus.SUPPRESSED, reason or "no device")))
         elif quiet is not None:
             # Not a try: as if it had never been claimed. The queue waits in real time, the customer in the town's.
-            row.attempts -= 1
-            row.due_at = func.now() + timedelta(seconds=clock.real_s(quiet - now))
+            later = func.now() + timedelta(seconds=clock.real_s(quiet - now))
+            ended.append((row, {"attempts": row.attempts - 1, "due_at": later}))
         else:
             jobs.append(_Job(row.id, device.id, row.attempts, _message(alert, device), row.traceparent))
-    return jobs
+    return jobs, ended
 
 
-async def _around(
-    session: AsyncSession, delivery_ids: Sequence[str]
-) -> dict[str, tuple[Alert, Device | None, _Wishes]]:
-    """By delivery, its alert, its device where there is one yet, and its customer's wishes."""
+def _why_not(alert: Alert, device: Device | None, wish: _Wishes, *, push_is_on: bool) -> str | None:
+    """Return why a push is not to be sent, or None."""
+    if not push_is_on:
+        return "push is not set up"
+    if alert.cleared_at is not None:
+        return "no longer so"
+    if not wish.is_member and alert.kind not in FOR_FORMER_MEMBERS:
+        return "no longer of this household"
+    if not wish.wants_push:
+        return "pushes are switched off"
+    if device is None or not device.healthy:
+        return "device cannot be reached any more"
+    return None
+
+
+async def _around(session: AsyncSession, delivery_ids: Sequence[str]) -> dict[str, _Around]:
+    """By delivery, what it goes by."""
     rows = await session.execute(
         select(
             Delivery.id,
@@ -210,6 +229,10 @@ async def _forget_address(session: AsyncSession, job: _Job) -> None:
         .where(Device.id == job.device_id, Device.fcm_token == token if token else Device.fcm_fid == fid)
         .values(fcm_token=None, fcm_fid=None, healthy=False)
     )
+
+
+def _ended(status: DeliveryStatus, reason: str) -> dict[str, Any]:
+    return {"status": status, "last_error": reason, "due_at": None}
 
 
 def _end(row: Delivery, status: DeliveryStatus, reason: str) -> None:

@@ -183,17 +183,22 @@ STORE = text("""
         FROM unnest(CAST(:kinds AS text[]), CAST(:payloads AS text[]), CAST(:traceparents AS text[]))
             WITH ORDINALITY AS fact(kind, payload, traceparent, position)
         ORDER BY position RETURNING 1)
-    SELECT pg_notify(:channel, 'outbox') FROM (SELECT count(*) AS count FROM stored) AS facts WHERE count > 0""")
+    SELECT pg_notify(call.channel, call.payload)
+    FROM unnest(CAST(:channels AS text[]), CAST(:calls AS text[])) AS call(channel, payload)
+    WHERE (SELECT count(*) FROM stored) > 0""")
 
 
 async def _store(work: UnitOfWork, facts: Sequence[tuple[Fact, str | None]]) -> None:
+    work.notify(WORK, "outbox")
+    calls = work.take_notifications()
     await work.conn.execute(
         STORE,
         {
             "kinds": [type(fact).__name__ for fact, _ in facts],
             "payloads": [json.dumps(asdict(fact)) for fact, _ in facts],
             "traceparents": [traceparent for _, traceparent in facts],
-            "channel": WORK,
+            "channels": [channel for channel, _ in calls],
+            "calls": [payload for _, payload in calls],
         },
     )
 

@@ -30,19 +30,22 @@ ASKED_AT_ONCE = 16
 INTERNAL = frozenset({"AGENT", "VOUCHER"})
 """Origins that are paid inside our own ledger: there is no rail to ask."""
 
-SNAPSHOT = text("""
-    SELECT p.id, p.top_up_id, t.meter_id, t.customer_id, t.created_at,
+_SNAPSHOT = """
+    p.id, p.top_up_id, t.meter_id, t.customer_id, t.created_at,
            p.version, p.rail, p.rail_ref, p.alias_ref, p.asked_minor, p.currency, t.return_url, t.method_id,
            p.account_reference, t.phone, p.payer_ref, t.origin, t.traceparent, s.rail_ref AS saved_ref,
            CAST(extract(epoch FROM now() - p.started_real_at) AS double precision) AS age_s,
            (SELECT json_agg(json_build_array(r.rail_ref, r.amount_minor, r.currency, r.status) ORDER BY r.id)
             FROM refunds r WHERE r.payment_id = p.id AND r.rail_ref IS NOT NULL) AS refunds
-    FROM payments p JOIN top_ups t ON t.id = p.top_up_id LEFT JOIN saved_methods s ON s.id = t.saved_method_id
-    WHERE p.id = ANY(CAST(:ids AS text[]))""").columns(refunds=JSONB)
+"""
+_ORDERED = "top_ups t ON t.id = p.top_up_id LEFT JOIN saved_methods s ON s.id = t.saved_method_id"
+SNAPSHOT = text(
+    f"SELECT {_SNAPSHOT} FROM payments p JOIN {_ORDERED} WHERE p.id = ANY(CAST(:ids AS text[]))"  # noqa: S608 - ours.
+).columns(refunds=JSONB)
 
 
-FIND = text("""
-    SELECT a.place, coalesce(
+FIND = text(f"""
+    WITH sought AS (SELECT a.place, coalesce(
         (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.rail_ref = a.rail_ref),
         (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.alias_ref = a.rail_ref),
         (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.id = a.reference),
@@ -50,8 +53,9 @@ FIND = text("""
         (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.receipt_ref = a.receipt_ref),
         (SELECT t.id FROM payments t WHERE t.rail = a.rail AND t.rail_ref = a.receipt_ref)) AS id
     FROM unnest(CAST(:rails AS text[]), CAST(:rail_refs AS text[]), CAST(:references AS text[]),
-                CAST(:receipts AS text[])) WITH ORDINALITY AS a(rail, rail_ref, reference, receipt_ref, place)
-    ORDER BY a.place""")
+                CAST(:receipts AS text[])) WITH ORDINALITY AS a(rail, rail_ref, reference, receipt_ref, place))
+    SELECT {_SNAPSHOT} FROM sought LEFT JOIN (payments p JOIN {_ORDERED}) ON p.id = sought.id
+    ORDER BY sought.place""").columns(refunds=JSONB)  # noqa: S608 - our own columns.
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,9 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
+class Snapshot:
+    """A payment as its rail is asked about it."""
+
     id: str
     version: int
     rail: str
@@ -105,7 +111,7 @@ class Sought:
     receipt_ref: str | None = None
 
 
-async def find_payments(sessions: Sessions, sought: Sequence[Sought]) -> list[str | None]:
+async def find_payments(sessions: Sessions, sought: Sequence[Sought]) -> list[Snapshot | None]:
     """The payments that these notices are about, by any of the rail's ids or by our reference; one statement."""
     values = {
         "rails": [one.rail for one in sought],
@@ -115,7 +121,7 @@ async def find_payments(sessions: Sessions, sought: Sequence[Sought]) -> list[st
     }
     async with sessions() as session:
         rows = await (await _reading(session)).execute(FIND, values)
-        return [row.id for row in rows]
+        return [None if row.id is None else _snapshot(row) for row in rows]
 
 
 async def find_payment(
@@ -125,11 +131,11 @@ async def find_payment(
     [found] = await find_payments(sessions, [Sought(rail, rail_ref, reference, receipt_ref)])
     if found is None:
         raise NotFoundError("No payment matches.")
-    return found
+    return found.id
 
 
-async def snapshots(sessions: Sessions, payment_ids: Sequence[str]) -> dict[str, _Snapshot]:
-    """Snapshot what we ask the rails for: equal words each time, or their idempotency checks would refuse us."""
+async def snapshots(sessions: Sessions, payment_ids: Sequence[str]) -> dict[str, Snapshot]:
+    """Read what we ask the rails for: equal words each time, or their idempotency checks would refuse us."""
     async with sessions() as session:
         rows = await (await _reading(session)).execute(SNAPSHOT, {"ids": list(payment_ids)})
         return {row.id: _snapshot(row) for row in rows}
@@ -176,9 +182,9 @@ def payment_request(row: Any) -> PaymentRequest:
     )
 
 
-def _snapshot(row: Any) -> _Snapshot:
+def _snapshot(row: Any) -> Snapshot:
     request = payment_request(row)
-    return _Snapshot(
+    return Snapshot(
         id=row.id,
         version=row.version,
         rail=row.rail,
@@ -197,9 +203,13 @@ def _snapshot(row: Any) -> _Snapshot:
 
 
 async def ask_all(
-    sessions: Sessions, rails: Mapping[str, Rail], asks: Sequence[Ask]
+    sessions: Sessions, rails: Mapping[str, Rail], asks: Sequence[Ask], known: Mapping[str, Snapshot] | None = None
 ) -> list[Answered | Exception | None]:
-    found = await snapshots(sessions, [ask.payment_id for ask in asks])
+    """Ask the rails about these payments, all at once; ``known``: as they stand, where the caller has just read it.
+
+    None for one that is paid inside our own ledger. An exception is that payment's own.
+    """
+    found = known or await snapshots(sessions, [ask.payment_id for ask in asks])
     limits = {name: asyncio.Semaphore(ASKED_AT_ONCE) for name in {one.rail for one in found.values()}}
 
     async def one(ask: Ask) -> Answered | Exception | None:
@@ -223,7 +233,7 @@ async def ask_all(
     return list(await asyncio.gather(*(one(ask) for ask in asks)))
 
 
-async def _ask(rail: Rail, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
+async def _ask(rail: Rail, snapshot: Snapshot, hint: str | None) -> PaymentTruth:
     truth = await _ask_payment(rail, snapshot, hint)
     if rail.capabilities.reports_refunds or truth.rail_ref not in (snapshot.rail_ref, snapshot.alias_ref):
         return truth
@@ -242,7 +252,7 @@ async def _refund_now(rail: Rail, ours: RefundTruth, rail_ref: str) -> RefundTru
     return replace(theirs, amount_minor=ours.amount_minor, currency=ours.currency)
 
 
-async def _ask_payment(rail: Rail, snapshot: _Snapshot, hint: str | None) -> PaymentTruth:
+async def _ask_payment(rail: Rail, snapshot: Snapshot, hint: str | None) -> PaymentTruth:
     known = {snapshot.rail_ref, snapshot.alias_ref} - {None}
     if snapshot.rail_ref is not None:
         truth = await rail.fetch(snapshot.rail_ref)

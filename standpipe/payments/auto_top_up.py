@@ -5,7 +5,7 @@ customer is told each time. Every decision is taken under the standing order's r
 come to one charge (P34). What the customer reads (the day of the cap, the pause) goes by the town's clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -78,13 +78,13 @@ class StandingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Forecast of a meter's credit, and the wallet (of a VOLUME meter, the volume granted) at which it was told."""
+    """Forecast of a meter's credit; the wallet, and the total granted to it (its own unit), when that was told."""
 
     meter_id: str
     days_left: float | None
     wallet_minor: int
     fresh: bool
-    granted_ml: int = 0
+    granted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,27 +205,26 @@ async def consider(sessions: Sessions, rails: Mapping[str, Rail], clock: Clock, 
             return None
         row.awaiting_top_up_id, row.updated_at = top_up_id, now
     await create_at_provider(sessions, rails, clock, top_up_id)
-    await concluded(sessions, clock, top_up_id)
+    await concluded(sessions, clock, signal.meter_id)
     return top_up_id
 
 
-async def concluded(sessions: Sessions, clock: Clock, top_up_id: str) -> None:
-    """A top-up has come to an end, perhaps one of ours: count it, pause or turn off, and tell the customer once."""
-    async with by_statement(sessions) as session:
-        meter_id = await session.scalar(select(AutoTopUp.meter_id).where(AutoTopUp.awaiting_top_up_id == top_up_id))
-    if meter_id is None:
-        return
+async def concluded(sessions: Sessions, clock: Clock, meter_id: str) -> None:
+    """A top-up of a meter has come to an end, perhaps one of ours: count it, pause or turn off, and tell it once."""
     async with sessions.begin() as session:
         row = await _lock(session, meter_id)
         if row is not None:
             await _conclude(session, row, clock.now())
 
 
-async def is_on(sessions: Sessions, meter_id: str) -> bool:
-    """Tell whether this meter is topped up by itself."""
+async def standing(sessions: Sessions, meter_ids: Collection[str]) -> frozenset[str]:
+    """Return which of these meters have an automatic top-up that is on, or waits for one of its own; one statement."""
+    if not meter_ids:
+        return frozenset()
+    wanted = or_(AutoTopUp.enabled, AutoTopUp.awaiting_top_up_id.is_not(None))
     async with by_statement(sessions) as session:
-        found = select(AutoTopUp.id).where(AutoTopUp.meter_id == meter_id, AutoTopUp.enabled)
-        return await session.scalar(found) is not None
+        found = await session.scalars(select(AutoTopUp.meter_id).where(AutoTopUp.meter_id.in_(meter_ids), wanted))
+        return frozenset(found)
 
 
 async def _lock(session: AsyncSession, meter_id: str) -> AutoTopUp | None:
@@ -277,7 +276,7 @@ async def _decide(
     if ready is None:
         return None
     meter, card, rail = ready
-    if meter.volume_granted_ml > signal.granted_ml:
+    if signal.granted is not None and meter.credit_granted > signal.granted:
         return None
     amount_minor = await _amount_minor(session, row, meter, wallet_minor, now)
     method = _card_method(rail, row.currency)

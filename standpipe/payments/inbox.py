@@ -185,14 +185,16 @@ async def _settle_payments(
     found = await find_payments(sessions, sought)
     asks: dict[tuple[str, str | None], Ask] = {}
     with ExitStack() as steps:
-        for row, payment_id in zip(rows, found, strict=True):
-            if payment_id is not None:
-                ask = Ask(payment_id, row.rail_ref, traceparent=steps.enter_context(_beside(row)))
-                asks.setdefault((payment_id, row.rail_ref), ask)
-        answers = dict(zip(asks, await settle_many(sessions, rails, list(asks.values()), clock), strict=True))
+        for row, payment in zip(rows, found, strict=True):
+            if payment is not None:
+                ask = Ask(payment.id, row.rail_ref, traceparent=steps.enter_context(_beside(row)))
+                asks.setdefault((payment.id, row.rail_ref), ask)
+        known = {payment.id: payment for payment in found if payment is not None}
+        settled = await settle_many(sessions, rails, list(asks.values()), clock, known=known) if asks else []
+        answers = dict(zip(asks, settled, strict=True))
     outcomes: dict[int, str | Exception] = {}
-    for row, payment_id in zip(rows, found, strict=True):
-        error = NotFoundError("No payment matches.") if payment_id is None else answers[payment_id, row.rail_ref]
+    for row, payment in zip(rows, found, strict=True):
+        error = NotFoundError("No payment matches.") if payment is None else answers[payment.id, row.rail_ref]
         if error is not None and not isinstance(error, StandpipeError):
             _log.error("notice failed", rail=row.rail, event_id=row.event_id, exc_info=error)
         outcomes[row.id] = _SETTLED if error is None else error

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.meters.models import Meter, WalletKind
-from standpipe.payments.book_models import Receipt, ReceiptCounter
+from standpipe.payments.book_models import Receipt
 from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.views import GUEST
 from standpipe.payments.volume import purchase_key
@@ -41,6 +41,21 @@ _LINE_OF = {
 
 Entries = Sequence[tuple[str, int]]
 """A posting's lines: the account's kind and the amount in minor units."""
+
+
+ISSUE = text("""
+    WITH sold AS (
+        SELECT m.utility_id, t.currency FROM payments p JOIN top_ups t ON t.id = p.top_up_id
+        JOIN meters m ON m.id = t.meter_id
+        WHERE p.id = :payment_id AND NOT EXISTS (SELECT FROM receipts WHERE source_key = :source_key)
+    ), counter AS (
+        INSERT INTO receipt_counters AS c (utility_id, last_number) SELECT utility_id, 1 FROM sold
+        ON CONFLICT (utility_id) DO UPDATE SET last_number = c.last_number + 1 RETURNING utility_id, last_number
+    )
+    INSERT INTO receipts (id, utility_id, number, payment_id, source_key, kind, currency, paid_minor, lines, issued_at)
+    SELECT :id, s.utility_id, c.last_number, :payment_id, :source_key, :kind, s.currency, :paid_minor, :lines,
+           :issued_at
+    FROM sold s JOIN counter c USING (utility_id) RETURNING id""").bindparams(bindparam("lines", type_=JSONB))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,50 +91,45 @@ async def issue(
     entries: Entries,
     bill: Sequence[BillLine],
     now: datetime,
+    bought: bool = False,
     overdrawn_minor: int = 0,
 ) -> str | None:
     """Write the receipt of a posting, by its entries (``entries_of``); returns its id, or None where it has one.
 
-    ``bill`` explains its credit, but for ``overdrawn_minor`` of it, which makes up for water that had run unpaid. A
-    VOLUME meter's is explained by what it has bought.
+    ``bill`` explains its credit, but for ``overdrawn_minor`` of it, which makes up for water that had run unpaid.
+    ``bought``: of a VOLUME meter, whose credit is explained by what it has bought. The number is the utility's next,
+    taken in the same statement: where there is no receipt, no number is gone.
     """
-    found = await session.execute(
-        select(Meter.utility_id, TopUp.currency, Meter.wallet_kind)
-        .join(TopUp, TopUp.meter_id == Meter.id)
-        .join(Payment, Payment.top_up_id == TopUp.id)
-        .where(Payment.id == payment_id)
-    )
-    utility_id, currency, wallet_kind = found.one()
     paid_minor = -sum(amount for kind, amount in entries if kind in _PAYERS)
     if not entries or not paid_minor:
         return None
-    bought = wallet_kind == WalletKind.VOLUME
     if bought:
         purchase = await purchase_by_key(session, purchase_key(posting_key))
         bill = lines_bought(purchase) if purchase is not None else ()
         overdrawn_minor = 0  # What is not in this wallet any more has bought water; none has run unpaid.
-    number = await _lock_counter(session, utility_id) + 1
-    receipt_id: str | None = await session.scalar(
-        insert(Receipt)
-        .values(
-            id=new_id("rct"),
-            utility_id=utility_id,
-            number=number,
-            payment_id=payment_id,
-            source_key=posting_key,
-            kind=SALE if paid_minor > 0 else GIVEN_BACK,
-            currency=currency,
-            paid_minor=paid_minor,
-            lines=lines_of(entries, bill, overdrawn_minor, bought=bought),
-            issued_at=now,
-        )
-        .on_conflict_do_nothing(index_elements=["source_key"])
-        .returning(Receipt.id)
-    )
-    if receipt_id is not None:
-        mine = update(ReceiptCounter).where(ReceiptCounter.utility_id == utility_id).values(last_number=number)
-        await session.execute(mine)
+    lines = lines_of(entries, bill, overdrawn_minor, bought=bought)
+    values = {
+        "id": new_id("rct"),
+        "payment_id": payment_id,
+        "source_key": posting_key,
+        "kind": SALE if paid_minor > 0 else GIVEN_BACK,
+        "paid_minor": paid_minor,
+        "lines": lines,
+        "issued_at": now,
+    }
+    receipt_id: str | None = await session.scalar(ISSUE, values)
     return receipt_id
+
+
+async def holds_volume(session: AsyncSession, payment_id: str) -> bool:
+    """Tell whether the meter that a payment is for holds volume."""
+    found = await session.scalar(
+        select(Meter.wallet_kind)
+        .join(TopUp, TopUp.meter_id == Meter.id)
+        .join(Payment, Payment.top_up_id == TopUp.id)
+        .where(Payment.id == payment_id)
+    )
+    return bool(found == WalletKind.VOLUME)
 
 
 def lines_of(
@@ -217,13 +227,3 @@ async def entries_of(session: AsyncSession, posting_key: str) -> Entries:
         .order_by(Entry.id)
     )
     return [(kind, amount) for kind, amount in rows]
-
-
-async def _lock_counter(session: AsyncSession, utility_id: str) -> int:
-    """The last number given, locked: a number that is not used after all is the next one's."""
-    same = insert(ReceiptCounter).values(utility_id=utility_id)
-    # An update that changes nothing locks the row, be it new or not.
-    locked = same.on_conflict_do_update(
-        index_elements=["utility_id"], set_={"last_number": ReceiptCounter.last_number}
-    ).returning(ReceiptCounter.last_number)
-    return (await session.scalars(locked)).one()

@@ -102,24 +102,21 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         FROM ledger_accounts a LEFT JOIN ledger_entries e ON e.account_id = a.id WHERE a.guarded
         GROUP BY a.id HAVING a.balance_minor <> coalesce(sum(e.amount_minor), 0)"""),
     ("meter's credit is not what the ledger granted", """
-        SELECT m.serial, m.credit_granted_minor || ' is not ' || coalesce(sum(g.amount_minor - g.revoked_minor), 0)
+        SELECT m.serial, m.credit_granted || ' ' || m.unit || ' is not ' || coalesce(sum(g.amount - g.revoked), 0)
         FROM meters m JOIN credit_grants g ON g.meter_id = m.id GROUP BY m.id
-        HAVING m.credit_granted_minor <> coalesce(sum(g.amount_minor - g.revoked_minor), 0)"""),
+        HAVING m.credit_granted <> coalesce(sum(g.amount - g.revoked), 0) OR bool_or(g.unit <> m.unit)"""),
     ("wallet's credit is not the meter's", """
-        SELECT m.serial, 'ledger ' || w.total || ', meter ' || m.credit_granted_minor FROM meters m JOIN (
+        SELECT m.serial, 'ledger ' || w.total || ', meter ' || m.credit_granted FROM meters m JOIN (
             SELECT a.owner_id, sum(e.amount_minor) AS total FROM ledger_entries e
             JOIN ledger_accounts a ON a.id = e.account_id JOIN ledger_transactions t ON t.id = e.transaction_id
             WHERE a.kind = 'WALLET' AND t.kind NOT IN ('USAGE', 'USAGE_REVERSAL', 'OPENING') GROUP BY a.owner_id) w
             ON w.owner_id = m.id
-        WHERE m.wallet_kind = 'MONEY' AND w.total <> m.credit_granted_minor"""),
+        WHERE m.wallet_kind = 'MONEY' AND w.total <> m.credit_granted"""),
     ("meter's volume is not what was bought", """
-        SELECT m.serial, m.volume_granted_ml || ' ml, bought ' || coalesce(b.bought, 0) || ', granted '
-               || coalesce(g.granted, 0) FROM meters m
+        SELECT m.serial, m.credit_granted || ' ml, bought ' || coalesce(b.bought, 0) FROM meters m
         LEFT JOIN (SELECT meter_id, sum(volume_ml) AS bought FROM volume_purchases GROUP BY meter_id) b
                ON b.meter_id = m.id
-        LEFT JOIN (SELECT meter_id, sum(volume_ml - revoked_ml) AS granted FROM credit_grants GROUP BY meter_id) g
-               ON g.meter_id = m.id
-        WHERE m.volume_granted_ml <> coalesce(b.bought, 0) OR m.volume_granted_ml <> coalesce(g.granted, 0)"""),
+        WHERE m.wallet_kind = 'VOLUME' AND m.credit_granted <> coalesce(b.bought, 0)"""),
     ("purchases are not what was booked", """
         SELECT coalesce(b.meter_id, l.meter_id), coalesce(b.total, 0) || ' is not ' || coalesce(l.total, 0)
         FROM (SELECT meter_id, sum(amount_minor) AS total FROM volume_purchases GROUP BY meter_id) b
@@ -128,10 +125,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
                    WHERE a.kind = 'WALLET' AND t.kind = 'PURCHASE' GROUP BY a.owner_id) l USING (meter_id)
         WHERE coalesce(b.total, 0) <> coalesce(l.total, 0)"""),
     ("meter says it holds more than it was granted", """
-        SELECT m.serial, s.credit_accepted_minor || ' of ' || m.credit_granted_minor FROM meters m
-        JOIN meter_states s ON s.meter_id = m.id WHERE s.credit_accepted_minor > m.credit_granted_minor
-        UNION ALL SELECT m.serial, s.volume_accepted_ml || ' of ' || m.volume_granted_ml || ' ml' FROM meters m
-        JOIN meter_states s ON s.meter_id = m.id WHERE s.volume_accepted_ml > m.volume_granted_ml"""),
+        SELECT m.serial, s.credit_accepted || ' of ' || m.credit_granted || ' ' || m.unit FROM meters m
+        JOIN meter_states s ON s.meter_id = m.id WHERE s.credit_accepted > m.credit_granted"""),
     ("statement differs from the ledger", """
         SELECT rail || ' ' || external_id, kind || ' ' || gross_minor || ' ' || currency || ' for '
                || coalesce(payment_id, payment_ref, '?') FROM settlement_entries WHERE state = 'DIFFERENT'"""),
@@ -165,10 +160,10 @@ _MISSING = """
     WHERE t.rail = ANY(:rails) AND t.captured_minor > 0 AND t.updated_at < :before
     AND NOT EXISTS (SELECT 1 FROM settlement_entries s WHERE s.payment_id = t.id AND s.kind = 'PAYMENT')"""
 _METERS = """
-    SELECT coalesce(sum(m.credit_granted_minor), 0),
-           coalesce(sum(least(s.credit_accepted_minor, m.credit_granted_minor)), 0),
-           coalesce(sum(m.volume_granted_ml), 0),
-           coalesce(sum(least(s.volume_accepted_ml, m.volume_granted_ml)), 0)
+    SELECT coalesce(sum(m.credit_granted) FILTER (WHERE m.unit <> 'VOL'), 0),
+           coalesce(sum(least(s.credit_accepted, m.credit_granted)) FILTER (WHERE m.unit <> 'VOL'), 0),
+           coalesce(sum(m.credit_granted) FILTER (WHERE m.unit = 'VOL'), 0),
+           coalesce(sum(least(s.credit_accepted, m.credit_granted)) FILTER (WHERE m.unit = 'VOL'), 0)
     FROM meters m LEFT JOIN meter_states s ON s.meter_id = m.id"""
 
 

@@ -59,17 +59,17 @@ _OF_ORDER |= {
 }
 _LOAD = f"""
     SELECT {", ".join(_OF_ORDER.get(name, f"p.{name}") for name in _SLOTS)},
-           m.utility_id, m.wallet_kind, m.currency AS meter_currency, m.time_zone, m.guaranteed_minor, m.tariff_id,
+           m.utility_id, m.wallet_kind, m.currency AS meter_currency, m.time_zone, d.guaranteed_minor, m.tariff_id,
            m.installed_at, u.debt_share_percent, u.debt_weekly_cap_minor
     FROM payments p JOIN top_ups t ON t.id = p.top_up_id JOIN meters m ON m.id = t.meter_id
-    JOIN utilities u ON u.id = m.utility_id
+    JOIN utilities u ON u.id = m.utility_id JOIN meter_due d ON d.meter_id = m.id
     WHERE p.id = ANY(CAST(:ids AS text[])) ORDER BY m.id, p.id FOR NO KEY UPDATE OF p, m"""  # noqa: S608 - our columns.
 LOAD_FREE = text(f"{_LOAD} SKIP LOCKED").columns(agreed=JSONB, next_action=JSONB)
 LOAD = text(_LOAD).columns(agreed=JSONB, next_action=JSONB)
 LOAD_METERS = text("""
-    SELECT m.id AS meter_id, m.utility_id, m.wallet_kind, m.currency AS meter_currency, m.time_zone, m.guaranteed_minor,
+    SELECT m.id AS meter_id, m.utility_id, m.wallet_kind, m.currency AS meter_currency, m.time_zone, d.guaranteed_minor,
            m.tariff_id, m.installed_at, u.debt_share_percent, u.debt_weekly_cap_minor
-    FROM meters m JOIN utilities u ON u.id = m.utility_id
+    FROM meters m JOIN utilities u ON u.id = m.utility_id JOIN meter_due d ON d.meter_id = m.id
     WHERE m.id = ANY(CAST(:ids AS text[])) ORDER BY m.id FOR NO KEY UPDATE OF m""")
 LOAD_BALANCES = text("""
     SELECT a.owner_id, a.kind, a.currency, a.balance_minor,

@@ -19,7 +19,7 @@ from standpipe.billing.rounds import rate_many_now
 from standpipe.engine.batcher import BusyError, work_off
 from standpipe.engine.unit_of_work import UnitOfWork
 from standpipe.outbox.facts import SecondPayment
-from standpipe.payments.asking import Answered, Ask, ask_all
+from standpipe.payments.asking import Answered, Ask, Snapshot, ask_all
 from standpipe.payments.decide import decide, takes_back
 from standpipe.payments.models import Payment
 from standpipe.payments.rails.port import PaymentTruth, Rail, RailUnavailableError
@@ -61,17 +61,24 @@ async def settle(
 
 
 async def settle_many(
-    sessions: Sessions, rails: Mapping[str, Rail], asks: Sequence[Ask], clock: Clock
+    sessions: Sessions,
+    rails: Mapping[str, Rail],
+    asks: Sequence[Ask],
+    clock: Clock,
+    *,
+    known: Mapping[str, Snapshot] | None = None,
 ) -> list[Exception | None]:
     """``settle`` for many payments: all rails are asked at once, and one transaction books what they answered.
 
     The outcomes in the order of the asks; an exception is that payment's own and costs the others nothing. A payment
-    whose row somebody holds is left to the next look (RailUnavailableError).
+    whose row somebody holds is left to the next look (RailUnavailableError). ``known``: the payments as they stand,
+    where the caller has just read them.
     """
     outcomes: dict[int, Exception | None] = {}
     places = list(range(len(asks)))
     for _ in range(MAX_ROUNDS):
-        answers = await ask_all(sessions, rails, [asks[place] for place in places])
+        answers = await ask_all(sessions, rails, [asks[place] for place in places], known)
+        known = None
         told = [(place, answer) for place, answer in zip(places, answers, strict=True) if isinstance(answer, Answered)]
         outcomes |= {
             place: answer for place, answer in zip(places, answers, strict=True) if not isinstance(answer, Answered)

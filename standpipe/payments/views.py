@@ -124,7 +124,7 @@ _DELIVERY = (
         func.max(CreditGrant.granted_at).label("granted_at"),
         func.max(CreditGrant.token_issued_at).label("token_at"),
     )
-    .where(or_(CreditGrant.amount_minor > CreditGrant.revoked_minor, CreditGrant.volume_ml > CreditGrant.revoked_ml))
+    .where(CreditGrant.amount > CreditGrant.revoked)
     .group_by(CreditGrant.source_id)
 )
 

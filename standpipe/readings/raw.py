@@ -43,26 +43,24 @@ class RawReadings:
     stated_at: datetime | None = None
 
 
-def raw_readings(
-    report: MeterReport, now: datetime, *, statement_is_new: bool, clock_error_s: int | None
-) -> RawReadings | None:
+def raw_readings(report: MeterReport, now: datetime, *, is_new: bool, clock_error_s: int | None) -> RawReadings | None:
     """Return what of a report is to be stored; None where it holds no reading.
 
-    ``statement_is_new``: its status report was not heard before. ``clock_error_s``: how far the meter's clock was ahead
+    ``is_new``: its status report was not heard before. ``clock_error_s``: how far the meter's clock was ahead
     by the status report before this one; a new one of this report tells better. Raises InvalidInputError for more than
     MAX_READINGS.
     """
     if len(report.readings) > MAX_READINGS:
         raise InvalidInputError(f"A report may hold {MAX_READINGS} readings.")
-    # Kept hours come before the statement that could tell of a wrong clock: what it told last time holds until then.
+    # Kept hours come before the status report that could tell of a wrong clock: what the last one told holds until then.
     clock_wrong = abs(timedelta(seconds=clock_error_s or 0)) > MAX_CLOCK_ERROR
     readings, stated_at = report.readings, None
-    if report.statement is not None and statement_is_new:
-        statement = report.statement
-        clock_wrong = abs(statement.stated_at - now) > MAX_CLOCK_ERROR
+    if report.status is not None and is_new:
+        status = report.status
+        clock_wrong = abs(status.stated_at - now) > MAX_CLOCK_ERROR
         # Its time has whole seconds; the report number puts several within one in order.
-        stated_at = statement.stated_at + timedelta(microseconds=statement.report_counter % 1_000_000)
-        readings = (*readings, RegisterReading(stated_at, statement.register_ml, report.empty_pipe))
+        stated_at = status.stated_at + timedelta(microseconds=status.report_counter % 1_000_000)
+        readings = (*readings, RegisterReading(stated_at, status.register_ml, report.empty_pipe))
     if not readings:
         return None
     return RawReadings(report.meter_id, now, readings, clock_wrong, stated_at)

@@ -97,10 +97,16 @@ class _Span:
     high_at: datetime
 
 
+async def horizon_of(conn: AsyncConnection) -> datetime | None:
+    """The instant before which readings have been let go."""
+    found: datetime | None = await conn.scalar(HORIZON)
+    return found
+
+
 async def load_surroundings(
-    conn: AsyncConnection, wanted: Mapping[str, Wanted], now: datetime
+    conn: AsyncConnection, wanted: Mapping[str, Wanted], now: datetime, horizon: datetime | None
 ) -> dict[str, Surroundings]:
-    """By meter, in a handful of statements however many there are."""
+    """By meter, in a handful of statements however many there are. ``horizon``: as ``horizon_of``."""
     spans = [
         _Span(meter_id, first, last, first - NEAR, last + NEAR)
         for meter_id, one in wanted.items()
@@ -114,7 +120,6 @@ async def load_surroundings(
         await _read(conn, AFTER, [one for one in spans if one.high_at < now and not _has_after(found, one)], found)
         await _read(conn, CLAIMED, _claims(wanted), found)
         suspects = await _suspects(conn, spans, found)
-    horizon = await conn.scalar(HORIZON)
     days = await _days(conn, wanted, found, now)
     return {
         meter_id: Surroundings(

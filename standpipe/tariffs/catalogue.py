@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standpipe.platform.units import period_of
 from standpipe.tariffs.files import terms_of
-from standpipe.tariffs.models import SupplyTerms, Tariff, TariffVersion
 from standpipe.tariffs.periods import Segment, Supply, TariffInForce, segments_of, supply_on, version_on
 from standpipe.tariffs.pricing import table_of
 from standpipe.tariffs.terms import Terms, plain_terms
@@ -74,51 +73,12 @@ class Contract:
 
 async def versions(session: AsyncSession, tariff_ids: Sequence[str]) -> dict[str, list[TariffInForce]]:
     """Every version of these tariffs, oldest first, by tariff id."""
-    rows = await session.execute(
-        select(Tariff, TariffVersion)
-        .join(TariffVersion, TariffVersion.tariff_id == Tariff.id)
-        .where(Tariff.id.in_(tariff_ids))
-        .order_by(TariffVersion.effective_from)
-    )
-    found: dict[str, list[TariffInForce]] = {}
-    for tariff, version in rows:
-        found.setdefault(tariff.id, []).append(
-            TariffInForce(
-                tariff_id=tariff.id,
-                version_id=version.id,
-                name=tariff.name,
-                currency=tariff.currency,
-                effective_from=version.effective_from,
-                terms=_terms(version),
-                basis=tariff.basis,
-            )
-        )
-    return found
+    return await _load_versions(await session.connection(), tariff_ids)
 
 
 async def contracts(session: AsyncSession, basis: Mapping[str, tuple[str, date]]) -> dict[str, Contract]:
-    """By meter id, each meter's contract; ``basis``: its own row's tariff and first day, which hold before all terms.
-
-    Two statements, however many meters.
-    """
-    rows = await session.scalars(
-        select(SupplyTerms).where(SupplyTerms.meter_id.in_(list(basis))).order_by(SupplyTerms.from_day)
-    )
-    supplies: dict[str, list[Supply]] = {meter_id: [] for meter_id in basis}
-    for row in rows:
-        supplies[row.meter_id].append(
-            Supply(row.from_day, row.tariff_id, row.households, frozenset(row.groups), row.household_id, row.came_at)
-        )
-    for meter_id, (tariff_id, first_day) in basis.items():
-        own = supplies[meter_id]
-        if not own or own[0].from_day > first_day:
-            own.insert(0, Supply(first_day, tariff_id, household_id=own[0].household_id if own else None))
-    tariff_ids = sorted({supply.tariff_id for own in supplies.values() for supply in own})
-    known = await versions(session, tariff_ids)
-    return {
-        meter_id: Contract(tuple(own), {supply.tariff_id: known.get(supply.tariff_id, []) for supply in own})
-        for meter_id, own in supplies.items()
-    }
+    """``load_contracts`` on a session's connection."""
+    return await load_contracts(await session.connection(), basis)
 
 
 async def load_contracts(conn: AsyncConnection, basis: Mapping[str, tuple[str, date]]) -> dict[str, Contract]:
@@ -146,14 +106,6 @@ async def load_contracts(conn: AsyncConnection, basis: Mapping[str, tuple[str, d
 async def contract_of(session: AsyncSession, meter_id: str, tariff_id: str, first_day: date) -> Contract:
     """``contracts`` for one meter."""
     return (await contracts(session, {meter_id: (tariff_id, first_day)}))[meter_id]
-
-
-def _terms(version: TariffVersion) -> Terms:
-    found = _parsed.get(version.id)
-    if found is None:
-        found = terms_of(version.document) if version.document else plain_terms(table_of(version.blocks))
-        _parsed[version.id] = found
-    return found
 
 
 async def _load_versions(conn: AsyncConnection, tariff_ids: Sequence[str]) -> dict[str, list[TariffInForce]]:

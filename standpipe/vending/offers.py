@@ -62,7 +62,7 @@ async def offer(session: AsyncSession, meter_id: str, credit_key: str, clock: Cl
             purpose=Purpose.CREDIT,
             credit_key=credit_key,
             tid=grant.tid,
-            volume_ml=grant.volume_ml - grant.revoked_ml,
+            volume_ml=grant.amount - grant.revoked,
             terms=described(keypad),
             requested_at=clock.now(),
         )
@@ -80,7 +80,7 @@ def described(keypad: MeterKeypad, *, key_revision: int | None = None) -> dict[s
 
 
 def _to_offer() -> tuple[Any, ...]:
-    left_ml = CreditGrant.volume_ml - CreditGrant.revoked_ml
+    left_ml = CreditGrant.amount - CreditGrant.revoked
     return (
         CreditGrant.tid.is_not(None),
         CreditGrant.confirmed_at.is_(None),

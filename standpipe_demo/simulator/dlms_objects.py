@@ -164,7 +164,7 @@ class Objects:
         """Call a method; what it returns. Raises RefusedError."""
         match (class_id, obis, index), value:
             case (112, "0.0.19.10.0.255", 1), ("i32", amount):
-                self._credit(self.state.credit_remaining_minor + int(amount))
+                self._credit(self.state.credit_remaining + int(amount))
             case (112, "0.0.19.10.0.255", 2), ("i32", amount):
                 self._credit(int(amount))
             case (70, "0.0.96.3.10.255", 1 | 2), _:
@@ -186,7 +186,7 @@ class Objects:
     @property
     def paid_minor(self) -> int:
         """All that was ever deducted."""
-        return self.state.credit_accepted_minor - self.state.credit_remaining_minor
+        return self.state.credit_accepted - self.state.credit_remaining
 
     @property
     def _exponent(self) -> int:
@@ -197,7 +197,7 @@ class Objects:
         connected = state.valve != CLOSED
         return {
             (111, ACCOUNT, 2): lambda: ("structure", [("enum", 2), ("enum", 2)]),
-            (111, ACCOUNT, 5): lambda: ("i32", state.credit_remaining_minor),
+            (111, ACCOUNT, 5): lambda: ("i32", state.credit_remaining),
             (111, ACCOUNT, 6): lambda: ("i32", 0),
             (111, ACCOUNT, 8): lambda: ("i32", 0),
             (111, ACCOUNT, 15): lambda: (
@@ -205,7 +205,7 @@ class Objects:
                 [("utf8", self.config.currency), ("i8", -self._exponent), ("enum", 2)],
             ),
             (111, ACCOUNT, 16): lambda: ("i32", state.threshold_minor),
-            (112, CREDIT, 2): lambda: ("i32", state.credit_remaining_minor),
+            (112, CREDIT, 2): lambda: ("i32", state.credit_remaining),
             (113, CHARGE, 2): lambda: ("i32", self.paid_minor),
             (113, CHARGE, 5): lambda: _table(self.priced.blocks, self._exponent),
             (113, CHARGE, 6): lambda: _table(self.extra.passive_blocks or [], self._exponent),
@@ -224,12 +224,12 @@ class Objects:
     def _credit(self, amount_minor: int) -> None:
         if not -_INT32 <= amount_minor < _INT32:
             raise RefusedError(WRONG_TYPE)
-        self.state.credit_accepted_minor += amount_minor - self.state.credit_remaining_minor
-        self.state.credit_remaining_minor = amount_minor
+        self.state.credit_accepted += amount_minor - self.state.credit_remaining
+        self.state.credit_remaining = amount_minor
         self._settle_valve()
 
     def _settle_valve(self) -> None:
-        empty = self.state.credit_remaining_minor <= 0
+        empty = self.state.credit_remaining <= 0
         self.state.valve = CLOSED if empty else self.state.ordered_valve
         self.state.valve_reason = NO_CREDIT if empty else NORMAL
 

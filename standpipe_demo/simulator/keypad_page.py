@@ -61,6 +61,6 @@ def keypad_routes(meters: Mapping[str, KeypadMeter]) -> list[Route]:
 def _stands(meter: KeypadMeter) -> dict[str, Any]:
     return {
         "serial": meter.config.serial,
-        "litres": meter.state.credit_remaining_minor // 1000,
+        "litres": meter.state.credit_remaining // 1000,
         "valve": "closed" if meter.state.valve == CLOSED else "open",
     }

@@ -303,7 +303,7 @@ class SimulatedMeter:
         prepaid = [str(self._object_id), "0"]
         site.add_resource([*prepaid, "0"], _Path(self, self._command))
         site.add_resource([*prepaid, "1"], _Path(self, self._status))
-        site.add_resource([*prepaid, "2"], _Path(self, lambda _: text(str(self.state.credit_remaining_minor))))
+        site.add_resource([*prepaid, "2"], _Path(self, lambda _: text(str(self.state.credit_remaining))))
         site.add_resource([*prepaid, "3"], _Path(self, lambda _: text(self.config.currency)))
         site.add_resource([*prepaid, "4"], _Path(self, lambda _: text(str(self.state.valve))))
         site.add_resource([*prepaid, "5"], _Path(self, lambda _: text(str(self.state.threshold_minor))))

@@ -31,11 +31,11 @@ def type_token(config: MeterConfig, state: MeterState, digits: str) -> str:
         state.keypad = described(keypad.key)
     if shown is Typed.ACCEPTED:
         volume_ml = keypad.units * ML_PER_UNIT
-        state.credit_accepted_minor += volume_ml
-        state.credit_remaining_minor += volume_ml
+        state.credit_accepted += volume_ml
+        state.credit_remaining += volume_ml
         state.typed_ml += volume_ml
         if _subclass(key, digits) == (MANAGEMENT_CLASS, Management.CLEAR_CREDIT):
-            state.credit_remaining_minor = min(state.credit_remaining_minor, 0)
+            state.credit_remaining = min(state.credit_remaining, 0)
         settle_valve(state)
     return shown
 

@@ -47,8 +47,8 @@ class MeterConfig:
     started_at: str
     register_ml: int = 0
     period_used_ml: int = 0
-    credit_accepted_minor: int = 0
-    credit_remaining_minor: int = 0
+    credit_accepted: int = 0
+    credit_remaining: int = 0
     low_credit_threshold_minor: int = 0
     last_sequence: int = 0
     report_counter: int = 0
@@ -91,8 +91,8 @@ class MeterState:
     at: str
     register_ml: int
     period_start_register_ml: int
-    credit_accepted_minor: int
-    credit_remaining_minor: int
+    credit_accepted: int
+    credit_remaining: int
     period_charged_minor: int
     last_sequence: int = 0
     result: int = DONE
@@ -142,14 +142,14 @@ def fresh_state(config: MeterConfig) -> MeterState:
         at=config.started_at,
         register_ml=config.register_ml,
         period_start_register_ml=config.register_ml - config.period_used_ml,
-        credit_accepted_minor=config.credit_accepted_minor,
-        credit_remaining_minor=config.credit_remaining_minor,
+        credit_accepted=config.credit_accepted,
+        credit_remaining=config.credit_remaining,
         period_charged_minor=price_minor(config.blocks, config.period_used_ml),
         threshold_minor=config.low_credit_threshold_minor,
         last_sequence=config.last_sequence,
         report_counter=config.report_counter,
-        valve=OPEN if config.credit_remaining_minor > 0 else CLOSED,
-        valve_reason=NORMAL if config.credit_remaining_minor > 0 else NO_CREDIT,
+        valve=OPEN if config.credit_remaining > 0 else CLOSED,
+        valve_reason=NORMAL if config.credit_remaining > 0 else NO_CREDIT,
     )
 
 
@@ -196,11 +196,11 @@ def pour(config: MeterConfig, state: MeterState, volume_ml: int) -> None:
     """Let a volume run through, deduct it or its price, and close the valve when the credit is gone."""
     state.register_ml += volume_ml
     if config.holds_volume:
-        state.credit_remaining_minor -= volume_ml
+        state.credit_remaining -= volume_ml
         settle_valve(state)
         return
     due = price_minor(blocks_of(config, state), state.register_ml - state.period_start_register_ml)
-    state.credit_remaining_minor -= due - state.period_charged_minor
+    state.credit_remaining -= due - state.period_charged_minor
     state.period_charged_minor = due
     settle_valve(state)
 
@@ -242,7 +242,7 @@ def take_opened(config: MeterConfig, state: MeterState, opened: Opened | None) -
         state.result = WRONG_CURRENCY
     elif not _is_known(config, kind, value):
         state.result = UNSUPPORTED
-    elif kind in (CREDIT, MARKED_CREDIT) and (value < state.credit_accepted_minor or (mark or 0) < state.tid_mark):
+    elif kind in (CREDIT, MARKED_CREDIT) and (value < state.credit_accepted or (mark or 0) < state.tid_mark):
         state.result = TOTAL_TOO_LOW
     else:
         state.last_sequence, state.result = sequence, DONE
@@ -259,8 +259,8 @@ def _is_known(config: MeterConfig, kind: int, value: int) -> bool:
 
 def _carry_out(state: MeterState, kind: int, value: int, mark: int | None) -> None:
     if kind in (CREDIT, MARKED_CREDIT):
-        state.credit_remaining_minor += value - state.credit_accepted_minor
-        state.credit_accepted_minor = value
+        state.credit_remaining += value - state.credit_accepted
+        state.credit_accepted = value
         if mark is not None:
             state.typed_ml, state.tid_mark = 0, mark
     elif kind == VALVE:
@@ -315,8 +315,8 @@ def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int
         state.result,
         state.valve,
         state.valve_reason,
-        state.credit_accepted_minor,
-        state.credit_remaining_minor,
+        state.credit_accepted,
+        state.credit_remaining,
         state.register_ml,
         int(datetime.fromisoformat(state.at).timestamp() + state.clock_error_s),
     )
@@ -324,9 +324,9 @@ def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int
 
 def settle_valve(state: MeterState) -> None:
     """Put the valve where the credit and the orders want it."""
-    if state.credit_remaining_minor <= 0 and state.at_zero == DISCONNECT:
+    if state.credit_remaining <= 0 and state.at_zero == DISCONNECT:
         state.valve, state.valve_reason = CLOSED, NO_CREDIT
-    elif state.credit_remaining_minor <= 0 and state.at_zero == TRICKLE and state.ordered_valve == OPEN:
+    elif state.credit_remaining <= 0 and state.at_zero == TRICKLE and state.ordered_valve == OPEN:
         state.valve, state.valve_reason = RESTRICTED, NO_CREDIT
     else:
         state.valve, state.valve_reason = state.ordered_valve, NORMAL

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.billing.models import PeriodCharge, StandingCharged
 from standpipe.ledger.models import Account, LedgerTransaction
 from standpipe.ledger.posting import GUARDED_KINDS, AccountRef
+from standpipe.meters.due import MeterDue
 from standpipe.meters.models import CommandKind, CommandStatus, CreditGrant, Meter, MeterCommand, MeterState
 from standpipe.payments.models import Payment, TopUp, TopUpEvent
 from standpipe.platform.base import Base
@@ -37,7 +38,8 @@ async def keep(session: AsyncSession, meter: Meter, past: Past, now: datetime) -
         session, TopUpEvent, [{"top_up_id": row.id, "status": status, "at": row.created_at} for row, status in events]
     )
     await _grant(session, meter, past.top_ups, now)
-    meter.accrued_through = past.through
+    await session.flush()
+    await session.execute(update(MeterDue).where(MeterDue.meter_id == meter.id).values(accrued_through=past.through))
     credit_minor = sum(amount for ref, amount in past.balances.items() if (ref.kind, ref.owner_id) == _wallet(meter))
     session.add(
         MeterState(
@@ -46,8 +48,8 @@ async def keep(session: AsyncSession, meter: Meter, past: Past, now: datetime) -
             battery_percent=90,
             report_counter=1,
             last_sequence=meter.last_sequence,
-            credit_accepted_minor=meter.credit_granted_minor,
-            credit_remaining_minor=credit_minor,
+            credit_accepted=meter.credit_granted,
+            credit_remaining=credit_minor,
             stated_at=now,
             valve="OPEN",
             valve_reason="NORMAL",
@@ -131,15 +133,16 @@ async def _grant(session: AsyncSession, meter: Meter, top_ups: list[tuple[TopUp,
         amount_minor = payment.captured_minor - payment.standing_minor
         if not amount_minor:
             continue
-        meter.credit_granted_minor += amount_minor
+        meter.credit_granted += amount_minor
         meter.last_sequence += 1
         grants.append(
             {
                 "credit_key": f"{top_up.id}:captured:{payment.captured_minor}",
                 "meter_id": meter.id,
                 "source_id": top_up.id,
-                "amount_minor": amount_minor,
-                "total_after_minor": meter.credit_granted_minor,
+                "unit": meter.currency,
+                "amount": amount_minor,
+                "total_after": meter.credit_granted,
                 "granted_at": top_up.created_at,
                 "sent_at": now,
                 "confirmed_at": now,
@@ -151,7 +154,7 @@ async def _grant(session: AsyncSession, meter: Meter, top_ups: list[tuple[TopUp,
                 "meter_id": meter.id,
                 "sequence": meter.last_sequence,
                 "kind": CommandKind.CREDIT,
-                "value": meter.credit_granted_minor,
+                "value": meter.credit_granted,
                 "status": CommandStatus.SUPERSEDED,
                 "confirmed_at": None,
             }

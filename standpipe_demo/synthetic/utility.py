@@ -173,10 +173,9 @@ async def _home(session: AsyncSession, place: _Place, number: int) -> tuple[Mete
         currency=CURRENCY,
         time_zone=ZONE,
         installed_at=local_midnight(place.first_day, ZoneInfo(ZONE)),
-        credit_granted_minor=0,
+        credit_granted=0,
         last_sequence=0,
         initial_register_ml=1_000_000 * (number % 50),
-        guaranteed_minor=0,
     )
     session.add_all([Membership(household_id=household.id, customer_id=customer.id, role=HouseholdRole.OWNER), meter])
     await session.flush()

@@ -352,7 +352,7 @@ async def test_guaranteed_water_that_costs_otherwise_is_a_change(sessions: Sessi
     await run(sessions, "UPDATE utilities SET guaranteed_ml = 6000000")
     await run(sessions, "UPDATE meter_due SET marked_at = NULL, due_next_at = NULL")
     before = metrics.RATED_LATE._value.get()
-    await run(sessions, "UPDATE meters SET accrued_through = '2100-01-01'")
+    await run(sessions, "UPDATE meter_due SET accrued_through = '2100-01-01'")
     await rounds.sweep(sessions, Stopped(NOW + timedelta(hours=30)))
     assert metrics.RATED_LATE._value.get() == before + 1
 

@@ -19,6 +19,7 @@ from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.ledger.posting import wallet_balance_minor
 from standpipe.meters.commands import lock_meter
+from standpipe.meters.due import MeterDue
 from standpipe.meters.models import CreditGrant, Meter, MeterCommand
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.outbox.models import OutboxFact
@@ -151,8 +152,10 @@ async def test_the_past_is_booked_as_settling_and_charging_would(sessions: Sessi
                 assert mine == await rows_of(session, model, twin_id, *without)
                 assert len(mine) >= 12
             fresh = [await session.get_one(Meter, name) for name in (meter.id, twin_id)]
-            names = ("credit_granted_minor", "last_sequence", "accrued_through", "guaranteed_minor")
+            names = ("credit_granted", "last_sequence")
             assert [getattr(fresh[0], name) for name in names] == [getattr(fresh[1], name) for name in names]
+            due = [await session.get_one(MeterDue, name) for name in (meter.id, twin_id)]
+            assert due[0].accrued_through == due[1].accrued_through
 
 
 async def test_the_books_of_the_synthetic_utility_are_whole(sessions: Sessions) -> None:

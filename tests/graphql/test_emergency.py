@@ -238,7 +238,7 @@ async def test_it_is_repaid_first_however_one_pays(town: Town, pay: Any) -> None
     # 300 paid: 200 repay the reserve, which is in the wallet already; 100 are new.
     assert await town.wallet() == RESERVE + 10_000
     async with town.sessions() as session:
-        granted = (await session.get_one(Meter, town.home.meter_id)).credit_granted_minor
+        granted = (await session.get_one(Meter, town.home.meter_id)).credit_granted
         balances = await session.scalars(select(Account.balance_minor).where(Account.kind == AccountKind.EMERGENCY))
         assert balances.all() == [0]
     assert granted == RESERVE + 10_000

@@ -355,7 +355,7 @@ async def test_credit_does_not_wait_behind_a_clock_that_cannot_be_set(
         assert [kind for kind, _ in await field.statuses()] == ["CLOCK"]
         await field.grant(5_000)
         await meter.wake()
-        assert meter.state.credit_accepted_minor == 5_000
+        assert meter.state.credit_accepted == 5_000
 
         async def given_up() -> bool:
             await meter.wake()

@@ -36,7 +36,7 @@ NOON = nairobi("07-15T12:00")  # A Wednesday.
 @pytest.fixture
 async def field(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncIterator[Field]:
     """Noon on a working day; the household uses next to nothing but what a test pours."""
-    meter = {"credit_remaining_minor": CREDIT_MINOR, "daily_litres": 1}
+    meter = {"credit_remaining": CREDIT_MINOR, "daily_litres": 1}
     async with make_field(database_url, sessions, tmp_path, now=NOON, **meter) as made:
         async with sessions.begin() as session:
             wallet = AccountRef(AccountKind.WALLET, made.home.meter_id, "KES")

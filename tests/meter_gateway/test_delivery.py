@@ -49,14 +49,14 @@ def says(meter_id: str, counter: int, *, accepted: int = 0, sequence: int = 0, *
         report_counter=counter,
         last_sequence=sequence,
         result=CommandResult.DONE,
-        credit_accepted_minor=accepted,
-        credit_remaining_minor=accepted,
+        credit_accepted=accepted,
+        credit_remaining=accepted,
         register_ml=counter,
         valve=ValveState.OPEN,
         valve_reason=ValveReason.NORMAL,
         stated_at=NOW,
     )
-    return Told(Heard(meter_id, MeterReport(meter_id, NOW, statement=status, **more), sends_next=True))
+    return Told(Heard(meter_id, MeterReport(meter_id, NOW, status=status, **more), sends_next=True))
 
 
 async def grant(sessions: Sessions, meter_id: str, amount_minor: int, key: str) -> None:

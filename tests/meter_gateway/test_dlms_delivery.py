@@ -44,11 +44,11 @@ async def test_credit_reaches_the_meter_and_is_confirmed_by_its_own_word(field: 
     await field.grant(5_000)
     field.run_meter()
     await field.until_statuses(("CREDIT", "CONFIRMED"))
-    assert field.meter.objects.state.credit_remaining_minor == 5_000
+    assert field.meter.objects.state.credit_remaining == 5_000
     await field.grant(700, "k2")  # While it is connected: no waiting for it to dial in.
     await field.until_statuses(("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED"))
     state = await field.until_stated()
-    assert (state.credit_accepted_minor, state.credit_remaining_minor) == (5_700, 5_700)
+    assert (state.credit_accepted, state.credit_remaining) == (5_700, 5_700)
 
 
 async def test_the_statement_tells_register_valve_clock_and_battery(hls: DlmsField) -> None:
@@ -143,7 +143,7 @@ async def test_m1_an_answer_that_is_lost_makes_no_second_credit(field: DlmsField
     field.meter.faults.lose_answers_to_actions = 1
     field.run_meter()
     await field.until_statuses(("CREDIT", "CONFIRMED"))
-    assert field.meter.objects.state.credit_accepted_minor == 5_000
+    assert field.meter.objects.state.credit_accepted == 5_000
     # Read back, not sent again.
     assert len([call for call in field.meter.objects.calls if "19.10" in call or call == "enter"]) == 1
 
@@ -155,7 +155,7 @@ async def test_m1_a_request_that_is_lost_goes_out_again_under_its_number(field: 
     field.meter.faults.lose_answers_to_actions = 1
     await field.grant(5_000)
     await field.until_statuses(("CREDIT", "CONFIRMED"))
-    assert field.meter.objects.state.credit_accepted_minor == 5_000
+    assert field.meter.objects.state.credit_accepted == 5_000
     assert (await field.last_command()).sequence == 1
 
 
@@ -166,7 +166,7 @@ async def test_m3_a_meter_that_loses_power_keeps_its_credit_and_its_count(field:
     field.meter.reboot()
     await field.grant(300, "k2")
     await field.until_statuses(("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED"))
-    assert field.meter.objects.state.credit_accepted_minor == 5_300
+    assert field.meter.objects.state.credit_accepted == 5_300
 
 
 async def test_m10_a_close_that_waits_gives_way_to_a_top_up(field: DlmsField) -> None:
@@ -186,10 +186,10 @@ async def test_m13_an_answer_without_a_statement_never_confirms(field: DlmsField
     with pytest.raises(asyncio.IncompleteReadError):
         await field.meter.dial()
     await until(lambda: _status_is(field, doubt))
-    assert (await field.until_stated()).credit_accepted_minor == 0
+    assert (await field.until_stated()).credit_accepted == 0
     field.run_meter()
     await field.until_statuses(("CREDIT", "CONFIRMED"))
-    assert field.meter.objects.state.credit_accepted_minor == 5_000
+    assert field.meter.objects.state.credit_accepted == 5_000
 
 
 @pytest.mark.parametrize("fault", ["say_twice", "push_before_answer"])
@@ -198,7 +198,7 @@ async def test_what_is_said_twice_or_out_of_turn_changes_nothing(field: DlmsFiel
     await field.grant(5_000)
     field.run_meter()
     await field.until_statuses(("CREDIT", "CONFIRMED"))
-    assert field.meter.objects.state.credit_accepted_minor == 5_000
+    assert field.meter.objects.state.credit_accepted == 5_000
 
 
 async def test_water_that_runs_between_reading_and_setting_is_put_right(hls: DlmsField) -> None:
@@ -217,8 +217,8 @@ async def test_water_that_runs_between_reading_and_setting_is_put_right(hls: Dlm
     await hls.grant(1_000, "k2")
     await hls.until_statuses(("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED"))
     state = await hls.until_stated()
-    assert (state.credit_accepted_minor, objects.state.credit_accepted_minor) == (6_000, 6_000)
-    assert objects.state.credit_remaining_minor == 5_500
+    assert (state.credit_accepted, objects.state.credit_accepted) == (6_000, 6_000)
+    assert objects.state.credit_remaining == 5_500
 
 
 async def test_a_price_table_is_written_read_back_and_comes_into_force_on_its_day(hls: DlmsField) -> None:

@@ -67,7 +67,7 @@ async def test_m2_a_gateway_killed_between_sending_and_answer_credits_once(
         await roles.start("gateway")
         await until(lambda: _confirmed(field), timeout_s=90)
     await field.stop()
-    assert meter.objects.state.credit_accepted_minor == 5_000
+    assert meter.objects.state.credit_accepted == 5_000
     assert len(meter.objects.calls) == 1
     assert (await field.last_command()).sequence == 1
     assert_counters_never_repeat(meter)
@@ -87,13 +87,13 @@ async def test_m3_a_meter_that_forgot_everything_gets_nothing_until_a_person_has
     await until(lambda: _is(lambda: hls.server is not None and not hls.server._tasks))
     assert await hls.statuses() == [("CREDIT", "CONFIRMED"), ("CREDIT", "QUEUED")]
     assert (await hls.until_stated()).report_counter == stated
-    assert hls.meter.objects.state.credit_accepted_minor == 0
+    assert hls.meter.objects.state.credit_accepted == 0
     async with hls.sessions.begin() as session:
         await dlms.start_anew(session, hls.home.meter_id)
     hls.meter.hang_up()
     await hls.until_statuses(("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED"))
     # Only what is new: what it forgot is a matter between people.
-    assert hls.meter.objects.state.credit_remaining_minor == 300
+    assert hls.meter.objects.state.credit_remaining == 300
 
 
 async def test_m4_a_meter_cannot_be_another(hls: DlmsField) -> None:
@@ -118,7 +118,7 @@ async def test_m4_a_meter_cannot_be_another(hls: DlmsField) -> None:
         meter = hls.another_meter(other, imposture, push_first=push_first)
         await ended(meter)
         assert meter.objects.calls == []
-        assert meter.objects.state.credit_accepted_minor == 0
+        assert meter.objects.state.credit_accepted == 0
     assert await hls.state() is None
     assert await hls.statuses() == [("CREDIT", "QUEUED")]
 
@@ -206,7 +206,7 @@ async def test_m6_an_answer_from_before_does_not_complete_a_new_command(
         assert meter.faults.lose_actions == 0
         # It went out again, because the meter's own word did not hold it.
         assert (await field.last_command()).attempts == 2
-        assert meter.state.credit_accepted_minor == 5_700
+        assert meter.state.credit_accepted == 5_700
 
 
 async def test_m7_garbage_ends_its_own_connection_and_nobody_elses(hls: DlmsField) -> None:
@@ -349,7 +349,7 @@ async def test_a_meter_that_sleeps_is_unknown_and_read_back_when_it_wakes(hls: D
     assert (await hls.last_command()).status in {"QUEUED", "UNKNOWN"}
     hls.meter.faults.lose_requests = 0
     await hls.until_statuses(("CREDIT", "CONFIRMED"))
-    assert hls.meter.objects.state.credit_accepted_minor == 5_000
+    assert hls.meter.objects.state.credit_accepted == 5_000
 
 
 def assert_counters_never_repeat(meter: SimulatedDlmsMeter) -> None:

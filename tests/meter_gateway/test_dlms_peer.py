@@ -57,8 +57,8 @@ async def test_a_foreign_client_associates_by_hls_gmac_and_reads_volume_and_acco
         blocks=((None, "5000"),),
         started_at="2026-01-01T00:00:00+00:00",
         register_ml=1_234_567_000,
-        credit_accepted_minor=9_000,
-        credit_remaining_minor=4_200,
+        credit_accepted=9_000,
+        credit_remaining=4_200,
         daily_litres=0,
         dlms=IDENTITY,
     )

@@ -31,15 +31,13 @@ from tests.support.town import make_settings, until
 async def test_a_waking_tells_the_kept_hours_takes_the_credit_and_confirms_it(
     database_url: str, sessions: Sessions, tmp_path: Path, report_format: str
 ) -> None:
-    async with make_field(
-        database_url, sessions, tmp_path, report_format=report_format, credit_remaining_minor=100
-    ) as field:
+    async with make_field(database_url, sessions, tmp_path, report_format=report_format, credit_remaining=100) as field:
         await field.grant(5_000)
         assert await field.meter.wake()
         assert await field.statuses() == [("CREDIT", "CONFIRMED")]
         state = await field.state()
         assert state is not None
-        assert state.credit_accepted_minor == field.meter.state.credit_accepted_minor == 5_000
+        assert state.credit_accepted == field.meter.state.credit_accepted == 5_000
         assert state.valve == "OPEN"
         assert field.meter.state.unsent == []
         await rate_due(sessions)
@@ -55,14 +53,14 @@ async def test_m1_answer_lost_credits_once(field: Field) -> None:
     await field.grant(5_000)
     # Nor is anything answered after it in this waking: the meter would say at once what it has.
     field.meter.fall_silent_at_command()
-    while not field.meter.state.credit_accepted_minor:
+    while not field.meter.state.credit_accepted:
         # On a busy machine it may fall asleep before the command is out.
         await field.meter.wake()
     await until(lambda: _has(field, ("CREDIT", "UNKNOWN")))
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
     await field.meter.wake()
     assert await field.statuses() == [("CREDIT", "CONFIRMED")]
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
 
 
 async def test_m1_the_command_itself_lost_is_sent_again_with_the_same_number(field: Field) -> None:
@@ -74,7 +72,7 @@ async def test_m1_the_command_itself_lost_is_sent_again_with_the_same_number(fie
     await field.meter.wake()
     assert await field.statuses() == [("CREDIT", "CONFIRMED")]
     assert field.meter.state.last_sequence == sent.sequence
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
 
 
 async def test_m2_gateway_gone_between_send_and_answer(field: Field) -> None:
@@ -92,7 +90,7 @@ async def test_m2_gateway_gone_between_send_and_answer(field: Field) -> None:
         return await field.statuses() == [("CREDIT", "CONFIRMED")]
 
     await until(confirmed)
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
 
 
 async def test_m3_a_meter_that_restarts_keeps_its_credit_and_its_numbers(field: Field) -> None:
@@ -101,7 +99,7 @@ async def test_m3_a_meter_that_restarts_keeps_its_credit_and_its_numbers(field: 
     field.meter.reboot()
     await field.grant(700, "k2")
     await field.meter.wake()
-    assert field.meter.state.credit_accepted_minor == 5_700
+    assert field.meter.state.credit_accepted == 5_700
     assert await field.statuses() == [("CREDIT", "CONFIRMED"), ("CREDIT", "CONFIRMED")]
 
 
@@ -136,18 +134,18 @@ async def test_m3_a_meter_that_lost_its_memory_is_not_given_all_its_credit_again
     await field.grant(1_000, "k2")
     wiped = make_meter(
         field.settings, field.home, tmp_path / "wiped", dtls_key_hex=field.meter.config.dtls_key_hex,
-        credit_accepted_minor=0, credit_remaining_minor=0, last_sequence=0, report_counter=0,
+        credit_accepted=0, credit_remaining=0, last_sequence=0, report_counter=0,
     )  # fmt: skip
     for _ in range(8):  # Its count of statements passes the old one's on the way.
         await wiped.wake()
-    assert wiped.state.credit_accepted_minor == 0
+    assert wiped.state.credit_accepted == 0
     assert (await field.statuses())[-1] == ("CREDIT", "QUEUED")
     state = await field.state()
     assert state is not None
-    assert state.credit_accepted_minor == 5_000
+    assert state.credit_accepted == 5_000
     # The old memory back, all is as it was.
     await field.meter.wake()
-    assert field.meter.state.credit_accepted_minor == 6_000
+    assert field.meter.state.credit_accepted == 6_000
 
 
 async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
@@ -158,8 +156,8 @@ async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
         report_counter=state.report_counter - 1,
         last_sequence=9,
         result=CommandResult.DONE,
-        credit_accepted_minor=10**6,
-        credit_remaining_minor=10**6,
+        credit_accepted=10**6,
+        credit_remaining=10**6,
         register_ml=0,
         valve=ValveState.OPEN,
         valve_reason=ValveReason.NORMAL,
@@ -174,7 +172,7 @@ async def test_m5_a_replayed_statement_is_refused(field: Field) -> None:
         await take_report(session, MeterReport(field.home.meter_id, datetime.now(UTC), (), same), datetime.now(UTC))
     after = await field.state()
     assert after is not None
-    assert after.credit_accepted_minor == state.credit_accepted_minor
+    assert after.credit_accepted == state.credit_accepted
 
 
 async def test_m7_garbage_datagrams_while_a_healthy_meter_is_served(plain: Field) -> None:
@@ -233,7 +231,7 @@ async def test_two_top_ups_while_the_meter_sleeps_are_one_command_and_both_credi
     await field.grant(700, "k2")
     await field.meter.wake()
     assert await field.statuses() == [("CREDIT", "SUPERSEDED"), ("CREDIT", "CONFIRMED")]
-    assert field.meter.state.credit_accepted_minor == 5_700
+    assert field.meter.state.credit_accepted == 5_700
     async with field.sessions() as session:
         assert all(grant.confirmed_at for grant in await session.scalars(select(CreditGrant)))
 

@@ -56,7 +56,7 @@ def another(field: Field, folder: Path, **more: Any) -> SimulatedMeter:
 @pytest.fixture
 def running(field: Field) -> Field:
     """The meter has credit, so that water runs."""
-    field.meter = another(field, field.folder, credit_remaining_minor=10**6)
+    field.meter = another(field, field.folder, credit_remaining=10**6)
     return field
 
 
@@ -84,7 +84,7 @@ async def test_t8_an_empty_pipe_with_flow_is_held_and_billed_to_nobody(running: 
 
 async def test_t8_an_empty_pipe_without_flow_is_an_alarm_and_no_more(running: Field) -> None:
     field = running
-    field.meter = another(field, field.folder, credit_remaining_minor=0)
+    field.meter = another(field, field.folder, credit_remaining=0)
     field.meter.run_dry(0, ago=2 * HOUR)
     await wake(field)
     assert {row.quality for row in await readings(field)} == {"MEASURED"}
@@ -95,7 +95,7 @@ async def test_t9_a_wrong_clock_s_readings_count_on_the_day_they_come(running: F
     field = running
     wrong = datetime.now(UTC) + timedelta(days=days)
     started = (wrong - 5 * HOUR).replace(minute=0, second=0, microsecond=0)
-    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining_minor=10**6)
+    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining=10**6)
     await wake(field)
     now = datetime.now(UTC)
     rows = await readings(field)
@@ -119,7 +119,7 @@ async def test_t9_a_clock_that_is_a_day_behind_is_believed_once_and_no_more(runn
         (await session.get_one(Meter, field.home.meter_id)).installed_at -= timedelta(days=5)
     wrong = datetime.now(UTC) - timedelta(days=1)
     started = (wrong - 5 * HOUR).replace(minute=0, second=0, microsecond=0)
-    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining_minor=10**6)
+    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining=10**6)
     await wake(field)
     rows = await readings(field)
     assert (rows[-1].reason, rows[-1].claimed_at is not None) == ("CLOCK_WRONG", True)
@@ -139,7 +139,7 @@ async def test_t9_told_again_a_wrong_instant_is_the_same_reading(running: Field)
     field = running
     wrong = datetime.now(UTC) + timedelta(days=1)
     started = (wrong - 5 * HOUR).replace(minute=0, second=0, microsecond=0)
-    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining_minor=10**6)
+    field.meter = clockwork(field, wrong, started_at=started.isoformat(), credit_remaining=10**6)
     field.meter.run_dry(0)
     kept = list(field.meter.state.unsent)
     await wake(field)

@@ -49,7 +49,7 @@ async def past_the_deadline(town: Town) -> None:
 async def woken(field: Field, remaining_ml: int) -> bool:
     await field.meter.wake()
     state = await field.state()
-    return state is not None and state.volume_remaining_ml == remaining_ml
+    return state is not None and state.credit_remaining == remaining_ml
 
 
 async def test_m14_out_of_reach_the_token_is_offered_and_typed_and_the_radio_adds_nothing(
@@ -76,7 +76,7 @@ async def test_m14_out_of_reach_the_token_is_offered_and_typed_and_the_radio_add
         meter = field.meter
         assert meter.state.valve == CLOSED
         assert [meter.type_token(token["display"]), meter.type_token(token["digits"])] == ["ACCEPTED", "USED"]
-        assert (meter.state.valve, meter.state.credit_remaining_minor) == (OPEN, 800_000)
+        assert (meter.state.valve, meter.state.credit_remaining) == (OPEN, 800_000)
         await until(lambda: woken(field, 800_000), timeout_s=60)
         told = await seen(town, top_up_id)
         assert (told["status"], told["terminal"]) == ("ON_METER", True)
@@ -84,9 +84,9 @@ async def test_m14_out_of_reach_the_token_is_offered_and_typed_and_the_radio_add
         steps = ["PAID", "TOKEN_ISSUED", "ON_METER"]
         assert [step["status"] for step in told["timeline"]][-3:] == steps
         # The total that waited came too, and held the same water.
-        assert (meter.state.credit_accepted_minor, meter.state.typed_ml) == (800_000, 0)
+        assert (meter.state.credit_accepted, meter.state.typed_ml) == (800_000, 0)
         assert meter.type_token(token["digits"]) == "USED"
-    assert (await meter_of(town)).volume_granted_ml == 800_000
+    assert (await meter_of(town)).credit_granted == 800_000
 
 
 async def test_m14_the_radio_was_first_and_its_answer_lost_and_the_token_says_used(
@@ -106,13 +106,13 @@ async def test_m14_the_radio_was_first_and_its_answer_lost_and_the_token_says_us
             assert field.meter.type_token(token["digits"]) == "USED"
         field.meter.lose_answers_to("command", 0)
         await until(lambda: woken(field, 800_000), timeout_s=60)
-        assert field.meter.state.credit_accepted_minor == 800_000
+        assert field.meter.state.credit_accepted == 800_000
         assert (await seen(town, top_up_id))["status"] == "ON_METER"
 
 
 async def took(field: Field) -> bool:
     await field.meter.wake()
-    return field.meter.state.credit_accepted_minor == 800_000
+    return field.meter.state.credit_accepted == 800_000
 
 
 async def test_water_that_was_offered_as_a_token_is_not_given_back(town: Town) -> None:
@@ -124,7 +124,7 @@ async def test_water_that_was_offered_as_a_token_is_not_given_back(town: Town) -
     assert (await seen(town, first))["status"] == "TOKEN_ISSUED"
     with pytest.raises(InvalidInputError, match="may hold this water"):
         await refunded(town, first, 5_800)
-    assert (await meter_of(town)).volume_granted_ml == 1_000_000
+    assert (await meter_of(town)).credit_granted == 1_000_000
 
 
 async def test_m14_over_lorawan_typed_first_and_the_total_holds_it(
@@ -143,8 +143,8 @@ async def test_m14_over_lorawan_typed_first_and_the_total_holds_it(
         await until(lambda: heard(town, field, second), timeout_s=60)
         assert (await seen(town, first))["status"] == "ON_METER"
         # 8 units were typed, and 2 more came by radio.
-        total_ml = (await meter_of(town)).volume_granted_ml
-        assert field.meter.state.credit_accepted_minor == field.meter.state.credit_remaining_minor == total_ml
+        total_ml = (await meter_of(town)).credit_granted
+        assert field.meter.state.credit_accepted == field.meter.state.credit_remaining == total_ml
         assert field.meter.state.typed_ml == 0
 
 
@@ -176,8 +176,8 @@ async def test_m14_over_dlms_litres_go_in_frames_and_tokens_beside_them(
         await until(lambda: is_on_meter(town, second), timeout_s=60)
     finally:
         await field.stop()
-    assert (meter.state.credit_accepted_minor, meter.state.typed_ml) == (1_000_000, 0)
-    assert (await meter_of(town)).volume_granted_ml == 1_000_000
+    assert (meter.state.credit_accepted, meter.state.typed_ml) == (1_000_000, 0)
+    assert (await meter_of(town)).credit_granted == 1_000_000
 
 
 async def is_on_meter(town: Town, top_up_id: str) -> bool:

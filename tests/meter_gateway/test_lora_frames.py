@@ -36,8 +36,8 @@ STATUS = LoraStatus(
     valve_reason=1,
     alarms=Alarms(leak=True),
     battery_percent=88,
-    credit_accepted_minor=150_000,
-    credit_remaining_minor=-120,
+    credit_accepted=150_000,
+    credit_remaining=-120,
     register_ml=52_123_456,
     meter_time_s=1_790_000_000,
 )
@@ -54,8 +54,8 @@ statuses = st.builds(
     valve_reason=st.integers(0, 15),
     alarms=st.builds(Alarms, st.booleans(), st.booleans(), st.booleans(), st.booleans()),
     battery_percent=st.none() | st.integers(0, 100),
-    credit_accepted_minor=totals,
-    credit_remaining_minor=st.integers(MIN_REMAINING, MAX_REMAINING),
+    credit_accepted=totals,
+    credit_remaining=st.integers(MIN_REMAINING, MAX_REMAINING),
     register_ml=totals,
     meter_time_s=u32,
 )
@@ -92,10 +92,10 @@ def test_a_credit_with_a_mark_comes_back_and_the_meter_reads_the_same(sequence: 
 
 @given(statuses, st.integers(0, 2**63 - 1))
 def test_a_keypad_meters_status_says_what_was_typed(status: LoraStatus, typed_ml: int) -> None:
-    told = replace(status, typed_ml=min(typed_ml, status.credit_accepted_minor))
+    told = replace(status, typed_ml=min(typed_ml, status.credit_accepted))
     frame = told.to_bytes(KEY)
     assert LoraStatus.from_bytes(frame, KEY) == told
-    if max(status.credit_accepted_minor, abs(status.credit_remaining_minor) * 2, status.register_ml) < 2**49:
+    if max(status.credit_accepted, abs(status.credit_remaining) * 2, status.register_ml) < 2**49:
         assert len(frame) <= DR0_BYTES
 
 
@@ -114,9 +114,7 @@ def test_hours_come_back_and_what_does_not_fit_is_left_for_the_next(at: int, fir
 
 
 def test_the_largest_values_of_all_are_exactly_the_slowest_data_rate() -> None:
-    largest = replace(
-        STATUS, credit_accepted_minor=MAX_TOTAL, credit_remaining_minor=MIN_REMAINING, register_ml=MAX_TOTAL
-    )
+    largest = replace(STATUS, credit_accepted=MAX_TOTAL, credit_remaining=MIN_REMAINING, register_ml=MAX_TOTAL)
     assert len(largest.to_bytes(KEY)) == DR0_BYTES
     assert len(STATUS.to_bytes(KEY)) == 33
     assert len(LoraCommand(KIND_CREDIT, 3, 150_000, "KES").to_bytes(KEY)) == 19
@@ -124,9 +122,9 @@ def test_the_largest_values_of_all_are_exactly_the_slowest_data_rate() -> None:
 
 def test_what_no_meter_has_is_not_written() -> None:
     for wrong in (
-        {"credit_accepted_minor": -1},
+        {"credit_accepted": -1},
         {"register_ml": MAX_TOTAL + 1},
-        {"credit_remaining_minor": MAX_REMAINING + 1},
+        {"credit_remaining": MAX_REMAINING + 1},
         {"result": 16},
         {"valve": 4},
     ):

@@ -35,13 +35,13 @@ async def field(database_url: str, sessions: Sessions, tmp_path: Path) -> AsyncI
 async def test_a_waking_tells_hours_and_state_takes_the_credit_and_confirms_it(
     database_url: str, sessions: Sessions, tmp_path: Path, as_json: bool
 ) -> None:
-    async with make_lora_field(database_url, sessions, tmp_path, as_json=as_json, credit_remaining_minor=100) as field:
+    async with make_lora_field(database_url, sessions, tmp_path, as_json=as_json, credit_remaining=100) as field:
         await field.grant(5_000)
         field.meter.alarms = lora_codec.LEAK | lora_codec.TAMPER
         await field.confirmed()
         state = await field.state()
         assert state is not None
-        assert state.credit_accepted_minor == field.meter.state.credit_accepted_minor == 5_000
+        assert state.credit_accepted == field.meter.state.credit_accepted == 5_000
         assert (state.valve, state.battery_percent) == ("OPEN", 88)
         await rate_due(sessions)
         async with sessions() as session:
@@ -73,7 +73,7 @@ async def test_a_class_c_meter_is_sent_to_at_once(database_url: str, sessions: S
     async with make_lora_field(database_url, sessions, tmp_path, device_class="C") as field:
         await field.grant(5_000)
         await until(lambda: _last_is(field, "CONFIRMED"))
-        assert field.meter.state.credit_accepted_minor == 5_000
+        assert field.meter.state.credit_accepted == 5_000
 
 
 async def test_nothing_overtakes_a_command_whose_fate_is_open(
@@ -102,10 +102,10 @@ async def test_m1_every_answer_lost_credits_once_and_the_same_number_goes_out_ag
     await _waits_at_network(field)
     # The status that brings the command down is heard; the answer with the new total is lost on the air.
     await _wake_losing_answers(field)
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
     assert await field.statuses() != [("CREDIT", "CONFIRMED")]
     await field.confirmed()
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
     assert {_sequence(downlink.data) for downlink in field.meter.heard} == {1}
 
 
@@ -147,7 +147,7 @@ async def test_m1_duplicated_and_reordered_events_credit_once(field: LoraField) 
     for number in range(3):
         await field.grant(1_000, f"k{number}")
         await field.confirmed(wakes=12)
-    assert field.meter.state.credit_accepted_minor == 3_000
+    assert field.meter.state.credit_accepted == 3_000
     async with field.sessions() as session:
         assert all(grant.confirmed_at for grant in await session.scalars(select(CreditGrant)))
 
@@ -180,7 +180,7 @@ async def test_m1_everything_at_once_ends_at_what_was_granted(
         field.network.faults = Faults()
         await field.hurry()
         await field.confirmed(wakes=15)
-        assert field.meter.state.credit_accepted_minor == 5_000
+        assert field.meter.state.credit_accepted == 5_000
         async with sessions() as session:
             assert all(grant.confirmed_at for grant in await session.scalars(select(CreditGrant)))
 
@@ -189,7 +189,7 @@ async def test_m2_the_answer_to_enqueue_is_lost_one_credit(field: LoraField) -> 
     field.network.lose_answers = 1
     await field.grant(5_000)
     await field.confirmed()
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
     assert {_sequence(downlink.data) for downlink in field.meter.heard} == {1}
 
 
@@ -209,7 +209,7 @@ async def test_m2_gateway_killed_between_enqueue_and_its_answer(field: LoraField
     await until(lambda: _enqueued(field, 2))
     field.network.window_s = 0.3
     await field.confirmed()
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
     assert {_sequence(downlink.data) for downlink in field.meter.heard} == {1}
 
 
@@ -223,7 +223,7 @@ async def test_m2_news_of_an_item_that_comes_before_the_answer_that_names_it(
         await until(lambda: _downlink_is(field, "TX"))
         field.network.slow_answers.set()
         await field.confirmed()
-        assert field.meter.state.credit_accepted_minor == 5_000
+        assert field.meter.state.credit_accepted == 5_000
 
 
 async def test_m3_a_join_flushes_the_network_and_the_command_goes_out_again(field: LoraField) -> None:
@@ -233,10 +233,10 @@ async def test_m3_a_join_flushes_the_network_and_the_command_goes_out_again(fiel
     assert await field.downlinks() == ["LOST"]
     assert await field.statuses() == [("CREDIT", "UNKNOWN")]
     await field.confirmed()
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
     await field.grant(700, "k2")
     await field.confirmed()
-    assert field.meter.state.credit_accepted_minor == 5_700
+    assert field.meter.state.credit_accepted == 5_700
 
 
 async def test_m3_a_meter_that_lost_its_memory_is_not_believed_and_not_credited_anew(field: LoraField) -> None:
@@ -251,7 +251,7 @@ async def test_m3_a_meter_that_lost_its_memory_is_not_believed_and_not_credited_
     after = await field.state()
     assert before is not None
     assert after is not None
-    assert (after.report_counter, after.credit_accepted_minor) == (before.report_counter, 5_000)
+    assert (after.report_counter, after.credit_accepted) == (before.report_counter, 5_000)
     assert (await field.statuses())[-1] == ("CREDIT", "QUEUED")
 
 
@@ -311,7 +311,7 @@ async def test_m5_a_replayed_uplink_is_refused_also_after_a_restart(field: LoraF
     assert before is not None
     assert after is not None
     assert (after.report_counter, after.last_seen_at) == (before.report_counter, before.last_seen_at)
-    assert after.credit_accepted_minor == 5_000
+    assert after.credit_accepted == 5_000
 
 
 async def test_m6_news_of_an_old_item_does_not_complete_a_new_command(field: LoraField) -> None:
@@ -398,7 +398,7 @@ async def test_a_network_server_that_is_down_is_asked_again(field: LoraField) ->
     await field.hurry()
     await field.at_network()
     await field.confirmed()
-    assert field.meter.state.credit_accepted_minor == 5_000
+    assert field.meter.state.credit_accepted == 5_000
 
 
 async def test_a_command_that_the_meter_refuses_waits_for_a_person(field: LoraField) -> None:

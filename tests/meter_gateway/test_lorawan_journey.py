@@ -22,7 +22,7 @@ async def test_a_top_up_reaches_a_lorawan_meter_and_is_shown_on_it(
         assert await town.status(top_up_id) == "PAID"
         await field.meter.wake()
         await until(lambda: _on_meter(town, field, top_up_id))
-        assert field.meter.state.credit_accepted_minor == 1_500
+        assert field.meter.state.credit_accepted == 1_500
         balance = (await town.gql(BALANCE, i=town.home.meter_id))["data"]["node"]["balance"]
         assert _amounts(balance) == ("15.00", "15.00", "0.00")
     assert await town.sums() == {"KES": 0}

@@ -140,14 +140,14 @@ class World(ABC):
         assert state.report_counter > (row.after_report or 0)
         assert self.done(kind, row)
         if kind == "credit":
-            told = state.volume_accepted_ml if self.holds_volume else state.credit_accepted_minor
+            told = state.credit_accepted
             assert told == self.granted
 
     def done(self, kind: str, row: MeterCommand) -> bool:
         """Whether the meter has carried it out, as one sees who stands before it."""
         state = self.meter_state
         if kind == "credit":
-            return bool(state.credit_accepted_minor == self.granted)
+            return bool(state.credit_accepted == self.granted)
         if kind == "valve":
             return bool(state.ordered_valve == self.position)
         if kind == "tariff":
@@ -440,4 +440,4 @@ async def test_each_command_survives_each_fault_and_its_state_tells_the_truth(
     world.say_twice(on=False)
     await world.tell_truth(kind, command_id)
     assert world.done(kind, await world.row(command_id))
-    assert world.meter_state.credit_accepted_minor == world.granted
+    assert world.meter_state.credit_accepted == world.granted

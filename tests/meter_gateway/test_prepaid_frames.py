@@ -29,8 +29,8 @@ statuses = st.builds(
     result=st.integers(0, 255),
     valve=st.integers(0, 255),
     valve_reason=st.integers(0, 255),
-    credit_accepted_minor=st.integers(0, 2**63 - 1),
-    credit_remaining_minor=st.integers(-(2**63), 2**63 - 1),
+    credit_accepted=st.integers(0, 2**63 - 1),
+    credit_remaining=st.integers(-(2**63), 2**63 - 1),
     register_ml=st.integers(0, 2**63 - 1),
     meter_time_s=st.integers(0, 2**32 - 1),
 )
@@ -70,11 +70,11 @@ def test_a_marked_credit_byte_by_byte() -> None:
 
 @given(statuses, st.integers(0, 2**63 - 1))
 def test_a_keypad_meter_says_what_was_typed(status: prepaid.StatusFrame, typed_ml: int) -> None:
-    told = replace(status, typed_ml=min(typed_ml, status.credit_accepted_minor))
+    told = replace(status, typed_ml=min(typed_ml, status.credit_accepted))
     wire = told.to_bytes(KEY, SERIAL)
     assert len(wire) == 65
     assert prepaid.StatusFrame.from_bytes(wire, KEY, SERIAL) == told
-    beyond = replace(told, typed_ml=status.credit_accepted_minor + 1).to_bytes(KEY, SERIAL)
+    beyond = replace(told, typed_ml=status.credit_accepted + 1).to_bytes(KEY, SERIAL)
     with pytest.raises(ParsingError):
         prepaid.StatusFrame.from_bytes(beyond, KEY, SERIAL)
 
@@ -83,7 +83,7 @@ def test_a_keypad_meter_says_what_was_typed(status: prepaid.StatusFrame, typed_m
 def test_the_gateway_reads_what_the_simulated_meter_writes(status: prepaid.StatusFrame) -> None:
     fields: Any = (
         status.report_counter, status.last_sequence, status.result, status.valve, status.valve_reason,
-        status.credit_accepted_minor, status.credit_remaining_minor, status.register_ml, status.meter_time_s,
+        status.credit_accepted, status.credit_remaining, status.register_ml, status.meter_time_s,
     )  # fmt: skip
     wire = make_status(fields, KEY, SERIAL)
     assert prepaid.StatusFrame.from_bytes(wire, KEY, SERIAL) == status

@@ -122,7 +122,7 @@ class Life:
         typed = sum(step.amount for step in slow.steps if step.issued and step.total_after > stood)
         total = {"all": slow.granted, "less": stood - 1, "first": first, "typed": stood + typed}.get(accepted, stood)
         says = slow.wallet_kind is WalletKind.VOLUME and accepted != "unsaid"
-        more = {"volume_typed_ml": typed if accepted == "typed" else 0} if says else {}
+        more = {"credit_typed": typed if accepted == "typed" else 0} if says else {}
         at = self.now + timedelta(seconds=clock_s)
         number = max(slow.last_sequence + sequence, 0)
         status = status_of(max(slow.report_counter + counter, 0), number, result, max(total, 0), at, **more)

@@ -44,7 +44,7 @@ async def claim(sessions: Sessions, most: int = 200, now: datetime = NOW) -> lis
 
 async def finish(sessions: Sessions, claimed: Sequence[due.Claimed], next_at: datetime | None = None) -> None:
     async with sessions.begin() as session:
-        rated = [(one.meter_id, one.marks, next_at) for one in claimed]
+        rated = [due.Finished(one.meter_id, one.marks, next_at, None, None, 0) for one in claimed]
         await due.finish(await session.connection(), rated, NOW)
 
 

@@ -23,7 +23,7 @@ async def test_n4_a_small_top_up_of_a_silent_meter_raises_nothing(
     async with town.sessions.begin() as session:
         await session.execute(
             insert(MeterState).values(
-                meter_id=town.home.meter_id, last_seen_at=now, stated_at=now - silent_for, credit_remaining_minor=0
+                meter_id=town.home.meter_id, last_seen_at=now, stated_at=now - silent_for, credit_remaining=0
             )
         )
         for day in range(1, 15):

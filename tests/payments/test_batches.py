@@ -213,7 +213,7 @@ async def test_a_worker_killed_at_any_point_leaves_one_outcome(place: Place) -> 
             break
     assert points >= 8, "it died nowhere"
     async with place.sessions() as session:
-        granted = (await session.scalars(select(Meter.credit_granted_minor))).all()
+        granted = (await session.scalars(select(Meter.credit_granted))).all()
         assert sum(granted) == 3 * 1500 * (points + 1)
 
 
@@ -222,9 +222,7 @@ async def test_two_payments_of_one_meter_in_a_batch_are_decided_one_after_the_ot
     ids = [await place.order(home, amount) for amount in (100, 200, 300)]
     assert await place.settle(*ids) == [None] * 3
     async with place.sessions() as session:
-        totals = (
-            await session.scalars(select(CreditGrant.total_after_minor).order_by(CreditGrant.total_after_minor))
-        ).all()
+        totals = (await session.scalars(select(CreditGrant.total_after).order_by(CreditGrant.total_after))).all()
         commands = (await session.scalars(select(MeterCommand.value).where(MeterCommand.status == "QUEUED"))).all()
     assert max(totals) == 600
     assert commands == [600]

@@ -321,7 +321,7 @@ class PaymentHistory(RuleBasedStateMachine):
         async with self.plain.begin() as session:
             said = StatusReport(
                 report_counter=self.counter, last_sequence=self.sequence, result=CommandResult.DONE,
-                credit_accepted_minor=self.accepted, credit_remaining_minor=self.accepted, register_ml=0,
+                credit_accepted=self.accepted, credit_remaining=self.accepted, register_ml=0,
                 valve=ValveState.OPEN, valve_reason=ValveReason.NORMAL, stated_at=NOW,
             )  # fmt: skip
             await take_report(session, MeterReport(self.home.meter_id, NOW, (), said), NOW)
@@ -340,14 +340,14 @@ class PaymentHistory(RuleBasedStateMachine):
             "GROUP BY a.id HAVING a.balance_minor <> coalesce(sum(e.amount_minor), 0) OR a.version <> count(e.id) "
             "OR a.version <> coalesce(max(e.account_version), 0)",
             "SELECT 1 FROM meters m LEFT JOIN credit_grants g ON g.meter_id = m.id GROUP BY m.id "
-            "HAVING m.credit_granted_minor <> coalesce(sum(g.amount_minor - g.revoked_minor), 0)",
+            "HAVING m.credit_granted <> coalesce(sum(g.amount - g.revoked), 0)",
             "SELECT 1 FROM payments WHERE least(captured_minor, debt_minor, held_minor, taken_back_minor) < 0 "
             "OR owed_minor < 0 OR taken_back_minor > captured_minor OR held_minor + taken_back_minor > captured_minor",
         )
         async with self.plain() as session:
             for query in queries:
                 assert (await session.execute(text(query))).first() is None, query
-            granted = (await session.get_one(Meter, self.home.meter_id, populate_existing=True)).credit_granted_minor
+            granted = (await session.get_one(Meter, self.home.meter_id, populate_existing=True)).credit_granted
             wallet = await self._sum(session, AccountKind.WALLET, self.home.meter_id)
             assert wallet + self.used == granted, "the wallet is what was granted, less the water"
             stored = set((await session.scalars(select(RailEvent.event_id))).all())
@@ -408,7 +408,7 @@ class PaymentHistory(RuleBasedStateMachine):
                 if payment is not None:
                     assert row.taken_back_minor == min(payment.captured, payment.refunded + payment.disputed)
             meter = await session.get_one(Meter, self.home.meter_id, populate_existing=True)
-            assert self.accepted <= meter.credit_granted_minor, "the meter has more than was granted"
+            assert self.accepted <= meter.credit_granted, "the meter has more than was granted"
 
     async def _later(self, queue: Any) -> None:
         async with self.plain.begin() as session:

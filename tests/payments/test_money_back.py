@@ -87,8 +87,8 @@ async def state(town: Town, *, accepted_minor: int, sequence: int) -> None:
             report_counter=(0 if row is None else row.report_counter) + 1,
             last_sequence=sequence,
             result=CommandResult.DONE,
-            credit_accepted_minor=accepted_minor,
-            credit_remaining_minor=accepted_minor,
+            credit_accepted=accepted_minor,
+            credit_remaining=accepted_minor,
             register_ml=0,
             valve=ValveState.OPEN,
             valve_reason=ValveReason.NORMAL,
@@ -112,7 +112,7 @@ async def balances(town: Town) -> dict[str, int]:
             amount = await account_sum_minor(session, AccountRef(kind, owner, "KES"))
             if amount:
                 found[kind.value] = amount
-        granted = (await session.get_one(Meter, town.home.meter_id)).credit_granted_minor
+        granted = (await session.get_one(Meter, town.home.meter_id)).credit_granted
     assert not any((await town.sums()).values())
     return found | {"granted": granted}
 
@@ -353,7 +353,9 @@ async def test_p39_water_that_has_run_is_charged_before_a_dispute_takes_the_cred
     at = town.settings.clock.now() - timedelta(hours=1)
     async with town.sessions.begin() as session:
         register_ml = (await session.get_one(Meter, town.home.meter_id)).initial_register_ml
-        await take_report(session, MeterReport(town.home.meter_id, at, (RegisterReading(at, register_ml + 400_000),)), at)
+        await take_report(
+            session, MeterReport(town.home.meter_id, at, (RegisterReading(at, register_ml + 400_000),)), at
+        )
     # The dispute's notice is worked before any round.
     before = await town.count(RailEvent)
     await town.http.post(f"{town.sandbox_url}/v1/references/{top_up_id}/dispute")

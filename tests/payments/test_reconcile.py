@@ -258,11 +258,11 @@ async def test_a_payouts_notice_has_the_statement_read(town: Town) -> None:
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        ("UPDATE meters SET credit_granted_minor = credit_granted_minor + 5",
+        ("UPDATE meters SET credit_granted = credit_granted + 5",
          "meter's credit is not what the ledger granted"),
         ("UPDATE payments SET captured_minor = captured_minor + 5", "captured is not what was booked"),
         ("UPDATE payments SET refunded_minor = 5", "given back is not what was booked"),
-        ("INSERT INTO meter_states (meter_id, last_seen_at, credit_accepted_minor) SELECT id, now(), 99999 FROM meters",
+        ("INSERT INTO meter_states (meter_id, last_seen_at, credit_accepted) SELECT id, now(), 99999 FROM meters",
          "meter says it holds more than it was granted"),
         ("UPDATE payments SET captured_minor = 0, status = 'PENDING', dead_at = now()", "payment given up unanswered"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from standpipe.households.models import Household
+from standpipe.meters.due import MeterDue
 from standpipe.meters.models import Meter
 from standpipe.payments import quoted
 from standpipe.platform.ids import new_id
@@ -32,6 +33,11 @@ ORDER = (
 )
 CANCEL = "mutation($t: ID!) { topUpCancel(input: {topUpId: $t}) { topUp { status } userErrors { code } } }"
 WORTH_2000_LITRES = "116.00"
+
+
+async def guaranteed_minor(town: Town) -> int:
+    async with town.sessions() as session:
+        return (await session.get_one(MeterDue, town.home.meter_id)).guaranteed_minor
 
 
 async def ask(town: Town, amount: str = WORTH_2000_LITRES) -> tuple[str, int]:
@@ -93,7 +99,7 @@ async def test_of_two_orders_at_once_by_one_quote_one_is_taken(town: Town) -> No
     assert len(taken) == 1
     assert {payload["userErrors"][0]["code"] for payload in payloads if not payload["topUp"]} == {"QUOTE_CHANGED"}
     await settle(town, *taken)
-    assert (await meter_of(town)).volume_granted_ml == quoted_ml
+    assert (await meter_of(town)).credit_granted == quoted_ml
 
 
 async def test_an_order_that_was_cancelled_stands_in_nobodys_way(town: Town) -> None:
@@ -137,7 +143,7 @@ async def test_t2_what_is_bought_beside_a_quoted_order_comes_to_the_same_in_all(
     unquoted = await order(town, "b", None)
     await settle(town, unquoted, quoted)
     assert await bought_ml(town, unquoted) == quoted_ml
-    assert (await meter_of(town)).volume_granted_ml == 3_000_000
+    assert (await meter_of(town)).credit_granted == 3_000_000
     (error,) = (await order(town, "c", quote_id))["userErrors"]
     assert error["code"] == "QUOTE_CHANGED"
 
@@ -161,7 +167,7 @@ async def test_a_promise_ends_after_a_week(town: Town) -> None:
     await settle(later, ordered)
     # Promised behind the other order; a month later it begins the blocks anew.
     assert await bought_ml(town, ordered) == quoted_ml == 2_000_000
-    assert (await meter_of(town)).volume_granted_ml == 4_000_000
+    assert (await meter_of(town)).credit_granted == 4_000_000
 
 
 async def test_what_a_utility_guarantees_follows_what_was_bought_and_what_it_says(town: Town) -> None:
@@ -171,10 +177,10 @@ async def test_what_a_utility_guarantees_follows_what_was_bought_and_what_it_say
             session, operator="amina", utility_id=town.utility_id, change=UtilityRules(guaranteed_ml=1_000_000)
         )  # fmt: skip
     await rate_due(town.sessions, town.settings.clock)
-    assert (await meter_of(town)).guaranteed_minor == 5_800
+    assert await guaranteed_minor(town) == 5_800
     await settle(town, await order(town, "a", None))
     await rate_due(town.sessions, town.settings.clock)
-    assert (await meter_of(town)).guaranteed_minor == 11_600
+    assert await guaranteed_minor(town) == 11_600
 
 
 async def test_a_household_that_moved_in_sees_what_it_bought_explained(town: Town) -> None:

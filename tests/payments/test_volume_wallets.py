@@ -110,7 +110,7 @@ async def volumes(town: Town) -> tuple[int, int]:
     """(granted, bought)."""
     async with town.sessions() as session:
         bought = (await session.scalars(select(VolumePurchase.volume_ml))).all()
-    return (await meter_of(town)).volume_granted_ml, sum(bought)
+    return (await meter_of(town)).credit_granted, sum(bought)
 
 
 async def test_a_top_up_becomes_water_on_the_meter_and_the_valve_closes_when_it_has_run(
@@ -129,7 +129,7 @@ async def test_a_top_up_becomes_water_on_the_meter_and_the_valve_closes_when_it_
     async with on_the_air(town, database_url, tmp_path, daily_litres=0) as field:
         assert field.meter.state.valve == CLOSED
         await until(lambda: woken(town, field, "800"), timeout_s=60)
-        assert field.meter.state.credit_accepted_minor == field.meter.state.credit_remaining_minor == 800_000
+        assert field.meter.state.credit_accepted == field.meter.state.credit_remaining == 800_000
         assert field.meter.state.valve == OPEN
         assert await town.status(top_up_id) == "ON_METER"
         seen = await balance(town)
@@ -237,7 +237,7 @@ async def test_t2_two_ways_of_splitting_payments_end_at_the_same_water_and_walle
     await pay(one, "200.00")
     for amount in ("1.01", "5.79", "1.20", "44.00", "1.00", "147.00"):
         await pay(many, amount)
-    assert (await meter_of(one)).volume_granted_ml == (await meter_of(many)).volume_granted_ml > 0
+    assert (await meter_of(one)).credit_granted == (await meter_of(many)).credit_granted > 0
     assert await town.wallet(one.home.meter_id) == await town.wallet(many.home.meter_id)
     await checked(town)
 
@@ -470,8 +470,8 @@ async def test_how_long_it_lasts_and_the_alert_go_by_litres(town: Town) -> None:
                 meter_id=town.home.meter_id,
                 last_seen_at=datetime.now(UTC),
                 stated_at=datetime.now(UTC),
-                volume_accepted_ml=0,
-                volume_remaining_ml=50_000,
+                credit_accepted=0,
+                credit_remaining=50_000,
             )
         )
     await pay(town, "12.00")

@@ -122,7 +122,7 @@ class SlowMeter:
                 row.status, row.reason = str(status), reason
 
     def take(self, report: MeterReport, now: datetime) -> None:
-        status = report.statement
+        status = report.status
         if status is not None:
             self._require(status)
         self._take_answers(report, now)
@@ -132,17 +132,16 @@ class SlowMeter:
     def _require(self, status: StatusReport) -> None:
         if status.report_counter < self.report_counter:
             raise RefusedError
-        if status.volume_typed_ml is None and self.last_tid is not None:
+        if status.credit_typed is None and self.last_tid is not None:
             raise RefusedError
         if self._accepted(status) < self.state.get("accepted", 0):
             raise RefusedError
 
     def _accepted(self, status: StatusReport) -> int:
-        in_money = self.wallet_kind is WalletKind.MONEY
-        return status.credit_accepted_minor if in_money else status.volume_accepted_ml
+        return status.credit_accepted
 
     def _radio_total(self, status: StatusReport) -> int:
-        return self._accepted(status) - (status.volume_typed_ml or 0)
+        return self._accepted(status) - (status.credit_typed or 0)
 
     def _in_flight(self, kind: str) -> Row | None:
         found = [row for row in self.commands if row.kind == kind and row.status in OPEN and row.attempts]
@@ -189,7 +188,7 @@ class SlowMeter:
         self.told += moved or commands != [vars(row) for row in self.commands]
 
     def _confirm(self, status: StatusReport, now: datetime) -> None:
-        by_radio, typed = self._radio_total(status), status.volume_typed_ml or 0
+        by_radio, typed = self._radio_total(status), status.credit_typed or 0
         issued = [step for step in self.steps if step.issued and step.total_after > by_radio]
         if typed and sum(step.amount for step in issued) == typed:
             for step in issued:
@@ -249,14 +248,12 @@ def status_of(
 ) -> StatusReport:
     """A status report of a meter in both units at once; each wallet looks at its own."""
     values: dict[str, Any] = {
-        "credit_accepted_minor": accepted,
-        "credit_remaining_minor": accepted,
+        "credit_accepted": accepted,
+        "credit_remaining": accepted,
         "register_ml": 0,
         "valve": ValveState.OPEN,
         "valve_reason": ValveReason.NORMAL,
         "stated_at": at,
-        "volume_accepted_ml": accepted,
-        "volume_remaining_ml": accepted,
     }
     return StatusReport(counter, sequence, result, **(values | more))
 

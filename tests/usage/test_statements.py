@@ -15,6 +15,7 @@ from standpipe.billing.statement_body import (
 from standpipe.billing.statements import ACCOUNTS, issue, statement_by_month
 from standpipe.ledger.models import Account, AccountKind, Entry, LedgerTransaction
 from standpipe.ledger.posting import AccountRef, Line, post
+from standpipe.meters.due import MeterDue
 from standpipe.meters.models import Meter
 from standpipe.meters.reports import MeterReport, RegisterReading
 from standpipe.payments.arrears import add_arrears
@@ -158,7 +159,7 @@ async def test_t6_prices_that_change_within_a_month_are_prorated_and_explained(j
                 *(session,), utility_id=june.utility_id, utility_currency="KES", file=read_tariff(text), today=today
             )
         session.add(SupplyTerms(meter_id=june.home.meter_id, from_day=APRIL, tariff_id=found.tariff_id))
-        (await session.get_one(Meter, june.home.meter_id)).accrued_through = date(2026, 4, 30)
+        (await session.get_one(MeterDue, june.home.meter_id)).accrued_through = date(2026, 4, 30)
     start = local_midnight(MAY, ZONE)
     await read(june, (start, 0), (start + timedelta(days=15), 6_000_000), (start + timedelta(days=31), 12_000_000))
     may = await statement(june, MAY)

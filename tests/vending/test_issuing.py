@@ -107,7 +107,7 @@ async def test_a_token_that_cannot_be_had_waits_for_a_person_and_the_radio_goes_
     assert token.last_error
     async with home.sessions() as session:
         grant = (await session.scalars(select(CreditGrant))).one()
-    assert (grant.token_issued_at, grant.volume_ml) == (None, 8 * UNIT_ML)
+    assert (grant.token_issued_at, grant.amount) == (None, 8 * UNIT_ML)
 
 
 async def test_what_the_radio_delivered_meanwhile_needs_no_token(home: Town) -> None:
@@ -168,13 +168,13 @@ async def test_an_operator_asks_for_tokens_and_changes_the_key(home: Town, datab
     await issue_tokens(home.sessions, issuer(), home.settings.clock)
     credit = listed()[0]
     assert type_token(config, meter, credit["digits"]) == "ACCEPTED"
-    assert meter.credit_remaining_minor == 8 * UNIT_ML
+    assert meter.credit_remaining == 8 * UNIT_ML
     assert type_token(config, meter, clear["digits"]) == "REJECTED"
     assert "--sure" in run("clear-credit", serial, code=2)
     run("clear-credit", serial, "--sure")
     await issue_tokens(home.sessions, issuer(), home.settings.clock)
     assert type_token(config, meter, listed()[0]["digits"]) == "ACCEPTED"
-    assert meter.credit_remaining_minor == 0
+    assert meter.credit_remaining == 0
     assert "No meter has the serial" in run("list", "nobody", code=1)
 
 

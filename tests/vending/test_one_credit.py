@@ -126,13 +126,13 @@ class Life:
     async def check(self) -> None:
         async with self.sessions() as session:
             meter = await session.get_one(Meter, self.meter_id)
-            assert self.state.credit_accepted_minor <= meter.volume_granted_ml, "more water than was granted"
-            grants = (await session.scalars(select(CreditGrant).order_by(CreditGrant.total_after_ml))).all()
-        assert sum(grant.volume_ml - grant.revoked_ml for grant in grants) == meter.volume_granted_ml
-        by_radio_ml = self.state.credit_accepted_minor - self.state.typed_ml
+            assert self.state.credit_accepted <= meter.credit_granted, "more water than was granted"
+            grants = (await session.scalars(select(CreditGrant).order_by(CreditGrant.total_after))).all()
+        assert sum(grant.amount - grant.revoked for grant in grants) == meter.credit_granted
+        by_radio_ml = self.state.credit_accepted - self.state.typed_ml
         for grant in grants:
             if grant.confirmed_at is not None:
-                assert grant.total_after_ml <= by_radio_ml or grant.tid in self.state.tids, "confirmed, and not there"
+                assert grant.total_after <= by_radio_ml or grant.tid in self.state.tids, "confirmed, and not there"
 
     async def end(self) -> None:
         """The radio is well again: what is left comes through."""
@@ -146,11 +146,11 @@ class Life:
             meter = await session.get_one(Meter, self.meter_id)
             waiting = await session.scalars(
                 select(CreditGrant.credit_key).where(
-                    CreditGrant.confirmed_at.is_(None), CreditGrant.volume_ml > CreditGrant.revoked_ml
+                    CreditGrant.confirmed_at.is_(None), CreditGrant.amount > CreditGrant.revoked
                 )
             )
             assert waiting.all() == []
-        assert self.state.credit_accepted_minor == meter.volume_granted_ml
+        assert self.state.credit_accepted == meter.credit_granted
 
 
 async def test_m14_typed_and_sent_in_any_order_is_one_credit(database_url: str, sessions: Sessions) -> None:

@@ -209,18 +209,18 @@ class DlmsCarrier:
             raise ParsingError("the meter has deducted less than it said before")
         base_units = kept.base_units
         if base_units is None:
-            base_units = totals.base_for(registers, kept.credit_accepted_minor, scale)
+            base_units = totals.base_for(registers, kept.credit_accepted, scale)
         self._base_units = base_units
         seen = await self._seen(totals.accepted_minor(registers, base_units, scale), kept)
-        if seen.accepted_minor < kept.credit_accepted_minor:
+        if seen.accepted_minor < kept.credit_accepted:
             _log.error("meter has accepted less than it said before", meter_id=self.identity.meter_id)
             raise ParsingError("the meter has accepted less than it said before")
         status = StatusReport(
             report_counter=kept.report_number,
             last_sequence=totals.concluded(kept.last_sequence, kept.on_the_air, seen),
             result=CommandResult.DONE,
-            credit_accepted_minor=seen.accepted_minor,
-            credit_remaining_minor=scale.to_minor(registers.credit_units),
+            credit_accepted=seen.accepted_minor,
+            credit_remaining=scale.to_minor(registers.credit_units),
             register_ml=registers.register_ml,
             valve=seen.valve,
             valve_reason=_reason(seen.valve, registers),

@@ -30,7 +30,7 @@ WITH numbered AS (
     WHERE d.meter_id = :meter_id
     RETURNING d.*)
 SELECT d.report_number, d.base_units, d.paid_units, coalesce(d.profile_read_to, m.installed_at) AS profile_read_to,
-    coalesce(s.last_sequence, 0) AS last_sequence, coalesce(s.credit_accepted_minor, 0) AS credit_accepted_minor,
+    coalesce(s.last_sequence, 0) AS last_sequence, coalesce(s.credit_accepted, 0) AS credit_accepted,
     coalesce((SELECT json_agg(json_build_array(c.sequence, c.kind, c.value, c.body) ORDER BY c.sequence)
         FROM meter_commands c
         WHERE c.meter_id = d.meter_id AND c.status IN ('SENT', 'ACKNOWLEDGED', 'UNKNOWN')), '[]')::text AS on_the_air
@@ -75,7 +75,7 @@ class Kept:
 
     report_number: int
     last_sequence: int
-    credit_accepted_minor: int
+    credit_accepted: int
     base_units: int | None
     paid_units: int | None
     profile_read_to: datetime
@@ -202,7 +202,7 @@ async def begin_reading(statements: Engine, meter_id: str) -> Kept:
     return Kept(
         report_number=row.report_number,
         last_sequence=row.last_sequence,
-        credit_accepted_minor=row.credit_accepted_minor,
+        credit_accepted=row.credit_accepted,
         base_units=row.base_units,
         paid_units=row.paid_units,
         profile_read_to=row.profile_read_to,

@@ -254,7 +254,7 @@ def _uplink(draft: _Draft, heard: Heard, news: UplinkHeard) -> None:
     alarms = radio.alarms if news.alarms is None else news.alarms
     last = news.deduplication_id or None
     draft.radio = replace(radio, last_deduplication_id=last, last_uplink_at=news.heard_at, alarms=alarms)
-    status = None if heard.report is None else heard.report.statement
+    status = None if heard.report is None else heard.report.status
     complains = status is not None and status.result in _COMPLAINTS
     _after_uplink(draft, news, complains=complains)
     # Read back first, then send: hours alone say nothing of what the meter has taken.

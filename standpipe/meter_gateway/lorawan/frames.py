@@ -99,17 +99,17 @@ class LoraStatus:
     valve_reason: int
     alarms: Alarms
     battery_percent: int | None
-    credit_accepted_minor: int
-    credit_remaining_minor: int
+    credit_accepted: int
+    credit_remaining: int
     register_ml: int
     meter_time_s: int
     typed_ml: int | None = None
 
     def to_bytes(self, key: FrameKey) -> bytes:
         """The frame as this meter states it. Raises ValueError for a value that no meter has."""
-        _require(self.credit_accepted_minor, 0, MAX_TOTAL)
+        _require(self.credit_accepted, 0, MAX_TOTAL)
         _require(self.register_ml, 0, MAX_TOTAL)
-        _require(self.credit_remaining_minor, MIN_REMAINING, MAX_REMAINING)
+        _require(self.credit_remaining, MIN_REMAINING, MAX_REMAINING)
         _require(self.result, 0, 15)
         _require(self.valve, 0, 3)
         _require(self.valve_reason, 0, 15)
@@ -121,10 +121,10 @@ class LoraStatus:
             UNKNOWN_BATTERY if self.battery_percent is None else self.battery_percent,
             self.meter_time_s,
         )
-        body += _varint(self.credit_accepted_minor) + _varint(_zigzag(self.credit_remaining_minor))
+        body += _varint(self.credit_accepted) + _varint(_zigzag(self.credit_remaining))
         body += _varint(self.register_ml)
         if self.typed_ml is not None:
-            _require(self.typed_ml, 0, self.credit_accepted_minor)
+            _require(self.typed_ml, 0, self.credit_accepted)
             body += _varint(self.typed_ml)
         return _closed(body, key, self.LABEL)
 
@@ -148,8 +148,8 @@ class LoraStatus:
             valve_reason=reason_alarms >> 4,
             alarms=Alarms.from_bits(reason_alarms),
             battery_percent=None if battery == UNKNOWN_BATTERY else battery,
-            credit_accepted_minor=accepted,
-            credit_remaining_minor=remaining >> 1 if remaining % 2 == 0 else -(remaining >> 1) - 1,
+            credit_accepted=accepted,
+            credit_remaining=remaining >> 1 if remaining % 2 == 0 else -(remaining >> 1) - 1,
             register_ml=register_ml,
             meter_time_s=time_s,
             typed_ml=typed_ml,

@@ -97,7 +97,7 @@ class Lwm2mCarrier:
         told = () if status is not None else found.readings
         empty_pipe = bool(found.readings) and found.readings[-1].empty_pipe
         report = found.report(self.known.identity.meter_id, self.clock.now())
-        return replace(report, readings=told, statement=status, empty_pipe=empty_pipe)
+        return replace(report, readings=told, status=status, empty_pipe=empty_pipe)
 
 
 _HAS_NO_SUCH = ("4.04", "4.05")

@@ -71,7 +71,7 @@ def config(**more: Any) -> MeterConfig:
         "time_zone": "UTC",
         "blocks": ((None, "5000"),),
         "started_at": (datetime.now(UTC) - timedelta(hours=5)).replace(minute=0, second=0, microsecond=0).isoformat(),
-        "credit_remaining_minor": 100_000,
+        "credit_remaining": 100_000,
     }
     return MeterConfig(**(values | more))
 
@@ -170,11 +170,11 @@ async def test_the_effect_is_on_flash_before_the_answer_is_on_the_air(head: Head
     response = await head.asks(aiocoap.PUT, "/42769/0/0", payload=credit_frame(1, 7_000), content_format=42)
     on_flash = meter_store.load(tmp_path, meter.config)
     assert response.code == aiocoap.CHANGED
-    assert (on_flash.last_sequence, on_flash.credit_accepted_minor) == (1, 7_000)
+    assert (on_flash.last_sequence, on_flash.credit_accepted) == (1, 7_000)
     status = await head.asks(aiocoap.GET, "/42769/0/1")
     assert len(status.payload) == 57
     assert int.from_bytes(status.payload[2:6], "big") == meter_store.load(tmp_path, meter.config).report_counter == 1
-    for resource, text in (("2", str(meter.state.credit_remaining_minor)), ("3", "KES"), ("4", "0"), ("5", "0")):
+    for resource, text in (("2", str(meter.state.credit_remaining)), ("3", "KES"), ("4", "0"), ("5", "0")):
         assert (await head.asks(aiocoap.GET, f"/42769/0/{resource}")).payload.decode() == text
     assert (await head.asks(aiocoap.GET, "/42769/0/0")).code == aiocoap.METHOD_NOT_ALLOWED
     await waking

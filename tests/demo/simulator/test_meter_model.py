@@ -46,7 +46,7 @@ def config(**more: Any) -> MeterConfig:
         "time_zone": "Africa/Nairobi",
         "blocks": ((10_000_000, "5000"), (None, "10000.5")),
         "started_at": START.isoformat(),
-        "credit_remaining_minor": 10_000_000,
+        "credit_remaining": 10_000_000,
     }
     return MeterConfig(**(values | more))
 
@@ -62,7 +62,7 @@ def test_however_water_is_split_the_month_costs_its_block_price_rounded_once(vol
     state = fresh_state(made)
     for volume_ml in volumes_ml:
         pour(made, state, volume_ml)
-    deducted = made.credit_remaining_minor - state.credit_remaining_minor
+    deducted = made.credit_remaining - state.credit_remaining
     assert deducted == price_minor(made.blocks, sum(volumes_ml))
 
 
@@ -75,12 +75,12 @@ def test_a_price_is_exact_and_rounded_half_up(volume_ml: int, price: int) -> Non
 
 
 def test_the_valve_closes_at_zero_and_opens_on_credit() -> None:
-    made = config(credit_remaining_minor=500, daily_litres=2_000)
+    made = config(credit_remaining=500, daily_litres=2_000)
     state = fresh_state(made)
     advance(made, state, START + timedelta(days=2))
     stopped_at_ml = state.register_ml
     assert (state.valve, state.valve_reason) == (CLOSED, meter_model.NO_CREDIT)
-    assert state.credit_remaining_minor <= 0
+    assert state.credit_remaining <= 0
     advance(made, state, START + timedelta(days=3))
     assert state.register_ml == stopped_at_ml
     take_command(made, state, command(CREDIT, 1, 50_000))
@@ -119,13 +119,13 @@ def test_a_new_month_begins_its_tiers_anew_also_after_a_long_silence() -> None:
     ],
 )
 def test_each_command_has_its_result_and_only_a_good_one_its_effect(frame: bytes, result: int) -> None:
-    made = config(last_sequence=5, credit_accepted_minor=100, credit_remaining_minor=40)
+    made = config(last_sequence=5, credit_accepted=100, credit_remaining=40)
     state = fresh_state(made)
     take_command(made, state, frame)
     assert state.result == result
     done = result == meter_model.DONE
-    assert (state.last_sequence, state.credit_accepted_minor) == ((6, 5_000) if done else (5, 100))
-    assert state.credit_remaining_minor == (4_940 if done else 40)
+    assert (state.last_sequence, state.credit_accepted) == ((6, 5_000) if done else (5, 100))
+    assert state.credit_remaining == (4_940 if done else 40)
 
 
 def test_a_threshold_is_kept_and_a_restricted_valve_trickles() -> None:
@@ -189,7 +189,7 @@ def test_what_is_saved_is_what_a_reboot_finds_and_a_torn_write_changes_nothing(t
     (tmp_path / "KW1.new").write_text('{"at": "2026')
     assert meter_store.load(tmp_path, made) == state
     # The store wins over the manifest: a second start of the demo must not hand the credit out again.
-    assert meter_store.load(tmp_path, config(credit_remaining_minor=1)).credit_accepted_minor == 7_000
+    assert meter_store.load(tmp_path, config(credit_remaining=1)).credit_accepted == 7_000
 
 
 def test_a_manifest_entry_makes_a_config() -> None:
@@ -201,30 +201,30 @@ def test_a_manifest_entry_makes_a_config() -> None:
 def test_heard_twice_late_or_out_of_order_credit_adds_up_to_the_highest_total_taken(
     frames: list[tuple[int, int]],
 ) -> None:
-    made = config(credit_remaining_minor=0)
+    made = config(credit_remaining=0)
     state: MeterState = fresh_state(made)
     taken, last = 0, 0
     for sequence, total in frames:
         take_command(made, state, command(CREDIT, sequence, total))
         if sequence > last and total >= taken:
             taken, last = total, sequence
-    assert (state.credit_accepted_minor, state.last_sequence) == (taken, last)
-    assert state.credit_remaining_minor == taken
+    assert (state.credit_accepted, state.last_sequence) == (taken, last)
+    assert state.credit_remaining == taken
 
 
 def test_a_meter_that_holds_volume_deducts_what_runs_and_takes_no_money() -> None:
-    made = config(currency="VOL", blocks=(), credit_remaining_minor=0)
+    made = config(currency="VOL", blocks=(), credit_remaining=0)
     state = fresh_state(made)
     assert (state.valve, state.valve_reason) == (CLOSED, meter_model.NO_CREDIT)
     take_command(made, state, command(CREDIT, 1, 50_000, currency=b"KES"))
-    assert (state.result, state.credit_accepted_minor) == (meter_model.WRONG_CURRENCY, 0)
+    assert (state.result, state.credit_accepted) == (meter_model.WRONG_CURRENCY, 0)
     take_command(made, state, command(CREDIT, 1, 50_000, currency=b"VOL"))
-    assert (state.result, state.credit_remaining_minor, state.valve) == (meter_model.DONE, 50_000, OPEN)
+    assert (state.result, state.credit_remaining, state.valve) == (meter_model.DONE, 50_000, OPEN)
     pour(made, state, 49_999)
-    assert (state.credit_remaining_minor, state.valve) == (1, OPEN)
+    assert (state.credit_remaining, state.valve) == (1, OPEN)
     pour(made, state, 5)
-    assert (state.credit_remaining_minor, state.valve) == (-4, CLOSED)
+    assert (state.credit_remaining, state.valve) == (-4, CLOSED)
     money = config()
     priced = fresh_state(money)
     take_command(money, priced, command(CREDIT, 1, 50_000, currency=b"VOL"))
-    assert (priced.result, priced.credit_accepted_minor) == (meter_model.WRONG_CURRENCY, 0)
+    assert (priced.result, priced.credit_accepted) == (meter_model.WRONG_CURRENCY, 0)

@@ -43,9 +43,7 @@ class RawReadings:
     stated_at: datetime | None = None
 
 
-def raw_readings(
-    report: MeterReport, now: datetime, *, is_new: bool, clock_error_s: int | None
-) -> RawReadings | None:
+def raw_readings(report: MeterReport, now: datetime, *, is_new: bool, clock_error_s: int | None) -> RawReadings | None:
     """What of a report is to be stored; None where it holds no reading.
 
     ``is_new``: its status report was not heard before. ``clock_error_s``: how far the meter's clock was ahead
@@ -54,7 +52,7 @@ def raw_readings(
     """
     if len(report.readings) > MAX_READINGS:
         raise InvalidInputError(f"A report may hold {MAX_READINGS} readings.")
-    # Kept hours come before the status report that could tell of a wrong clock: what it told last time holds until then.
+    # Kept hours come before the status report that could tell of a wrong clock: what it told last holds until then.
     clock_wrong = abs(timedelta(seconds=clock_error_s or 0)) > MAX_CLOCK_ERROR
     readings, stated_at = report.readings, None
     if report.status is not None and is_new:

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.overview import MeterView
+from standpipe.billing.wallets import wallet_of
 from standpipe.households.models import HouseholdRole
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.models import AccountKind
@@ -13,7 +14,6 @@ from standpipe.ledger.posting import AccountRef, Line, post, wallet_balance_mino
 from standpipe.meters.access import require_meter
 from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import grant
-from standpipe.meters.models import WalletKind
 from standpipe.platform.errors import MeterBlockedError
 from standpipe.platform.ids import new_id
 from standpipe.platform.language import phrase
@@ -30,7 +30,7 @@ class Given:
 
 def emergency_offer_minor(view: MeterView) -> int:
     """Return the minor units that ``activate`` would give now; 0 where it would refuse."""
-    if view.wallet_kind is not WalletKind.MONEY or view.dues.emergency_minor:
+    if not wallet_of(view.wallet_kind).deducts or view.dues.emergency_minor:
         return 0
     if view.ledger_minor > view.rules.emergency_threshold_minor:
         return 0
@@ -46,7 +46,7 @@ async def activate(session: AsyncSession, *, customer_id: str, meter_id: str, no
     meter = await lock_meter(session, meter_id)
     utility = await session.get_one(Utility, meter.utility_id)
     amount_minor = utility.emergency_credit_minor
-    if not amount_minor or meter.closed_at is not None or meter.wallet_kind != WalletKind.MONEY:
+    if not amount_minor or meter.closed_at is not None or not wallet_of(meter.wallet_kind).deducts:
         raise MeterBlockedError(phrase("There is no emergency credit for this meter."))
     if (await dues_of(session, meter.id, now)).emergency_minor:
         raise MeterBlockedError(phrase("The emergency credit is in use. The next top-up repays it."))

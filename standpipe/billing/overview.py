@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from standpipe.billing.forecast import Forecast, forecast, forecast_volume
+from standpipe.billing.forecast import Forecast
+from standpipe.billing.wallets import wallet_of
 from standpipe.households.models import Membership
 from standpipe.ledger.dues import Dues, dues_of_many
 from standpipe.ledger.models import Account, AccountKind
@@ -229,7 +230,7 @@ async def _recent_days(session: AsyncSession, meter_ids: Sequence[str], now: dat
 
 def _rules_of(meter: Meter, utility: Utility, guaranteed_minor: int) -> VendRules:
     # As ``emergency.activate`` rules.
-    may_have_reserve = meter.closed_at is None and meter.wallet_kind == WalletKind.MONEY
+    may_have_reserve = meter.closed_at is None and wallet_of(meter.wallet_kind).deducts
     return VendRules(
         debt_share_percent=utility.debt_share_percent,
         debt_weekly_cap_minor=utility.debt_weekly_cap_minor,
@@ -253,8 +254,8 @@ def _view(
     start, end = period_of(today)
     use = {day: volume for day, volume in daily.items() if start <= day < end}
     bought = {day: volume for day, volume in bought.items() if start <= day < end}
-    of_volume = meter.wallet_kind == WalletKind.VOLUME
-    segment, place = place_after(contract.segments(start), bought if of_volume else use, today)
+    counted = wallet_of(meter.wallet_kind).counted(use, bought)
+    segment, place = place_after(contract.segments(start), counted, today)
     mine = contract.tenancy_start(today) or date.min
     heard = state if state is not None and state.stated_at is not None else None
     view = MeterView(
@@ -300,6 +301,5 @@ def _view(
 
 def _lasts(view: MeterView, recent_ml: list[int]) -> Forecast | None:
     """Forecast how long the present credit lasts at the use of the last whole days."""
-    if view.wallet_kind is WalletKind.VOLUME:
-        return forecast_volume(view.volume_left_ml, daily_ml=recent_ml, today=view.today)
-    return forecast(view.place, credit_minor=view.ledger_minor, daily_ml=recent_ml, today=view.today)
+    wallet = wallet_of(view.wallet_kind)
+    return wallet.lasts(view.place, view.ledger_minor, view.volume_left_ml, recent_ml, view.today)

@@ -9,6 +9,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.charges import contract_for
+from standpipe.billing.wallets import wallet_of
 from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, WalletKind
@@ -29,7 +30,7 @@ async def push_table(session: AsyncSession, meter: Meter, *, now: datetime, from
     It takes the place of a table that waits. Returns the command's id. Raises InvalidInputError for a meter that holds
     volume, for a day that has begun or is too far, and for prices that no meter can hold; NotFoundError without prices.
     """
-    if meter.wallet_kind == WalletKind.VOLUME:
+    if not wallet_of(meter.wallet_kind).deducts:
         raise InvalidInputError("This meter holds volume: it knows no prices.")
     zone = ZoneInfo(meter.time_zone)
     today = now.astimezone(zone).date()
@@ -46,7 +47,7 @@ async def push_terms(session: AsyncSession, meter: Meter, from_day: date, now: d
 
     Returns whether a command was queued: prices that no meter can hold must not keep the terms from changing.
     """
-    if meter.wallet_kind == WalletKind.VOLUME or meter.closed_at is not None:
+    if not wallet_of(meter.wallet_kind).deducts or meter.closed_at is not None:
         return False
     locked = await lock_meter(session, meter.id)
     today = now.astimezone(ZoneInfo(locked.time_zone)).date()

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from standpipe.billing.overview import MeterView
-from standpipe.meters.models import WalletKind
+from standpipe.billing.wallets import wallet_of
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR
 from standpipe.tariffs.periods import BillLine, price_more
-from standpipe.tariffs.pricing import MAX_VOLUME_ML, TierUse, charge_minor, tiers, volume_for_ml
-from standpipe.tariffs.purchases import cost_of_units_minor, units_for_ml, whole_units_ml
+from standpipe.tariffs.pricing import MAX_VOLUME_ML, TierUse, tiers
 
 VALID_FOR = timedelta(minutes=15)
 
@@ -44,10 +43,9 @@ def quote_credit(view: MeterView, credit_minor: int, now: datetime) -> Quote:
         raise InvalidInputError(phrase("The amount must be above zero and within reason."), ("by", "money", "amount"))
     overdrawn_minor = min(max(-view.ledger_minor, 0), credit_minor)
     place, spent_minor = view.place, credit_minor - overdrawn_minor
-    if view.wallet_kind is WalletKind.VOLUME:
-        volume_ml = units_for_ml(place, spent_minor + max(view.ledger_minor, 0), view.segment.terms.unit_ml)
-    else:
-        volume_ml = volume_for_ml(place.table, place.used_ml, spent_minor, place.carried_minor)
+    wallet = wallet_of(view.wallet_kind)
+    spent_minor += wallet.left_minor(view.ledger_minor)
+    volume_ml = wallet.bought_for_ml(place, spent_minor, view.segment.terms.unit_ml)
     return _quote(view, credit_minor, overdrawn_minor, volume_ml, now)
 
 
@@ -56,13 +54,10 @@ def quote_volume(view: MeterView, volume_ml: int, now: datetime) -> Quote:
     if not 0 < volume_ml <= MAX_VOLUME_ML // 2:
         raise InvalidInputError(phrase("The volume must be above zero and within reason."), ("by", "litres"))
     overdrawn_minor = max(-view.ledger_minor, 0)
-    place, unit_ml = view.place, view.segment.terms.unit_ml
-    if view.wallet_kind is WalletKind.VOLUME:
-        cost_minor = cost_of_units_minor(place, volume_ml, unit_ml)
-        credit_minor = max(cost_minor - max(view.ledger_minor, 0), 0) + overdrawn_minor
-        return _quote(view, credit_minor, overdrawn_minor, whole_units_ml(volume_ml, unit_ml), now)
-    cost_minor = charge_minor(place.table, place.used_ml, volume_ml, place.carried_minor)
-    return _quote(view, cost_minor + overdrawn_minor, overdrawn_minor, volume_ml, now)
+    wallet = wallet_of(view.wallet_kind)
+    cost_minor, volume_ml = wallet.price_of(view.place, volume_ml, view.segment.terms.unit_ml)
+    credit_minor = max(cost_minor - wallet.left_minor(view.ledger_minor), 0) + overdrawn_minor
+    return _quote(view, credit_minor, overdrawn_minor, volume_ml, now)
 
 
 def _quote(view: MeterView, credit_minor: int, overdrawn_minor: int, volume_ml: int, now: datetime) -> Quote:
@@ -70,7 +65,7 @@ def _quote(view: MeterView, credit_minor: int, overdrawn_minor: int, volume_ml: 
     return Quote(
         credit_minor=credit_minor,
         overdrawn_minor=overdrawn_minor,
-        left_minor=max(view.ledger_minor, 0) if view.wallet_kind is WalletKind.VOLUME else 0,
+        left_minor=wallet_of(view.wallet_kind).left_minor(view.ledger_minor),
         volume_ml=volume_ml,
         lines=tuple(tiers(place.table, place.used_ml, volume_ml, place.carried_minor)),
         bill=price_more(view.segment, place, volume_ml).lines,

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from standpipe.billing.closing_rule import Closed, closes_next_at, month_to_close
 from standpipe.billing.use import PeriodUse, priced_use
+from standpipe.billing.wallets import wallet_of
 from standpipe.ledger.charges import charge_lines
 from standpipe.ledger.models import AccountKind
 from standpipe.ledger.posting import AccountRef, Posting
@@ -24,7 +25,7 @@ from standpipe.readings.raw import RawReadings
 from standpipe.supply.zero_credit import LOOK_AGAIN, PolicyTerms, UtilityPolicy, ZeroCreditPolicy, zero_credit_policy
 from standpipe.supply.zero_credit_rules import CutOff
 from standpipe.tariffs.catalogue import Contract
-from standpipe.tariffs.periods import UTILITY, Priced, Segment, places, price_standing, split_days
+from standpipe.tariffs.periods import UTILITY, Priced, Segment, price_standing, split_days
 from standpipe.tariffs.pricing import charge_minor
 from standpipe.tariffs.purchases import place_after
 
@@ -244,11 +245,8 @@ class _Rating:
         today = self._now.astimezone(state.zone).date()
         period = period_of(today)[0]
         segments = self._segments_of(period)
-        if state.wallet_kind is WalletKind.VOLUME:
-            _, place = place_after(segments, state.bought_ml, today)
-        else:
-            begun = [segment for segment in segments if segment.start <= today] or list(segments[:1])
-            *_, place = places(begun, self._use(period).volumes_ml[: len(begun)])
+        counted = wallet_of(state.wallet_kind).counted(self._own_days(period), state.bought_ml)
+        _, place = place_after(segments, counted, today)
         return charge_minor(place.table, place.used_ml, state.guaranteed_ml, place.carried_minor)
 
     def _use(self, period: date) -> PeriodUse:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.billing.rounds import rate_now
+from standpipe.billing.wallets import wallet_of
 from standpipe.households.models import Household
 from standpipe.ledger.dues import dues_of
 from standpipe.ledger.posting import wallet_balance_minor
@@ -31,7 +32,6 @@ from standpipe.tariffs.terms import Basis
 from standpipe.utilities.operators import record
 
 MAX_HOUSEHOLDS = 10_000
-_BASIS = {WalletKind.MONEY: Basis.CONSUMPTION, WalletKind.VOLUME: Basis.PURCHASE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +228,10 @@ async def _fitting_tariff(session: AsyncSession, meter: Meter, code: str) -> Tar
     if tariff.currency != meter.currency:
         raise InvalidInputError(f"{code} is in {tariff.currency}, the meter in {meter.currency}.", ("tariff",))
     wallet, basis = WalletKind(meter.wallet_kind), Basis(tariff.basis)
-    if _BASIS[wallet] is not basis:
+    needed = wallet_of(wallet).basis
+    if needed is not basis:
         raise InvalidInputError(
-            f"{code} counts {basis.lower()}, which does not fit a {wallet} meter: that needs {_BASIS[wallet].lower()}.",
+            f"{code} counts {basis.lower()}, which does not fit a {wallet} meter: that needs {needed.lower()}.",
             ("tariff",),
         )
     if await session.scalar(select(TariffVersion.id).where(TariffVersion.tariff_id == tariff.id).limit(1)) is None:

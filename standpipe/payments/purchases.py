@@ -6,15 +6,13 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.wallets import wallet_of
 from standpipe.meters.models import Meter, WalletKind
-from standpipe.tariffs.bought import (
-    bought_in_period,
-)
+from standpipe.tariffs.bought import bought_in_period
 from standpipe.tariffs.catalogue import contract_of
 from standpipe.tariffs.periods import Segment
 from standpipe.tariffs.pricing import Place
 from standpipe.tariffs.purchases import place_after
-from standpipe.tariffs.terms import Basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ async def fits_tariff(session: AsyncSession, meter: Meter | OrderedMeter, now: d
     """Tell whether a meter's tariff prices what its wallet holds: what is bought for volume, what is used for money."""
     contract = await contract_of(session, meter.id, meter.tariff_id, _today(meter, meter.installed_at))
     segment = contract.segment_on(_today(meter, now))
-    return (segment.version.basis == Basis.PURCHASE) is (meter.wallet_kind == WalletKind.VOLUME)
+    return segment.version.basis == wallet_of(meter.wallet_kind).basis
 
 
 async def place_of_purchases(session: AsyncSession, meter: Meter, day: date) -> tuple[Segment, Place]:

@@ -52,7 +52,7 @@ def raw_readings(report: MeterReport, now: datetime, *, is_new: bool, clock_erro
     """
     if len(report.readings) > MAX_READINGS:
         raise InvalidInputError(f"A report may hold {MAX_READINGS} readings.")
-    # Kept hours come before the status report that could tell of a wrong clock: what the last told holds until then.
+    # Kept hours come before the status report that could tell of a wrong clock: what it told last holds until then.
     clock_wrong = abs(timedelta(seconds=clock_error_s or 0)) > MAX_CLOCK_ERROR
     readings, stated_at = report.readings, None
     if report.status is not None and is_new:

@@ -26,7 +26,7 @@ class Wallet(Protocol):
 
     @property
     def deducts(self) -> bool:
-        """Tell whether the meter takes its credit away by itself: it then needs prices, and can have a reserve of money."""
+        """Tell whether the meter deducts its credit itself: it then needs prices, and can have a reserve of money."""
 
     def counted(self, used: Mapping[date, int], bought: Mapping[date, int]) -> Mapping[date, int]:
         """The volumes by day that its tiers count."""

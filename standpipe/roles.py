@@ -166,7 +166,7 @@ async def _gateway(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _working(settings: Settings, role: str, channel: str) -> AsyncIterator[tuple[Database, Listener]]:
-    """What a role without a door for customers stands on: a database, an ear on one channel, and those who watch it."""
+    """Open what a role without a door for customers stands on: database, one channel, and those who watch it."""
     with traced(settings, role):
         async with migrated_database(settings) as database:
             listener = Listener(database.url, channel)

@@ -1,4 +1,4 @@
-"""What every role puts together from the settings."""
+"""Parts that every role puts together from the settings."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -228,7 +228,7 @@ async def close_rails(rails: Mapping[str, Rail]) -> None:
 
 
 def make_issuer(settings: Settings) -> TokenIssuer | None:
-    """Who makes keypad tokens; None where nobody does. Raises SettingsError for one that is set up by half."""
+    """Make the issuer of keypad tokens; None where there is none. Raises SettingsError for one set up by half."""
     if settings.keypad_issuer_url is not None:
         if settings.keypad_vending_keys:
             raise SettingsError(
@@ -268,7 +268,7 @@ def make_sender(settings: Settings) -> PushSender | None:
 
 
 def make_firebase(settings: Settings) -> FirebaseTokens | None:
-    """Who verifies Firebase's tokens; None where they are not taken.
+    """Make the verifier of Firebase's tokens; None where they are not taken.
 
     Raises SettingsError for one that is set up by half, and wherever Firebase's emulator is named in the environment.
     """
@@ -289,7 +289,7 @@ def make_firebase(settings: Settings) -> FirebaseTokens | None:
 
 
 def make_operator_keys(settings: Settings) -> KeyRing | None:
-    """What seals operators' secrets; None where operators cannot sign in. Raises SettingsError for no Fernet key."""
+    """Make the keys of operators' secrets; None where operators cannot sign in. Raises SettingsError."""
     secrets = _plain(settings.operator_key_secrets)
     return KeyRing(secrets, "STANDPIPE_OPERATOR_KEY_SECRETS") if secrets else None
 

@@ -42,7 +42,7 @@ LOOK_EVERY_S = 2.0
 """Queues are looked at this often even when nobody calls: retries and leases fall due in silence."""
 MAX_ATTEMPTS = 10
 AGAIN_S = 300.0
-"""How soon what runs daily is tried again after it failed."""
+"""Seconds until what runs daily is tried again after it failed."""
 DAY_S = 86_400.0
 _PATIENT = {kind.__name__ for kind in PATIENT}
 _log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""What the demo prints once it runs."""
+"""The banner that the demo prints once it runs."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ _console = Console(highlight=False, soft_wrap=True)
 
 
 def print_banner(described: dict[str, Any], graphiql_dir: str) -> None:
-    """Where everything is, and the three lines to copy. ``described``: what ``demo.json`` holds."""
+    """Print all addresses, and the three lines to copy. ``described``: what ``demo.json`` holds."""
     url, token, meter_id = described["graphql_url"], described["token"], described["meter_id"]
     curl = f"curl -s {url} -H 'authorization: Bearer {token}' -H 'content-type: application/json' -d"
     balance = (

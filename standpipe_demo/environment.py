@@ -18,7 +18,7 @@ DEMO_FACTOR = 240.0
 DEMO_DLMS_PORT = 4059
 TOKEN_TTL_S = 7 * 86_400
 _STAND_INS_ALONE = frozenset({"keypad_vending_key"})
-"""What only a stand-in may hold: it is in no part's environment."""
+"""Variables that only a stand-in may hold: they are in no part's environment."""
 _SECRETS = (
     *("token_secret", "sandbox_api_key", "sandbox_webhook_secrets", "stripe_webhook_secrets"),
     *("mpesa_consumer_key", "mpesa_consumer_secret", "mpesa_passkey", "mpesa_callback_secrets"),
@@ -88,7 +88,7 @@ def demo_environment(
 
 
 def _meters(settings: Settings, data_dir: Path) -> dict[str, object]:
-    """Where meters reach the gateway, and the gateway what makes their tokens."""
+    """Return where meters reach the gateway, and the gateway what makes their tokens."""
     return {
         "COAP_HOST": settings.coap_host,
         "COAP_PORT": settings.coap_port,
@@ -141,7 +141,7 @@ def _outside(settings: Settings, kept: dict[str, str], currency: str) -> dict[st
 
 
 def _has_meters_without_key(data_dir: Path) -> bool:
-    """Whether the town is of an earlier release, whose meters speak plain UDP."""
+    """Tell whether the town is of an earlier release, whose meters speak plain UDP."""
     return any(not meter.get("dtls_key_hex") for meter in json.loads((data_dir / "meters.json").read_text()))
 
 

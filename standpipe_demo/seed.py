@@ -107,7 +107,7 @@ PLANS = (
 
 
 async def is_seeded(sessions: Sessions) -> bool:
-    """Whether the town is there."""
+    """Tell whether the town is there."""
     async with sessions() as session:
         return await session.scalar(select(Customer.id).where(Customer.phone == DEMO_PHONE)) is not None
 
@@ -314,7 +314,7 @@ def _readings(meter: Meter, plan: Plan, end: datetime) -> list[RegisterReading]:
 
 
 def _costs(meter: Meter, readings: list[RegisterReading], table: PriceTable) -> list[int]:
-    """What all use up to each reading costs, so that each chunk's top-up can cover it."""
+    """Price all use up to each reading, so that each chunk's top-up can cover it."""
     zone = ZoneInfo(ZONE)
     costs, before_minor, period_start_ml = [0], 0, meter.initial_register_ml
     last_ml, period = meter.initial_register_ml, None

@@ -39,7 +39,7 @@ _AT_STRIPE = {"approve": "succeed", "decline": "fail", "refund": "refund", "disp
 
 
 class Trigger(StrEnum):
-    """What can be made to happen."""
+    """Events that can be made to happen."""
 
     PAID = "topup.paid"
     ON_METER = "topup.on_meter"
@@ -54,7 +54,7 @@ class Trigger(StrEnum):
 
 
 class Standin(StrEnum):
-    """Where it happens."""
+    """Stand-ins where an event happens."""
 
     SANDBOX = "sandbox"
     STRIPE = "stripe"
@@ -72,7 +72,7 @@ FLOWS: dict[Trigger, tuple[tuple[str, frozenset[TopUpStatus]], ...]] = {
     Trigger.REFUNDED: (("approve", _PAID), ("refund", _GIVEN_BACK)),
     Trigger.DISPUTED: (("approve", _PAID), ("dispute", _GIVEN_BACK)),
 }
-"""What is done, one after the other, and what the top-up has to show before the next."""
+"""Steps of each event, one after the other, and what the top-up has to show before the next."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class _Play:
     seen: TopUpStatus | None = None
 
     async def do(self, action: str) -> None:
-        """What a payer, a bank or the customer does. Raises InvalidInputError where the stand-in cannot."""
+        """Do what a payer, a bank or the customer does. Raises InvalidInputError where the stand-in cannot."""
         if action == "cancel":
             out.print("The customer: cancel")
             await top_ups.cancel(

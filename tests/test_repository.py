@@ -1,5 +1,6 @@
 """What the repository promises about itself: pages that are made from code, and locks that name no address."""
 
+import ast
 import re
 import runpy
 import tomllib
@@ -54,3 +55,44 @@ def test_npm_lock_holds_hashes_and_no_address(folder: str, packages: int) -> Non
     # npm writes where each package asks for money; nothing needs it to install.
     assert "://" not in text, "delete every `funding` from the lock"
     assert text.count('"integrity"') > packages
+
+
+RIDDLES = ("What", "Who", "Whose", "Whom", "Whether", "How", "As", "Which", "When", "Where", "Why", "The same")
+
+
+def _docstrings(tree: ast.Module) -> list[tuple[int, str]]:
+    """Texts that explain a module, a class, a function or the name above them, with their lines."""
+    return [
+        (node.lineno, node.value.value.strip())
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+
+
+def _is_riddle(text: str) -> bool:
+    return re.match(rf"({'|'.join(RIDDLES)})\b", text) is not None
+
+
+@pytest.mark.parametrize("package", ["standpipe", "standpipe_demo"])
+def test_docstrings_say_what_a_thing_is_or_does(package: str) -> None:
+    """An imperative or a noun phrase; a clause ("What is left.") leaves the reader to guess what it belongs to."""
+    found = {
+        f"{path.relative_to(ROOT)}:{line}": text.partition("\n")[0]
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for line, text in _docstrings(ast.parse(path.read_text()))
+        if _is_riddle(text)
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "riddle"),
+    [
+        ("Whether it holds.", True),
+        ("As it travels.", True),
+        ("The same, of volume.", True),
+        ("Asset.", False),
+    ],
+)
+def test_a_riddle_is_found_by_its_first_word(text: str, riddle: bool) -> None:
+    assert _is_riddle(text) is riddle

@@ -1,4 +1,4 @@
-"""What watches a role: /metrics for Prometheus, /healthz, /readyz. On a port of its own, for nobody outside."""
+"""Observation of a role: /metrics for Prometheus, /healthz, /readyz. On a port of its own, for nobody outside."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ QUEUES: Mapping[str, Callable[..., Awaitable[Backlog]]] = {
 
 
 class Depths:
-    """How much waits in the queues, counted when Prometheus asks, and at most every KEEP_S seconds."""
+    """Depths of the queues, counted when Prometheus asks, and at most every KEEP_S seconds."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions

@@ -19,6 +19,7 @@ from standpipe.platform.errors import (
     NotFoundError,
     StandpipeError,
 )
+from standpipe.platform.language import language_of, phrase
 from standpipe.platform.units import is_storable, money_text, to_major, to_minor
 
 MAX_BODY_BYTES = 8 * 1024
@@ -39,13 +40,14 @@ def _door(answer: Callable[[Request, Sessions, str], Awaitable[dict[str, Any]]])
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         try:
             if scheme.lower() != "bearer" or not key:
-                raise NotAuthenticatedError("Send the agent's key as a bearer token.")
+                raise NotAuthenticatedError(phrase("Send the agent's key as a bearer token."))
             return JSONResponse(await answer(request, request.app.state.sessions, key.strip()))
         except StandpipeError as error:
             if type(error) not in _STATUS:
                 raise
+            language = language_of(request.headers.get("accept-language"))
             status, code = _STATUS[type(error)]
-            return JSONResponse({"error": {"code": code, "message": str(error)}}, status)
+            return JSONResponse({"error": {"code": code, "message": error.text_in(language)}}, status)
 
     return handle
 
@@ -98,14 +100,16 @@ async def _body(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise InvalidInputError("The body must be a JSON object.")
+        raise InvalidInputError(phrase("The body must be a JSON object."))
     return body
 
 
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or not is_storable(value):
-        raise InvalidInputError(f"{name} must be a text of 1 to {MAX_TEXT} characters.", (name,))
+        raise InvalidInputError(
+            phrase("{name} must be a text of 1 to {most} characters.", name=name, most=MAX_TEXT), (name,)
+        )
     return value
 
 
@@ -113,7 +117,7 @@ def _decimal(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation:
-        raise InvalidInputError('Write the amount as a decimal, such as "150.00".', ("amount",)) from None
+        raise InvalidInputError(phrase('Write the amount as a decimal, such as "150.00".'), ("amount",)) from None
 
 
 me = _door(_me)

@@ -1,16 +1,22 @@
 """The page that a payment's redirect comes back to, and health."""
 
+import html
+
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from standpipe.payments.top_ups import refresh
 from standpipe.platform.ids import is_id
+from standpipe.platform.language import language_of, spoken, to_translate, translate
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+_PAGE = """<!doctype html><html lang="{language}"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Standpipe</title>
 <body style="font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;text-align:center">
-<main><h1>Thank you</h1><p>We are asking the payment provider now. The app shows when the credit is on your meter.</p>
-<p>You can close this page.</p></main></body></html>"""
+<main><h1>{thanks}</h1><p>{asking}</p>
+<p>{done}</p></main></body></html>"""
+_THANKS = to_translate("Thank you")
+_ASKING = to_translate("We are asking the payment provider now. The app shows when the credit is on your meter.")
+_DONE = to_translate("You can close this page.")
 
 
 async def returned(request: Request) -> Response:
@@ -22,7 +28,10 @@ async def returned(request: Request) -> Response:
     state = request.app.state
     if is_id(top_up_id, "top"):
         await refresh(state.sessions, state.rails, state.clock, top_up_id)
-    return HTMLResponse(_PAGE)
+    language = spoken(language_of(request.headers.get("accept-language")))
+    thanks, asking, done = (html.escape(translate(text, language), quote=False) for text in (_THANKS, _ASKING, _DONE))
+    page = _PAGE.format(language=language, thanks=thanks, asking=asking, done=done)
+    return HTMLResponse(page, headers={"Vary": "Accept-Language"})
 
 
 async def health(_request: Request) -> Response:

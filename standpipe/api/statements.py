@@ -16,17 +16,21 @@ from standpipe.billing.statement_pdf import render
 from standpipe.billing.statements import number_text, statement_by_month, tenancy_since
 from standpipe.payments.receipt_links import link_holds
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import in_language, language_of, phrase
+
+_GONE = phrase("There is no such statement, or this link has run out.")
 
 
 async def statement_pdf(request: Request) -> Response:
     """The PDF. A link that is wrong, has run out, or names no statement is answered alike."""
+    language = language_of(request.headers.get("accept-language"))
     meter_id, month = request.path_params["meter_id"], request.path_params["month"]
     asked, state = request.query_params, request.app.state
     name = f"{meter_id}/{month}"
     if not link_holds(
         *(state.receipt_secret, name, asked.get("expires", ""), asked.get("sig", ""), time.time()), kind="statement"
     ):
-        return _not_found()
+        return _not_found(language)
     month, _, since = month.partition(".")
     try:
         async with state.sessions() as session:
@@ -39,9 +43,8 @@ async def statement_pdf(request: Request) -> Response:
     except (InvalidInputError, ValueError):
         found = None
     if found is None:
-        return _not_found()
+        return _not_found(language)
     body, number = found
-    language = request.headers.get("accept-language", "en").split(",")[0].split(";")[0].strip() or "en"
     page = await asyncio.to_thread(render, body, number_text(number), language)
     serial = re.sub(r"[^A-Za-z0-9-]", "", body.serial)
     headers = {
@@ -52,5 +55,5 @@ async def statement_pdf(request: Request) -> Response:
     return Response(page, media_type="application/pdf", headers=headers)
 
 
-def _not_found() -> Response:
-    return JSONResponse({"error": "there is no such statement, or this link has run out"}, HTTPStatus.NOT_FOUND)
+def _not_found(language: str) -> Response:
+    return JSONResponse({"error": in_language(_GONE, language)}, HTTPStatus.NOT_FOUND)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from standpipe.platform.database import DATABASE_DOWN
+from standpipe.platform.language import NOT_AVAILABLE, in_language, language_of
 from standpipe.platform.reconnect import is_lost, once_more
 
 RETRY_AFTER_S = 5
@@ -27,8 +28,9 @@ def or_unavailable(endpoint: Endpoint) -> Endpoint:
             if not is_lost(error):
                 raise
             _log.error("request not answered", error=type(error).__name__)
+            language = language_of(request.headers.get("accept-language"))
             return JSONResponse(
-                {"error": {"code": "UNAVAILABLE", "message": "Not available at the moment. Please try again shortly."}},
+                {"error": {"code": "UNAVAILABLE", "message": in_language(NOT_AVAILABLE, language)}},
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )

@@ -1,1 +1,1 @@
-"""What water costs: ratings, charges, statements, quotes and forecasts."""
+"""Prices of water: ratings, charges, statements, quotes and forecasts."""

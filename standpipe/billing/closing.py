@@ -1,4 +1,4 @@
-"""Which month of a meter is to be closed by its statement, and the queue of those that are.
+"""The queue of meters whose month is to be closed by its statement.
 
 A rating says it (``closing_rule``, pure) and leaves the month in the meter's row of ``meter_due``; ``issue_due`` makes
 the statements, each in a transaction of its own, and has the meter rated again, which finds the month after.
@@ -17,7 +17,7 @@ from standpipe.platform.reconnect import is_passing
 
 AT_ONCE = 50
 REST = timedelta(minutes=10)
-"""How long a meter rests whose statement could not be made, in real time."""
+"""Time that a meter rests whose statement could not be made, in real time."""
 _log = structlog.get_logger(__name__)
 
 

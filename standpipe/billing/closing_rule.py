@@ -1,4 +1,4 @@
-"""Which month of a meter its next statement closes, and when. Pure."""
+"""The rule of which month a meter's next statement closes, and when. Pure."""
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -8,12 +8,12 @@ from standpipe.ledger.models import AccountKind
 from standpipe.platform.units import local_midnight, period_of
 
 ACCOUNTS = (AccountKind.WALLET, AccountKind.STANDING_DUE, AccountKind.RECEIVABLE, AccountKind.EMERGENCY)
-"""What a statement states of a meter."""
+"""Accounts of a meter that a statement states."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What a meter's next statement goes by.
+    """The state by which a meter's next statement is found.
 
     ``last_statement``: the month of its last one. ``after_days``: how long its utility waits for late readings.
     ``booked_at``: of a meter out of service, when money last moved on its accounts.

@@ -1,4 +1,4 @@
-"""How a household's use compares: with its own last period, and with similar households of the same utility.
+"""Comparison of a household's use with its own last period, and with similar households of the same utility.
 
 Nobody may be told on: a group counts only from MIN_GROUP meters on, and only its median is shown, rounded.
 """

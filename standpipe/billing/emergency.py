@@ -16,6 +16,7 @@ from standpipe.meters.commands import lock_meter
 from standpipe.meters.credit import grant
 from standpipe.platform.errors import MeterBlockedError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.utilities.models import Utility
 
 
@@ -28,7 +29,7 @@ class Given:
 
 
 def emergency_offer_minor(view: MeterView) -> int:
-    """What ``activate`` would give now; 0 where it would refuse."""
+    """Return the minor units that ``activate`` would give now; 0 where it would refuse."""
     if not wallet_of(view.wallet_kind).deducts or view.dues.emergency_minor:
         return 0
     if view.ledger_minor > view.rules.emergency_threshold_minor:
@@ -46,11 +47,11 @@ async def activate(session: AsyncSession, *, customer_id: str, meter_id: str, no
     utility = await session.get_one(Utility, meter.utility_id)
     amount_minor = utility.emergency_credit_minor
     if not amount_minor or meter.closed_at is not None or not wallet_of(meter.wallet_kind).deducts:
-        raise MeterBlockedError("There is no emergency credit for this meter.")
+        raise MeterBlockedError(phrase("There is no emergency credit for this meter."))
     if (await dues_of(session, meter.id, now)).emergency_minor:
-        raise MeterBlockedError("The emergency credit is in use. The next top-up repays it.")
+        raise MeterBlockedError(phrase("The emergency credit is in use. The next top-up repays it."))
     if await wallet_balance_minor(session, meter.id, meter.currency) > utility.emergency_threshold_minor:
-        raise MeterBlockedError("There is credit enough: emergency credit is for when it runs low.")
+        raise MeterBlockedError(phrase("There is credit enough: emergency credit is for when it runs low."))
     key = new_id("emg")
     await grant(session, meter_id=meter.id, credit_key=key, source_id=key, amount_minor=amount_minor, now=now)
     lines = [

@@ -1,4 +1,4 @@
-"""How long the credit lasts. Pure: days are walked one by one through the tiers, which begin anew each period.
+"""Forecast of the days that credit lasts. Pure: walked day by day through the tiers, which begin anew each period.
 
 Days are floats and may be: nothing is priced or posted from them.
 """
@@ -43,7 +43,7 @@ def forecast(place: Place, *, credit_minor: int, daily_ml: Sequence[int], today:
 
 
 def forecast_volume(volume_left_ml: int | None, *, daily_ml: Sequence[int], today: date) -> Forecast | None:
-    """The same for a meter that holds volume; None also where it has not said what it holds."""
+    """Forecast a meter that holds volume, like ``forecast``; None also where it has not said what it holds."""
     if len(daily_ml) < MIN_DAYS or volume_left_ml is None:
         return None
     left_ml = max(volume_left_ml, 0)

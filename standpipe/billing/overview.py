@@ -1,4 +1,4 @@
-"""What the home screen shows of meters, read in a fixed number of statements however many meters there are.
+"""The home screen's view of meters, read in a fixed number of statements however many meters there are.
 
 The three balances stand apart: what the ledger says, what the meter last said (and when), and what is on its way.
 ``ledger = on_meter + in_flight − used_since_report``.
@@ -35,7 +35,7 @@ _Row = Row[Meter, str, MeterState | None, int | None, int | None, Utility, int]
 
 @dataclass(frozen=True, slots=True)
 class VendRules:
-    """What its utility rules for a meter's top-ups; see ``utilities.models.Utility``."""
+    """The utility's rules for a meter's top-ups; see ``utilities.models.Utility``."""
 
     debt_share_percent: int
     debt_weekly_cap_minor: int | None
@@ -106,7 +106,7 @@ class MeterView:
 
     @property
     def volume_left_ml(self) -> int | None:
-        """What a VOLUME meter holds and will yet get; None for a MONEY meter, and until the meter has spoken."""
+        """Total that a VOLUME meter holds and will yet get, in ml; None for a MONEY meter, and until it has spoken."""
         if self.wallet_kind is not WalletKind.VOLUME or self.on_meter is None:
             return None
         return self.on_meter + self.in_flight
@@ -300,6 +300,6 @@ def _view(
 
 
 def _lasts(view: MeterView, recent_ml: list[int]) -> Forecast | None:
-    """How long what there is will last, at the use of the last whole days."""
+    """Forecast how long the present credit lasts at the use of the last whole days."""
     wallet = wallet_of(view.wallet_kind)
     return wallet.lasts(view.place, view.ledger_minor, view.volume_left_ml, recent_ml, view.today)

@@ -60,7 +60,7 @@ async def push_terms(session: AsyncSession, meter: Meter, from_day: date, now: d
 
 
 async def push_to_all(sessions: Sessions, tariff_id: str, *, now: datetime, from_day: date | None) -> int:
-    """The same for every MONEY meter in service that this tariff charges then; returns how many got a command.
+    """Push the table, as ``push`` does, to every MONEY meter in service that this tariff charges; returns how many.
 
     Each in a transaction of its own: a town's meters are not locked at once, and who is interrupted may begin again.
     Meters that have or await this very table, or cannot hold its prices, are left out.

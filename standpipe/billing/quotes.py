@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from standpipe.billing.overview import MeterView
 from standpipe.billing.wallets import wallet_of
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR
 from standpipe.tariffs.periods import BillLine, price_more
 from standpipe.tariffs.pricing import MAX_VOLUME_ML, TierUse, tiers
@@ -39,7 +40,7 @@ class Quote:
 def quote_credit(view: MeterView, credit_minor: int, now: datetime) -> Quote:
     """The litres that an amount of credit buys: one more would cost more than it. Raises InvalidInputError."""
     if not 0 <= credit_minor <= MAX_MINOR:
-        raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
+        raise InvalidInputError(phrase("The amount must be above zero and within reason."), ("by", "money", "amount"))
     overdrawn_minor = min(max(-view.ledger_minor, 0), credit_minor)
     place, spent_minor = view.place, credit_minor - overdrawn_minor
     wallet = wallet_of(view.wallet_kind)
@@ -49,9 +50,9 @@ def quote_credit(view: MeterView, credit_minor: int, now: datetime) -> Quote:
 
 
 def quote_volume(view: MeterView, volume_ml: int, now: datetime) -> Quote:
-    """What a volume costs; a VOLUME meter's is rounded up to whole units. Raises InvalidInputError."""
+    """Price a volume; a VOLUME meter's is rounded up to whole units. Raises InvalidInputError."""
     if not 0 < volume_ml <= MAX_VOLUME_ML // 2:
-        raise InvalidInputError("The volume must be above zero and within reason.", ("by", "litres"))
+        raise InvalidInputError(phrase("The volume must be above zero and within reason."), ("by", "litres"))
     overdrawn_minor = max(-view.ledger_minor, 0)
     wallet = wallet_of(view.wallet_kind)
     cost_minor, volume_ml = wallet.price_of(view.place, volume_ml, view.segment.terms.unit_ml)

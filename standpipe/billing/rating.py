@@ -53,7 +53,7 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class AtZero:
-    """What a meter was told to do at zero (None: not known), what it certainly does, and until when what waits holds.
+    """Behaviour at zero: what the meter was told (None: unknown), what it certainly does, until when what waits holds.
 
     ``waiting_until``: of each such command that waits, when it becomes void.
     """
@@ -121,7 +121,7 @@ class ZeroCreditChange:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a rating changes; only what differs from before, but for periods that were touched."""
+    """Changes that a rating makes; only what differs from before, but for periods that were touched."""
 
     judged: Judged
     months: Mapping[date, MonthUse]
@@ -238,7 +238,7 @@ class _Rating:
             self._post("standing", AccountKind.STANDING_DUE, period, known, self.standing[period])
 
     def guaranteed_minor(self) -> int:
-        """What the utility's guaranteed water costs at the present use; top-ups go by that."""
+        """Price the utility's guaranteed water at the present use, in minor units; top-ups go by that."""
         state = self._state
         if not state.guaranteed_ml:
             return 0
@@ -286,7 +286,7 @@ class _Rating:
 
 
 def _zero_credit(state: MeterState, now: datetime) -> tuple[ZeroCreditChange | None, datetime | None]:
-    """What a meter is to be told, and when to look at it again."""
+    """Decide what a meter is to be told about zero credit, and when to look at it again."""
     if state.closed_at is not None:
         return None, None
     policy = policy_of(state, now)
@@ -302,7 +302,7 @@ def _zero_credit(state: MeterState, now: datetime) -> tuple[ZeroCreditChange | N
 
 
 def policy_of(state: MeterState, now: datetime) -> ZeroCreditPolicy | None:
-    """What a meter is to do at zero; None where the stored rules are none."""
+    """Return the policy of a meter at zero credit; None where the stored rules are none."""
     try:
         return zero_credit_policy(state.policy, state.policy_terms, state.zone, now, is_shut=state.at_zero.is_shut)
     except InvalidInputError:

@@ -229,7 +229,7 @@ async def _usage(
     registers: Mapping[str, Register],
     changed: Mapping[str, frozenset[date]],
 ) -> dict[str, dict[date, Charged]]:
-    """What was charged for water, from the first period on that can change."""
+    """Load what was charged for water, from the first period on that can change."""
     since: dict[str, date] = {}
     for meter_id, own in rows.items():
         zone = registers[meter_id].zone
@@ -252,7 +252,7 @@ async def _usage(
 async def _standing(
     conn: AsyncConnection, rows: Mapping[str, Row[Any]], now: datetime
 ) -> dict[str, dict[date, Charged]]:
-    """What was charged for standing, from the first period on that can change."""
+    """Load what was charged for standing, from the first period on that can change."""
     since = [
         period_of(min(day for day in (row.accrued_through, row.reprice_from, now.date() - _DAY) if day is not None))[0]
         for row in rows.values()
@@ -266,7 +266,7 @@ async def _standing(
 
 
 def _by_code(accounts: Mapping[str, int] | None, charged_minor: int) -> dict[str, int]:
-    """What was charged by code. An early release kept the total alone, all of it for water."""
+    """Return what was charged by code. An early release kept the total alone, all of it for water."""
     known = dict(accounts or {})
     missing = charged_minor - sum(known.values())
     if missing:
@@ -275,7 +275,7 @@ def _by_code(accounts: Mapping[str, int] | None, charged_minor: int) -> dict[str
 
 
 async def _bought(conn: AsyncConnection, rows: Mapping[str, Row[Any]], now: datetime) -> dict[str, dict[date, int]]:
-    """What VOLUME meters have bought in the present period, where something is guaranteed."""
+    """Load what VOLUME meters have bought in the present period, where something is guaranteed."""
     periods = {
         row.id: period_of(now.astimezone(ZoneInfo(row.time_zone)).date())
         for row in rows.values()
@@ -294,7 +294,7 @@ async def _bought(conn: AsyncConnection, rows: Mapping[str, Row[Any]], now: date
 def _policies(
     rows: Mapping[str, Row[Any]],
 ) -> tuple[dict[str, UtilityPolicy], dict[str, tuple[PolicyTerms, ...]]]:
-    """What each utility rules about zero credit, and each meter's terms as far as they bear on it."""
+    """Load each utility's rules about zero credit, and each meter's terms as far as they bear on it."""
     utilities = {row.utility_id: row for row in rows.values()}
     policies = {
         utility_id: UtilityPolicy(

@@ -1,4 +1,4 @@
-"""What a batch of ratings changes, written table by table, one statement each: save."""
+"""The save of a batch of ratings: its changes, written table by table, one statement each."""
 
 import json
 from collections.abc import Sequence
@@ -132,7 +132,7 @@ async def save(work: UnitOfWork, rated: Sequence[Rated], now: datetime) -> None:
 
 
 def has_changed(loaded: Loaded, changes: Changes) -> bool:
-    """Whether a rating changed anything that somebody may see."""
+    """Tell whether a rating changed anything that somebody may see."""
     told = changes.zero_credit is not None and changes.zero_credit.command is not None
     guaranteed = changes.guaranteed_minor != loaded.state.guaranteed_minor
     return bool(

@@ -62,7 +62,7 @@ class HeldReading:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a decision did: how much more (below zero: less) is charged, how many readings it made count, and how many
+    """Effect of a decision: how much more (below zero: less) is charged, how many readings it made count, and how many
     of the meter are still held.
     """
 
@@ -308,7 +308,7 @@ async def _reading(session: AsyncSession, meter: Meter, read_at: datetime) -> Re
 
 
 def _is_air(reading: Reading) -> bool:
-    """Whether what follows this reading was placed without its volume, and will be placed anew with it."""
+    """Tell whether what follows this reading was placed without its volume, and will be placed anew with it."""
     return reading.quality not in COUNTED and reading.counted_ml is not None
 
 
@@ -319,7 +319,7 @@ def _check_register(meter: Meter, register_ml: int) -> None:
 
 
 async def _placed(session: AsyncSession, meter: Meter, register_ml: int, at: datetime, *, alone: bool = False) -> int:
-    """Where a register value stands at an instant. ``alone``: whatever was placed after it will be placed anew."""
+    """Place a register value at an instant. ``alone``: whatever was placed after it will be placed anew."""
     _check_register(meter, register_ml)
     below, *others = await neighbours(session, meter, at, at)
     above = next((item for item in others if item.read_at > at), None)
@@ -335,7 +335,7 @@ async def _placed(session: AsyncSession, meter: Meter, register_ml: int, at: dat
 def _stand_ml(
     register_ml: int, at: datetime, below: AcceptedReading, above: AcceptedReading | None, meter: Meter
 ) -> int | None:
-    """Where a person's value stands; over the register's top only where so much can have run."""
+    """Place a person's value, in ml; over the register's top only where so much can have run."""
     counted_ml, rolled = register_position(register_ml, below, above, meter.register_max_ml)
     if counted_ml is None or (rolled and not is_possible(counted_ml - below.counted_ml, at - below.read_at)):
         return None

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.models import Meter
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import Span, day_span, local_midnight, period_of, service_day
 from standpipe.readings.models import COUNTED, DailyUsage, MonthlyUsage, Reading
 from standpipe.readings.register import newest, oldest
@@ -66,7 +67,7 @@ class UsageBucket:
 
 @dataclass(frozen=True, slots=True)
 class SeriesRequest:
-    """What to read: days in the meter's zone, ``from_day`` inclusive, ``to_day`` exclusive.
+    """A series to read: days in the meter's zone, ``from_day`` inclusive, ``to_day`` exclusive.
 
     ``tariff_id`` and ``first_day`` are the meter's own row's. ``contract``, where it is known, saves reading it.
     """
@@ -84,13 +85,15 @@ class SeriesRequest:
 def check(request: SeriesRequest) -> None:
     """Raises InvalidInputError for an empty or backward range, and for one of more than MAX_BUCKETS buckets."""
     if request.from_day < EARLIEST or request.to_day > LATEST:
-        raise InvalidInputError(f"Days lie between {EARLIEST} and {LATEST}.", ("from",))
+        raise InvalidInputError(phrase("Days lie between {first} and {last}.", first=EARLIEST, last=LATEST), ("from",))
     days = (request.to_day - request.from_day).days
     if days <= 0:
-        raise InvalidInputError("`to` must be after `from`.", ("to",))
+        raise InvalidInputError(phrase("`to` must be after `from`."), ("to",))
     buckets = {UsageInterval.HOUR: days * 24, UsageInterval.DAY: days, UsageInterval.MONTH: days / 31}
     if buckets[request.interval] > MAX_BUCKETS:
-        raise InvalidInputError(f"At most {MAX_BUCKETS} buckets at once; ask for a shorter time.", ("to",))
+        raise InvalidInputError(
+            phrase("At most {most} buckets at once; ask for a shorter time.", most=MAX_BUCKETS), ("to",)
+        )
 
 
 async def series_of_many(
@@ -283,7 +286,7 @@ def _priced(
 
 
 def _place_on(day: date, daily: Mapping[date, _Volume], contract: Contract) -> tuple[Segment, Place]:
-    """Where the meter stands at the beginning of a day."""
+    """Return the meter's tier position at the beginning of a day."""
     segments = [item for item in contract.segments(period_of(day)[0]) if item.start <= day] or list(
         contract.segments(period_of(day)[0])[:1]
     )

@@ -1,4 +1,4 @@
-"""What stands in a monthly statement. Pure data, kept as JSON when the statement is made."""
+"""The body of a monthly statement. Pure data, kept as JSON when the statement is made."""
 
 from collections.abc import Iterable
 from datetime import date, datetime
@@ -57,7 +57,7 @@ class Bill(_Part):
     lines: tuple[StatementLine, ...]
 
     def from_day(self, day: date) -> "Bill":
-        """The same, with no line told to begin before a day."""
+        """Return this line, told to begin on the given day at the earliest."""
         lines = tuple(line.model_copy(update={"since": max(line.since, day)}) for line in self.lines)
         return self.model_copy(update={"lines": lines})
 
@@ -91,7 +91,7 @@ class StatementBody(_Part):
 
 
 def bill_of(priced: Priced, volume_ml: int) -> Bill:
-    """What the engine says, as a statement keeps it."""
+    """Turn the engine's priced period into the lines that a statement keeps."""
     return Bill(volume_ml=volume_ml, total_minor=priced.total_minor, lines=tuple(_line(item) for item in priced.lines))
 
 
@@ -99,7 +99,7 @@ EMPTY = Bill(volume_ml=0, total_minor=0, lines=())
 
 
 def is_balanced(body: StatementBody) -> bool:
-    """Whether every account's lines explain its change, to the minor unit."""
+    """Tell whether every account's lines explain its change, to the minor unit."""
     for kind, span in body.accounts.items():
         moved = sum(item.amounts.get(kind, 0) for item in body.movements)
         charged = sum(item.difference_minor for item in body.adjustments if item.account == kind)
@@ -114,7 +114,7 @@ def is_balanced(body: StatementBody) -> bool:
 
 
 def of_household(body: StatementBody, since: date) -> StatementBody:
-    """What of a month those may see who have lived there since a day; it still adds up to the same closing.
+    """Cut a month down to what those may see who have lived there since a day; it still adds up to the same closing.
 
     The month begins for them with that day. An adjustment of before it is what it comes to, and nothing is told of it.
     """

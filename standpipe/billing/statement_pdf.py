@@ -25,7 +25,7 @@ _TITLE = ParagraphStyle("title", fontName=BOLD, fontSize=16, leading=20, textCol
 _SUB = ParagraphStyle("sub", fontName=REGULAR, fontSize=9, leading=13, textColor=_QUIET)
 _HEAD = ParagraphStyle("head", fontName=BOLD, fontSize=10, leading=16, textColor=_INK, spaceBefore=8, keepWithNext=1)
 _PADDING = 6
-"""What the library keeps free inside its frame."""
+"""Space that the library keeps free inside its frame."""
 _LEAST_TOP = 100
 """Litres that the plot's axis reaches at least: nothing used is a line at nought, not at a hundredth."""
 
@@ -89,7 +89,7 @@ def wallet_rows(body: StatementBody, language: str) -> list[tuple[str, int, bool
 
 
 def owed_rows(body: StatementBody, kind: str, language: str) -> list[tuple[str, int, bool]]:
-    """The same of an account on which something is owed, in amounts that are owed; none where nothing ever was."""
+    """Lay out an account on which something is owed, like ``rows``, in amounts owed; none where nothing ever was."""
     span = body.accounts[kind]
     rows: list[tuple[str, int, bool]] = []
     if kind == "STANDING_DUE":

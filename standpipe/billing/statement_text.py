@@ -76,7 +76,7 @@ def _rate_text(rate_minor: Decimal, currency: str, language: str) -> str:
 
 
 def line_text(line: StatementLine, currency: str, language: str) -> str:
-    """What a line of the bill is about: block, volume, price; or the charge's name and its days."""
+    """Describe a line of the bill: block, volume, price; or the charge's name and its days."""
     label = word(line.kind, language).format(tier=(line.tier or 0) + 1, name=line.name)
     if line.kind in {"WATER", "ALLOWANCE"}:
         label += f": {volume_text(line.quantity, language)}"
@@ -88,7 +88,7 @@ def line_text(line: StatementLine, currency: str, language: str) -> str:
 
 
 def movement_text(movement: Movement, currency: str, language: str) -> str:
-    """What a movement was."""
+    """Describe a movement."""
     label = word(movement.kind, language)
     if movement.paid_minor:
         label += f" ({word('PAID', language).format(paid=money_text(movement.paid_minor, currency, language))})"

@@ -36,6 +36,7 @@ from standpipe.meters.due import MeterDue
 from standpipe.meters.models import Meter, WalletKind
 from standpipe.platform.errors import InvalidInputError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import local_midnight, period_of
 from standpipe.readings.models import DailyUsage
 from standpipe.tariffs.bought import bill_between
@@ -78,7 +79,7 @@ async def statement_by_month(
     zone = ZoneInfo(meter.time_zone)
     # Before anything is reckoned from it: the last month of the calendar has no next one.
     if month.replace(day=1) > now.astimezone(zone).date():
-        raise InvalidInputError("This month has not begun.", ("month",))
+        raise InvalidInputError(phrase("This month has not begun."), ("month",))
     start = period_of(month)[0]
     _check_supplied(meter, start)
     body, number = await _made(session, meter.id, start) or (await build(session, meter, start), None)
@@ -94,13 +95,13 @@ async def statement_by_month(
     else:
         uncut += body.use.lines
     if any(line.since < since < line.until for line in uncut):
-        raise InvalidInputError("This month's statement was made before your move was noted.", ("month",))
+        raise InvalidInputError(phrase("This month's statement was made before your move was noted."), ("month",))
     return of_household(body, since), number
 
 
 def _check_supplied(meter: Meter, start: date) -> None:
     if period_of(start)[1] <= meter.installed_at.astimezone(ZoneInfo(meter.time_zone)).date():
-        raise InvalidInputError("The meter was not there yet.", ("month",))
+        raise InvalidInputError(phrase("The meter was not there yet."), ("month",))
 
 
 def number_text(number: int | None) -> str | None:
@@ -151,10 +152,10 @@ async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime
     """
     meter = await lock_meter(session, meter_id)
     if now < local_midnight(month, ZoneInfo(meter.time_zone)):
-        raise InvalidInputError("This month has not ended.", ("month",))
+        raise InvalidInputError(phrase("This month has not ended."), ("month",))
     start, end = period_of(month)
     if now < local_midnight(end, ZoneInfo(meter.time_zone)):
-        raise InvalidInputError("This month has not ended.", ("month",))
+        raise InvalidInputError(phrase("This month has not ended."), ("month",))
     _check_supplied(meter, start)
     newest = await session.scalar(select(func.max(Statement.period_start)).where(Statement.meter_id == meter.id))
     # Without a gap: a charge that comes late is booked in the month after the last statement (``charges``).
@@ -167,7 +168,9 @@ async def issue(session: AsyncSession, meter_id: str, month: date, now: datetime
     body = await build(session, meter, start)
     if not is_balanced(body):
         _log.error("statement does not balance", meter_id=meter.id, month=start.isoformat())
-        raise InvalidInputError(f"The statement of {start:%Y-%m} does not add up; it is not made.", ("month",))
+        raise InvalidInputError(
+            phrase("The statement of {month} does not add up; it is not made.", month=f"{start:%Y-%m}"), ("month",)
+        )
     await session.execute(insert(StatementCounter).values(utility_id=meter.utility_id).on_conflict_do_nothing())
     counter = await session.get_one(StatementCounter, meter.utility_id, with_for_update=True, populate_existing=True)
     counter.last_number += 1
@@ -229,7 +232,7 @@ async def _balances(session: AsyncSession, meter: Meter, start: date, since: dat
 async def _walk(
     session: AsyncSession, meter: Meter, start: date, since: datetime, until: datetime
 ) -> tuple[list[Movement], dict[tuple[str, date], int]]:
-    """What was posted in a month: movements, and charges by account and by the period that they charge."""
+    """Read what was posted in a month: movements, and charges by account and by the period that they charge."""
     own = (
         select(LedgerTransaction.id)
         .join(Entry, Entry.transaction_id == LedgerTransaction.id)
@@ -345,7 +348,7 @@ async def _adjustments(
 
 
 def _last_told(earlier: Sequence[StatementBody], account: str, period: date) -> Bill:
-    """What the newest statement that names a period said of it."""
+    """Return what the newest statement that names a period said of it."""
     for body in earlier:
         for item in body.adjustments:
             if (item.period_start, item.account) == (period, account):

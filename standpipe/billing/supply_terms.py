@@ -1,4 +1,4 @@
-"""How a meter is supplied, set by an operator: tariff, households, groups, cut-off policy, and who lives there (which
+"""A meter's supply, set by an operator: tariff, households, groups, cut-off policy, and who lives there (which
 its people can say too: ``standpipe.billing.tenancy``).
 
 Terms hold from a day on, which may be past: what was charged since is then priced anew, by difference, and months whose
@@ -46,7 +46,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What a meter's account stands at when a household leaves; amounts in minor units, what is owed positive.
+    """Closing of a meter's account when a household leaves; amounts in minor units, what is owed positive.
 
     ``wallet_minor`` is the household's credit, of which ``on_its_way_minor`` had not reached the meter.
     """
@@ -174,7 +174,7 @@ async def settle_in(
 
 
 async def _people_change(session: AsyncSession, meter: Meter) -> None:
-    """What follows from other people: their claim codes end, their standing orders too, and who looks looks again."""
+    """Carry out what follows from other people: claim codes and standing orders end, and who looks looks again."""
     await end_codes(session, meter.id)
     await publish(session, AccessEnded(meter.id))
     await notify(session, LIVE, meter.id)
@@ -258,7 +258,7 @@ def _since(rows: list[SupplyTerms]) -> date:
 
 
 async def _settle(session: AsyncSession, meter: Meter, since: date, now: datetime) -> None:
-    """What follows from changed terms: charges by difference, and what the meter is told to do at zero."""
+    """Carry out what follows from changed terms: charges by difference, and what the meter is told to do at zero."""
     await session.flush()
     conn = await session.connection()
     await mark_due(conn, [meter.id], reprice_from=since)

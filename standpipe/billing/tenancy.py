@@ -16,9 +16,10 @@ from standpipe.meters.sharing import join, lock_household, others_in, read_label
 from standpipe.outbox.facts import AccessNews, publish
 from standpipe.platform.errors import InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 MOVE_OUT_WITHIN = timedelta(days=7)
-"""How long afterwards a household may still say that it has left: older corrections are for the office."""
+"""Time within which a household may still say that it has left: older corrections are for the office."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ async def claim(
     await hold_customer(session, customer_id)
     meter = await use_code(session, customer_id=customer_id, serial=serial, code=code)
     if meter.closed_at is not None:
-        raise MeterBlockedError("This meter is out of service.")
+        raise MeterBlockedError(phrase("This meter is out of service."))
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     if meter.household_id is not None and await _is_forgotten(session, meter.household_id):
         # Whoever comes now is a new household, and what was before is not theirs to see.
@@ -68,7 +69,7 @@ async def claim(
 
 
 async def _is_forgotten(session: AsyncSession, household_id: str) -> bool:
-    """Whether a household's last member was forgotten: its name went too. One that the office made has a name."""
+    """Tell whether a household's last member was forgotten: its name went too. One that the office made has a name."""
     household = await session.get_one(Household, household_id)
     return not household.name and not await others_in(session, household_id, "")
 
@@ -91,7 +92,9 @@ async def move_out(
     today = now.astimezone(ZoneInfo(meter.time_zone)).date()
     if not today - MOVE_OUT_WITHIN <= day <= today:
         days = MOVE_OUT_WITHIN.days
-        raise InvalidInputError(f"The day is today, or one of the last {days}; the office can do others.", ("day",))
+        raise InvalidInputError(
+            phrase("The day is today, or one of the last {days}; the office can do others.", days=days), ("day",)
+        )
     others, label = await others_in(session, meter.household_id, customer_id), meter.label
     closing = await supply_terms.leave(session, meter, by=customer_id, day=day, now=now)
     if others:

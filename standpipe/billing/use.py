@@ -20,7 +20,7 @@ class PeriodUse:
 
 
 def priced_use(use: PeriodUse) -> Priced:
-    """What a period's use costs, by the tariff's own basis."""
+    """Price a period's use by the tariff's own basis."""
     if use.segments[0].version.basis == Basis.PURCHASE:
         # Paid for when it was bought: water that runs from such a meter costs no more.
         return Priced(0, (), {})

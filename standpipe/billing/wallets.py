@@ -1,4 +1,4 @@
-"""What differs between the kinds of wallet, in one place (decisions 13 and 34). Pure.
+"""Differences between the kinds of wallet, in one place (decisions 13 and 34). Pure.
 
 A MONEY meter deducts by itself, by a price table: its tiers count consumption, and credit that it holds is priced when
 its water is used. A VOLUME meter holds water that was priced when it was bought, in whole units: its tiers count
@@ -22,28 +22,28 @@ class Wallet(Protocol):
 
     @property
     def basis(self) -> Basis:
-        """What its tiers count."""
+        """Basis that its tiers count."""
 
     @property
     def deducts(self) -> bool:
-        """Whether the meter takes its credit away by itself: it then needs prices, and can have a reserve of money."""
+        """Tell whether the meter deducts its credit itself: it then needs prices, and can have a reserve of money."""
 
     def counted(self, used: Mapping[date, int], bought: Mapping[date, int]) -> Mapping[date, int]:
         """The volumes by day that its tiers count."""
 
     def left_minor(self, wallet_minor: int) -> int:
-        """What of a wallet's rest helps to pay the next purchase."""
+        """Return the part of a wallet's rest that helps to pay the next purchase, in minor units."""
 
     def bought_for_ml(self, place: Place, amount_minor: int, unit_ml: int) -> int:
         """The most water that an amount buys."""
 
     def price_of(self, place: Place, volume_ml: int, unit_ml: int) -> tuple[int, int]:
-        """What a volume costs, and the volume that is then had."""
+        """Price a volume; return its price, and the volume that is then had."""
 
     def lasts(
         self, place: Place, wallet_minor: int, left_ml: int | None, daily_ml: Sequence[int], today: date
     ) -> Forecast | None:
-        """How long what there is will last, at the use of whole days."""
+        """Forecast how long the present credit lasts at the use of whole days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class MoneyWallet:
     deducts: bool = True
 
     def counted(self, used: Mapping[date, int], bought: Mapping[date, int]) -> Mapping[date, int]:  # noqa: ARG002
-        """What was used."""
+        """Count what was used."""
         return used
 
     def left_minor(self, wallet_minor: int) -> int:  # noqa: ARG002 - it is in the meter already.
@@ -89,7 +89,7 @@ class VolumeWallet:
     deducts: bool = False
 
     def counted(self, used: Mapping[date, int], bought: Mapping[date, int]) -> Mapping[date, int]:  # noqa: ARG002
-        """What was bought."""
+        """Count what was bought."""
         return bought
 
     def left_minor(self, wallet_minor: int) -> int:

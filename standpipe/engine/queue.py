@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How much waits, and for how long the oldest has."""
+    """Length of a queue, and the time that the oldest in it has waited."""
 
     count: int
     oldest_s: float
@@ -160,7 +160,7 @@ async def retry(
 
 
 async def backlog(session: AsyncSession, since: Any, waits: Any) -> Backlog:
-    """What waits, by the column that says since when; ``waits`` should be the condition of a partial index."""
+    """Count what waits, by the column that says since when; ``waits`` should be the condition of a partial index."""
     age_s = func.extract("epoch", func.now() - func.min(since))
     count, oldest_s = (await session.execute(select(func.count(), age_s).where(waits))).one()
     return Backlog(count, max(float(oldest_s or 0), 0.0))

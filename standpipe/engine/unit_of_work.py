@@ -1,4 +1,4 @@
-"""What a transaction gathers while it decides, written once at its end, table by table.
+"""The unit of work: a transaction's rows, gathered while it decides and written once at its end, table by table.
 
 Rooms define how rows of theirs are written, set-wise: ``FACTS = SetWriter("facts", Order.FACTS, write)``. Whoever
 changes something adds rows to the work; before the commit each writer is called once with all of its rows, in the
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Order(IntEnum):
-    """When a writer's turn is, lowest first. Notifications come after all of them."""
+    """Turns of writers, lowest first. Notifications come after all of them."""
 
     ROWS = 10
     """Rows of the rooms themselves."""
@@ -70,7 +70,7 @@ class UnitOfWork:
         self._notifications[channel, payload] = None
 
     def take_notifications(self) -> list[tuple[str, str]]:
-        """What listeners are to be told so far, by channel: for a writer that tells them in its own statement."""
+        """Take what listeners are to be told so far, by channel: for a writer that tells them in its own statement."""
         taken, self._notifications = list(self._notifications), {}
         return taken
 

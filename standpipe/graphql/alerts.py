@@ -33,7 +33,7 @@ class AlertKind(Enum):
 
 @strawberry.enum(description="How far a delivery has come.")
 class DeliveryStatus(Enum):
-    """As ``standpipe.notifications.models`` has it."""
+    """States of ``standpipe.notifications.models.DeliveryStatus``."""
 
     QUEUED = strawberry.enum_value("QUEUED", description="It will go out; at once, or when quiet hours end.")
     SENT = strawberry.enum_value("SENT", description="The push service took it.")

@@ -1,4 +1,4 @@
-"""What an app reads before anybody has signed in."""
+"""Configuration that an app reads before anybody has signed in."""
 
 from typing import Annotated
 

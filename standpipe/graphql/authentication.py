@@ -23,13 +23,14 @@ from standpipe.households.sessions import is_signed_in
 from standpipe.households.tokens import AccessToken
 from standpipe.platform.database import DATABASE_DOWN, by_statement
 from standpipe.platform.errors import ForbiddenError, NotAuthenticatedError, SignInUnavailableError, StandpipeError
+from standpipe.platform.language import NOT_AVAILABLE, phrase
 from standpipe.platform.notify import LIVE
 from standpipe.platform.reconnect import once_more
 
 LOOK_ANYWAY_S = 30.0
 """A notification may be lost with its connection; whether a session lives is asked at least this often."""
 ENDING_S = 0.5
-"""How long after its sign-in a connection is closed: subscriptions, and the answer to a signOut, end in order first."""
+"""Time from the end of a sign-in to the close of its connection: subscriptions and a signOut's answer end first."""
 SIGNED_OUT_CODE, EXPIRED_CODE = 4401, 4403
 """graphql-ws gives up at 4401; at 4403 it connects again, with a fresh token."""
 
@@ -38,18 +39,18 @@ class UnknownForNowError(StandpipeError):
     """The database that would know who asks does not answer."""
 
     def __str__(self) -> str:
-        return "Not available at the moment. Please try again shortly."
+        return NOT_AVAILABLE
 
 
 REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError, SignInUnavailableError)
-"""Why a request is not answered at all."""
+"""Errors for which a request is not answered at all."""
 
 
 async def own_token(services: Services, token: str) -> Identity | None:
     """An access token of ours, whose session must still live; whatever else is left does not verify."""
     read = services.signer.read(token)
     if not await _is_signed_in(services, read):
-        raise NotAuthenticatedError("This sign-in has ended. Sign in again.")
+        raise NotAuthenticatedError(phrase("This sign-in has ended. Sign in again."))
     return Identity(customer_id=read.customer_id, expires_at_s=read.expires_at_s, session_id=read.session_id)
 
 
@@ -87,23 +88,23 @@ async def authenticate_socket(context: Context) -> None:
         await _sign_in_by_cookie(context)
     if context.customer_id is None:
         # Operators have nothing to listen to, and each request of theirs is to find out whether they still may.
-        raise NotAuthenticatedError("Sign in with connection_init, as a customer.")
+        raise NotAuthenticatedError(phrase("Sign in with connection_init, as a customer."))
     _close_in_time(context)
 
 
 async def still_signed_in(context: Context) -> bool:
-    """Whether the customer's session lives on: what goes on for long asks again and again."""
+    """Tell whether the customer's session lives on: what goes on for long asks again and again."""
     if context.customer_id is None:
         return True
     return await _is_signed_in(context.services, AccessToken(context.customer_id, 0, context.session_id))
 
 
 def live_keys(context: Context, *ids: str) -> list[str]:
-    """What a subscription to ``ids`` listens to on the LIVE channel: the end of its session and its customer's too."""
+    """Return the LIVE keys of a subscription to ``ids``: these, and the end of its session and its customer's too."""
     return [*ids, *(key for key in (context.session_id, context.customer_id) if key and key not in ids)]
 
 
-def refusal(error: StandpipeError) -> Response:
+def refusal(error: StandpipeError, language: str) -> Response:
     """The answer to who may not ask at all; told at once, so that an app knows to sign in again."""
     match error:
         case NotAuthenticatedError():
@@ -115,7 +116,7 @@ def refusal(error: StandpipeError) -> Response:
         case _:
             status, code, headers = HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE", {"Retry-After": "5"}
     extensions = {"code": code} | ({"retryable": True} if "Retry-After" in headers else {})
-    body = {"errors": [{"message": str(error), "extensions": extensions}]}
+    body = {"errors": [{"message": error.text_in(language), "extensions": extensions}]}
     return JSONResponse(body, status, headers)
 
 
@@ -124,7 +125,7 @@ def own_page_cookies(context: Context) -> tuple[WebCookies, Response]:
     cookies, connection = WebCookies(context.services.public_url), context.request
     cookies.check_own_page(connection)
     if not isinstance(context.response, Response):
-        raise ForbiddenError("Cookies are set over HTTP, not over a WebSocket.")
+        raise ForbiddenError(phrase("Cookies are set over HTTP, not over a WebSocket."))
     return cookies, context.response
 
 
@@ -152,14 +153,14 @@ async def _sign_in_by_cookie(context: Context) -> None:
 
 
 def _is_navigation(connection: HTTPConnection) -> bool:
-    """Whether a person opens an address in their browser: there is no header then, and the page needs no customer."""
+    """Tell whether a person opens an address in a browser: no header is sent then, and the page needs no customer."""
     return connection.scope["type"] == "http" and connection.headers.get("sec-fetch-mode") == "navigate"
 
 
 def _bearer(header: str) -> str:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
-        raise NotAuthenticatedError("Use the Bearer scheme.")
+        raise NotAuthenticatedError(phrase("Use the Bearer scheme."))
     return token.strip()
 
 

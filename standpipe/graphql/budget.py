@@ -43,7 +43,7 @@ class Budgets:
 
 @dataclass
 class Streams:
-    """How many live subscriptions each customer has in this process."""
+    """Numbers of live subscriptions of each customer in this process."""
 
     _open: dict[str, int] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What a request carries: who asks, and the services that resolvers call with. Loaders live as long as the request."""
+"""The context of a request: its asker, and the services that resolvers call. Loaders live as long as the request."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,6 +37,7 @@ from standpipe.platform.addresses import subscriber
 from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import NotAuthenticatedError, SignInUnavailableError
+from standpipe.platform.language import in_language, phrase
 from standpipe.platform.notify import Listener
 from standpipe.readings.rhythm import rhythms
 from standpipe.utilities.models import OperatorRole
@@ -45,7 +46,7 @@ from standpipe.vending.views import TokenView, tokens_by_source
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the process has, the same for every request. ``caller`` tells the address that a request came from."""
+    """Services of the process, shared by every request. ``caller`` tells the address that a request came from."""
 
     sessions: Sessions
     rails: Mapping[str, Rail]
@@ -113,12 +114,12 @@ class Context:
 
     @property
     def stranger(self) -> bool:
-        """Whether nobody has signed in."""
+        """Tell whether nobody has signed in."""
         return self.customer_id is None and self.operator is None
 
     @property
     def payer(self) -> str:
-        """Whose budget pays for an operation: who has signed in, or else the address."""
+        """The key of the budget that pays for an operation: whoever has signed in, or else the address."""
         if self.customer_id is not None:
             return self.customer_id
         return f"operator:{self.operator.name}" if self.operator is not None else f"address:{subscriber(self.address)}"
@@ -126,7 +127,9 @@ class Context:
     def require_customer(self) -> str:
         """The customer's id. Raises an UNAUTHENTICATED error when signed out."""
         if self.customer_id is None:
-            raise GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
+            raise GraphQLError(
+                in_language(phrase("Sign in first."), self.language), extensions={"code": "UNAUTHENTICATED"}
+            )
         return self.customer_id
 
     async def require_trusted_customer(self) -> str:
@@ -136,22 +139,30 @@ class Context:
             try:
                 await self.check_revoked()
             except NotAuthenticatedError as error:
-                raise GraphQLError(str(error), extensions={"code": "UNAUTHENTICATED"}) from None
+                raise GraphQLError(error.text_in(self.language), extensions={"code": "UNAUTHENTICATED"}) from None
             except SignInUnavailableError as error:
                 extensions = {"code": "SIGN_IN_UNAVAILABLE", "retryable": True}
-                raise GraphQLError(str(error), extensions=extensions) from None
+                raise GraphQLError(error.text_in(self.language), extensions=extensions) from None
         # An access token outlives its account by minutes.
         async with by_statement(self.services.sessions) as conn:
             if not await is_present(conn, customer_id):
-                raise GraphQLError("This account was deleted.", extensions={"code": "UNAUTHENTICATED"})
+                raise GraphQLError(
+                    in_language(phrase("This account was deleted."), self.language),
+                    extensions={"code": "UNAUTHENTICATED"},
+                )
         return customer_id
 
     def require_operator(self, *roles: OperatorRole) -> str:
         """The operator's name, for the audit trail. Raises UNAUTHENTICATED, or FORBIDDEN outside these roles."""
         if self.operator is None:
-            raise GraphQLError("Sign in as an operator first.", extensions={"code": "UNAUTHENTICATED"})
+            raise GraphQLError(
+                in_language(phrase("Sign in as an operator first."), self.language),
+                extensions={"code": "UNAUTHENTICATED"},
+            )
         if self.operator.role is not OperatorRole.ADMIN and self.operator.role not in roles:
-            raise GraphQLError("Your role may not do this.", extensions={"code": "FORBIDDEN"})
+            raise GraphQLError(
+                in_language(phrase("Your role may not do this."), self.language), extensions={"code": "FORBIDDEN"}
+            )
         return self.operator.name
 
     @property
@@ -215,7 +226,7 @@ class Context:
 
     @property
     def rhythms(self) -> DataLoader[str, timedelta | None]:
-        """How often meters are heard: only for meters that the customer has."""
+        """Habits of meters' contacts: only for meters that the customer has."""
         return self._loader("rhythms", self._load_rhythms)
 
     def _loader(self, name: str, load: Any) -> DataLoader[Any, Any]:

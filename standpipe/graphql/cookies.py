@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from standpipe.platform.errors import ForbiddenError
+from standpipe.platform.language import phrase
 
 CLIENT_HEADER = "x-standpipe-client"
 _PORTS = {"http": 80, "https": 443}
@@ -26,7 +27,7 @@ class WebCookies:
 
     @property
     def secure(self) -> bool:
-        """Whether the cookies go over TLS alone."""
+        """Tell whether the cookies go over TLS alone."""
         parts = urlsplit(self.public_url)
         return parts.scheme != "http" or not _is_loopback(parts.hostname or "")
 
@@ -58,11 +59,11 @@ class WebCookies:
         """
         headers = connection.headers
         if connection.scope["type"] == "http" and not headers.get(CLIENT_HEADER, "").strip():
-            raise ForbiddenError("A request with a cookie needs the header X-Standpipe-Client.")
+            raise ForbiddenError(phrase("A request with a cookie needs the header X-Standpipe-Client."))
         site = headers.get("sec-fetch-site")
         own = site == "same-origin" if site is not None else _origin(headers.get("origin", "")) == self._own_origin()
         if not own:
-            raise ForbiddenError("A request with a cookie must come from a page of this origin.")
+            raise ForbiddenError(phrase("A request with a cookie must come from a page of this origin."))
 
     def _name(self, name: str) -> str:
         # The prefix keeps other hosts of the domain, and plain http, from setting it (RFC 6265bis §4.1.3.2).

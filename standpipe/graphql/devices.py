@@ -10,6 +10,7 @@ from standpipe.graphql.context import Context
 from standpipe.notifications import devices
 from standpipe.notifications.models import Device as DeviceRow
 from standpipe.platform.ids import is_id
+from standpipe.platform.language import to_translate, translate
 
 
 @strawberry.enum(description="What the app runs on.")
@@ -21,12 +22,12 @@ class DevicePlatform(Enum):
     WEB = strawberry.enum_value("WEB", description="A browser.")
 
 
-_LABELS = {"ANDROID": "Android", "IOS": "iPhone or iPad", "WEB": "Browser"}
+_LABELS = {"ANDROID": "Android", "IOS": to_translate("iPhone or iPad"), "WEB": to_translate("Browser")}
 
 
 @strawberry.type(description="An app installation.")
 class Device(Node):
-    """What is known of it."""
+    """An app installation, for its owner."""
 
     platform: DevicePlatform = strawberry.field(description="What the app runs on.")
     label: str = strawberry.field(description="What the customer calls it; else what kind of device it is.")
@@ -41,7 +42,7 @@ async def load_devices(context: Context) -> list[Device]:
     """The customer's devices, those seen last first."""
     async with context.services.sessions() as conn:
         rows = await devices.devices_of(conn, context.require_customer())
-    return [device_of(row) for row in rows]
+    return [device_of(row, context.language) for row in rows]
 
 
 async def load_device(context: Context, device_id: str) -> Device | None:
@@ -51,12 +52,12 @@ async def load_device(context: Context, device_id: str) -> Device | None:
     return next((device for device in await load_devices(context) if device.id == device_id), None)
 
 
-def device_of(row: DeviceRow) -> Device:
+def device_of(row: DeviceRow, language: str) -> Device:
     """A device for its owner."""
     return Device(
         id=strawberry.ID(row.id),
         platform=DevicePlatform[row.platform],
-        label=row.label or _LABELS[row.platform],
+        label=row.label or translate(_LABELS[row.platform], language),
         app_version=row.app_version,
         last_seen_at=row.last_seen_at,
         push_healthy=row.healthy,

@@ -27,7 +27,7 @@ from standpipe.platform.errors import (
     RateLimitedError,
     StandpipeError,
 )
-from standpipe.platform.language import in_language, phrase
+from standpipe.platform.language import NOT_AVAILABLE, in_language, phrase
 from standpipe.platform.reconnect import is_lost
 
 INTERNAL = "INTERNAL"
@@ -45,7 +45,7 @@ Made = TypeVar("Made", covariant=True)
 
 
 class UserErrorCode(StrEnum):
-    """What went wrong."""
+    """Stable codes of expected failures."""
 
     INVALID = "INVALID"
     NOT_FOUND = "NOT_FOUND"
@@ -224,16 +224,16 @@ class Masked(MaskErrors):
         Where the database was away, asking again is safe: what was begun is undone or idempotent by its key.
         """
         error_id, cause = secrets.token_hex(8), error.original_error
-        message = "Something went wrong on our side."
+        message = phrase("Something went wrong on our side.")
         extensions: dict[str, object] = {"code": INTERNAL, "errorId": error_id}
         if cause is not None and is_lost(cause):
-            message = "Not available at the moment. Please try again shortly."
+            message = NOT_AVAILABLE
             extensions = {"code": UNAVAILABLE, "errorId": error_id, "retryable": True}
             _log.error("database away", error_id=error_id, path=error.path, error=type(cause).__name__)
         else:
             _log.error("resolver failed", error_id=error_id, path=error.path, exc_info=cause or error)
         return GraphQLError(
-            message,
+            in_language(message, self.execution_context.context.language),
             nodes=error.nodes,
             source=error.source,
             positions=error.positions,

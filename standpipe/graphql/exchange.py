@@ -23,7 +23,7 @@ _STATUS = {"UNAUTHENTICATED": HTTPStatus.UNAUTHORIZED, "FORBIDDEN": HTTPStatus.F
 
 @dataclass
 class Exchange:
-    """What has to be remembered of a request until its answer is written.
+    """Memory of a request until its answer is written.
 
     ``by_id``: a trusted document asked for by GET, whose answer may be kept. ``ran``: the operation was executed.
     """
@@ -100,6 +100,6 @@ def _cacheable(exchange: Exchange, body: dict[str, Any], response: Response) -> 
 
 
 def refusal(status: int, message: str, code: str = "BAD_REQUEST", headers: dict[str, str] | None = None) -> Response:
-    """What is no well-formed request, in the form of a GraphQL response."""
+    """Answer an ill-formed request in the form of a GraphQL response."""
     body = {"errors": [{"message": message, "extensions": {"code": code}}]}
     return JSONResponse(body, status, headers={"Cache-Control": "no-store"} | (headers or {}))

@@ -8,6 +8,7 @@ from standpipe.households.firebase import FirebaseClaims, FirebaseTokens, is_fir
 from standpipe.households.identities import find_customer, link_by_phone
 from standpipe.households.sign_in import normalise_phone
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.platform.language import phrase
 
 
 async def identify(services: Services, token: str) -> Identity | None:
@@ -31,7 +32,9 @@ async def identify(services: Services, token: str) -> Identity | None:
 async def _first_sign_in(services: Services, firebase: FirebaseTokens, claims: FirebaseClaims, token: str) -> str:
     """Open or link the account by the phone number, on a sign-in that still holds."""
     if claims.phone is None:
-        raise NotAuthenticatedError("This sign-in has no verified phone number. Sign in to Firebase by phone first.")
+        raise NotAuthenticatedError(
+            phrase("This sign-in has no verified phone number. Sign in to Firebase by phone first.")
+        )
     try:
         phone = normalise_phone(claims.phone, services.sms_countries)
     except InvalidInputError as error:

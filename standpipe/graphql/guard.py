@@ -1,4 +1,4 @@
-"""What stands between a document and its execution, alike over HTTP, SSE and WebSocket.
+"""The guard between a document and its execution, alike over HTTP, SSE and WebSocket.
 
 In this order: tokens are counted, the text is parsed, its size is measured (``limits``), what somebody who has not
 signed in may not ask is taken out or refused without a look at the schema, the rest is validated, and its price
@@ -29,6 +29,7 @@ from standpipe.graphql.context import Context
 from standpipe.graphql.limits import MAX_TOKENS, too_large
 from standpipe.graphql.prices import MAX_COST, Priced, plans_of
 from standpipe.graphql.public import for_strangers, not_valid
+from standpipe.platform.language import Phrase, in_language, phrase
 
 CACHED_DOCUMENTS = 512
 MAX_STREAMS = 40
@@ -93,7 +94,7 @@ class Guard(SchemaExtension):
 
     @property
     def context(self) -> Context:
-        """Who asks."""
+        """The asker's context."""
         found: Context = self.execution_context.context
         return found
 
@@ -123,7 +124,9 @@ class Guard(SchemaExtension):
         assert self.prepared is not None  # noqa: S101 - parsing comes first.
         run = self.execution_context
         refusal = None if self.prepared.errors else self._unnamed() or self._charge(self.prepared)
-        run.pre_execution_errors = list(self.prepared.errors) if refusal is None else [refusal]
+        run.pre_execution_errors = (
+            [self._said(error) for error in self.prepared.errors] if refusal is None else [refusal]
+        )
         yield
 
     def on_execute(self) -> Iterator[None]:
@@ -138,12 +141,18 @@ class Guard(SchemaExtension):
                 result.data[key] = None
         elif getattr(result, "errors", None) and all(error.path is None for error in result.errors):
             # Variables that do not fit: the words about them would name fields and values.
-            result.errors = [not_valid()]
+            result.errors = [self._said(not_valid())]
 
     def get_results(self) -> dict[str, Any]:
-        """What the operation cost, and what is left."""
+        """Return what the operation cost, and what is left."""
         price: Price | None = self.told.get("cost")
         return {} if price is None else {"cost": {"points": price.points, "left": price.left}}
+
+    def _said(self, error: GraphQLError) -> GraphQLError:
+        """A refusal in the reader's language; what a prepared document holds is everybody's."""
+        if not isinstance(error.message, Phrase):
+            return error
+        return GraphQLError(in_language(error.message, self.context.language), extensions=error.extensions)
 
     def _unnamed(self) -> GraphQLError | None:
         # Strawberry runs the first of several operations where no name is given; the specification runs none.
@@ -160,7 +169,7 @@ class Guard(SchemaExtension):
         points, each = priced.cost(run.variables or {})
         price = Price(points, each)
         if points > MAX_COST:
-            return too_dear(points)
+            return too_dear(context, points)
         left = context.services.budgets.take(context.payer, points)
         if left < 0:
             return out_of_budget(context, -left)
@@ -169,8 +178,8 @@ class Guard(SchemaExtension):
         _priced.set(price)
         if run.operation_type.value == OperationType.SUBSCRIPTION.value:
             if not context.services.streams.enter(context.payer, MAX_STREAMS):
-                message = f"There are {MAX_STREAMS} live subscriptions of yours already."
-                return GraphQLError(message, extensions={"code": "RATE_LIMITED"})
+                message = phrase("There are {most} live subscriptions of yours already.", most=MAX_STREAMS)
+                return GraphQLError(in_language(message, context.language), extensions={"code": "RATE_LIMITED"})
             self.told["stream"] = True
         return None
 
@@ -180,7 +189,7 @@ def pay_for_more(context: Context, items: int) -> None:
     price = _priced.get()
     more = max(items, 0) * price.each
     if price.points + more > MAX_COST:
-        raise too_dear(price.points + more)
+        raise too_dear(context, price.points + more)
     left = context.services.budgets.take(context.payer, more)
     if left < 0:
         raise out_of_budget(context, -left)
@@ -194,14 +203,19 @@ async def pay_for_event(context: Context) -> None:
         await asyncio.sleep(budgets.wait_s(-left))
 
 
-def too_dear(points: int) -> GraphQLError:
+def too_dear(context: Context, points: int) -> GraphQLError:
     """An operation that costs more than one may."""
-    message = f"This request costs {points} points or more, and one may cost {MAX_COST}: ask for less at a time."
-    return GraphQLError(message, extensions={"code": "TOO_LARGE"})
+    message = phrase(
+        "This request costs {points} points or more, and one may cost {most}: ask for less at a time.",
+        points=points,
+        most=MAX_COST,
+    )
+    return GraphQLError(in_language(message, context.language), extensions={"code": "TOO_LARGE"})
 
 
 def out_of_budget(context: Context, missing: int) -> GraphQLError:
     """A budget that is used up, with the time to wait."""
     wait_s = context.services.budgets.wait_s(missing)
-    message = f"You have asked for much in a short time. Please wait {wait_s} seconds."
-    return GraphQLError(message, extensions={"code": "RATE_LIMITED", "retryAfterS": wait_s})
+    message = phrase("You have asked for much in a short time. Please wait {seconds} seconds.", seconds=wait_s)
+    extensions = {"code": "RATE_LIMITED", "retryAfterS": wait_s}
+    return GraphQLError(in_language(message, context.language), extensions=extensions)

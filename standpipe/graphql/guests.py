@@ -15,6 +15,7 @@ from standpipe.graphql.top_ups import (
     TopUpFailure,
     TopUpMethod,
     action_of,
+    failure_of,
     method_of,
 )
 from standpipe.payments import guests
@@ -63,7 +64,7 @@ class GuestMeterPayload:
 
 @strawberry.type(description="A number on the receipt, and a short text to keep.")
 class GuestReceipt:
-    """What was paid; what it became is on the household's own receipt."""
+    """A guest's receipt: what was paid. What it became is on the household's own receipt."""
 
     number: str = strawberry.field(description="The utility's own, without gaps.")
     text: str = strawberry.field(description="At most 160 characters.")
@@ -80,7 +81,7 @@ class GuestKeypadToken:
 
 @strawberry.type(description="A top-up, as the guest who began it may see it.")
 class GuestTopUp:
-    """What concerns the payer: the payment, and the digits to pass on. Neither credit nor debts nor balance."""
+    """A top-up for its payer: the payment, and the digits to pass on. Neither credit nor debts nor balance."""
 
     view: strawberry.Private[TopUpView]
 
@@ -120,11 +121,8 @@ class GuestTopUp:
         return action_of(self.view.next_action, info.context.language)
 
     @strawberry.field(description="Why a payment did not go through.")
-    def failure(self) -> TopUpFailure | None:
-        if self.view.status is not TopUpStatus.FAILED:
-            return None
-        message = self.view.failure_message or "The payment did not go through."
-        return TopUpFailure(code=self.view.failure_code or "unknown", message=message, retryable=True)
+    def failure(self, info: Ctx) -> TopUpFailure | None:
+        return failure_of(self.view, info.context.language)
 
     @strawberry.field(description="Set where the meter could not be reached in time: pass these digits on.")
     async def keypad_token(self, info: Ctx) -> GuestKeypadToken | None:

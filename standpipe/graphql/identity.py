@@ -1,4 +1,4 @@
-"""Who asks, as a way to sign in finds it out."""
+"""The identity of an asker, found by a way to sign in."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How large a GraphQL document may be, found in time linear in its text, before anything else looks at it.
+"""Limits on the size of a GraphQL document, found in time linear in its text, before anything else looks at it.
 
 Each fragment is measured once, however often and however deeply it is spread; a document of 800 bytes may stand for
 millions of fields, and is refused after as many steps as it has nodes. Pure.
@@ -32,7 +32,7 @@ _MANY = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a selection comes to with its fragments written out. Introspection has a depth rule of its own."""
+    """Size of a selection with its fragments written out. Introspection has a depth rule of its own."""
 
     depth: int = 0
     fields: int = 0
@@ -54,7 +54,7 @@ _ENDLESS = Size(_MANY, _MANY, _MANY, _MANY)
 
 
 def too_large(document: DocumentNode) -> GraphQLError | None:
-    """What is too large about a document; None where nothing is. The limits stand above, and in docs/api/limits.md."""
+    """Name what is too large about a document; None where nothing is. Limits stand above, and in docs/api/limits.md."""
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     if len(operations) > MAX_OPERATIONS:
@@ -151,7 +151,7 @@ def _size(selections: SelectionSetNode, sizes: Mapping[str, Size]) -> Size:
 
 
 def _repeats(sets: list[SelectionSetNode], fragments: Mapping[str, FragmentDefinitionNode]) -> int:
-    """How many pairs of fields share a response key, in these selections taken together and in all below them."""
+    """Count the pairs of fields that share a response key, in these selections taken together and in all below them."""
     groups: dict[str, list[FieldNode]] = {}
     waiting = list(sets)
     while waiting:

@@ -1,4 +1,4 @@
-"""What every subscription waits by."""
+"""The wait of every subscription."""
 
 import asyncio
 import time

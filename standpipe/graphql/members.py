@@ -37,7 +37,7 @@ class HouseholdMember(Node):
 
 @strawberry.type(description="An invitation to the viewer's phone number; answer it with invitationAnswer.")
 class Invitation:
-    """What is known of a household before joining it."""
+    """An invitation, for the invited: what is known of a household before joining it."""
 
     id: strawberry.ID = strawberry.field(description="inv_….")
     role: HouseholdRole = strawberry.field(description="What the viewer may do after accepting.")

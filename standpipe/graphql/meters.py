@@ -195,7 +195,7 @@ class AlertConnection:
 
 @strawberry.type(description="A prepaid water meter.")
 class Meter(Node):
-    """What a household sees of its meter."""
+    """A meter, for its household."""
 
     view: strawberry.Private[MeterView]
 

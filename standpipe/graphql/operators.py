@@ -19,7 +19,7 @@ class Role(Enum):
 
 @strawberry.type(description="Somebody at the utility, who is no customer.")
 class Operator:
-    """As they see themselves."""
+    """An operator, for themselves."""
 
     name: str = strawberry.field(description="The name by which they sign in.")
     role: Role = strawberry.field(description="What they may do.")

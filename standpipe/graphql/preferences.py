@@ -1,4 +1,4 @@
-"""What a customer wants to be told, as the app sees it it."""
+"""Notification preferences of a customer, for the app."""
 
 from enum import Enum
 
@@ -11,7 +11,7 @@ from standpipe.notifications.preferences import Preferences, read_preferences
 
 @strawberry.enum(description="A way to tell a customer.")
 class NotifyChannel(Enum):
-    """As ``standpipe.notifications.models`` has it."""
+    """Channels of ``standpipe.notifications.models.NotifyChannel``."""
 
     PUSH = strawberry.enum_value("PUSH", description="To every device that is registered.")
     SMS = strawberry.enum_value("SMS", description="By text. Alerts do not go out so yet.")
@@ -21,7 +21,7 @@ class NotifyChannel(Enum):
 
 @strawberry.type(description="What the customer is told, when and how.")
 class NotificationPreferences:
-    """As they stand."""
+    """The preferences in force."""
 
     language: LanguageTag = strawberry.field(
         description="The customer's own language. Pushes speak each device's, as it was registered."

@@ -1,4 +1,4 @@
-"""What an operation costs, in points, before it runs. One point is one value in the answer, lists written out.
+"""The price of an operation, in points, before it runs. One point is one value in the answer, lists written out.
 
 A list counts as many times as its ``first`` says, or as the table here guesses. On top comes what the database or
 another service has to do for a field. The table is published in docs/api/limits.md. Pure.
@@ -39,7 +39,7 @@ MAX_COST = 6_000
 DEFAULT_FIRST = 20
 DEFAULT_LIST = 10
 BUCKET = 4
-"""What one bucket of a series costs to reckon, besides the values that are asked of it."""
+"""Points that it takes to reckon one bucket of a series, besides the values that are asked of it."""
 MUTATION = 20
 SUBSCRIPTION = 50
 
@@ -64,7 +64,7 @@ LISTS: Mapping[str, int] = {
     "TopUp.keypadTokens": 1,
     "Meter.topUpMethods": 8,
 }
-"""How long a list is taken to be that has no ``first``; 10 where nothing stands here."""
+"""Assumed lengths of lists that have no ``first``; 10 where nothing stands here."""
 
 LATE = "Viewer.meters"
 """A list that is priced for one item before it runs, and for the others once it is known how many there are."""
@@ -193,7 +193,7 @@ class Priced:
 
 
 def plans_of(schema: GraphQLSchema, document: DocumentNode) -> dict[str | None, Priced]:
-    """What each operation of a valid document costs."""
+    """Price each operation of a valid document."""
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     found: dict[str | None, Priced] = {}
     for node in document.definitions:

@@ -1,4 +1,4 @@
-"""What somebody who has not signed in may ask, and what they learn: nothing of what there is beyond that.
+"""The part of the schema for somebody who has not signed in; they learn nothing of what there is beyond it.
 
 A request of theirs is looked at field by field at its root. ``PUBLIC`` fields are validated and answered. ``EMPTY``
 fields are answered with null, whatever was asked below them, unseen by validation: "no such field" would tell which
@@ -21,6 +21,8 @@ from graphql import (
     VariableNode,
 )
 
+from standpipe.platform.language import phrase
+
 PUBLIC = frozenset(
     {
         "__typename",
@@ -40,7 +42,7 @@ EMPTY = frozenset({"viewer", "node", "operator"})
 
 def not_valid() -> GraphQLError:
     """All that a stranger is told of a request that is not valid."""
-    return GraphQLError("This is not a valid request for somebody who has not signed in.")
+    return GraphQLError(phrase("This is not a valid request for somebody who has not signed in."))
 
 
 def for_strangers(
@@ -57,7 +59,7 @@ def for_strangers(
         if fields is None:
             return not_valid()
         if not {field.name.value for field in fields} <= PUBLIC | EMPTY:
-            return GraphQLError("Sign in first.", extensions={"code": "UNAUTHENTICATED"})
+            return GraphQLError(phrase("Sign in first."), extensions={"code": "UNAUTHENTICATED"})
         empty = frozenset(_key(field) for field in fields if field.name.value in EMPTY)
         # The two fields of one key would differ after they are made harmless; such a request has no meaning.
         if empty & {_key(field) for field in fields if field.name.value in PUBLIC}:

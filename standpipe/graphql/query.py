@@ -44,7 +44,7 @@ async def load_top_up(info: Ctx, top_up_id: str) -> TopUp | None:
 
 @strawberry.type(description="Where reading starts.")
 class Query(GuestQuery):
-    """Where reading starts."""
+    """The start of every query."""
 
     @strawberry.field(description="Null when signed out.")
     async def viewer(self, info: Ctx) -> Viewer | None:

@@ -137,7 +137,7 @@ def quote_of(context: Context, view: MeterView, by: QuoteBy, method_id: str | No
 def agreed_of(
     context: Context, view: MeterView, pay_minor: int, method_id: str, quote_id: str | None
 ) -> Mapping[str, int] | None:
-    """What a top-up ordered by a quote keeps back; None without a quote.
+    """Return what a top-up ordered by a quote keeps back; None without a quote.
 
     Raises QuoteChangedError where the quote has run out, or paying now would give anything else than it said.
     """
@@ -175,14 +175,16 @@ def quote_error(error: StandpipeError, language: str) -> UserError:
 
 
 def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_id: str | None, now: datetime) -> Offer:
-    """What an amount of money gives, or what a volume takes. Raises InvalidInputError."""
+    """Offer what an amount of money gives, or what a volume takes. Raises InvalidInputError."""
     if by.money:
         if by.money.currency != view.currency:
-            raise InvalidInputError(f"This meter takes {view.currency}.", ("by", "money", "currency"))
+            raise InvalidInputError(
+                phrase("This meter takes {currency}.", currency=view.currency), ("by", "money", "currency")
+            )
         return _by_money(rails, view, to_minor(by.money.amount, view.currency), method_id, now)
     wanted_ml = (by.litres or Decimal(0)) * ML_PER_LITRE
     if wanted_ml != wanted_ml.to_integral_value():
-        raise InvalidInputError("A volume has at most three digits after the point.", ("by", "litres"))
+        raise InvalidInputError(phrase("A volume has at most three digits after the point."), ("by", "litres"))
     quoted = quote_volume(view, int(wanted_ml), now)
     rule = _rule(rails, view, method_id)
     of_volume = view.wallet_kind is WalletKind.VOLUME
@@ -190,9 +192,13 @@ def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_i
     needed_minor = max(quoted.credit_minor, 1) if of_volume else quoted.credit_minor
     pay_minor = pay_for(needed_minor, rule, owing_by(view))
     if pay_minor is None:
-        raise InvalidInputError("No payment would give that much: what is kept back takes it all.", ("by", "litres"))
+        raise InvalidInputError(
+            phrase("No payment would give that much: what is kept back takes it all."), ("by", "litres")
+        )
     if not pay_minor:
-        raise InvalidInputError("This much costs nothing as things stand: there is nothing to pay.", ("by", "litres"))
+        raise InvalidInputError(
+            phrase("This much costs nothing as things stand: there is nothing to pay."), ("by", "litres")
+        )
     step_minor = _step(rails, view, method_id)
     pay_minor += -pay_minor % step_minor
     if step_minor > 1 or of_volume:
@@ -203,7 +209,7 @@ def make_offer(rails: Mapping[str, Rail], view: MeterView, by: QuoteBy, method_i
 
 
 def owing_by(view: MeterView) -> Owing:
-    """What the meter owes, by its utility's rules."""
+    """Return what the meter owes, by its utility's rules."""
     return owing(
         view.dues,
         share_percent=view.rules.debt_share_percent,
@@ -227,7 +233,7 @@ def _by_money(
 
 def _split(view: MeterView, rule: FeeRule, pay_minor: int) -> Split:
     if not 0 < pay_minor <= MAX_MINOR:
-        raise InvalidInputError("The amount must be above zero and within reason.", ("by", "money", "amount"))
+        raise InvalidInputError(phrase("The amount must be above zero and within reason."), ("by", "money", "amount"))
     return split(pay_minor, fee_minor=fee_for(rule, pay_minor), owing=owing_by(view))
 
 
@@ -249,7 +255,7 @@ def _rule(rails: Mapping[str, Rail], view: MeterView, method_id: str | None) -> 
     if method_id is None:
         return NO_FEE
     if _method(rails, view, method_id) is None:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
+        raise InvalidInputError(phrase("This way to pay is not offered for this meter."), ("methodId",))
     return fee_rule(rails, method_id)
 
 
@@ -286,7 +292,7 @@ def _shown(view: MeterView, offer: Offer, method_id: str | None, language: str) 
 
 
 def _digest(view: MeterView, offer: Offer, method_id: str | None) -> str:
-    """What a quote promises, in few letters: the same promise has the same ones. Volume counts in whole litres."""
+    """Digest a quote's promise into few letters: equal promises have equal ones. Volume counts in whole litres."""
     parts, quoted = offer.parts, offer.quoted
     said = (view.id, method_id, parts.paid_minor, sorted(parts.kept_back().items()), parts.credit_minor)
     litres = quoted.volume_ml // ML_PER_LITRE

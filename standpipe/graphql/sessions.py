@@ -12,7 +12,7 @@ from standpipe.households.sign_in import Asker, normalise_phone
 
 @strawberry.enum(name="SessionKind", description="Who keeps a session's tokens.")
 class Keeper(Enum):
-    """As ``SessionKind``, with words for the schema."""
+    """Keepers of tokens, like ``SessionKind``, with words for the schema."""
 
     APP = strawberry.enum_value("APP", description="An app: tokens in its own keeping.")
     WEB = strawberry.enum_value("WEB", description="A browser: cookies that scripts cannot read.")
@@ -20,7 +20,7 @@ class Keeper(Enum):
 
 @strawberry.type(description="A sign-in that lives.")
 class Session:
-    """As the customer sees it."""
+    """A sign-in, for its customer."""
 
     id: strawberry.ID = strawberry.field(description="For signOut.")
     kind: Keeper = strawberry.field(description="An app's or a browser's.")
@@ -39,7 +39,7 @@ async def load_sessions(info: Ctx) -> list[Session]:
 
 
 def asker_of(context: Context, phone: str) -> Asker:
-    """Who asks for a code or brings one: a number and an address. Raises InvalidInputError."""
+    """Return who asks for a code or brings one: a number and an address. Raises InvalidInputError."""
     services = context.services
     return Asker(normalise_phone(phone, services.sms_countries), services.caller(context.request))
 

@@ -57,7 +57,7 @@ def descriptions(of: GraphQLSchema) -> dict[str, str]:
 
 
 def additions(old: str, new: str) -> dict[str, str]:
-    """What ``new`` has and ``old`` has not, by its name, with its description.
+    """Return what ``new`` has and ``old`` has not, by its name, with its description.
 
     Names: ``Type``, ``Type.field``, ``Type.field(argument)``, ``Enum.VALUE``. A new type's name stands for all in it,
     and a new field's for its arguments.
@@ -122,7 +122,7 @@ def _checked(missing: dict[str, str], *, up_to_date: bool) -> int:
 
 
 def _owners(name: str) -> list[str]:
-    """What a name is in: ``A.b(c)`` is in ``A.b`` and in ``A``."""
+    """List what a name is in: ``A.b(c)`` is in ``A.b`` and in ``A``."""
     field = name.partition("(")[0]
     return [owner for owner in (field, field.partition(".")[0]) if owner != name]
 

@@ -17,6 +17,7 @@ from standpipe.graphql.errors import USER_ERRORS, UserError, user_error
 from standpipe.graphql.quotes import Charge
 from standpipe.payments.receipt_links import sign_link
 from standpipe.platform.errors import InvalidInputError, NotFoundError, StandpipeError
+from standpipe.platform.language import phrase
 
 
 @strawberry.type(description="Money that moved for another reason than use.")
@@ -60,7 +61,7 @@ class StatementAccount:
 
 @strawberry.type(description="A month, explained: opening + movements − charges − adjustments = closing.")
 class Statement:
-    """As it was closed, or as it stands so far."""
+    """A month's statement, closed or so far."""
 
     month: date = strawberry.field(description="The first day of the month.")
     number: str | None = strawberry.field(description="Null while the month is open: late readings still change it.")
@@ -116,7 +117,7 @@ async def load_statement(context: Context, view: MeterView, month: date) -> Stat
     try:
         # Without reckoning from it: the last month of the calendar has no next one.
         if month.replace(day=1) < view.history_start.replace(day=1):
-            raise InvalidInputError("The meter was not yours yet.", ("month",))
+            raise InvalidInputError(phrase("The meter was not yours yet."), ("month",))
         async with services.sessions() as conn:
             since = None if view.history_since is None else view.history_start
             found = await statement_by_month(conn, view.id, month, services.clock.now(), since=since)

@@ -19,6 +19,7 @@ from standpipe.graphql.live import wait as _wait
 from standpipe.graphql.meters import Meter, TopUp, meter_of, top_up_of
 from standpipe.payments.views import TopUpView, top_ups_by_id
 from standpipe.platform.ids import is_id
+from standpipe.platform.language import in_language, phrase
 from standpipe.platform.notify import LIVE
 
 
@@ -26,7 +27,7 @@ from standpipe.platform.notify import LIVE
     description="Where listening starts. The first event is how things stand, so reconnecting loses nothing."
 )
 class Subscription(AlertSubscription):
-    """Where listening starts."""
+    """The start of every subscription."""
 
     @strawberry.subscription(description="The meter now, and again at each change.")
     async def meter_updated(
@@ -81,7 +82,7 @@ async def _meter(context: Context, meter_id: str) -> MeterView:
                 conn, customer_id, [meter_id], services.clock.now(), offline_after=services.offline_after
             )
     if meter_id not in found:
-        raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
+        raise GraphQLError(in_language(phrase("Not found."), context.language), extensions={"code": "NOT_FOUND"})
     view: MeterView = found[meter_id]
     return view
 
@@ -94,8 +95,8 @@ async def _top_up(context: Context, top_up_id: str) -> TopUpView:
             found = await top_ups_by_id(conn, [top_up_id])
     view = found.get(top_up_id)
     if view is None or not view.shown:
-        raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
+        raise GraphQLError(in_language(phrase("Not found."), context.language), extensions={"code": "NOT_FOUND"})
     since = (await _meter(context, view.meter_id)).history_since
     if since is not None and view.created_at < since:
-        raise GraphQLError("Not found.", extensions={"code": "NOT_FOUND"})
+        raise GraphQLError(in_language(phrase("Not found."), context.language), extensions={"code": "NOT_FOUND"})
     return view

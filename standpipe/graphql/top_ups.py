@@ -67,6 +67,8 @@ STATUS_TEXT = {
     TopUpStatus.EXPIRED: to_translate("The time to pay has run out."),
     TopUpStatus.REFUNDED: to_translate("Refunded."),
 }
+_NOTHING_TO_SEND = to_translate("Paid. Nothing of it goes to the meter; the receipt says what it became.")
+_DECLINED = to_translate("The payment did not go through.")
 
 
 @strawberry.interface(description="What the customer does next. Old apps that do not know the type show instructions.")
@@ -131,7 +133,7 @@ class TopUpMethod:
 
     id: strawberry.ID = strawberry.field(description="For `methodId`.")
     kind: MethodKind = strawberry.field(description="What the customer pays with, for an icon.")
-    label: str = strawberry.field(description="Its name, to show; not translated.")
+    label: str = strawberry.field(description="Its name, to show; a brand stays as it is.")
     minimum: Money = strawberry.field(description="The least in one payment, in the meter's currency.")
     maximum: Money = strawberry.field(description="The most in one payment, in the meter's currency.")
     phone_required: bool = strawberry.field(
@@ -144,7 +146,7 @@ def method_of(method: PaymentMethod, currency: str, language: str) -> TopUpMetho
     return TopUpMethod(
         id=strawberry.ID(method.id),
         kind=method.kind,
-        label=method.label,
+        label=translate(method.label, language),
         minimum=money(method.minimum_minor, currency, language),
         maximum=money(method.maximum_minor, currency, language),
         phone_required=method.phone_required,
@@ -166,6 +168,17 @@ class TopUpFailure:
     code: str = strawberry.field(description='The payment provider\'s own code; "unknown" where it gave none.')
     message: str = strawberry.field(description="For people.")
     retryable: bool = strawberry.field(description="Whether another try makes sense.")
+
+
+def failure_of(view: TopUpView, language: str) -> TopUpFailure | None:
+    """Say why a payment failed, in the reader's language; None for one that did not.
+
+    A card's bank may have said why in words of its own; they stay as they are.
+    """
+    if view.status is not TopUpStatus.FAILED:
+        return None
+    message = translate(view.failure_message or _DECLINED, language)
+    return TopUpFailure(code=view.failure_code or "unknown", message=message, retryable=True)
 
 
 @strawberry.type(description="20 digits for the keypad of one meter; they work there once.")
@@ -202,10 +215,10 @@ class TopUpFields(Node):
         return self.view.status
 
     @strawberry.field(description="The status in words for the customer.")
-    def status_text(self) -> str:
+    def status_text(self, info: Ctx) -> str:
         if self.view.nothing_to_send:
-            return "Paid. Nothing of it goes to the meter; the receipt says what it became."
-        return STATUS_TEXT[self.view.status]
+            return translate(_NOTHING_TO_SEND, info.context.language)
+        return translate(STATUS_TEXT[self.view.status], info.context.language)
 
     @strawberry.field(description="Nothing more is expected. A payment that failed may still arrive, and then counts.")
     def terminal(self) -> bool:
@@ -236,11 +249,8 @@ class TopUpFields(Node):
         return action_of(self.view.next_action, info.context.language)
 
     @strawberry.field(description="Why it failed; null unless the status is FAILED.")
-    def failure(self) -> TopUpFailure | None:
-        if self.view.status is not TopUpStatus.FAILED:
-            return None
-        message = self.view.failure_message or "The payment did not go through."
-        return TopUpFailure(code=self.view.failure_code or "unknown", message=message, retryable=True)
+    def failure(self, info: Ctx) -> TopUpFailure | None:
+        return failure_of(self.view, info.context.language)
 
     @strawberry.field(description="The newest receipt of what was paid; null until there is one.")
     async def receipt(self, info: Ctx) -> Receipt | None:
@@ -317,7 +327,7 @@ def action_of(stored: dict[str, Any] | None, language: str) -> TopUpAction | Non
 
 
 def is_web_address(url: str) -> bool:
-    """Whether a payer may be sent back there: an http(s) or app address."""
+    """Tell whether a payer may be sent back there: an http(s) or app address."""
     scheme, _, rest = url.partition("://")
     return (
         len(url) <= MAX_URL and bool(rest) and scheme.replace("-", "").replace(".", "").isalnum() and is_storable(url)

@@ -34,6 +34,7 @@ from standpipe.graphql.exchange import EVENTS, JSON, Exchange, answer, negotiate
 from standpipe.graphql.schema import schema
 from standpipe.graphql.sockets import Socket
 from standpipe.platform.ids import is_id
+from standpipe.platform.language import in_language, language_of, phrase
 from standpipe.platform.reconnect import attempt
 
 MUTATION_BY_GET = "Send mutations by POST."
@@ -100,7 +101,7 @@ class GraphQLView(GraphQL[Context, None]):
         try:
             return await self.run(request)
         except REFUSALS as error:
-            return unanswered(error)
+            return unanswered(error, language_of(request.headers.get("accept-language")))
         except DocumentError as error:
             if error.code == "BAD_REQUEST":
                 return refusal(HTTPStatus.BAD_REQUEST, str(error))
@@ -114,9 +115,9 @@ class GraphQLView(GraphQL[Context, None]):
         """The context of a request; a WebSocket signs in with its first message instead of a header."""
         context = Context(self.services, None, request=request, response=response)
         context.address = self.services.caller(request)
+        context.language = language_of(request.headers.get("accept-language"))
         if isinstance(request, Request):
             await authenticate_request(context)
-        context.language = _language(request.headers.get("accept-language"))
         if (exchange := request.scope.get(_EXCHANGE)) is not None:
             exchange.signed_in = not context.stranger
         return context
@@ -178,7 +179,8 @@ class GraphQLView(GraphQL[Context, None]):
                 return result
         except TimeoutError:
             # Whatever was under way is as after a crash: nothing is lost, and asking again is safe.
-            error = GraphQLError("This took too long. Please try again.", extensions={"code": "TIMEOUT"})
+            late = phrase("This took too long. Please try again.")
+            error = GraphQLError(in_language(late, context.language), extensions={"code": "TIMEOUT"})
             return PreExecutionError(data=None, errors=[error])
         except CannotGetOperationTypeError as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, error.as_http_error_reason()) from error
@@ -215,7 +217,7 @@ class GraphQLView(GraphQL[Context, None]):
         return body
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
-        """Where resolvers put headers and cookies; it knows the exchange that it belongs to."""
+        """Make the response on which resolvers put headers and cookies; it knows the exchange that it belongs to."""
         response = await super().get_sub_response(request)
         response.exchange = request.scope[_EXCHANGE]  # type: ignore[attr-defined]
         return response
@@ -264,9 +266,3 @@ def _impatient(send: Send) -> Send:
             await send(message)
 
     return sent
-
-
-def _language(header: str | None) -> str:
-    """The first language that a client names; formatting falls back to English for one that is not known."""
-    first = (header or "en").split(",")[0].split(";")[0].strip()
-    return first if first.replace("-", "").isalnum() and first.isascii() else "en"

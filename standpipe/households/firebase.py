@@ -20,6 +20,7 @@ from requests.adapters import HTTPAdapter
 
 from standpipe.platform.errors import NotAuthenticatedError, SettingsError, SignInUnavailableError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 EMULATOR_HOST = "FIREBASE_AUTH_EMULATOR_HOST"
 ISSUER_PREFIX = "https://securetoken.google.com/"
@@ -32,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FirebaseClaims:
-    """What a verified token says, in Unix seconds. ``phone``: E.164, and proven by Firebase; or None."""
+    """Claims of a verified token, in Unix seconds. ``phone``: E.164, and proven by Firebase; or None."""
 
     issuer: str
     subject: str
@@ -50,7 +51,7 @@ def refuse_emulator() -> None:
 
 
 def is_firebase(token: str) -> bool:
-    """Whether a token says that Firebase issued it, true or not: nobody else needs to look at it then."""
+    """Tell whether a token says that Firebase issued it, true or not: nobody else needs to look at it then."""
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:
@@ -89,11 +90,14 @@ class FirebaseTokens:
         self._asking = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix="firebase-ask")
 
     async def verify(self, token: str) -> FirebaseClaims:
-        """What a token says. Raises NotAuthenticatedError, or SignInUnavailableError without Google's certificates."""
+        """Verify a token and return its claims.
+
+        Raises NotAuthenticatedError, or SignInUnavailableError without Google's certificates.
+        """
         _refuse_unsigned(token)
         claims = await self._call(self._verifying, token, check_revoked=False)
         if claims.get("firebase", {}).get("tenant"):
-            raise NotAuthenticatedError("Sign-in of a Firebase tenant is not taken here.")
+            raise NotAuthenticatedError(phrase("Sign-in of a Firebase tenant is not taken here."))
         return FirebaseClaims(
             issuer=str(claims["iss"]),
             subject=str(claims["sub"]),
@@ -129,11 +133,15 @@ class FirebaseTokens:
         try:
             return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(pool, verify), self._timeout_s)
         except (auth.InvalidIdTokenError, auth.UserDisabledError, auth.UserNotFoundError) as error:
-            raise NotAuthenticatedError("The Firebase token is not valid, has expired or was revoked.") from error
+            raise NotAuthenticatedError(
+                phrase("The Firebase token is not valid, has expired or was revoked.")
+            ) from error
         except Exception as error:
             # Whatever else happens, the token has not been judged, and nobody may act on it.
             _log.warning("Firebase did not say whether a sign-in holds", reason=type(error).__name__)
-            raise SignInUnavailableError("Sign-in cannot be checked at the moment. Please try again.") from error
+            raise SignInUnavailableError(
+                phrase("Sign-in cannot be checked at the moment. Please try again.")
+            ) from error
 
 
 def _refuse_unsigned(token: str) -> None:
@@ -144,7 +152,7 @@ def _refuse_unsigned(token: str) -> None:
         header = {}
     signed = header.get("alg") == _ALGORITHM and isinstance(header.get("kid"), str)
     if not signed or os.environ.get(EMULATOR_HOST):
-        raise NotAuthenticatedError("The Firebase token is not signed by Google.")
+        raise NotAuthenticatedError(phrase("The Firebase token is not signed by Google."))
 
 
 def _proven_phone(claims: Mapping[str, Any]) -> str | None:

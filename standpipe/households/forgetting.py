@@ -25,11 +25,11 @@ from standpipe.platform.language import phrase
 from standpipe.platform.notify import LIVE, notify
 
 GONE = "forgotten:"
-"""What stands in place of a phone number: no number, and unique with the id behind it."""
+"""Prefix that stands in place of a phone number: no number, and unique with the id behind it."""
 
 
 async def is_present(session: AsyncSession, customer_id: str) -> bool:
-    """Whether there is such a customer, who has not asked to be forgotten."""
+    """Tell whether there is such a customer, who has not asked to be forgotten."""
     found = select(Customer.id).where(Customer.id == customer_id, Customer.deleted_at.is_(None))
     return await session.scalar(found) is not None
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.households.models import Customer, CustomerIdentity
 from standpipe.platform.errors import NotAuthenticatedError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 
 async def find_customer(session: AsyncSession, *, issuer: str, subject: str, signed_in_at_s: int) -> str | None:
@@ -27,12 +28,12 @@ async def find_customer(session: AsyncSession, *, issuer: str, subject: str, sig
     )
     known = (await session.execute(query)).all()
     if any(deleted_at is not None and signed_in_at_s <= deleted_at.timestamp() for _, deleted_at in known):
-        raise NotAuthenticatedError("This account was deleted. Sign in again to open a new one.")
+        raise NotAuthenticatedError(phrase("This account was deleted. Sign in again to open a new one."))
     return next((str(customer_id) for customer_id, deleted_at in known if deleted_at is None), None)
 
 
 def trace(issuer: str, subject: str) -> str:
-    """What stays of an identity whose customer was forgotten: enough to know it again, and no more."""
+    """Return what stays of an identity whose customer was forgotten: enough to know it again, and no more."""
     return "forgotten:" + hashlib.sha256(f"{issuer}\n{subject}".encode()).hexdigest()
 
 

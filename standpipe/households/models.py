@@ -13,14 +13,14 @@ MEMBER_ID = "'mem_' || left(replace(gen_random_uuid()::text, '-', ''), 26)"
 
 
 class HouseholdRole(StrEnum):
-    """What a member may do."""
+    """Roles of a household's members."""
 
     OWNER = "OWNER"
     PAYER = "PAYER"
     VIEWER = "VIEWER"
 
     def may(self, wanted: "HouseholdRole") -> bool:
-        """Whether this role may do what needs at least ``wanted``: a viewer looks, a payer pays, an owner shares."""
+        """Tell if this role may do what needs at least ``wanted``: a viewer looks, a payer pays, an owner shares."""
         order = [HouseholdRole.VIEWER, HouseholdRole.PAYER, HouseholdRole.OWNER]
         return order.index(self) >= order.index(wanted)
 

@@ -13,7 +13,7 @@ _SHOWN = (4, 3)
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who a customer is, for their own eyes."""
+    """A customer, for their own eyes."""
 
     id: str
     phone: str

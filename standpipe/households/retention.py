@@ -1,4 +1,4 @@
-"""What sign-in leaves behind, and when it goes: sessions, refresh tokens, codes, tries. Real time."""
+"""Retention of what sign-in leaves behind: sessions, refresh tokens, codes, tries. Real time."""
 
 from standpipe.engine.limits import forget_tries
 from standpipe.households.sessions import forget_sessions

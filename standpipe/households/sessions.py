@@ -28,21 +28,21 @@ from standpipe.platform.notify import LIVE, notify
 REFRESH_PREFIX = "rft_"
 TOKEN_BYTES = 32
 REPLAY_S = 20
-"""How long after a token was used up a straggler (another tab, an answer overtaken) may still bring it."""
+"""Seconds after a token was used up in which a straggler (another tab, an answer overtaken) may still bring it."""
 KEEP_ENDED = timedelta(days=30)
 MAX_LABEL = 60
 MAX_LISTED = 50
 
 
 class SessionKind(StrEnum):
-    """Who keeps the tokens: an app, or a browser in cookies that scripts cannot read."""
+    """Keepers of tokens: an app, or a browser in cookies that scripts cannot read."""
 
     APP = "APP"
     WEB = "WEB"
 
 
 class EndReason(StrEnum):
-    """Why a session ended."""
+    """Reasons for which a session ended."""
 
     SIGNED_OUT = "SIGNED_OUT"
     SIGNED_OUT_EVERYWHERE = "SIGNED_OUT_EVERYWHERE"
@@ -53,7 +53,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long a session may last unused, and at most."""
+    """Time that a session may last unused, and at most."""
 
     idle: timedelta
     absolute: timedelta
@@ -99,7 +99,7 @@ class SessionView:
 
 
 def read_label(text: str) -> str:
-    """What a session may be called. Raises InvalidInputError."""
+    """Check the name that a session may be called by. Raises InvalidInputError."""
     label = text.strip()
     if len(label) > MAX_LABEL or not label.isprintable():
         raise InvalidInputError(phrase("A label has at most {most} letters.", most=MAX_LABEL), ("label",))
@@ -144,7 +144,7 @@ async def refresh_session(session: AsyncSession, token: str, *, lifetimes: Lifet
 
 
 async def is_signed_in(session: AsyncSession, token: AccessToken) -> bool:
-    """Whether the session of an access token still lives, in one statement; tokens without one need a customer only.
+    """Tell, in one statement, if an access token's session still lives; a token without one needs a customer only.
 
     The first request with a token also says that the answer with it arrived: the refresh token before is used up.
     """
@@ -225,7 +225,7 @@ async def forget_sessions(session: AsyncSession) -> None:
 
 
 def hash_token(token: str) -> str:
-    """How a refresh token is kept. Tokens are 256 random bits, so a plain hash cannot be searched."""
+    """Hash a refresh token for storage. Tokens are 256 random bits, so a plain hash cannot be searched."""
     return _text(hashlib.sha256(token.encode("utf-8", "replace")).digest())
 
 
@@ -257,7 +257,7 @@ async def _find(session: AsyncSession, token: str) -> tuple[CustomerSession, Ref
 
 
 async def _straggler(session: AsyncSession, token_hash: str, next_token: str, secret: str) -> bool:
-    """Whether a token that is used up was so only just, and nobody went on from its successor."""
+    """Tell whether a token that is used up was so only just, and nobody went on from its successor."""
     onwards = exists().where(RefreshToken.token_hash == hash_token(_successor(next_token, secret)))
     just_now = RefreshToken.used_at > func.now() - timedelta(seconds=REPLAY_S)
     return bool(await session.scalar(select(and_(just_now, ~onwards)).where(RefreshToken.token_hash == token_hash)))
@@ -277,7 +277,7 @@ async def _end(session: AsyncSession, rows: Sequence[CustomerSession], reason: E
 
 
 def _can_go_on() -> ColumnElement[bool]:
-    """Whether a session has time left, and a refresh token to use it with."""
+    """Tell whether a session has time left, and a refresh token to use it with."""
     usable = exists().where(
         RefreshToken.session_id == CustomerSession.id,
         RefreshToken.used_at.is_(None),

@@ -44,7 +44,7 @@ class CodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks: a number, and the address that the request came from (None: it cannot be known, and is shared)."""
+    """An asker: a number, and the address that the request came from (None: it cannot be known, and is shared)."""
 
     phone: str
     address: str | None

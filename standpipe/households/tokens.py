@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import jwt
 
 from standpipe.platform.errors import NotAuthenticatedError
+from standpipe.platform.language import phrase
 
 ISSUER = "standpipe"
 AUDIENCE = "standpipe-customer"
@@ -14,7 +15,7 @@ _ALGORITHM = "HS256"
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What a token says. ``expires_at_s`` is a Unix second: a live connection must end with it.
+    """Claims of an access token. ``expires_at_s`` is a Unix second: a live connection must end with it.
 
     ``session_id`` (claim ``sid``) is the sign-in that it came out of, None in tokens of releases before there were any.
     ``replaces`` (claim ``rpl``) is the hash of the refresh token that was given up for the one handed out beside it.
@@ -45,7 +46,7 @@ class TokenSigner:
         )
 
     def read(self, token: str) -> AccessToken:
-        """What the token says. Raises NotAuthenticatedError for anything but a live token of ours."""
+        """Return the token's claims. Raises NotAuthenticatedError for anything but a live token of ours."""
         try:
             claims = jwt.decode(
                 token,
@@ -56,5 +57,5 @@ class TokenSigner:
                 options={"require": ["exp", "iat", "sub", "aud", "iss"]},
             )
         except jwt.InvalidTokenError as error:
-            raise NotAuthenticatedError("The access token is not valid or has expired.") from error
+            raise NotAuthenticatedError(phrase("The access token is not valid or has expired.")) from error
         return AccessToken(str(claims["sub"]), int(claims["exp"]), claims.get("sid"), claims.get("rpl"))

@@ -1,4 +1,4 @@
-"""What meters owe, by what it is owed for. Amounts are positive here; in the ledger these accounts stand below zero."""
+"""Dues of meters, by what they are owed for. Amounts are positive here; in the ledger these accounts are below zero."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

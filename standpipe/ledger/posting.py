@@ -163,7 +163,7 @@ SUM = text("""
 
 @dataclass(slots=True)
 class _LockedAccount:
-    """As it stands under our lock, and after what was accepted so far. An open one keeps no balance."""
+    """An account under our lock, after what was accepted so far. An open one keeps no balance."""
 
     id: str
     guarded: bool
@@ -258,7 +258,7 @@ async def balances(conn: AsyncConnection | AsyncSession, refs: Sequence[AccountR
 
 
 async def wallet_balance_minor(conn: AsyncConnection | AsyncSession, meter_id: str, currency: str) -> int:
-    """What the ledger says is in a meter's wallet; 0 for one that was never used."""
+    """Return the ledger's balance of a meter's wallet, in minor units; 0 for one that was never used."""
     ref = AccountRef(AccountKind.WALLET, meter_id, currency)
     return (await balances(conn, [ref]))[ref]
 

@@ -70,7 +70,7 @@ class Told:
 
 
 class Link(Protocol):
-    """What a carrier keeps of a meter beside its delivery, where its own rules depend on it (LoRaWAN's queue)."""
+    """State of a meter that a carrier keeps beside its delivery, where its own rules depend on it (LoRaWAN's queue)."""
 
     async def load(self, conn: Connection, told: Sequence[Told]) -> dict[str, Any]:
         """The carrier's own state of these meters, whose locks are held."""
@@ -232,7 +232,7 @@ def _observe(confirmation: Confirmation, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What a meter said when it was listened to. ``rows``: what the carrier keeps of it, in the same transaction.
+    """Words of a meter that was listened to. ``rows``: what the carrier keeps of them, in the same transaction.
 
     ``may_send``: whether the meter is in a state in which commands are safe to send.
     """
@@ -261,7 +261,7 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a contact ended. ``since``: the number of the meter's last status report, where it may be sent to at once
+    """End of a contact. ``since``: the number of the meter's last status report, where it may be sent to at once
     from now on. ``refused``: why its last one was not believed.
     """
 

@@ -18,10 +18,10 @@ KIND_CREDIT_MARKED = 0x05
 KIND_KEY = 0x10
 KIND_STATUS = 0x81
 KIND_STATUS_TYPED = 0x82
-"""The same statement of a meter with a keypad: it says how much of what it accepted was typed."""
+"""Kind of the status of a meter with a keypad: it says how much of what it accepted was typed."""
 MAC_BYTES = 16
 MAX_TOTAL = 2**63 - 1
-"""What our database holds; a frame's unsigned totals could be twice that."""
+"""Largest total that our database holds; a frame's unsigned totals could be twice that."""
 
 _COMMANDS = frozenset({KIND_CREDIT, KIND_VALVE, KIND_THRESHOLD, KIND_AT_ZERO})
 _COMMAND = struct.Struct(">BBIQ3s")
@@ -151,5 +151,5 @@ def opened(frame: bytes, layout: struct.Struct, key: bytes, label: bytes, serial
 
 
 def mac_of(key: bytes, label: bytes, serial: str, body: bytes) -> bytes:
-    """What authenticates a frame of one kind and direction for one meter."""
+    """Compute the MAC of one kind and direction of frame for one meter."""
     return hmac.new(key, label + serial.encode() + b"\0" + body, hashlib.sha256).digest()[:MAC_BYTES]

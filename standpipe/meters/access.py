@@ -1,4 +1,4 @@
-"""Who may see a meter, and which meter a payer means. Another household's meter looks like one that does not exist."""
+"""Access to meters, and the meter that a payer means. Another household's looks like one that does not exist."""
 
 import re
 

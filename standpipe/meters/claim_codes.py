@@ -52,7 +52,7 @@ def read_code(text: str) -> str:
 
 
 def hash_code(code: str) -> str:
-    """How a code is kept. It holds 80 random bits, so a plain hash cannot be searched."""
+    """Hash a code for storage. It holds 80 random bits, so a plain hash cannot be searched."""
     return hashlib.sha256(b"standpipe claim " + code.encode()).hexdigest()
 
 

@@ -63,10 +63,10 @@ async def issue(session: AsyncSession, *, operator: str, serial: str, expires_in
     Raises NotFoundError, and InvalidInputError for a meter out of service or a number of days outside 1 to MAX_DAYS.
     """
     if expires_in_days is not None and not 1 <= expires_in_days <= MAX_DAYS:
-        raise InvalidInputError(f"A code lives 1 to {MAX_DAYS} days.", ("expiresInDays",))
+        raise InvalidInputError(phrase("A code lives 1 to {most} days.", most=MAX_DAYS), ("expiresInDays",))
     meter = await locked_by_serial(session, serial)
     if meter.closed_at is not None:
-        raise InvalidInputError(f"The meter {meter.serial} is out of service.", ("serial",))
+        raise InvalidInputError(phrase("The meter {serial} is out of service.", serial=meter.serial), ("serial",))
     code, claim_id = new_code(), new_id("clm")
     expires_at = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
     session.add(

@@ -67,7 +67,7 @@ def held(delivery: Delivery, told: HeldTables, now: datetime) -> Command | None:
 
 
 def needs_clock(delivery: Delivery, clock_was_s: int | None, clock_is_s: int | None) -> bool:
-    """Whether the meter's clock is to be set: once for each time that it goes far wrong."""
+    """Tell whether the meter's clock is to be set: once for each time that it goes far wrong."""
     far_s = CLOCK_FAR_OFF.total_seconds()
     if abs(clock_is_s or 0) <= far_s:
         return False

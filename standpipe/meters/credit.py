@@ -63,7 +63,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """How a locked meter's credit stands, in its own unit (minor units of its currency, or millilitres).
+    """Credit of a locked meter, in its own unit (minor units of its currency, or millilitres).
 
     ``accepted``: what the meter states to have; ``highest``: the highest total that it may hold by radio, stated or
     on the air. ``steps``: of the sources that were asked for, by their totals.
@@ -79,7 +79,7 @@ class Credit:
     shifts: tuple[Shift, ...] = ()
     changed: bool = False
     bought_water: bool = False
-    """What the utility guarantees for a top-up must be reckoned anew."""
+    """True where the utility's guarantee for a top-up must be reckoned anew."""
     traceparent: str | None = None
     """The trace of the last change, in which the command goes out."""
 
@@ -89,12 +89,12 @@ class Credit:
 
     @property
     def holds_volume(self) -> bool:
-        """Whether it is volume: what may have reached the meter is sold then, and never taken back."""
+        """Tell whether it is volume: what may have reached the meter is sold then, and never taken back."""
         return self.unit == VOLUME_UNIT
 
     @property
     def is_proven(self) -> bool:
-        """Whether the meter certainly holds no more than its total, and never will by a command already sent."""
+        """Tell whether the meter certainly holds no more than its total, and never will by a command already sent."""
         return max(self.accepted, self.highest) <= self.total
 
     @property
@@ -103,11 +103,11 @@ class Credit:
         return max(self.accepted - self.total, 0)
 
     def undelivered(self, source_id: str) -> int:
-        """What of a source's credit the meter has not stated to hold. It may still be on the air."""
+        """Return what of a source's credit the meter has not stated to hold. It may still be on the air."""
         return sum(step.above(self.accepted) for step in self.steps_of(source_id))
 
     def free_to_retract(self, source_id: str) -> int:
-        """What of a source's credit certainly never reached the meter: above all that any command carried to it."""
+        """Return a source's credit above all that any command carried to the meter: it certainly never got there."""
         return sum(step.above(self.highest) for step in self.steps_of(source_id) if not step.offered)
 
 
@@ -321,7 +321,7 @@ async def grant_volume(
 
 
 async def free_to_retract_ml(session: AsyncSession, meter: Meter, source_id: str) -> int:
-    """What of a source's volume certainly never reached a locked meter."""
+    """Return the millilitres of a source that certainly never reached a locked meter."""
     return (await _credit_of(session, meter, source_id)).free_to_retract(source_id)
 
 

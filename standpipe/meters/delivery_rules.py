@@ -90,14 +90,14 @@ def decide(delivery: Delivery, heard: Heard, moment: Moment) -> Changes:
 
 
 def _is_quiet_since(delivery: Delivery, report_counter: int) -> bool:
-    """Whether nobody has heard the meter since that word of its, and nothing is on its way to it."""
+    """Tell whether nobody has heard the meter since that word of its, and nothing is on its way to it."""
     if delivery.stated is None or delivery.stated.report_counter != report_counter:
         return False
     return not any(command.status in IN_FLIGHT for command in delivery.commands)
 
 
 def why_refused(delivery: Delivery, status: StatusReport) -> str | None:
-    """Why a status report is not to be believed; None where it is.
+    """Return why a status report is not to be believed; None where it is.
 
     Its report counter is below the last one (replayed or rolled back, M5); or less credit is accepted than the meter
     said before: it has lost its memory, and a person must look, for the total that it is told next would be credit a

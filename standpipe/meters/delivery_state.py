@@ -44,7 +44,7 @@ class Command:
 
     @property
     def parts(self) -> int:
-        """Which parts of a price table the meter has of it, as bits."""
+        """Parts of a price table that the meter has, as bits."""
         return int((self.body or {}).get("parts", 0))
 
 
@@ -109,7 +109,7 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """How a complaint stands."""
+    """State of an alarm."""
 
     kind: ConditionKind
     is_raised: bool
@@ -145,7 +145,7 @@ class Delivery:
 
     @property
     def unit(self) -> str:
-        """What its totals count in, as frames name it."""
+        """Unit of the meter's totals, as frames name it."""
         return VOLUME_UNIT if self.wallet_kind is WalletKind.VOLUME else self.currency
 
     @property
@@ -178,7 +178,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a command on its way: ACKNOWLEDGED, UNKNOWN, or REJECTED for good by the radio's own answer."""
+    """Outcome of a command on its way: ACKNOWLEDGED, UNKNOWN, or REJECTED for good by the radio's own answer."""
 
     command_id: str
     status: CommandStatus
@@ -187,7 +187,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a contact brings at once: commands' outcomes since the last time, and what the meter said.
+    """News of one contact: commands' outcomes since the last time, and what the meter said.
 
     ``sends_next``: a command may be sent when this is written down. ``since``: it is to go without reading back first,
     because this was the number of the meter's last word and nothing was on its way then.
@@ -226,7 +226,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a decision changes: the delivery as it stands afterwards, and what others are to hear of.
+    """Changes of a decision: the delivery as it stands afterwards, and what others are to hear of.
 
     ``facts``: each with the trace that it belongs to, where that is not the caller's. ``is_new_status``: the status
     report was not heard before. ``refused``: why the report was not believed; nothing of it is then in ``delivery``.
@@ -249,5 +249,5 @@ class Changes:
 
     @property
     def takes_report(self) -> bool:
-        """Whether what the meter reported was taken in."""
+        """Tell whether what the meter reported was taken in."""
         return self.refused is None and not self.is_repeated

@@ -1,4 +1,4 @@
-"""Which meters are to be rated: one row a meter, marked by whatever may change what follows from its readings.
+"""Meters that are to be rated: a row each, marked by whatever may change what follows from its readings.
 
 A mark never waits for a rating that is under way: it raises ``marks``, and the rating, which remembered the number at
 its claim, leaves the meter due where it has changed. Marks are counted in the database's real time; ``due_next_at`` is
@@ -22,7 +22,7 @@ QUEUE = "rating"
 LEASE = timedelta(seconds=20)
 MOST = 200
 BUSY = timedelta(seconds=1)
-"""When to look again at a meter whose row somebody held."""
+"""Time until the next look at a meter whose row somebody held."""
 
 
 class MeterDue(Base):
@@ -214,7 +214,7 @@ async def claim(conn: AsyncConnection, now: datetime, *, most: int = MOST, lease
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a rating leaves in a meter's row; ``marks`` as they were remembered."""
+    """End of a meter's rating, for its row; ``marks`` as they were remembered."""
 
     meter_id: str
     marks: int

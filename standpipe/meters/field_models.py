@@ -1,4 +1,4 @@
-"""What meters complain of, measure and say of themselves."""
+"""Tables of meters' alarms, measures and diagnostics."""
 
 from datetime import datetime
 
@@ -34,7 +34,7 @@ class MeterMeasure(Base):
 
 
 class MeterDiagnostics(Base):
-    """What a meter said of itself when it was asked to (``standpipe.meters.reports.Diagnostics``); None: it cannot."""
+    """Diagnostics that a meter was asked for (``standpipe.meters.reports.Diagnostics``); None: it cannot tell."""
 
     __tablename__ = "meter_diagnostics"
 

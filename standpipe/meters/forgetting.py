@@ -1,4 +1,4 @@
-"""What this room does when the last member of a household is forgotten."""
+"""Forgetting in this room, when the last member of a household is forgotten."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Who a meter is, by its transport's word for it; never by anything in a payload."""
+"""Identity of a meter by its transport's word for it; never by anything in a payload."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from standpipe.platform.errors import NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class MeterIdentity:
-    """What the gateway needs to speak with one meter."""
+    """Identity of a meter, as the gateway needs it to speak with one."""
 
     meter_id: str
     serial: str
@@ -27,7 +27,7 @@ async def by_transport_identity(session: AsyncSession, keys: KeyRing, identity: 
 
 
 async def by_meter_id(session: AsyncSession, keys: KeyRing, meter_id: str) -> MeterIdentity:
-    """The same, for a meter that we call. Raises NotFoundError."""
+    """Return the identity of a meter that we call. Raises NotFoundError."""
     return await _identity(session, keys, Meter.id == meter_id)
 
 

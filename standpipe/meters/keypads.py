@@ -16,7 +16,7 @@ from standpipe.utilities.operators import record
 
 
 def terms_of(keypad: MeterKeypad, *, key_revision: int | None = None) -> KeyTerms:
-    """What a keypad's key is for; ``key_revision``: of another than its present one."""
+    """Return the terms of a keypad's key; ``key_revision``: of another than its present one."""
     return KeyTerms(
         pan=keypad.pan,
         supply_group=keypad.supply_group,

@@ -25,7 +25,7 @@ class KeyRing:
         return self._fernet.encrypt(key).decode("ascii")
 
     def reseal(self, sealed: str) -> str:
-        """The same key under the newest secret. Raises SettingsError where none of the operator's secrets opens it."""
+        """Seal a key again under the newest secret. Raises SettingsError where none of the secrets opens it."""
         return self.seal(self.open(sealed))
 
     def open(self, sealed: str) -> bytes:

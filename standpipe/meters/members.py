@@ -1,4 +1,4 @@
-"""Who shares a meter, as its members see them, and what somebody is invited to.
+"""Members of a meter, as they see each other, and invitations to join them.
 
 Names are for the whole household; full phone numbers only for its owners, and one's own for oneself.
 """
@@ -35,7 +35,7 @@ class MemberView:
 
 @dataclass(frozen=True, slots=True)
 class InvitationView:
-    """What an invited person sees before they answer. ``labels`` are those of the household's meters."""
+    """An invitation before it is answered. ``labels`` are those of the household's meters."""
 
     id: str
     role: HouseholdRole

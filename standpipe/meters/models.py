@@ -14,7 +14,7 @@ _ACCOUNT_NUMBER = "ltrim(upper(regexp_replace(serial, '[^A-Za-z0-9]', '', 'g')),
 
 
 class WalletKind(StrEnum):
-    """Where the credit lives, and so where the tiers are computed."""
+    """Kinds of wallet, by where the credit lives, and so where the tiers are computed."""
 
     MONEY = "MONEY"
     VOLUME = "VOLUME"
@@ -25,13 +25,13 @@ VOLUME_UNIT = "VOL"
 
 
 class CommandKind(StrEnum):
-    """What a command asks of a meter."""
+    """Kinds of command to a meter."""
 
     CREDIT = "CREDIT"
     VALVE = "VALVE"
     THRESHOLD = "THRESHOLD"
     AT_ZERO = "AT_ZERO"
-    """What to do when the credit ends: see ``standpipe.supply.zero_credit_lookup``."""
+    """Policy for when the credit ends: see ``standpipe.supply.zero_credit_lookup``."""
     READ_NOW = "READ_NOW"
     """Say at once how the register and the credit stand."""
     CLOCK = "CLOCK"
@@ -43,7 +43,7 @@ class CommandKind(StrEnum):
 
 
 class CommandStatus(StrEnum):
-    """Where a command stands; see ``standpipe.meters.commands``."""
+    """States of a command; see ``standpipe.meters.commands``."""
 
     QUEUED = "QUEUED"
     SENT = "SENT"
@@ -92,7 +92,7 @@ class Meter(Base):
 
 
 class MeterCredential(Base):
-    """How a meter's transport names it, and its prepaid key, sealed."""
+    """Credential of a meter: its name on a transport, and its prepaid key, sealed."""
 
     __tablename__ = "meter_credentials"
 

@@ -27,7 +27,7 @@ class MeterTable:
     active_from_s: int
 
     def to_bytes(self) -> bytes:
-        """As it travels. Raises InvalidInputError for what no meter of ours can hold exactly."""
+        """Encode it for the wire. Raises InvalidInputError for what no meter of ours can hold exactly."""
         if not 0 < len(self.blocks) <= MAX_BLOCKS or not 0 <= self.active_from_s <= MAX_TIME_S:
             raise InvalidInputError("A price table without blocks, with too many, or from a day that no meter knows.")
         packed = self.active_from_s.to_bytes(4, "big") + bytes((len(self.blocks),))
@@ -44,7 +44,7 @@ class MeterTable:
         return hashlib.sha256(_ID_LABEL + self.to_bytes()).digest()[:ID_BYTES].hex()
 
     def to_body(self) -> dict[str, Any]:
-        """As a command holds it."""
+        """Turn it into a command's body."""
         blocks = [[up_to_ml, str(price)] for up_to_ml, price in self.blocks]
         return {"id": self.id, "from": self.active_from_s, "blocks": blocks}
 

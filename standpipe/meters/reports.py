@@ -1,4 +1,4 @@
-"""What a meter said, in our words. Every carrier's codec ends in these; nothing vendor-specific passes them."""
+"""Words of a meter, as ours. Every carrier's codec ends in these; nothing vendor-specific passes them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ValveState(StrEnum):
-    """Where the valve stands."""
+    """Positions of the valve."""
 
     OPEN = "OPEN"
     CLOSED = "CLOSED"
@@ -15,7 +15,7 @@ class ValveState(StrEnum):
 
 
 class ValveReason(StrEnum):
-    """Why the valve stands there, by the meter's word."""
+    """Reasons for the valve's position, by the meter's word."""
 
     NORMAL = "NORMAL"
     NO_CREDIT = "NO_CREDIT"
@@ -27,7 +27,7 @@ class ValveReason(StrEnum):
 
 
 class CommandResult(StrEnum):
-    """What the meter says of the last command that it heard."""
+    """Result of the last command that the meter heard, by its word."""
 
     DONE = "DONE"
     DUPLICATE = "DUPLICATE"
@@ -39,7 +39,7 @@ class CommandResult(StrEnum):
 
 
 class ConditionKind(StrEnum):
-    """What a meter can complain of."""
+    """Kinds of alarm."""
 
     LEAK_SUSPECTED = "LEAK_SUSPECTED"
     LEAK = "LEAK"
@@ -51,7 +51,7 @@ class ConditionKind(StrEnum):
 
 
 class MeasureKind(StrEnum):
-    """What a meter measures beside its register, units last."""
+    """Kinds of measure beside the register, units last."""
 
     MAX_FLOW_ML_PER_H = "MAX_FLOW_ML_PER_H"
     VALVE_PERCENT = "VALVE_PERCENT"
@@ -78,7 +78,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """How a meter itself does, as far as its carrier can tell (None: it cannot).
+    """Diagnostics of a meter, as far as its carrier can tell (None: it cannot).
 
     ``answers``: the number of the command that asked. ``error_bits``: the maker's own; bit n is error n where the
     carrier has error codes. ``uptime_s``: since it last started; ``resets``: how often it ever did.
@@ -94,14 +94,14 @@ class Diagnostics:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing could be told."""
+        """Tell whether nothing could be told."""
         told = (self.battery_percent, self.signal_dbm, self.uptime_s, self.resets, self.error_bits, self.firmware)
         return all(item is None for item in told)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldTables:
-    """Which price tables a meter holds, by their ids (hex, empty: none): in force, and waiting for its instant.
+    """Price tables that a meter holds, by their ids (hex, empty: none): in force, and waiting for its instant.
 
     ``report_counter``: under which number it said so (None: it was read and found the same in this very contact).
     ``parts``: of the table of command ``sequence``, the parts that have arrived, as bits.

@@ -226,7 +226,7 @@ async def end_invites(session: AsyncSession, household_id: str) -> None:
 
 
 async def _household_of(session: AsyncSession, member_id: str) -> str:
-    """Which household a member or an invitation belongs to. Raises NotFoundError."""
+    """Return the household of a member or an invitation. Raises NotFoundError."""
     found: str | None = None
     if is_id(member_id, "mem"):
         found = await session.scalar(select(Membership.household_id).where(Membership.id == member_id))

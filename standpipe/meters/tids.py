@@ -16,7 +16,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeypadTids:
-    """What of a keypad's terms decides on its identifiers."""
+    """Terms of a keypad that decide on its identifiers."""
 
     base_year: int
     key_expiry: int

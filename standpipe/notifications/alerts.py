@@ -135,7 +135,7 @@ async def _queue(
 
 
 async def _overtake(session: AsyncSession, meter_id: str, business_key: str, not_for: Collection[str]) -> None:
-    """What still waits (for quiet hours to end) to tell these members of a less urgent level is not said any more."""
+    """Drop what still waits (for quiet hours to end) to tell these members of a less urgent level."""
     older = select(Alert.id).where(
         Alert.meter_id == meter_id, Alert.kind.in_(_OF_BALANCE), Alert.business_key != business_key
     )

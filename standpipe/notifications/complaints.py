@@ -1,4 +1,4 @@
-"""What meters complain of, told to their households: an alert that stands as long as the complaint does."""
+"""Alerts about alarms: told to the meter's household, and standing as long as the alarm does."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from standpipe.notifications.alerts import lock_state, raise_once
 from standpipe.notifications.models import Alert, AlertKind
 
 AGAIN_AFTER = timedelta(days=1)
-"""What comes back sooner is the same complaint: its alert stands again, and nobody is told anew."""
+"""Time within which an alarm that comes back is the same one: its alert stands again, and nobody is told anew."""
 # Reverse flow, a blocked meter and an empty pipe are the utility's to look after, not the household's.
 _ALERTS: dict[str, AlertKind] = {
     ConditionKind.LEAK_SUSPECTED: AlertKind.LEAK,

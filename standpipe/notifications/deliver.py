@@ -60,7 +60,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Wishes:
-    """What a delivery's customer wants, and whether they still belong to the household."""
+    """Preferences of a delivery's customer, and whether they still belong to the household."""
 
     is_member: bool
     wants_push: bool
@@ -69,7 +69,7 @@ class _Wishes:
     time_zone: str
 
     def quiet_until(self, now: datetime) -> datetime | None:
-        """When their quiet hours end; None outside of them."""
+        """Return when the customer's quiet hours end; None outside of them."""
         if self.quiet_from is None or self.quiet_to is None:
             return None
         return quiet_until(now, ZoneInfo(self.time_zone), self.quiet_from, self.quiet_to)
@@ -142,7 +142,7 @@ def _prepare(
 
 
 def _why_not(alert: Alert, device: Device | None, wish: _Wishes, *, push_is_on: bool) -> str | None:
-    """Why a push is not to be sent, or None."""
+    """Return why a push is not to be sent, or None."""
     if not push_is_on:
         return "push is not set up"
     if alert.cleared_at is not None:

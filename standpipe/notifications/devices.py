@@ -32,7 +32,7 @@ class DeviceOrder:
     time_zone: str
     app_version: str
     label: str = ""
-    """What the customer calls it; empty leaves what they called it before."""
+    """Name that the customer gives it; empty leaves what they called it before."""
 
 
 async def register(session: AsyncSession, *, customer_id: str, order: DeviceOrder, now: datetime) -> Device:
@@ -127,8 +127,8 @@ def _check(order: DeviceOrder) -> None:
     if len(order.label) > _MAX_LABEL:
         raise InvalidInputError(phrase("A label has at most {most} characters.", most=_MAX_LABEL), ("label",))
     if not order.installation_id:
-        raise InvalidInputError("The installation id is empty.", ("installationId",))
+        raise InvalidInputError(phrase("The installation id is empty."), ("installationId",))
     if bool(order.fcm_token) == bool(order.fcm_fid):
         raise InvalidInputError(
-            "Give exactly one FCM token or installation id; web push is not offered yet.", ("push",)
+            phrase("Give exactly one FCM token or installation id; web push is not offered yet."), ("push",)
         )

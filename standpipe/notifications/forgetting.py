@@ -1,4 +1,4 @@
-"""What this room held of a customer who is forgotten: devices, preferences, what they read. Pushes stop."""
+"""Forgetting in this room: devices, preferences, what a customer read. Pushes stop."""
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession

@@ -12,13 +12,13 @@ from standpipe.platform.base import Base, QueueMixin, TracedMixin
 
 
 class AlertKind(StrEnum):
-    """What an alert is about."""
+    """Kinds of alert."""
 
     LOW_BALANCE = "LOW_BALANCE"
     EMPTY = "EMPTY"
     TOP_UP = "TOP_UP"
     ACCESS = "ACCESS"
-    """Who may see the meter has changed; told to those who could see it before."""
+    """News that who may see the meter has changed; told to those who could see it before."""
     LEAK = "LEAK"
     TAMPER = "TAMPER"
     BATTERY = "BATTERY"
@@ -34,7 +34,7 @@ class NotifyChannel(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
-    """Where a delivery stands. SUPPRESSED: there was no way to reach the customer; shown, not hidden."""
+    """States of a delivery. SUPPRESSED: there was no way to reach the customer; shown, not hidden."""
 
     QUEUED = "QUEUED"
     SENT = "SENT"
@@ -64,7 +64,7 @@ class Device(Base):
 
 
 class AlertState(Base):
-    """Which threshold (in days) is raised for a meter; ``level`` None: armed."""
+    """Low-balance state of a meter: the threshold (in days) that is raised; ``level`` None: armed."""
 
     __tablename__ = "alert_states"
 
@@ -104,7 +104,7 @@ class AlertRead(Base):
 
 
 class NotificationPreference(Base):
-    """What a customer wants to be told, and when. ``quiet_from`` and ``quiet_to``: "HH:MM" by each meter's clock."""
+    """Preferences of a customer. ``quiet_from`` and ``quiet_to``: "HH:MM" by each meter's clock."""
 
     __tablename__ = "notification_preferences"
 

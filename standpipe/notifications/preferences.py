@@ -1,4 +1,4 @@
-"""What a customer wants to be told, and when: read, and changed in part."""
+"""Preferences about what a customer is told, and when: read, and changed in part."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _MAX_TAG = 35  # RFC 5646 §4.4.1: what software must at least have room for.
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """As they stand; ``quiet_from`` and ``quiet_to`` ("HH:MM") are there together or not at all."""
+    """Preferences in force; ``quiet_from`` and ``quiet_to`` ("HH:MM") are there together or not at all."""
 
     language: str
     days_left: tuple[int, ...] = THRESHOLDS_DAYS
@@ -39,7 +39,7 @@ class Preferences:
 
 @dataclass(frozen=True, slots=True)
 class PreferencesChange:
-    """What is to change; None leaves what is. ``quiet`` holds "quietFrom" and "quietTo" as far as they were given."""
+    """A change of preferences; None leaves what is. ``quiet`` holds "quietFrom" and "quietTo" as far as given."""
 
     language: str | None = None
     days_left: Sequence[int] | None = None

@@ -1,4 +1,4 @@
-"""When a household is told that its water runs low. Pure.
+"""The rule of when a household is told that its water runs low. Pure.
 
 One alert per crossing (N1), the most urgent of several crossed at once (N2), re-armed only when the credit has risen
 clearly above the threshold. Credit on its way counts (N3). What is not known raises nothing (N4): silence is not zero.
@@ -20,7 +20,7 @@ EMPTY = 0
 
 @dataclass(frozen=True, slots=True)
 class LowBalanceSignal:
-    """What is known now. ``days_left`` None: too little use to tell. ``credit_minor`` includes what is on its way.
+    """State of a meter's credit. ``days_left`` None: too little use to tell. ``credit_minor``: with what is on its way.
 
     ``left_ml``: the same of a meter that holds volume, whose credit in money says nothing.
     ``fresh``: the meter has spoken recently. An old word may arm a threshold (credit came), never raise one.
@@ -33,7 +33,7 @@ class LowBalanceSignal:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left."""
+        """Tell whether nothing is left."""
         return (self.credit_minor if self.left_ml is None else self.left_ml) <= 0
 
 
@@ -54,12 +54,12 @@ def evaluate(level: int | None, signal: LowBalanceSignal, thresholds: Collection
 
 
 def concerns(days_left: Collection[int], before: int | None, level: int) -> bool:
-    """Whether a member with these thresholds is told of a crossing from one level to a more urgent one."""
+    """Tell whether a member with these thresholds is told of a crossing from one level to a more urgent one."""
     return level == EMPTY or any(level <= days and (before is None or days < before) for days in days_left)
 
 
 def quiet_until(now: datetime, zone: ZoneInfo, quiet_from: str, quiet_to: str) -> datetime | None:
-    """When the quiet hours ("HH:MM" to "HH:MM", over midnight too) that ``now`` lies in end; None outside of them."""
+    """Return when the quiet hours ("HH:MM" to "HH:MM", over midnight too) around ``now`` end; None outside of them."""
     start, end = time.fromisoformat(quiet_from), time.fromisoformat(quiet_to)
     local = now.astimezone(zone)
     clock = local.time()

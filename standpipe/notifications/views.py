@@ -81,7 +81,7 @@ async def alerts_of_meters(
 async def unread_counts(
     session: AsyncSession, customer_id: str, meters: Sequence[tuple[str, datetime | None]]
 ) -> dict[str, int]:
-    """How many of each meter's newest COUNTED_ALERTS, from an instant on (None: all), this customer has not read."""
+    """Count this customer's unread ones of each meter's newest COUNTED_ALERTS, from an instant on (None: all)."""
     wanted = values(column("meter_id", Text), column("since", DateTime(timezone=True)), name="wanted").data(
         [(meter_id, since or _EVER) for meter_id, since in meters]
     )
@@ -132,7 +132,7 @@ async def raised_after(
 async def deliveries_of(
     session: AsyncSession, customer_id: str, alert_ids: Sequence[str]
 ) -> dict[str, list[DeliveryView]]:
-    """How these alerts went out to this customer; nobody else's deliveries."""
+    """Load how these alerts went out to this customer; nobody else's deliveries."""
     found: dict[str, list[DeliveryView]] = {alert_id: [] for alert_id in alert_ids}
     rows = await session.execute(
         select(Delivery.alert_id, Delivery.channel, Delivery.status, Delivery.updated_at)

@@ -1,4 +1,4 @@
-"""What every command of the office shares: the database, the operator, the table."""
+"""The tools that office commands share: the database, the operator, the table."""
 
 import asyncio
 import json

@@ -19,7 +19,7 @@ Manifest = Annotated[
 
 
 def problems_of(document: Document) -> list[str]:
-    """What today's schema and limits have against a document; nothing where a customer may run it."""
+    """List what today's schema and limits have against a document; nothing where a customer may run it."""
     core = schema._schema  # noqa: SLF001 - Strawberry offers no other way to graphql-core's.
     return [error.message for error in prepare(core, document.body, stranger=False, introspection=False).errors]
 

@@ -51,7 +51,7 @@ def revoke(serial: str) -> None:
 
 @meter_key.command("show")
 def show_keys(serial: str, as_json: AsJson = False) -> None:
-    """Which keys a meter has, and when they were used; never the keys."""
+    """Show a meter's keys, and when they were used; never the keys themselves."""
     row = perform(keys.describe, serial)
     cells = ["no", "", "no", "", "no", ""]
     if row is not None:

@@ -23,7 +23,7 @@ def readings_held(
     older_than_days: Annotated[int, typer.Option(help="Only those that have waited so long.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """What is held, oldest first."""
+    """List the held readings, oldest first."""
     now = load().clock.now()
     held = perform(operations.held, serial, older_than=timedelta(days=older_than_days))
     columns = ["serial", "at", "reason", "register m³", "before it m³", "days", "clock said"]

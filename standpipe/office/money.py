@@ -57,7 +57,7 @@ def refund_list(as_json: AsJson = False) -> None:
 
 @suspense.command("list")
 def suspense_list(as_json: AsJson = False) -> None:
-    """What waits for a person, oldest first."""
+    """List the money that waits for a person, oldest first."""
     rows = [
         [item.id, money_text(item.amount_minor, item.currency), item.rail, item.rail_ref,
          item.account_reference or "", item.payer or "", item.reason]

@@ -1,4 +1,4 @@
-"""What an operator asks of one meter, and how far that has come."""
+"""Commands that an operator gives to one meter, and their states."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -16,7 +16,7 @@ from standpipe.platform.errors import InvalidInputError
 
 
 class Order(StrEnum):
-    """What can be asked of a meter, as a person writes it."""
+    """Commands that can be given to a meter, as a person writes them."""
 
     READ_NOW = Question.READ_NOW.value
     CLOCK = Question.CLOCK.value

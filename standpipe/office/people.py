@@ -76,7 +76,7 @@ def operator_totp(
 
 @operator.command("audit")
 def operator_audit(subject: Annotated[str | None, typer.Argument()] = None, as_json: AsJson = False) -> None:
-    """Who did what, newest last."""
+    """Show the audit trail, newest last."""
     rows = [
         [f"{row.at:%Y-%m-%d %H:%M:%S}", row.operator, row.action, row.subject_id, json.dumps(row.detail)]
         for row in perform(operators.audit_trail, subject)

@@ -106,7 +106,7 @@ def tariff_price(
     utility_id: UtilityId = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a month's use would come to, line by line."""
+    """Price a month's use, line by line."""
     volume_ml = register_ml(volume_m3)
     chosen = frozenset(part for item in groups.split(",") if (part := item.strip()))
     wanted = None if month is None else month_of(month)

@@ -21,7 +21,7 @@ Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])]
 
 
 class Policy(StrEnum):
-    """What a meter does at zero; DEFAULT: as its class, or else its utility, rules."""
+    """Policies at zero credit; DEFAULT: as its class, or else its utility, rules."""
 
     DISCONNECT = "DISCONNECT"
     TRICKLE = "TRICKLE"
@@ -30,7 +30,7 @@ class Policy(StrEnum):
 
     @property
     def stored(self) -> str:
-        """As rules take it."""
+        """The policy in the words of the stored rules."""
         return "" if self is Policy.DEFAULT else self.value
 
 

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a use case works with: its caller's transaction, in whose name it runs, the service clock's now.
+    """Tools of a use case: its caller's transaction, in whose name it runs, the service clock's now.
 
     ``command_deadline_s``: how long a command to a meter may wait. ``keys`` seals meters' keys; None: none are set.
     """

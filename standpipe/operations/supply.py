@@ -1,4 +1,4 @@
-"""How meters are supplied: terms, tenancies, what happens when the credit ends, friendly hours, releases."""
+"""Supply of meters: terms, tenancies, what happens when the credit ends, friendly hours, releases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from standpipe.tariffs.models import SupplyTerms, Tariff
 from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
 NO_CAP = -1
-"""As a weekly cap on debt recovery: none from now on."""
+"""Value of a weekly cap on debt recovery that ends the cap."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class TokenIssued:
 
 @dataclass(frozen=True, slots=True)
 class AccessNews:
-    """Who may see a meter has changed, and those who could see it before (``told``: customers) should know.
+    """Fact that who may see a meter has changed; those who could see it before (``told``: customers) should know.
 
     ``how``: CLAIMED (somebody had a claim code), OWNER (a member is an owner now), MOVED_OUT. ``event_id`` is unique.
     """

@@ -26,6 +26,7 @@ from standpipe.platform.errors import (
     NotFoundError,
 )
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR
 from standpipe.utilities.models import Utility
 from standpipe.utilities.operators import hash_key, record
@@ -62,7 +63,7 @@ async def add_agent(session: AsyncSession, *, operator: str, utility_id: str, na
     if utility is None:
         raise NotFoundError("No such utility.")
     if not name.strip() or len(name) > 120:  # noqa: PLR2004 - a name, no essay.
-        raise InvalidInputError("An agent needs a name.", ("name",))
+        raise InvalidInputError(phrase("An agent needs a name."), ("name",))
     key, agent_id = KEY_PREFIX + secrets.token_urlsafe(24), new_id("agt")
     session.add(
         Agent(id=agent_id, utility_id=utility_id, name=name.strip(), currency=utility.currency, key_hash=hash_key(key))
@@ -92,14 +93,14 @@ async def deposit(
     if agent is None:
         raise NotFoundError("No such agent.")
     if not 0 < amount_minor <= MAX_MINOR or not reference.strip():
-        raise InvalidInputError("A deposit needs an amount above zero and the bank's reference.", ("amount",))
+        raise InvalidInputError(phrase("A deposit needs an amount above zero and the bank's reference."), ("amount",))
     lines = [
         Line(AccountRef(AccountKind.BANK, "agents", agent.currency), -amount_minor),
         Line(AccountRef(AccountKind.FLOAT, agent_id, agent.currency), amount_minor),
     ]
     key = f"agent:{agent_id}:deposit:{reference.strip()}"
     if not await post(session, key=key, kind="AGENT_DEPOSIT", lines=lines, occurred_at=now):
-        raise InvalidInputError("A deposit with this reference is booked already.", ("reference",))
+        raise InvalidInputError(phrase("A deposit with this reference is booked already."), ("reference",))
     detail = {"amount_minor": amount_minor, "currency": agent.currency, "reference": reference.strip()}
     await record(session, operator=operator, action="agent.deposit", subject_id=agent_id, detail=detail)
     return await float_minor(session, agent)
@@ -113,7 +114,7 @@ async def authenticate_agent(session: AsyncSession, key: str) -> Agent:
         )
     )
     if agent is None:
-        raise NotAuthenticatedError("This agent key is not known, or has been disabled.")
+        raise NotAuthenticatedError(phrase("This agent key is not known, or has been disabled."))
     return agent
 
 
@@ -123,7 +124,7 @@ async def view_agent(session: AsyncSession, agent: Agent) -> AgentView:
 
 
 async def float_minor(session: AsyncSession, agent: Agent) -> int:
-    """What an agent can still vend."""
+    """Return the minor units that an agent can still vend."""
     balance = await session.scalar(
         select(Account.balance_minor)
         .where(Account.kind == AccountKind.FLOAT, Account.owner_id == agent.id, Account.currency == agent.currency)
@@ -139,11 +140,11 @@ async def find_meter(session: AsyncSession, agent: Agent, account: str) -> Meter
     """
     meter = await find_by_account(session, account)
     if meter is None or meter.utility_id != agent.utility_id:
-        raise NotFoundError("No meter has this number.")
+        raise NotFoundError(phrase("No meter has this number."))
     if meter.closed_at is not None:
-        raise MeterBlockedError("This meter is out of service and takes no more credit.")
+        raise MeterBlockedError(phrase("This meter is out of service and takes no more credit."))
     if meter.currency != agent.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("meter",))
+        raise InvalidInputError(phrase("This meter takes {currency}.", currency=meter.currency), ("meter",))
     return meter
 
 
@@ -180,5 +181,7 @@ async def vend_for_cash(
             now=now,
         )
     except InsufficientFundsError as error:
-        raise InvalidInputError("Your float is too small for this vend. Please pay in first.", ("amount",)) from error
+        raise InvalidInputError(
+            phrase("Your float is too small for this vend. Please pay in first."), ("amount",)
+        ) from error
     return AgentVend(top_up_id, meter.serial, amount_minor, await float_minor(session, agent), replayed=False)

@@ -1,4 +1,4 @@
-"""What rails are asked about payments, outside any transaction and many at once; and which payment a notice means."""
+"""Questions to rails about payments, outside any transaction and many at once; and the payment that a notice means."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the rail answered about a payment that stood at ``version`` when it was asked."""
+    """Answer of a rail about a payment that stood at ``version`` when it was asked."""
 
     payment_id: str
     rail: str
@@ -103,7 +103,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """How a notice calls a payment."""
+    """Names that a notice gives a payment."""
 
     rail: str
     rail_ref: str | None
@@ -135,7 +135,7 @@ async def find_payment(
 
 
 async def snapshots(sessions: Sessions, payment_ids: Sequence[str]) -> dict[str, Snapshot]:
-    """What we ask the rails for: the same words each time, or their idempotency checks would refuse us."""
+    """Read what we ask the rails for: equal words each time, or their idempotency checks would refuse us."""
     async with sessions() as session:
         rows = await (await _reading(session)).execute(SNAPSHOT, {"ids": list(payment_ids)})
         return {row.id: _snapshot(row) for row in rows}
@@ -166,7 +166,7 @@ async def _reading(session: AsyncSession) -> AsyncConnection:
 
 
 def payment_request(row: Any) -> PaymentRequest:
-    """What a rail is asked for, by a payment's row, its order's and its ``saved_ref``."""
+    """Build what a rail is asked for from a payment's row, its order's and its ``saved_ref``."""
     return PaymentRequest(
         reference=row.id,
         amount_minor=row.asked_minor,
@@ -244,7 +244,7 @@ async def _ask(rail: Rail, snapshot: Snapshot, hint: str | None) -> PaymentTruth
 
 
 async def _refund_now(rail: Rail, ours: RefundTruth, rail_ref: str) -> RefundTruth:
-    """How a refund stands; its amount is what we asked for. One that the provider has forgotten stays as it was."""
+    """Ask how a refund stands, in our own amount. One that the provider has forgotten stays as it was."""
     try:
         theirs = await rail.fetch_refund(ours.rail_ref, rail_ref=rail_ref)
     except RailRefusedError:

@@ -10,7 +10,7 @@ from standpipe.payments.models import AsyncResult
 from standpipe.platform.database import Sessions
 
 ASK_EVERY_S = 30
-"""The same question is not put again within this time."""
+"""Time within which a question is not put again."""
 
 
 class StoredResults:

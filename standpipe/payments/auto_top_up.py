@@ -34,6 +34,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import local_midnight
 
 MAX_FAILURES = 3
@@ -50,7 +51,7 @@ class AutoMode(StrEnum):
 
 
 class AutoOutcome(StrEnum):
-    """What a customer is told. AUTHENTICATE: the bank wants them to confirm in the app."""
+    """Outcomes that a customer is told. AUTHENTICATE: the bank wants them to confirm in the app."""
 
     PAID = "PAID"
     DECLINED = "DECLINED"
@@ -64,7 +65,7 @@ _UNDER_WAY = (CREATED, PaymentStatus.PENDING)
 
 @dataclass(frozen=True, slots=True)
 class StandingOrder:
-    """What a customer asks for; amounts in minor units of the meter's currency."""
+    """An automatic top-up that a customer asks for; amounts in minor units of the meter's currency."""
 
     meter_id: str
     saved_method_id: str
@@ -77,7 +78,7 @@ class StandingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """How long a meter's credit lasts; the wallet, and the total granted to it (its own unit), when that was told."""
+    """Forecast of a meter's credit; the wallet, and the total granted to it (its own unit), when that was told."""
 
     meter_id: str
     days_left: float | None
@@ -217,7 +218,7 @@ async def concluded(sessions: Sessions, clock: Clock, meter_id: str) -> None:
 
 
 async def standing(sessions: Sessions, meter_ids: Collection[str]) -> frozenset[str]:
-    """Which of these meters have a standing order that is on, or waits for a top-up of its own; one statement."""
+    """Return which of these meters have an automatic top-up that is on, or waits for one of its own; one statement."""
     if not meter_ids:
         return frozenset()
     wanted = or_(AutoTopUp.enabled, AutoTopUp.awaiting_top_up_id.is_not(None))
@@ -346,7 +347,7 @@ async def _new_charge(
 
 
 async def _amount_minor(session: AsyncSession, row: AutoTopUp, meter: Meter, wallet_minor: int, now: datetime) -> int:
-    """What to charge, within what is left of today's cap; 0 or less for nothing."""
+    """Return the minor units to charge, within what is left of today's cap; 0 or less for nothing."""
     zone = ZoneInfo(meter.time_zone)
     since = local_midnight(now.astimezone(zone).date(), zone)
     spent = await session.scalar(
@@ -376,15 +377,15 @@ def _card_method(rail: Rail, currency: str) -> tuple[int, int] | None:
 
 def _check(rail: Rail, meter: Meter, order: StandingOrder) -> None:
     if order.currency != meter.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("amount", "currency"))
+        raise InvalidInputError(phrase("This meter takes {currency}.", currency=meter.currency), ("amount", "currency"))
     limits = _card_method(rail, meter.currency)
     if meter.wallet_kind == WalletKind.VOLUME and order.mode is not AutoMode.FIXED:
-        raise InvalidInputError("A meter that holds water is topped up by a fixed amount.", ("mode",))
+        raise InvalidInputError(phrase("A meter that holds water is topped up by a fixed amount."), ("mode",))
     if limits is None:
-        raise InvalidInputError("This card cannot be charged in the meter's currency.", ("cardId",))
+        raise InvalidInputError(phrase("This card cannot be charged in the meter's currency."), ("cardId",))
     if not limits[0] <= order.amount_minor <= limits[1]:
-        raise InvalidInputError("The amount is outside what the card can be charged.", ("amount",))
+        raise InvalidInputError(phrase("The amount is outside what the card can be charged."), ("amount",))
     if order.daily_cap_minor < order.amount_minor:
-        raise InvalidInputError("The cap per day must cover one top-up.", ("dailyCap",))
+        raise InvalidInputError(phrase("The cap per day must cover one top-up."), ("dailyCap",))
     if not 1 <= order.threshold_days <= 30:  # noqa: PLR2004 - a month is as far as a forecast tells.
-        raise InvalidInputError("Choose between 1 and 30 days.", ("thresholdDays",))
+        raise InvalidInputError(phrase("Choose between 1 and 30 days."), ("thresholdDays",))

@@ -19,7 +19,7 @@ class ReceiptCounter(Base):
 
 
 class Receipt(Base):
-    """What was paid and what it became: ``paid_minor`` is the sum of the lines. ``source_key``: the posting."""
+    """Receipt of a payment: ``paid_minor`` is the sum of the lines. ``source_key``: the posting."""
 
     __tablename__ = "receipts"
     __table_args__ = (
@@ -66,7 +66,7 @@ class SettlementEntry(Base):
 
 
 class SettlementMark(Base):
-    """How far a provider's statement and its unsolicited payments have been read."""
+    """Mark up to which a provider's statement and its unsolicited payments have been read."""
 
     __tablename__ = "settlement_marks"
 

@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Funded(Protocol):
-    """What says by whom a payment is paid, and for which meter."""
+    """Fields of a payment's facts that say who pays it, and for which meter."""
 
     @property
     def rail(self) -> str: ...
@@ -118,7 +118,7 @@ class _Draft:
         self.postings += postings
 
     def changes(self, **others: Any) -> Changes:
-        """What became of it."""
+        """Return the changes that came of it."""
         return Changes(
             payment=self.payment,
             meter=self.meter,
@@ -141,7 +141,7 @@ def decide(
     now: datetime,
     polls_s: tuple[int, ...],
 ) -> Changes:
-    """What the rail's truth makes of a payment and of its meter.
+    """Decide what the rail's truth makes of a payment and of its meter.
 
     ``polls_s``: the rail's schedule of questions. Where the truth is another payment's, nothing of it is booked here:
     it is a second payment for the same order (``Changes.second``), or somebody's mistake, and waits for a person.
@@ -182,7 +182,7 @@ def decide(
 def first_answer(
     payment: PaymentState, truth: PaymentTruth, now: datetime, polls_s: tuple[int, ...]
 ) -> tuple[PaymentState, Poll] | None:
-    """What the answer to a create makes of an order, where it moves no money and ends nothing; None: ``decide`` it."""
+    """Apply the answer to a create that moves no money and ends nothing; None for another, which ``decide`` takes."""
     moves = truth.captured_minor or truth.refunded_minor or truth.disputed_minor or truth.captured_is_request
     simple = truth.status is PaymentStatus.PENDING and truth.reference == payment.id
     if moves or truth.saved_card is not None or not simple or truth.currency != payment.currency:
@@ -236,14 +236,14 @@ def release_hold(payment: PaymentState, meter: MeterMoney, amount_minor: int, re
 
 
 def book_dispute_fee(payment: PaymentState, meter: MeterMoney, fee_minor: int, now: datetime) -> Changes:
-    """What disputes of this payment have cost us, once, whether the dispute or the settlement file says it first."""
+    """Book the cost of this payment's disputes, once, whether the dispute or the settlement file says it first."""
     draft = _Draft(payment, meter, Around(), now)
     _book_dispute_fee(draft, fee_minor)
     return draft.changes()
 
 
 def is_same_payment(payment: PaymentState, truth: PaymentTruth) -> bool:
-    """Whether the rail's payment is this order's, or the very payment that we asked about."""
+    """Tell whether the rail's payment is this order's, or the very payment that we asked about."""
     if truth.reference is None:
         # Money that nobody ordered, or a rail that does not carry our words: the provider's own id must be ours.
         return payment.rail_ref == truth.rail_ref
@@ -251,12 +251,12 @@ def is_same_payment(payment: PaymentState, truth: PaymentTruth) -> bool:
 
 
 def takes_back(payment: PaymentState, truth: PaymentTruth) -> bool:
-    """Whether the rail tells of a refund or a dispute that is not booked as it stands."""
+    """Tell whether the rail tells of a refund or a dispute that is not booked as it stands."""
     return (truth.refunded_minor, truth.disputed_minor) != (payment.refunded_minor, payment.disputed_minor)
 
 
 def next_poll(payment: PaymentState, polls_s: tuple[int, ...]) -> Poll:
-    """When to ask again; ``attempts`` counts the questions so far. After the last step a person must look.
+    """Schedule the next question; ``attempts`` counts those so far. After the last step a person must look.
 
     A success is not polled: refunds and disputes come as notices. A failure is, because it can still succeed.
     """
@@ -277,7 +277,7 @@ def funding(payment: Funded) -> AccountRef:
 
 
 def captured_lines(payment: Funded, parts: Split, source: AccountRef, utility_id: str) -> list[Line]:
-    """How a captured payment is posted, part by part; none is zero."""
+    """Split a captured payment's posting into its lines; none is zero."""
     currency, meter_id = payment.currency, payment.meter_id
     lines = [
         Line(source, -parts.paid_minor),
@@ -299,7 +299,7 @@ def _names_of(payment: PaymentState, truth: PaymentTruth) -> dict[str, str | Non
 
 
 def _version_fields(payment: PaymentState) -> tuple[object, ...]:
-    """What makes a settlement a change that everybody else must see before they apply theirs."""
+    """Return what makes a settlement a change that everybody else must see before they apply theirs."""
     return (
         *(payment.status, payment.captured_minor, payment.refunded_minor, payment.disputed_minor),
         *(payment.suspense_minor, payment.next_action, payment.dispute, payment.dispute_fee_minor),
@@ -385,7 +385,7 @@ def _reversal_lines(payment: PaymentState, plan: TakeBack) -> list[Line]:
 
 
 def _revocable_minor(meter: MeterMoney, source_id: str) -> int:
-    """What of a top-up's credit can still be had from its meter's wallet.
+    """Return the minor units of a top-up's credit that can still be had from its meter's wallet.
 
     Of a VOLUME meter: what made no whole unit, and what was paid for water that never left us. The rest is sold.
     """

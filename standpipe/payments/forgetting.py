@@ -1,4 +1,4 @@
-"""What this room held of a customer who is forgotten. Money stays booked under the pseudonym; what names people goes.
+"""Forgetting in this room. Money stays booked under the pseudonym; what names people goes.
 
 In steps, each harmless when repeated: notices that hold the number (in batches, for the inbox is long), the customer's
 own rows, and then what had to wait: the words of payments that the provider has not answered yet, which must be said
@@ -52,7 +52,7 @@ _UNDECIDED = (
 
 
 def digits_of(phone: str) -> str:
-    """What every spelling of a number has in common: its digits without the country's (+254712…, 254712…, 0712…).
+    """Return the digits common to every spelling of a number (+254712…, 254712…, 0712…): without the country's.
 
     Where another number in a notice holds the same digits, a notice that was worked off loses its body for nothing.
     """
@@ -81,7 +81,7 @@ async def forget(session: AsyncSession, customer_id: str, phone: str) -> None:
 async def forget_rest(
     sessions: Sessions, rails: Mapping[str, Rail], customer_id: str, top_up_ids: Sequence[str]
 ) -> None:
-    """What had to wait. ``top_up_ids``: the customer's, and others' that their phone paid or was to pay.
+    """Forget what had to wait. ``top_up_ids``: the customer's, and others' that their phone paid or was to pay.
 
     Raises NotYetError while a payment is undecided, and ProviderUnavailableError: it is to be called again.
     """
@@ -118,7 +118,7 @@ async def forget_rest(
 
 
 async def _forget_payers(session: AsyncSession, decided: ColumnElement[bool], customer_id: str) -> None:
-    """Who paid these top-ups; what was paid, and what became of it, stays."""
+    """Forget the payers of these top-ups; what was paid, and what became of it, stays."""
     named = or_(TopUp.phone.is_not(None), TopUp.customer_id == customer_id)
     await session.execute(
         update(Payment)

@@ -32,6 +32,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import IdempotencyMismatchError, InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import is_storable
 
 MAX_NUMBER = 64
@@ -47,8 +48,8 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{22,128}")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _HEX_DIGITS = 32
 _DISTINCT = 8
-_NO_METER = "No meter has this number. Please check it, digit by digit."
-_CLOSED = "This meter takes no money by this way."
+_NO_METER = phrase("No meter has this number. Please check it, digit by digit.")
+_CLOSED = phrase("This meter takes no money by this way.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class GuestMeter:
 
 @dataclass(frozen=True, slots=True)
 class GuestOrder:
-    """What a guest asks for. ``phone`` (E.164) is kept only where the method rings it."""
+    """A guest's order. ``phone`` (E.164) is kept only where the method rings it."""
 
     number: str
     pay_minor: int
@@ -75,12 +76,12 @@ class GuestOrder:
 
 
 def guest_key(secret: str, top_up_id: str) -> str:
-    """What lets its guest, and whoever they give it to, look at one top-up. The purpose is part of what is signed."""
+    """Sign the key by which a guest, and whoever they give it to, looks at one top-up. It is good for that alone."""
     return hmac.new(secret.encode(), f"guest-top-up:{top_up_id}".encode(), hashlib.sha256).hexdigest()
 
 
 def key_opens(secret: str, top_up_id: str, key: str) -> bool:
-    """Whether ``key`` is this top-up's."""
+    """Tell whether ``key`` is this top-up's."""
     return hmac.compare_digest(key.encode("utf-8", "surrogatepass"), guest_key(secret, top_up_id).encode())
 
 
@@ -105,7 +106,9 @@ def check_guest_key(key: str) -> None:
     bare = key.replace("-", "")
     weak = _HEX.fullmatch(bare) is not None and len(bare) < _HEX_DIGITS
     if _KEY.fullmatch(key) is None or weak or len(set(bare)) < _DISTINCT:
-        raise InvalidInputError("The key must be random: a UUID, or 22 characters of base64url.", ("idempotencyKey",))
+        raise InvalidInputError(
+            phrase("The key must be random: a UUID, or 22 characters of base64url."), ("idempotencyKey",)
+        )
 
 
 async def look(
@@ -166,7 +169,7 @@ async def start(
 
 
 async def is_guests(session: AsyncSession, top_up_id: str) -> bool:
-    """Whether there is such a top-up, begun by a guest."""
+    """Tell whether there is such a top-up, begun by a guest."""
     return await session.scalar(select(TopUp.id).where(TopUp.id == top_up_id, TopUp.origin == GUEST)) is not None
 
 
@@ -229,14 +232,14 @@ async def _check(
     if not open_ids:
         raise MeterBlockedError(_CLOSED)
     if order.currency != meter.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
+        raise InvalidInputError(phrase("This meter takes {currency}.", currency=meter.currency), ("pay", "currency"))
     found = [pair for pair in methods_in(rails, meter.currency) if pair[1].id == order.method_id]
     if not found or order.method_id not in open_ids:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
+        raise InvalidInputError(phrase("This way to pay is not offered for this meter."), ("methodId",))
     rail, method = found[0]
     check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
     if method.phone_required and order.phone is None:
-        raise InvalidInputError("Say whose phone is to ring.", ("phone",))
+        raise InvalidInputError(phrase("Say whose phone is to ring."), ("phone",))
     return rail, method
 
 
@@ -246,7 +249,7 @@ def _hash(order: GuestOrder, secret: str) -> str:
 
 
 def _address_key(address: str | None, secret: str) -> str:
-    """Whose tries these are. An IPv6 line has more addresses than there are numbers to walk: its network counts."""
+    """Key the tries of an address. An IPv6 line has more addresses than there are meters: its network counts."""
     if address is None:
         return private_key("unknown", secret)
     found = ip_address(address)

@@ -154,7 +154,7 @@ def _beside(row: RailEvent) -> Iterator[str | None]:
 
 
 async def _outcome(work: Awaitable[str], row: RailEvent) -> str | Exception:
-    """What came of a notice, or the error for which it is tried again."""
+    """Work a notice; return its outcome, or the error for which it is tried again."""
     try:
         return await work
     except StandpipeError as error:
@@ -272,7 +272,7 @@ async def _confirm_receipt(sessions: Sessions, rails: Mapping[str, Rail], row: R
 
 
 def same_phone(masked: str | None, phone: str | None) -> bool:
-    """Whether a number as a rail masks it can be this one: each digit that it shows is the phone's, from the end."""
+    """Tell if a number as a rail masks it can be this one: each digit that it shows is the phone's, from the end."""
     shown, digits = (masked or "")[::-1], (phone or "").lstrip("+")[::-1]
     return all(char == digit for char, digit in zip(shown, digits, strict=False) if char.isdigit())
 
@@ -289,7 +289,7 @@ async def _take_answer(sessions: Sessions, row: RailEvent) -> str:
 
 
 async def _wake_waiting(session: AsyncSession, rail: str, subject: str) -> None:
-    """What waited for this answer falls due now: the notice about the payment, or the refund."""
+    """Make due what waited for this answer: the notice about the payment, or the refund."""
     later = {"due_at": func.now()}
     # A question about a push is asked by the receipt that its notice names, which is not yet a name of the payment.
     about = or_(RailEvent.rail_ref == subject, RailEvent.receipt_ref == subject)

@@ -44,7 +44,7 @@ class TopUp(TracedMixin, Base):
 
 
 class Payment(QueueMixin, Base):
-    """What a rail says was paid for a top-up. An order's first payment has its id; one that is paid twice has two.
+    """A rail's word about a top-up. An order's first payment has its id; one that is paid twice has two.
 
     Running totals already posted: ``captured_minor``, ``refunded_minor``, ``disputed_minor``, ``dispute_fee_minor``,
     ``suspense_minor`` as the provider has them; of the captured, ``fee_minor`` was our service fee, ``emergency_minor``

@@ -1,4 +1,4 @@
-"""What a meter owes, under its utility's rules. Pure."""
+"""Dues of a meter, under its utility's rules. Pure."""
 
 from standpipe.ledger.dues import Dues
 from standpipe.payments.split import Owing

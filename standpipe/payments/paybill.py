@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Verdict(StrEnum):
-    """What we say to a provider that asks before it takes a payer's money."""
+    """Verdict for a provider that asks before it takes a payer's money."""
 
     ACCEPT = "ACCEPT"
     UNKNOWN_ACCOUNT = "UNKNOWN_ACCOUNT"
@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 async def validate(
     session: AsyncSession, rail: Rail, *, account: str, amount_minor: int | None, currency: str
 ) -> Verdict:
-    """Whether money for this account would find its meter (P41)."""
+    """Check that money for this account would find its meter (P41)."""
     ordered = await session.scalar(select(Payment.id).where(Payment.account_reference == account.strip().upper()))
     meter = await find_by_account(session, account[:MAX_ACCOUNT_LENGTH])
     if ordered is None and (meter is None or meter.closed_at is not None or meter.currency != currency):
@@ -93,7 +93,7 @@ async def _is_the_orders(
     *,
     patient: bool,
 ) -> bool:
-    """Whether money that carries a payment's account reference is what its own push to the phone collected (P44).
+    """Tell if money with a payment's account reference is what its own push to the phone collected (P44).
 
     It is where the rail itself says that it is as much as the push has collected, and no other money has been known by
     that yet. Else somebody typed the reference by hand: real money of its own, for the same meter (P51). While the push

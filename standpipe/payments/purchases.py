@@ -1,4 +1,4 @@
-"""Where a VOLUME meter stands in its blocks, for whoever quotes or orders. What its wallet buys: ``volume``."""
+"""The position of a VOLUME meter in its blocks, for quotes and orders. What its wallet buys: ``volume``."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -17,7 +17,7 @@ from standpipe.tariffs.purchases import place_after
 
 @dataclass(frozen=True, slots=True)
 class OrderedMeter:
-    """What an order needs to know of its meter."""
+    """State of a meter that an order needs."""
 
     id: str
     tariff_id: str
@@ -29,7 +29,7 @@ class OrderedMeter:
 
 
 async def fits_tariff(session: AsyncSession, meter: Meter | OrderedMeter, now: datetime) -> bool:
-    """Whether a meter's tariff prices what its wallet holds: what is bought for volume, what is used for money."""
+    """Tell whether a meter's tariff prices what its wallet holds: what is bought for volume, what is used for money."""
     contract = await contract_of(session, meter.id, meter.tariff_id, _today(meter, meter.installed_at))
     segment = contract.segment_on(_today(meter, now))
     return segment.version.basis == wallet_of(meter.wallet_kind).basis

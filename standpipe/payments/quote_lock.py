@@ -15,6 +15,7 @@ from standpipe.payments.quoted import LEFT_MINOR, UNDER_WAY_FOR, USED_ML, day_of
 from standpipe.payments.rails.port import PaymentStatus
 from standpipe.payments.views import GUEST
 from standpipe.platform.errors import QuoteOutdatedError
+from standpipe.platform.language import phrase
 
 
 async def require_quote_lock(
@@ -31,12 +32,12 @@ async def require_quote_lock(
     meter = await lock_meter(session, ordered.id)
     if await _order_under_way(session, meter.id, now, top_up_id):
         raise QuoteOutdatedError(
-            "Another payment for this meter is under way. Finish or cancel it first, or pay without a quote."
+            phrase("Another payment for this meter is under way. Finish or cancel it first, or pay without a quote.")
         )
     _, place = await place_of_purchases(session, meter, day)
     left_minor = await wallet_balance_minor(session, meter.id, meter.currency)
     if (place.used_ml, left_minor) != (agreed[USED_ML], agreed[LEFT_MINOR]):
-        raise QuoteOutdatedError("The price has changed since you looked. Please check the new one.")
+        raise QuoteOutdatedError(phrase("The price has changed since you looked. Please check the new one."))
 
 
 async def _order_under_way(session: AsyncSession, meter_id: str, now: datetime, besides: str) -> bool:

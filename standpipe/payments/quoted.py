@@ -1,4 +1,4 @@
-"""What a quote promises where a meter holds volume: litres, which hang on what else is bought in the period. Pure.
+"""Promises of a quote in litres, which hang on what else is bought in the period. Pure.
 
 The promise is kept by the place it was given for: the day, what was bought before it, what the wallet had left.
 """
@@ -16,7 +16,7 @@ QUOTED_FOR = timedelta(days=7)
 
 
 def place_quoted(place: Place, *, left_minor: int, today: date) -> dict[str, int]:
-    """Where a quote for a VOLUME meter was given, kept with the order."""
+    """Return the position at which a quote for a VOLUME meter was given, kept with the order."""
     return {DAY: today.toordinal(), USED_ML: place.used_ml, LEFT_MINOR: left_minor}
 
 

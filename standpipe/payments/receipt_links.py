@@ -14,7 +14,7 @@ def sign_link(secret: str, public_url: str, name: str, now_s: float, *, kind: st
 
 
 def link_holds(secret: str, name: str, expires: str, signature: str, now_s: float, *, kind: str = "receipt") -> bool:
-    """Whether a link was made by us for this receipt (or another ``kind`` of page) and has not run out."""
+    """Tell whether a link was made by us for this receipt (or another ``kind`` of page) and has not run out."""
     if not expires.isascii() or not expires.isdigit() or len(expires) > 12 or int(expires) < now_s:  # noqa: PLR2004 - seconds until year 33658.
         return False
     wanted = _signature(secret, kind, name, int(expires))

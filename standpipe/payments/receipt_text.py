@@ -57,7 +57,7 @@ _METHODS = {
 
 
 def method_text(view: ReceiptView, language: str) -> str:
-    """How it was paid, and the number on the payer's own receipt."""
+    """Name the way that it was paid, and the number on the payer's own receipt."""
     name = translate(_METHODS.get(view.method_id, view.method_id), language)
     return f"{name}, {view.provider_receipt}" if view.provider_receipt else name
 
@@ -73,7 +73,7 @@ def number_text(view: ReceiptView) -> str:
 
 
 def line_label(line: dict[str, Any], language: str) -> str:
-    """What a line is about."""
+    """Name a line of a receipt."""
     if "tier" in line:
         volume = volume_text(int(line["volume_ml"]), language)
         name = "BOUGHT" if line.get("bought") else "TIER"
@@ -84,12 +84,12 @@ def line_label(line: dict[str, Any], language: str) -> str:
 
 
 def note_text(view: ReceiptView, language: str) -> str:
-    """What the page says at its foot."""
+    """Return the note at the foot of the page."""
     return word("NOTE_BOUGHT" if any(line.get("bought") for line in view.lines) else "NOTE", language)
 
 
 def issued_text(view: ReceiptView, language: str, layout: str = "medium") -> str:
-    """When it was issued, where the meter is."""
+    """Return the time of issue, where the meter is."""
     try:
         locale = Locale.parse(language, sep="-")
     except (UnknownLocaleError, ValueError):

@@ -79,7 +79,7 @@ class ReceiptView:
 
 
 def credit_of(entries: Entries) -> int:
-    """What a posting put into the wallet, by its entries; below zero: took out."""
+    """Return what a posting put into the wallet, by its entries; below zero: took out."""
     return sum(amount for kind, amount in entries if kind == AccountKind.WALLET)
 
 
@@ -122,7 +122,7 @@ async def issue(
 
 
 async def holds_volume(session: AsyncSession, payment_id: str) -> bool:
-    """Whether the meter that a payment is for holds volume."""
+    """Tell whether the meter that a payment is for holds volume."""
     found = await session.scalar(
         select(Meter.wallet_kind)
         .join(TopUp, TopUp.meter_id == Meter.id)
@@ -218,7 +218,7 @@ def _view(receipt: Receipt, utility_name: str, meter: Meter, payment: Payment, t
 
 
 async def entries_of(session: AsyncSession, posting_key: str) -> Entries:
-    """What a posting moved, by kind of account; nothing where there is no such posting."""
+    """Return what a posting moved, by kind of account; nothing where there is no such posting."""
     rows = await session.execute(
         select(Account.kind, Entry.amount_minor)
         .join(Account, Account.id == Entry.account_id)

@@ -50,7 +50,7 @@ class Report:
     meters: dict[str, int] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     waiting: list[Difference] = field(default_factory=list)
-    """What is in order but needs a person: suspense, refunds to approve, payments paid twice."""
+    """Differences that are in order but need a person: suspense, refunds to approve, payments paid twice."""
 
 
 _RAILS = """

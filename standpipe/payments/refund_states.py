@@ -1,4 +1,4 @@
-"""Where a refund stands. Pure.
+"""States of a refund. Pure.
 
 REQUESTED (by one operator) → approved by another: AWAITING_METER (the meter has to prove that it does not hold the
 credit) → READY → SENT (the provider has it) → DONE. Or DENIED (the meter held the credit after all, or nobody

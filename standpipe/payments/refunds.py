@@ -230,7 +230,7 @@ async def _note_sent(sessions: Sessions, refund_id: str, truth: RefundTruth, now
 
 
 async def claimed_minor(session: AsyncSession, payment_id: str) -> int:
-    """What refunds under way lay claim to, of money that is not counted as refunded yet."""
+    """Sum the minor units that refunds under way claim, of money that is not counted as refunded yet."""
     total = await session.scalar(
         select(func.coalesce(func.sum(Refund.amount_minor), 0)).where(
             Refund.payment_id == payment_id, or_(*(Refund.status == state for state in CLAIMING))

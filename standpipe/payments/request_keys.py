@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from standpipe.payments.models import RequestKey
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import IdempotencyMismatchError, InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import is_storable
 
 MAX_KEY_LENGTH = 128
@@ -28,7 +29,9 @@ def hash_of(order: Mapping[str, Any]) -> str:
 def check_key(key: str) -> None:
     """Raises InvalidInputError for a key that cannot be kept."""
     if not 0 < len(key) <= MAX_KEY_LENGTH or not is_storable(key):
-        raise InvalidInputError(f"The key must have 1 to {MAX_KEY_LENGTH} characters.", ("idempotencyKey",))
+        raise InvalidInputError(
+            phrase("The key must have 1 to {most} characters.", most=MAX_KEY_LENGTH), ("idempotencyKey",)
+        )
 
 
 async def recall(
@@ -45,7 +48,7 @@ async def recall(
 
 
 def same_answer(row: Any, mutation: str, request_hash: str) -> dict[str, Any]:
-    """What a kept key answered. Raises IdempotencyMismatchError where it was used for another input."""
+    """Return what a kept key answered. Raises IdempotencyMismatchError where it was used for another input."""
     if (row.mutation, row.request_hash) != (mutation, request_hash):
         raise IdempotencyMismatchError
     result: dict[str, Any] = row.result

@@ -221,7 +221,7 @@ ADD_PURCHASES = text("""
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What an order's row has besides its payment's state, when both are stored for the first time."""
+    """Columns of a new order beside its payment's state, when both are stored for the first time."""
 
     idempotency_key: str = ""
     request_hash: str = ""
@@ -275,7 +275,7 @@ async def load_meter(conn: AsyncConnection, meter_id: str, now: datetime) -> Met
 
 
 async def names_around(conn: AsyncConnection, payment: PaymentState, truth: PaymentTruth) -> Around:
-    """What is known elsewhere of a payment that has no row yet."""
+    """Load what is known elsewhere of a payment that has no row yet."""
     return (await _around(conn, {payment.id: payment}, {payment.id: truth}))[payment.id]
 
 
@@ -479,7 +479,7 @@ def _rows(changes: Sequence[Changes], opened: Mapping[str, Opening], now: dateti
 
 
 def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What others told us may hold anything; the database's text holds no NUL and no half surrogates."""
+    """Clean JSON that others told us: the database's text holds no NUL and no half surrogates."""
     dumped = json.dumps(rows, default=_plain, ensure_ascii=False).replace("\\u0000", "\N{REPLACEMENT CHARACTER}")
     return dumped.encode("utf-8", "replace").decode()
 

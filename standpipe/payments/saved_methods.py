@@ -24,6 +24,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 
 def vault_of(rails: Mapping[str, Rail]) -> tuple[str, CardVault]:
@@ -31,7 +32,7 @@ def vault_of(rails: Mapping[str, Rail]) -> tuple[str, CardVault]:
     for rail in rails.values():
         if rail.vault is not None:
             return rail.name, rail.vault
-    raise InvalidInputError("Cards cannot be kept on this server.")
+    raise InvalidInputError(phrase("Cards cannot be kept on this server."))
 
 
 async def begin(
@@ -57,14 +58,14 @@ async def begin(
         customer_ref = await ensure_customer(sessions, name, vault, customer_id)
         action = await vault.begin_save(key=setup_id, customer_ref=customer_ref, owner=customer_id)
     except (RailUnavailableError, RailRefusedError) as error:
-        raise InvalidInputError("The card cannot be saved right now. Please try again shortly.") from error
+        raise InvalidInputError(phrase("The card cannot be saved right now. Please try again shortly.")) from error
     async with sessions.begin() as session:
         await session.execute(update(CardSetup).where(CardSetup.id == setup_id).values(setup_ref=action["setup_ref"]))
     return action, replayed
 
 
 async def ensure_customer(sessions: Sessions, rail: str, vault: CardVault, customer_id: str) -> str:
-    """Who a customer is at a provider, made there at the first need. Raises as ``CardVault.ensure_customer`` does."""
+    """Return the customer's id at a provider, made at the first need. Raises as ``CardVault.ensure_customer`` does."""
     async with by_statement(sessions) as session:
         known: str | None = await session.scalar(
             select(PaymentCustomer.rail_ref).where(
@@ -169,7 +170,7 @@ async def forget(sessions: Sessions, rails: Mapping[str, Rail], *, customer_id: 
         if vault is not None:
             await vault.forget_card(card.rail_ref)
     except RailUnavailableError as error:
-        raise InvalidInputError("The card cannot be removed right now. Please try again shortly.") from error
+        raise InvalidInputError(phrase("The card cannot be removed right now. Please try again shortly.")) from error
     async with sessions.begin() as session:
         await session.execute(update(SavedMethod).where(SavedMethod.id == saved_method_id).values(usable=False))
         await session.execute(

@@ -1,4 +1,4 @@
-"""When to ask a rail again: soon at first, then ever more rarely, and never giving a payment up as failed. Pure."""
+"""Times to ask a rail again: soon at first, then ever more rarely, and never giving a payment up as failed. Pure."""
 
 from standpipe.payments.rails.port import MOBILE_POLLS_S, Rail
 

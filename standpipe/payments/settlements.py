@@ -43,7 +43,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass
 class ImportResult:
-    """What came of a statement: lines by state, and those that could not be taken in, with why.
+    """Result of an import: lines by state, and those that could not be taken in, with why.
 
     ``unread``: the statement itself could not be had.
     """
@@ -270,7 +270,7 @@ async def _find(session: AsyncSession, rail: str, line: SettlementLine) -> Payme
 async def _book_fee(
     session: AsyncSession, rail: str, line: SettlementLine, payment: Payment | None, now: datetime
 ) -> None:
-    """What the provider kept, once per line; a dispute's fee goes by its own running total."""
+    """Book the provider's fee, once per line; a dispute's fee goes by its own running total."""
     fee_minor = line.fee_minor - (line.gross_minor if line.kind is SettlementKind.FEE else 0)
     if not fee_minor:
         return

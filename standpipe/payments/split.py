@@ -1,4 +1,4 @@
-"""What a payment becomes: fee, emergency credit repaid, standing charges, debt share, credit. Pure and exact.
+"""The split of a payment: fee, emergency credit repaid, standing charges, debt share, credit. Pure and exact.
 
 paid = credit + debt + standing + emergency + fee, always.
 """
@@ -14,7 +14,7 @@ FULL_POINTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FeeRule:
-    """What a customer pays for the way they pay: hundredths of a percent of the payment, and a fixed part."""
+    """Price of a way to pay: hundredths of a percent of the payment, and a fixed part."""
 
     basis_points: int = 0
     fixed_minor: int = 0
@@ -25,7 +25,7 @@ NO_FEE = FeeRule()
 
 @dataclass(frozen=True, slots=True)
 class Owing:
-    """What a meter owes when it is topped up, and how much of a payment may go to it.
+    """Dues of a meter when it is topped up, and how much of a payment may go to them.
 
     Emergency credit is repaid first and whole: it was water. ``guaranteed_minor`` of what is left then buys water
     before standing charges and debt take anything; debt takes at most ``share_percent`` of it, and no more than
@@ -52,7 +52,7 @@ class Split:
     credit_minor: int
 
     def kept_back(self) -> dict[str, int]:
-        """What does not become credit, by its code, in the order in which it is taken."""
+        """Return what does not become credit, by its code, in the order in which it is taken."""
         parts = {
             "FEE": self.fee_minor,
             "EMERGENCY": self.emergency_minor,
@@ -118,7 +118,7 @@ def pay_for(credit_minor: int, rule: FeeRule, owing: Owing) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class TakeBack:
-    """Who bears money that the provider gave back to the payer.
+    """Shares of those who bear money that the provider gave back to the payer.
 
     ``moved_minor`` left the provider's clearing; of it ``held_minor`` was set aside for a refund, ``revoked_minor``
     is taken out of the wallet with credit that never reached the meter, ``owed_minor`` the meter now owes, and
@@ -136,7 +136,7 @@ class TakeBack:
 
 @dataclass(frozen=True, slots=True)
 class PaymentPosition:
-    """Where a payment and its meter stand before money is taken back. ``debt_minor`` is what the meter owes in all."""
+    """State of a payment and its meter before money is taken back. ``debt_minor`` is what the meter owes in all."""
 
     captured_minor: int
     refunded_minor: int

@@ -30,6 +30,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 
 MUTATION = "topUpStart"
 _log = structlog.get_logger(__name__)
@@ -69,7 +70,7 @@ STORE = text("""
 
 @dataclass(frozen=True, slots=True)
 class TopUpOrder:
-    """What a customer asks for; amounts in minor units."""
+    """An order of a customer; amounts in minor units."""
 
     meter_id: str
     pay_minor: int
@@ -83,7 +84,7 @@ class TopUpOrder:
 
 @dataclass(frozen=True, slots=True)
 class _Situation:
-    """What an order depends on. ``meter`` is None where this customer has none by that id."""
+    """State that an order depends on. ``meter`` is None where this customer has none by that id."""
 
     phone: str
     payer_ref: str | None
@@ -183,18 +184,20 @@ async def _accept(
         raise NotFoundError("No such meter.")
     refuse_role(situation.role, HouseholdRole.PAYER)
     if order.currency != meter.currency:
-        raise InvalidInputError(f"This meter takes {meter.currency}.", ("pay", "currency"))
+        raise InvalidInputError(phrase("This meter takes {currency}.", currency=meter.currency), ("pay", "currency"))
     if meter.closed_at is not None:
-        raise MeterBlockedError("This meter is out of service and takes no more credit.")
+        raise MeterBlockedError(phrase("This meter is out of service and takes no more credit."))
     if not await fits_tariff(session, meter, now):
-        raise MeterBlockedError("This meter's tariff does not price what its wallet holds. Please call your utility.")
+        raise MeterBlockedError(
+            phrase("This meter's tariff does not price what its wallet holds. Please call your utility.")
+        )
     found = find_method(rails, order.currency, order.method_id)
     if found is None:
-        raise InvalidInputError("This way to pay is not offered for this meter.", ("methodId",))
+        raise InvalidInputError(phrase("This way to pay is not offered for this meter."), ("methodId",))
     rail, method = found
     check_amount(method, order.pay_minor, order.currency, ("pay", "amount"))
     if situation.is_disputed:
-        raise MeterBlockedError("A payment by this way is being disputed at your bank. Please pay another way.")
+        raise MeterBlockedError(phrase("A payment by this way is being disputed at your bank. Please pay another way."))
     # A way that rings a phone rings the customer's own where the order names none.
     phone = order.phone or (situation.phone if method.phone_required else None)
     return _Accepted(rail, meter, phone, fee_for(fee_rule(rails, order.method_id), order.pay_minor))
@@ -225,7 +228,7 @@ def _row(accepted: _Accepted, order: TopUpOrder, now: datetime, agreed: Mapping[
 async def _store(
     sessions: Sessions, row: Mapping[str, Any], meter: OrderedMeter, agreed: Mapping[str, int] | None, now: datetime
 ) -> bool:
-    """Whether the order is stored; False where another request with its key was first. Raises QuoteOutdatedError."""
+    """Store the order. False where another request with its key was first. Raises QuoteOutdatedError."""
     if agreed is None:
         async with by_statement(sessions) as session:
             return await session.scalar(STORE, row) is not None
@@ -255,7 +258,7 @@ def _created(row: Mapping[str, Any]) -> tuple[PaymentState, PaymentRequest]:
 async def _payer_at_provider(
     sessions: Sessions, rails: Mapping[str, Rail], customer_id: str, order: TopUpOrder
 ) -> str | None:
-    """Who the customer is at a provider that keeps cards, made there at the first top-up; None goes on without."""
+    """Return the customer at a provider that keeps cards, made at the first top-up; None goes on without."""
     found = find_method(rails, order.currency, order.method_id)
     if found is None or found[0].vault is None:
         return None

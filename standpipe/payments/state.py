@@ -1,4 +1,4 @@
-"""What a payment's rules look at, and what they change: frozen, whole, and read in one go. Pure.
+"""State that a payment's rules look at, and changes that they make: frozen, whole, read in one go. Pure.
 
 ``PaymentState`` is a payment as we have it, ``MeterMoney`` what its meter holds and owes. ``Changes`` is what a
 decision makes of both, for ``standpipe.payments.rows`` to store.
@@ -206,7 +206,7 @@ class VolumeBook:
 
 @dataclass(frozen=True, slots=True)
 class MeterMoney:
-    """What a locked meter holds and owes. Balances as in the ledger: what is owed stands below zero.
+    """Money of a locked meter. Balances as in the ledger: what is owed stands below zero.
 
     ``repaid_minor``: of its debt in the last seven days, by top-ups.
     """
@@ -233,7 +233,7 @@ class MeterMoney:
 
     @property
     def owing(self) -> Owing:
-        """What it owes, by its utility's rules."""
+        """Dues of the meter, by its utility's rules."""
         cap_minor = self.debt_weekly_cap_minor
         return Owing(
             emergency_minor=max(-self.emergency_minor, 0),
@@ -249,7 +249,7 @@ class MeterMoney:
         return now.astimezone(ZoneInfo(self.time_zone)).date()
 
     def after(self, posting: Posting) -> "MeterMoney":
-        """How it stands when this is posted."""
+        """Return it with this posted."""
         moved = dict.fromkeys(_BALANCES, 0)
         for line in posting.lines:
             ref = line.account
@@ -271,7 +271,7 @@ _BALANCES = (AccountKind.WALLET, AccountKind.RECEIVABLE, AccountKind.STANDING_DU
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What else a payment's rules must know. ``elsewhere``: another payment that has this very money already.
+    """State around a payment that its rules must know. ``elsewhere``: another payment that has this very money already.
 
     ``known_as``: the payment that has the rail's id already, where that is another. ``waiting``: open suspense items of
     this payment or of its money. ``purchases`` are on the meter.
@@ -285,7 +285,7 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """When the payment poller asks next, in real seconds from now. None: not at all; ``dead``: a person must look."""
+    """The payment poller's next question, in real seconds from now. None: no more; ``dead``: a person must look."""
 
     after_s: float | None
     dead: bool = False
@@ -309,7 +309,7 @@ class NewSuspense:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a decision changes. ``payment`` and ``meter`` are as they stand afterwards.
+    """Changes of a decision. ``payment`` and ``meter`` are as they stand afterwards.
 
     ``second``: what the rail told is another payment for this order, to be opened and decided by itself (P31).
     """

@@ -19,7 +19,7 @@ from standpipe.utilities.operators import record
 
 
 async def open_items(session: AsyncSession) -> Sequence[SuspenseItem]:
-    """What waits for a person, oldest first."""
+    """List the items that wait for a person, oldest first."""
     rows = await session.scalars(
         select(SuspenseItem).where(SuspenseItem.status == "OPEN").order_by(SuspenseItem.opened_at, SuspenseItem.id)
     )

@@ -1,4 +1,4 @@
-"""What payment itself writes into a top-up's timeline; delivery's lines come from the credit grants."""
+"""Payment's own lines in a top-up's timeline; delivery's come from the credit grants."""
 
 from datetime import datetime
 

@@ -36,6 +36,7 @@ from standpipe.platform.errors import (
     NotFoundError,
     StandpipeError,
 )
+from standpipe.platform.language import phrase
 
 CREATED = "CREATED"
 ASK_EVERY_S = 4
@@ -56,12 +57,14 @@ async def cancel(
         await require_meter(session, customer_id=customer_id, meter_id=top_up.meter_id, role=needed)
         payment = await session.get_one(Payment, top_up_id)
     if payment.rail_ref is None:
-        raise InvalidInputError("The payment is still being opened. Please try again shortly.", ("topUpId",))
+        raise InvalidInputError(phrase("The payment is still being opened. Please try again shortly."), ("topUpId",))
     try:
         await rail_of(rails, payment.rail).cancel(payment.rail_ref)
         await settle(sessions, rails, top_up_id, clock)
     except RailUnavailableError as error:
-        raise InvalidInputError("The payment provider does not answer. Please try again shortly.", ()) from error
+        raise InvalidInputError(
+            phrase("The payment provider does not answer. Please try again shortly."), ()
+        ) from error
 
 
 async def require_top_up(session: AsyncSession, *, customer_id: str, top_up_id: str) -> TopUp:
@@ -144,12 +147,12 @@ async def store_order(session: AsyncSession, rail: Rail, top_up: TopUp, payer_re
 
 
 def new_account_reference() -> str:
-    """What a rail with little room shows and carries for a top-up: 10 characters, 45 random bits, unique."""
+    """Make the reference that a rail with little room shows for a top-up: 10 characters, 45 random bits, unique."""
     return "W" + "".join(secrets.choice("0123456789ABCDEFGHJKMNPQRSTVWXYZ") for _ in range(9))
 
 
 async def is_disputed(session: AsyncSession, meter_id: str, rail: str) -> bool:
-    """Whether a payer's bank has an open question about a payment for this meter on this rail: it is frozen."""
+    """Tell if a bank has an open question about a payment for this meter on this rail: it is frozen."""
     found = await session.scalar(
         select(Payment.id)
         .join(TopUp, TopUp.id == Payment.top_up_id)

@@ -15,6 +15,7 @@ from standpipe.payments.rows import Opening, load_meter
 from standpipe.payments.settle import save_one
 from standpipe.payments.state import new_payment
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR
 
 
@@ -37,7 +38,7 @@ async def vend(
     Raises InvalidInputError for an amount out of bounds, InsufficientFundsError where the account cannot pay.
     """
     if not 0 < amount_minor <= MAX_MINOR:
-        raise InvalidInputError("The amount must be above zero and within reason.", ("amount",))
+        raise InvalidInputError(phrase("The amount must be above zero and within reason."), ("amount",))
     payment = new_payment(
         customer_id=customer_id,
         meter_id=meter_id,

@@ -20,7 +20,7 @@ GUEST = "GUEST"
 
 
 class TopUpStatus(StrEnum):
-    """Where a top-up stands for the customer."""
+    """States of a top-up for its customer."""
 
     CREATED = "CREATED"
     AWAITING_CUSTOMER = "AWAITING_CUSTOMER"
@@ -93,22 +93,22 @@ class TopUpView:
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing more is expected; a payment that failed may still succeed later and will then count."""
+        """Tell whether nothing more is expected; a payment that failed may still succeed later and will then count."""
         return self.status in TERMINAL or self.nothing_to_send
 
     @property
     def gift(self) -> bool:
-        """Whether somebody without an account paid it; who is nobody's business but theirs."""
+        """Tell whether somebody without an account paid it; who is nobody's business but theirs."""
         return self.origin == GUEST
 
     @property
     def shown(self) -> bool:
-        """As ``SHOWN``."""
+        """Tell whether it is listed, by ``SHOWN``."""
         return not self.gift or self.captured_minor > 0
 
     @property
     def nothing_to_send(self) -> bool:
-        """Whether it was paid and gave the meter nothing: dues took it all, or it made no whole unit of water."""
+        """Tell whether it was paid and gave the meter nothing: dues took it all, or it made no whole unit of water."""
         return self.status is TopUpStatus.PAID and not self.granted
 
 

@@ -15,6 +15,7 @@ from standpipe.ledger.posting import Line, Posting
 from standpipe.meters.credit import granted, retracted
 from standpipe.payments.state import MeterMoney, Purchase
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import period_of
 from standpipe.tariffs.periods import UTILITY, BillLine, Priced, Segment
 from standpipe.tariffs.pricing import Place
@@ -80,7 +81,7 @@ def place_of(meter: MeterMoney, day: date) -> tuple[Segment, Place]:
 
 
 def unsent_minor(meter: MeterMoney, source_id: str) -> int:
-    """What a source paid for water that certainly never reached the meter."""
+    """Return the minor units that a source paid for water that certainly never reached the meter."""
     return sum(purchase.priced.total_minor for purchase in _unsent(meter, source_id))
 
 
@@ -97,7 +98,7 @@ def unbuy(
         return meter, ()
     unsent = _unsent(meter, source_id)
     if sum(purchase.priced.total_minor for purchase in unsent) < missing_minor:
-        raise InvalidInputError("The meter may hold this water already.")
+        raise InvalidInputError(phrase("The meter may hold this water already."))
     for purchase in unsent:
         if missing_minor <= 0:
             break
@@ -138,7 +139,7 @@ def _reverse(meter: MeterMoney, purchase: Purchase, now: datetime) -> tuple[Mete
 
 
 def _negative(priced: Priced) -> Priced:
-    """What gives back exactly what a purchase took."""
+    """Negate a purchase, so that exactly what it took is given back."""
     lines = tuple(
         BillLine(
             *(line.kind, line.code, line.name, line.since, line.until, line.tier, -line.quantity, line.rate),
@@ -162,7 +163,7 @@ def _with_purchase(
     reverses_key: str | None = None,
 ) -> MeterMoney:
     if meter.volume is None:
-        raise InvalidInputError("This meter does not buy volume.")
+        raise InvalidInputError(phrase("This meter does not buy volume."))
     start, end = period_of(day)
     period = [sums for on, sums in meter.volume.sums.items() if start <= on < end]
     purchase = Purchase(

@@ -22,6 +22,7 @@ from standpipe.platform.errors import (
     RateLimitedError,
 )
 from standpipe.platform.ids import new_id
+from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR
 from standpipe.utilities.models import Utility
 from standpipe.utilities.operators import record
@@ -68,7 +69,9 @@ async def make_batch(
     if utility is None:
         raise NotFoundError("No such utility.")
     if not 0 < amount <= MAX_BATCH or not 0 < value_minor <= MAX_MINOR // MAX_BATCH:
-        raise InvalidInputError(f"A batch has 1 to {MAX_BATCH} vouchers of a value above zero.", ("amount",))
+        raise InvalidInputError(
+            phrase("A batch has 1 to {most} vouchers of a value above zero.", most=MAX_BATCH), ("amount",)
+        )
     batch_id = new_id("vcb")
     session.add(
         VoucherBatch(
@@ -112,7 +115,7 @@ async def redeem(
         return str(known["top_up_id"]), True
     meter = await require_meter(session, customer_id=customer_id, meter_id=meter_id, role=HouseholdRole.PAYER)
     if meter.closed_at is not None:
-        raise MeterBlockedError("This meter is out of service and takes no more credit.")
+        raise MeterBlockedError(phrase("This meter is out of service and takes no more credit."))
     await _check_tries(session, customer_id)
     found = await _lock_voucher(session, code)
     if found is None or not _works(*found, utility_id=meter.utility_id, currency=meter.currency, now=now):

@@ -1,4 +1,4 @@
-"""Who is calling: the socket's address, or what a proxy of ours says it saw. Never what a stranger writes (P10)."""
+"""Address of a caller: the socket's, or what a proxy of ours says it saw. Never what a stranger writes (P10)."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 
 Network = IPv4Network | IPv6Network
 IPV6_PREFIX = 64
-"""What one subscriber has of IPv6, and can change addresses in as they like."""
+"""Prefix length that one subscriber has of IPv6, and can change addresses in as they like."""
 
 
 def caller_address(request: HTTPConnection, trusted_proxies: Sequence[Network]) -> str | None:
@@ -31,7 +31,7 @@ def caller_address(request: HTTPConnection, trusted_proxies: Sequence[Network]) 
 
 
 def subscriber(address: str | None) -> str:
-    """What of an address stands for one asker: all of IPv4, the network part of IPv6."""
+    """Reduce an address to what stands for one asker: all of IPv4, the network part of IPv6."""
     if address is None:
         return "unknown"
     parsed = ip_address(address)

@@ -22,5 +22,5 @@ class Clock:
         return self.anchor_at + timedelta(seconds=(time.time() - self.anchor_real_s) * self.factor)
 
     def real_s(self, duration: timedelta) -> float:
-        """How many real seconds pass while ``duration`` passes on this clock."""
+        """Return the real seconds that pass while ``duration`` passes on this clock."""
         return duration.total_seconds() / self.factor

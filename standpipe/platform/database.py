@@ -17,7 +17,7 @@ Connection = AsyncConnection
 Conn = AsyncSession
 """A transaction that its caller begins and commits."""
 DATABASE_DOWN = (DBAPIError, TimeoutError, OSError)
-"""What a door catches to answer "come back later" instead of losing what it was given."""
+"""Errors that a door catches to answer "come back later" instead of losing what it was given."""
 
 
 def async_url(database_url: str) -> URL:
@@ -98,7 +98,7 @@ def after_commit(session: AsyncSession, call: Callable[[], object]) -> None:
 
 
 async def answers(sessions: Sessions) -> bool:
-    """Whether the database answers at all."""
+    """Tell whether the database answers at all."""
     try:
         async with sessions() as session:
             await session.execute(select(1))
@@ -108,6 +108,6 @@ async def answers(sessions: Sessions) -> bool:
 
 
 async def is_migrated(sessions: Sessions) -> bool:
-    """Whether the migrations have ever run there. Newer ones than ours are fine: they only add."""
+    """Tell whether the migrations have ever run there. Newer ones than ours are fine: they only add."""
     async with sessions() as session:
         return bool(await session.scalar(select(func.to_regclass("alembic_version").is_not(None))))

@@ -128,7 +128,7 @@ def _initialise(place: Place) -> None:
 
 
 def _locale(place: Place) -> tuple[str, ...]:
-    """The same order of text on every machine; PostgreSQL's own provider does not depend on the C library's."""
+    """Choose a locale that orders text alike on every machine; PostgreSQL's own does not depend on the C library's."""
     said = place.run("postgres", "--version").stdout
     found = re.search(r"\) (\d+)", said)
     if found is None:

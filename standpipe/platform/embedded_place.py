@@ -1,4 +1,4 @@
-"""Where the embedded PostgreSQL lives and as whom it runs: its data folder, its binaries and its user.
+"""Place of the embedded PostgreSQL: its data folder, its binaries, and the user that it runs as.
 
 PostgreSQL refuses to run as root, so as root everything of it runs as an unprivileged user. Folders that this user
 cannot reach (a clone under /root, say) are worked around by a second place; a parent's mode is never changed.
@@ -44,7 +44,7 @@ class Place:
 
     @property
     def log_file(self) -> Path:
-        """What the server says."""
+        """File of the server's log."""
         return self.home / "log" / "postgresql.log"
 
     def hand_over(self, path: Path) -> None:
@@ -100,7 +100,7 @@ def _as_user(
 
 
 def _reaches(owner: pwd.struct_passwd | None, path: Path) -> bool:
-    """Whether the server's user can enter this folder or run this file; asked of the system, which knows ACLs too."""
+    """Tell whether the server's user can enter this folder or run this file; asked of the system, which knows ACLs."""
     return owner is None or _as_user(owner, ["test", "-x", str(path)]).returncode == 0
 
 

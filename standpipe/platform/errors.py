@@ -107,4 +107,4 @@ class NotYetError(StandpipeError):
 
 
 class SignInUnavailableError(StandpipeError):
-    """Who issued a token does not answer, so that it can be neither believed nor refused: try again."""
+    """A token's issuer does not answer, so that it can be neither believed nor refused: try again."""

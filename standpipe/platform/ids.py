@@ -18,12 +18,12 @@ def new_id(prefix: str) -> str:
 
 
 def is_id(text: str, prefix: str) -> bool:
-    """Whether ``text`` has the form of an id of this kind. Cheap guard before a query."""
+    """Tell whether ``text`` has the form of an id of this kind. Cheap guard before a query."""
     return text.startswith(prefix + "_") and _PATTERN.fullmatch(text) is not None
 
 
 def first_id_at(prefix: str, unix_s: float) -> str:
-    """What no id of this kind that was made from that second on sorts before."""
+    """Return an id that none of this kind made from that second on sorts before."""
     return _written(prefix, max(int(unix_s * 1_000), 0) << 80)
 
 

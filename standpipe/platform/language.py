@@ -1,4 +1,4 @@
-"""What people read, in their language: gettext catalogues in ``standpipe/locale``, English where one is not there yet.
+"""Languages of what people read: gettext catalogues in ``standpipe/locale``, English where one is not there yet.
 
 A sentence stands in the code in English, inside ``to_translate`` or ``phrase``, which also mark it for the extractor;
 a test compares the catalogues with the code, so that a sentence without its translations does not pass.
@@ -46,9 +46,19 @@ def phrase(message: str, /, **gaps: Any) -> Phrase:
     return Phrase(message, gaps)
 
 
+NOT_AVAILABLE = phrase("Not available at the moment. Please try again shortly.")
+"""The answer of every door while the database is away."""
+
+
 def to_translate(message: str) -> str:
     """Mark a sentence that ``translate`` will be asked for; it stays as it is."""
     return message
+
+
+def language_of(accept_language: str | None) -> str:
+    """The first language that a client names (``Accept-Language``), as BCP 47; English where it names none."""
+    first = (accept_language or SOURCE).split(",")[0].split(";")[0].strip()
+    return first if first.replace("-", "").isalnum() and first.isascii() else SOURCE
 
 
 def in_language(text: str, language: str) -> str:
@@ -61,15 +71,16 @@ def in_language(text: str, language: str) -> str:
 
 def translate(message: str, language: str) -> str:
     """A marked sentence in a language (BCP 47: ``sw``, ``fr-CI``), its gaps still open."""
-    return _catalogue(_spoken(language)).gettext(message) if message else ""
+    return _catalogue(spoken(language)).gettext(message) if message else ""
 
 
 def translate_many(one: str, many: str, count: int, language: str) -> str:
     """A sentence about ``count`` things in a language, its gaps still open."""
-    return _catalogue(_spoken(language)).ngettext(one, many, count)
+    return _catalogue(spoken(language)).ngettext(one, many, count)
 
 
-def _spoken(language: str) -> str:
+def spoken(language: str) -> str:
+    """The language of ``LANGUAGES`` in which somebody with this one (BCP 47) is spoken to."""
     short = language.replace("_", "-").partition("-")[0].lower()
     return short if short in LANGUAGES else SOURCE
 

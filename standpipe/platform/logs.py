@@ -79,7 +79,7 @@ KEYS = frozenset(
         "what",
     }
 )
-"""What a line may tell beside its event. A new key is added here by somebody who has asked what may stand under it."""
+"""Keys that a line may have beside its event. A new one is added here by somebody who asked what may stand under it."""
 _OURS = ("timestamp", "level", "event", "logger", "request_id", "trace_id", "span_id")
 _QUOTING = frozenset({"error", "reason"})
 """Messages of errors, which quote what they were given."""
@@ -142,7 +142,7 @@ class Redaction:
         return self._redactor.text(value, quotes=key in _QUOTING)
 
     def _told(self, error: BaseException, seen: set[int], depth: int) -> Iterable[str]:
-        """Where it came from, what it is, and what it came of."""
+        """Return where an error came from, its type, and its cause."""
         if id(error) in seen or depth > MAX_CAUSES:
             return
         seen.add(id(error))

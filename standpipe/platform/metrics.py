@@ -1,4 +1,4 @@
-"""What Prometheus reads of this process; docs/observability.md says what each means and when to worry.
+"""Metrics of this process for Prometheus; docs/observability.md says what each means and when to worry.
 
 Labels take few values, all of them ours: routes, providers, carriers, codes. Never an id, a path as it was asked for,
 or anything that a caller may choose.

@@ -20,7 +20,7 @@ WORK = "standpipe_work"
 COMMANDS = "standpipe_commands"
 """A command waits for a meter (payload: meter id)."""
 LIVE = "standpipe_live"
-"""What a customer sees has changed (payload: meter or top-up id)."""
+"""Channel for what a customer sees that has changed (payload: meter or top-up id)."""
 
 NOTIFY = text(
     "SELECT pg_notify(call.channel, call.payload)"

@@ -1,4 +1,4 @@
-"""What our printed pages share: fonts, and text made to fit. Pure."""
+"""Tools that our printed pages share: fonts, and text made to fit. Pure."""
 
 import unicodedata
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a role can do its work: its database answers, has the tables that this code expects, and can call us.
+"""Readiness of a role: its database answers, has the tables that this code expects, and can call us.
 
 Asked at most once a second, however often somebody asks us: nobody can hammer the database through it.
 """

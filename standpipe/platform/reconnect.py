@@ -24,7 +24,7 @@ _LOCK_STATES = frozenset({"55P03"})
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the error is the connection's, not the statement's: the same may succeed on another connection.
+    """Tell if the error is the connection's, not the statement's: another connection may succeed.
 
     Where it came from a COMMIT, whether that happened is unknown.
     """
@@ -35,12 +35,12 @@ def is_lost(error: BaseException) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the whole transaction may succeed when it is tried again: lost, a deadlock, a serialization failure."""
+    """Tell if the whole transaction may succeed when tried again: lost, a deadlock, a serialization failure."""
     return is_lost(error) or (isinstance(error, DBAPIError) and sql_state(error) in _PASSING_STATES)
 
 
 def is_locked_out(error: BaseException) -> bool:
-    """Whether somebody else held a lock for longer than we wait."""
+    """Tell whether somebody else held a lock for longer than we wait."""
     return isinstance(error, DBAPIError) and sql_state(error) in _LOCK_STATES
 
 
@@ -50,7 +50,7 @@ def sql_state(error: DBAPIError) -> str:
 
 
 class Attempt:
-    """What is known of one try: whether it has begun to commit anything."""
+    """One try: has it begun to commit anything?"""
 
     def __init__(self) -> None:
         self.may_have_committed = False

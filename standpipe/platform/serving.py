@@ -17,9 +17,9 @@ WS_MAX_BYTES = 64 * 1024
 KEEP_ALIVE_S = 15
 GRACE_S = 3
 HEADERS_TIMEOUT_S = 15.0
-"""How long a client may take for the headers of a request, from the first byte or from connecting."""
+"""Seconds that a client may take for the headers of a request, from the first byte or from connecting."""
 BODY_TIMEOUT_S = 30.0
-"""How long it may take for the body, all of it."""
+"""Seconds that it may take for the body, all of it."""
 
 
 class _Server(uvicorn.Server):

@@ -46,7 +46,7 @@ class _Late:
     opened: Span | None = None
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """As a span's, begun or not."""
+        """Set an attribute of a span, begun or not."""
         self.attributes[key] = value
         if self.opened is not None:
             self.opened.set_attribute(key, value)
@@ -82,7 +82,7 @@ def stop() -> None:
 
 
 def is_on() -> bool:
-    """Whether anybody wants spans."""
+    """Tell whether anybody wants spans."""
     return _state.tracer is not None
 
 
@@ -101,7 +101,7 @@ def continue_from(traceparent: str | None) -> AbstractContextManager[Any]:
 
 
 def current_traceparent() -> str | None:
-    """What a row keeps of the step under way; None where there is none."""
+    """Return what a row keeps of the step under way; None where there is none."""
     at = _current()
     if at is None:
         return None

@@ -10,6 +10,7 @@ from babel.core import Locale, UnknownLocaleError
 from babel.numbers import format_currency, format_decimal
 
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 
 ML_PER_LITRE = 1_000
 ML_PER_KILOLITRE = 1_000_000
@@ -59,13 +60,15 @@ def to_minor(amount: Decimal, currency: str) -> int:
     Raises InvalidInputError where the amount is not finite or has more digits than the currency.
     """
     if not amount.is_finite() or abs(amount.adjusted()) > 15:  # noqa: PLR2004 - MAX_MINOR has 16 digits.
-        raise InvalidInputError("The amount is not a usable number.", ("amount",))
+        raise InvalidInputError(phrase("The amount is not a usable number."), ("amount",))
     scaled = amount.scaleb(currency_exponent(currency))
     if scaled != scaled.to_integral_value():
         digits = currency_exponent(currency)
-        raise InvalidInputError(f"{currency} has {digits} digits after the point.", ("amount",))
+        raise InvalidInputError(
+            phrase("{currency} has {digits} digits after the point.", currency=currency, digits=digits), ("amount",)
+        )
     if abs(scaled) > MAX_MINOR:
-        raise InvalidInputError("The amount is too large.", ("amount",))
+        raise InvalidInputError(phrase("The amount is too large."), ("amount",))
     return int(scaled)
 
 
@@ -90,7 +93,7 @@ def volume_text(volume_ml: int, language: str = "en") -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold a text that came from outside: JSON can spell a NUL and half a surrogate pair."""
+    """Tell whether PostgreSQL can hold a text from outside: JSON can spell a NUL and half a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 

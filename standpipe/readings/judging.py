@@ -1,4 +1,4 @@
-"""What a meter's reports come to: which readings count, where they stand, and what each service day used. Pure.
+"""Judgement of a meter's reports: which readings count, where they stand, and each service day's use. Pure.
 
 Reports are judged one after the other, in the order of their arrival, each upon what those before it left behind; so
 it makes no difference whether a rating finds one report or a hundred.
@@ -51,7 +51,7 @@ class Register:
 
     @property
     def start(self) -> AcceptedReading:
-        """Where it stood before any reading."""
+        """Position before any reading."""
         return AcceptedReading(self.installed_at, self.initial_ml, self.initial_ml)
 
 
@@ -70,12 +70,12 @@ class StoredReading(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it is charged by."""
+        """Tell whether it is charged by."""
         return self.quality in COUNTED
 
     @property
     def accepted(self) -> AcceptedReading | None:
-        """As others go on from it: it counts, or is left out for air; None for one that stands nowhere."""
+        """The reading as others go on from it: it counts, or is left out for air; None for one that stands nowhere."""
         if self.quality not in COUNTED and self.counted_ml is None:
             return None
         shown_ml = self.register_ml if self.corrected_ml is None else self.corrected_ml
@@ -91,13 +91,13 @@ class DayUse:
 
     @property
     def volume_ml(self) -> int:
-        """What ran that day."""
+        """Millilitres that ran that day."""
         return self.end_ml - self.start_ml
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is stored around a meter's new reports.
+    """Stored rows around a meter's new reports.
 
     ``readings``: of each span that ``told_spans`` names every reading, and the nearest accepted one on either side; and
     those kept by arrival that told an instant told now. ``suspects``: of readings before each span that are held for a
@@ -125,7 +125,7 @@ class Judged:
 
 
 def told_spans(register: Register, reports: Sequence[RawReadings]) -> list[tuple[datetime, datetime]]:
-    """Where these reports' readings may come to stand, as spans of time with at least APART between them."""
+    """Return where these reports' readings may come to stand, as spans of time with at least APART between them."""
     instants: set[datetime] = set()
     for report in reports:
         latest = report.received_at + MAX_CLOCK_LEAD
@@ -188,7 +188,7 @@ class _Bench:
             self._remember(one)
 
     def outcome(self) -> Judged:
-        """What has become of the readings taken so far."""
+        """Return what has become of the readings taken so far."""
         return Judged(tuple(self._judged), {day: self._days[day] for day in sorted(self._changed)})
 
     def take(self, report: RawReadings) -> None:
@@ -252,7 +252,7 @@ class _Bench:
                 insort(self._accepted, accepted, key=_READ_AT)
 
     def _is_overtaken(self, report: RawReadings) -> bool:
-        """Whether readings were kept by their arrival since: the clock was set between two reports of one contact.
+        """Tell if readings were kept by their arrival since: the clock was set between two reports of one contact.
 
         The later one, told in whole seconds, would stand before what came before it.
         """
@@ -291,7 +291,7 @@ class _Bench:
         return sorted(fresh, key=lambda one: one.new.read_at)
 
     def _rises_far(self, fresh: Sequence[_Fresh]) -> bool:
-        """Whether one of them rises by so much that those held for a jump are to be looked at."""
+        """Tell whether one of them rises by so much that those held for a jump are to be looked at."""
         if not self._suspects:
             return False
         first = max(bisect_left(self._accepted, fresh[0].new.read_at, key=_READ_AT) - 1, 0)

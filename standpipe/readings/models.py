@@ -32,7 +32,7 @@ class RawReport(Base):
 
 
 class ReadingQuality(StrEnum):
-    """Whether a reading counts. A HELD one is kept, shown to a person, and billed to nobody.
+    """Standing of a reading. A HELD one is kept, shown to a person, and billed to nobody.
 
     CORRECTED: a person has said what it stands for; REJECTED: a person has said that it stands for nothing.
     """

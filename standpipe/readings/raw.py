@@ -44,7 +44,7 @@ class RawReadings:
 
 
 def raw_readings(report: MeterReport, now: datetime, *, is_new: bool, clock_error_s: int | None) -> RawReadings | None:
-    """What of a report is to be stored; None where it holds no reading.
+    """Return what of a report is to be stored; None where it holds no reading.
 
     ``is_new``: its status report was not heard before. ``clock_error_s``: how far the meter's clock was ahead
     by the status report before this one; a new one of this report tells better. Raises InvalidInputError for more than

@@ -66,7 +66,7 @@ WHERE m.installed_at < :before
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What goes before an instant: whole partitions, and ``swept``, from which rows are deleted in batches.
+    """Readings that go before an instant: whole partitions, and ``swept``, from which rows are deleted in batches.
 
     ``held`` readings wait for a person and stay.
     """
@@ -83,7 +83,7 @@ async def horizon(session: AsyncSession) -> datetime | None:
 
 
 async def plan(session: AsyncSession, before: datetime, now: datetime) -> Retention:
-    """What ``let_go`` would do. Raises InvalidInputError as it does."""
+    """Return what ``let_go`` would do. Raises InvalidInputError as it does."""
     if before.tzinfo is None or before != month_start(before.astimezone(UTC).date()):
         raise InvalidInputError("Readings are let go by whole months, in UTC.", ("before",))
     if before > now - YOUNGEST:

@@ -1,4 +1,4 @@
-"""How often a meter is heard, by its own habit: what the next contact is expected from."""
+"""The habit of a meter's contacts, from which the next is expected."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ LOOK_BACK = timedelta(days=28)
 MAX_READINGS = 240
 """Ten days of hourly readings, or many more contacts than are needed."""
 ONE_CONTACT = timedelta(minutes=5)
-"""What arrives within so much of each other came in one contact: an answer, and the report of what it did."""
+"""Time within which arrivals came in one contact: an answer, and the report of what it did."""
 LEAST_GAPS = 3
 MOST_GAPS = 14
 

@@ -149,7 +149,7 @@ async def new_table(session: AsyncSession, name: str) -> None:
 
 
 def month_start(day: date) -> datetime:
-    """Where the partition of a day's month begins."""
+    """Return where the partition of a day's month begins."""
     return datetime.combine(period_of(day)[0], time.min, tzinfo=UTC)
 
 
@@ -160,7 +160,7 @@ def months_from(month: date, months: int) -> date:
 
 
 def is_lock_failure(error: DBAPIError) -> bool:
-    """Whether a statement gave up on a lock that somebody else held."""
+    """Tell whether a statement gave up on a lock that somebody else held."""
     return getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 

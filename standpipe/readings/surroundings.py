@@ -1,4 +1,4 @@
-"""What is stored around meters' new reports, read for a whole batch: ``judging.Surroundings`` by meter."""
+"""Stored rows around meters' new reports, read for a whole batch: ``judging.Surroundings`` by meter."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ HORIZON = text("SELECT before FROM storage_horizons WHERE what = 'readings'")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked about one meter: its new reports, and other days whose periods are looked at."""
+    """Question about one meter: its new reports, and other days whose periods are looked at."""
 
     register: Register
     reports: Sequence[RawReadings] = ()

@@ -30,7 +30,7 @@ _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 class Reason(StrEnum):
-    """Why a reading is HELD (the first six), what is odd about one that counts, or what a person said of it.
+    """Reasons for which a reading is HELD (the first six), is odd though it counts, or was decided by a person.
 
     SECOND_VALUE: another value for this very instant counts already.
     """
@@ -68,7 +68,7 @@ class NewReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ValidationContext:
-    """What a reading is judged by. ``usual_day_ml``: the most of a day lately; None where nothing is known yet."""
+    """Context of a reading's judgement. ``usual_day_ml``: the most of a day lately; None where nothing is known yet."""
 
     register_max_ml: int | None
     horizon: datetime | None
@@ -88,7 +88,7 @@ class Verdict(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it is charged by."""
+        """Tell whether it is charged by."""
         return self.quality is not ReadingQuality.HELD
 
 
@@ -99,7 +99,7 @@ def validate(
     context: ValidationContext,
     jump_ml: int | None = None,
 ) -> Verdict:
-    """Whether a reading counts between its neighbours in time, and where.
+    """Judge a reading between its neighbours in time: does it count, and where does it stand?
 
     ``jump_ml``: the lowest register of those after ``below`` that are held for a jump, and not decided yet.
     """
@@ -123,19 +123,19 @@ def validate(
 
 
 def is_possible(volume_ml: int, duration: timedelta) -> bool:
-    """Whether so much water can pass a household's meter in that time."""
+    """Tell whether so much water can pass a household's meter in that time."""
     return volume_ml <= FLOW_SLACK_ML or volume_ml <= duration / _HOUR * MAX_FLOW_ML_PER_H + FLOW_SLACK_ML
 
 
 def is_large(volume_ml: int) -> bool:
-    """Whether a step is worth comparing with the meter's habits, which takes a look at its days."""
+    """Tell whether a step is worth comparing with the meter's habits, which takes a look at its days."""
     return volume_ml > SPIKE_LEAST_ML
 
 
 def register_position(
     register_ml: int, below: AcceptedReading, above: AcceptedReading | None, register_max_ml: int | None
 ) -> tuple[int | None, bool]:
-    """Where a register value stands: on from the reading below, back from the one above, or over the register's top.
+    """Place a register value: on from the reading below, back from the one above, or over the register's top.
 
     None where it stands nowhere between them; and whether it went over the top.
     """

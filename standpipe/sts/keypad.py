@@ -26,7 +26,7 @@ MEMORY = 50
 
 
 class Typed(StrEnum):
-    """What the meter shows."""
+    """Answer that the meter shows."""
 
     ACCEPTED = "ACCEPTED"
     USED = "USED"

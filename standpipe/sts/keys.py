@@ -23,7 +23,7 @@ _DKGA, _EA = b"04", b"11"
 
 @dataclass(frozen=True, slots=True)
 class KeyTerms:
-    """What a decoder key is for. ``pan``: the meter's 18-digit primary account number, check digit last.
+    """Terms of a decoder key. ``pan``: the meter's 18-digit primary account number, check digit last.
 
     ``key_expiry``: the last TID whose upper 8 bits are at most this is the key's last (255: never expires).
     Raises InvalidInputError for what the standard does not know.
@@ -102,12 +102,12 @@ def tid_now(at: datetime, base_year: int) -> int:
 
 
 def is_reserved(tid: int) -> bool:
-    """Whether a TID is the standard's own: 00:01 of each day is kept for tokens of special use (§6.3.5.2)."""
+    """Tell whether a TID is the standard's own: 00:01 of each day is kept for tokens of special use (§6.3.5.2)."""
     return tid % _DAY_MIN == 1
 
 
 def is_expired(tid: int, key_expiry: int) -> bool:
-    """Whether a key's last TID lies before this one (§6.1.10)."""
+    """Tell whether a key's last TID lies before this one (§6.1.10)."""
     return key_expiry != NEVER_EXPIRES and tid >> 16 > key_expiry
 
 

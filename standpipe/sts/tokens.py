@@ -47,7 +47,7 @@ KEY_SECTIONS = frozenset({Management.KEY_1, Management.KEY_2, Management.KEY_3, 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is inside a token: ``payload`` are the 44 bits between subclass and CRC."""
+    """Contents of a token: ``payload`` are the 44 bits between subclass and CRC."""
 
     token_class: int
     subclass: int

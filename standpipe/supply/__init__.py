@@ -1,1 +1,1 @@
-"""How each meter is supplied, and what it does when its credit ends."""
+"""Supply of each meter, and what it does when its credit ends."""

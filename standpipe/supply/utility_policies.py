@@ -1,4 +1,4 @@
-"""What a utility rules for all its meters, or for a class of customers; set by an operator, with its trace."""
+"""Rules of a utility for all its meters, or for a class of customers; set by an operator, with its trace."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What each meter is to do when its credit ends, as things stand. Pure.
+"""The policy of each meter for when its credit ends. Pure.
 
 The policy is that of the meter's supply terms of today, else of its tariff's customer class, else of its utility.
 Around friendly hours, and while a release holds, the meter is told NEVER instead. It is worked out anew by each rating,
@@ -19,7 +19,7 @@ LOOK_AGAIN = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class ZeroCreditPolicy:
-    """What a meter is to do at zero. ``policy`` is what ``source`` rules; ``until``: when that may change by itself.
+    """Policy of a meter at zero. ``policy`` is what ``source`` rules; ``until``: when that may change by itself.
 
     ``look_at``: when to work it out anew, at the latest.
     """
@@ -35,7 +35,7 @@ class ZeroCreditPolicy:
 
 @dataclass(frozen=True, slots=True)
 class UtilityPolicy:
-    """What a utility rules about zero credit: ``utilities.models.Utility``'s columns, and its classes by code."""
+    """Rules of a utility about zero credit: ``utilities.models.Utility``'s columns, and its classes by code."""
 
     cut_off: str
     friendly: Mapping[str, Any] | None
@@ -56,7 +56,7 @@ class PolicyTerms:
 def zero_credit_policy(
     utility: UtilityPolicy, terms: Sequence[PolicyTerms], zone: ZoneInfo, now: datetime, *, is_shut: bool
 ) -> ZeroCreditPolicy:
-    """What a meter is to do at zero.
+    """Return the policy of a meter at zero.
 
     ``terms``: in order of their days, the first held from ever; ``is_shut``: its valve stands shut for want of credit.
     Raises InvalidInputError where the stored rules are none.

@@ -1,4 +1,4 @@
-"""What a meter is told to do when its credit ends, for whoever looks; and what has all meters look again."""
+"""The policy that a meter is told for when its credit ends, for whoever looks; and what has all meters look again."""
 
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -17,7 +17,7 @@ _SHUT = (ValveState.CLOSED, ValveState.RESTRICTED)
 
 
 async def order_of(session: AsyncSession, meter: Meter, now: datetime) -> ZeroCreditPolicy:
-    """What a meter is to do at zero, as things stand. Raises InvalidInputError where the stored rules are none."""
+    """Return the policy of a meter at zero. Raises InvalidInputError where the stored rules are none."""
     zone = ZoneInfo(meter.time_zone)
     utility = await session.get_one(Utility, meter.utility_id, populate_existing=True)
     classes = select(CustomerClass.code, CustomerClass.cut_off).where(CustomerClass.utility_id == utility.id)
@@ -45,6 +45,6 @@ async def order_of(session: AsyncSession, meter: Meter, now: datetime) -> ZeroCr
 
 
 async def look_again(session: AsyncSession, utility_id: str) -> None:
-    """What all meters of a utility go by has changed: each of them is rated anew."""
+    """Have each meter of a utility rated anew: what they all go by has changed."""
     await session.flush()
     await mark_utility_due(await session.connection(), utility_id)

@@ -1,4 +1,4 @@
-"""What a meter does when its credit ends, and the hours in which it is not to do it. Pure: no database, no clock.
+"""Behaviour of a meter when its credit ends, and the hours that spare it. Pure: no database, no clock.
 
 Friendly hours are hours on the wall: whether an instant lies in them is read off the local clock at that instant, so
 an hour that the clocks repeat is friendly twice, and one that they skip is not missed.
@@ -30,7 +30,7 @@ _KEYS = frozenset({"from", "to", "days", "weekends", "holidays", "lead_minutes"}
 
 
 class CutOff(StrEnum):
-    """What a meter does when its credit ends: close, let a trickle through, or go on and let the debt grow."""
+    """Behaviours of a meter when its credit ends: close, let a trickle through, or go on and let the debt grow."""
 
     DISCONNECT = "DISCONNECT"
     TRICKLE = "TRICKLE"
@@ -51,7 +51,7 @@ class Hours:
 
 @dataclass(frozen=True, slots=True)
 class FriendlyHours:
-    """When nobody is cut off. ``by_day``: Monday first; ``whole_days``: days of the week that are friendly all day.
+    """Hours in which nobody is cut off. ``by_day``: Monday first; ``whole_days``: days that are friendly all day.
 
     ``holidays`` names a calendar of the library of that name, such as ``KE`` or ``DE/BY``; its public holidays are
     friendly all day. ``lead``: how long before they begin a meter is told, for it may be asleep when they do.
@@ -65,7 +65,7 @@ class FriendlyHours:
 
 @dataclass(frozen=True, slots=True)
 class Spared:
-    """Whether meters are to be told that nobody is cut off, and until when that stands (None: as far as we look)."""
+    """Answer to whether nobody is cut off now, and until when that stands (None: as far as we look)."""
 
     now: bool
     until: datetime | None
@@ -109,7 +109,7 @@ def friendly_of(raw: Mapping[str, Any] | None) -> FriendlyHours | None:
 
 
 def is_friendly(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> bool:
-    """Whether an instant lies in the friendly hours of a place."""
+    """Tell whether an instant lies in the friendly hours of a place."""
     wall = at.astimezone(zone)
     day, minute = wall.date(), wall.hour * 60 + wall.minute
     if day.weekday() in rules.whole_days or (rules.holidays is not None and day in _calendar(rules.holidays)):
@@ -135,7 +135,7 @@ def friendly_changes_at(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> d
 
 
 def in_friendly_hours(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> Spared:
-    """What meters are to be told now: friendly hours, and the lead before them. Shorter gaps than that are none."""
+    """Return what meters are to be told now: friendly hours, and the lead before. Shorter gaps than that are none."""
     since, answer = _answers.get((rules, zone), (at, None))
     if answer is not None and since <= at < (answer.until or since + _DAY):
         return answer
@@ -167,7 +167,7 @@ def _spared(rules: FriendlyHours, at: datetime, zone: ZoneInfo) -> Spared:
 
 
 def zero_credit_action(policy: CutOff, *, is_spared: bool, is_released: bool, is_shut: bool) -> CutOff:
-    """What a meter is told to do at zero.
+    """Return what a meter is told to do at zero.
 
     ``is_shut``: its valve stands shut, or at a trickle, for want of credit. Friendly hours put a cut-off off; they
     give no water to those who were cut off before them. A release (fire) gives it to all.

@@ -1,4 +1,4 @@
-"""What VOLUME meters have bought, kept and read: rows that are only ever added to, a reversal being one more.
+"""Purchases of VOLUME meters, kept and read: rows that are only ever added to, a reversal being one more.
 
 All that writes here runs under the meter's lock, so the running totals of a period follow each other.
 """
@@ -124,7 +124,7 @@ def lines_of(purchase: VolumePurchase) -> tuple[BillLine, ...]:
 
 
 def reversed_price(purchase: VolumePurchase) -> Priced:
-    """What gives back exactly what a purchase took."""
+    """Return what gives back exactly what a purchase took."""
     lines = tuple(
         BillLine(
             *(line.kind, line.code, line.name, line.since, line.until, line.tier, -line.quantity, line.rate),

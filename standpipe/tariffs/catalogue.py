@@ -1,4 +1,4 @@
-"""Which prices hold when, and for whom: tariff versions and supply terms, read from the database."""
+"""Prices in force, by time and customer: tariff versions and supply terms, read from the database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

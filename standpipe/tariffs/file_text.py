@@ -46,7 +46,7 @@ Path = tuple[int | str, ...]
 
 @dataclass
 class TariffFileError(InvalidInputError):
-    """What is wrong with a tariff file; one line each, as ``file:line: what``."""
+    """A tariff file is wrong; one line each, as ``file:line: what``."""
 
     lines: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ def line_of(path: Path, places: Mapping[Path, int]) -> int:
 
 
 def words(item: ErrorDetails) -> str:
-    """What pydantic found wrong, in words for who writes tariffs."""
+    """Turn pydantic's findings into words for those who write tariffs."""
     where = ".".join(_shown(step) if isinstance(step, str) else str(step + 1) for step in item["loc"])
     sentence = _SENTENCES.get(item["type"])
     said = sentence.format_map(item.get("ctx", {})) if sentence else re.sub(r"^Value error, ", "", item["msg"])

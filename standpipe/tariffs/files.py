@@ -196,7 +196,7 @@ def terms_of(document: dict[str, Any]) -> Terms:
 
 
 def to_terms(file: TariffFile) -> Terms:
-    """The same in the engine's own units: millilitres, and minor units of the currency."""
+    """Convert the file to the engine's own units: millilitres, and minor units of the currency."""
     scale = Decimal(10) ** currency_exponent(file.currency)
     seasons = file.seasons or (
         SeasonEntry.model_validate({"name": "all year", "from": "01-01", "blocks": file.blocks}),
@@ -342,7 +342,7 @@ def _code_mistakes(file: TariffFile) -> list[tuple[Path, str]]:
 
 
 def _said_in_vain(file: TariffFile) -> list[tuple[Path, str]]:
-    """What would be read otherwise than it is meant: a list of nobody is no list, and an amount is of nothing."""
+    """Find what would be read otherwise than it is meant: a list of nobody is no list, an amount is of nothing."""
     entries: list[tuple[Path, BaseModel]] = [(("allowance",), file.allowance)] if file.allowance else []
     for group in ("standing_charges", "discounts", "levies"):
         here = group.replace("_", "-")
@@ -360,7 +360,7 @@ def _said_in_vain(file: TariffFile) -> list[tuple[Path, str]]:
 
 
 def _price_mistakes(terms: Terms) -> list[tuple[Path, str]]:
-    """Whether any mix of groups would be paid for its water, or pays a price that cannot be reckoned exactly."""
+    """Find a mix of groups that would be paid for its water, or pays a price that cannot be reckoned exactly."""
     named = [item.groups for item in terms.levies] + [item.groups for item in terms.standing]
     groups = sorted(frozenset().union(*named))
     if len(groups) > _MAX_GROUPS:
@@ -385,7 +385,7 @@ def _stacks(terms: Terms, groups: frozenset[str]) -> list[tuple[Part, ...]]:
 
 
 def _below_zero(terms: Terms, parts: Sequence[Part]) -> bool:
-    """Whether the utility, or who a levy is for, would have to pay the customer."""
+    """Tell whether the utility, or who a levy is for, would have to pay the customer."""
     collected = {levy.code for levy in terms.levies if not levy.discount}
     own = sum((part.per_kl for part in parts if part.code not in collected), Decimal(0))
     return own < 0 or any(part.per_kl < 0 for part in parts if part.code in collected)

@@ -54,7 +54,7 @@ class CustomerClass(Base):
 
 
 class SupplyTerms(Base):
-    """How a meter is supplied from a day on; a meter without any is supplied by its own row's tariff, from ever.
+    """Supply of a meter from a day on; a meter without any is supplied by its own row's tariff, from ever.
 
     ``household_id`` marks a tenancy: a change of it is a move. ``households``: behind the meter; ``groups``: what its
     people are eligible for ("lifeline", "social", …); ``cut_off``: what the meter does at zero (None: as its class).

@@ -38,7 +38,7 @@ class TariffInForce:
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """How a meter is supplied from a day on; ``household_id`` tells one tenancy from the next.
+    """Supply of a meter from a day on; ``household_id`` tells one tenancy from the next.
 
     ``came_at``: the instant of a handover between two households on that day; None where it is known by the day alone.
     """
@@ -71,7 +71,7 @@ class Segment:
 
 
 class LineKind(StrEnum):
-    """What a line of a bill is about."""
+    """Kinds of line on a bill."""
 
     WATER = "WATER"
     ALLOWANCE = "ALLOWANCE"
@@ -100,7 +100,7 @@ class BillLine:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """What a period costs so far, and why.
+    """Price of a period so far, with its lines.
 
     ``accounts``: who gets it, the utility (``UTILITY``) or a levy by its code; sums to ``total_minor``, holds no zero.
     """
@@ -178,7 +178,7 @@ def _terms_of(
 
 
 def places(segments: Sequence[Segment], volumes_ml: Sequence[int]) -> Iterator[Place]:
-    """Where the meter stands at the end of each segment, given the volume of each."""
+    """Return where the meter stands at the end of each segment, given the volume of each."""
     spent = Decimal(0)
     used_ml = 0
     with localcontext() as context:

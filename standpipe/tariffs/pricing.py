@@ -15,6 +15,7 @@ from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import MAX_MINOR, ML_PER_KILOLITRE
 
 MAX_VOLUME_ML = 10**15
@@ -26,7 +27,7 @@ _NOTHING = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a price holds for one purpose (water, or a levy's code), in minor units per kilolitre."""
+    """Share of a price for one purpose (water, or a levy's code), in minor units per kilolitre."""
 
     code: str
     per_kl: Decimal
@@ -56,17 +57,17 @@ class PriceTable:
     def __post_init__(self) -> None:
         bounds = [block.up_to_ml for block in self.blocks]
         if not bounds or bounds[-1] is not None or None in bounds[:-1]:
-            raise InvalidInputError("The last block, and only it, is open-ended.")
+            raise InvalidInputError(phrase("The last block, and only it, is open-ended."))
         edges = [0, *(bound for bound in bounds if bound is not None)]
         if any(upper <= lower for lower, upper in itertools.pairwise(edges)):
-            raise InvalidInputError("Blocks must rise.")
+            raise InvalidInputError(phrase("Blocks must rise."))
         if any(not block.price_minor_per_kl.is_finite() or block.price_minor_per_kl < 0 for block in self.blocks):
-            raise InvalidInputError("A price must be a number that is not below zero.")
+            raise InvalidInputError(phrase("A price must be a number that is not below zero."))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a meter stands in its period: the prices of today, the volume used under them, what came before."""
+    """Position of a meter in its period: the prices of today, the volume used under them, what came before."""
 
     table: PriceTable
     used_ml: int = 0
@@ -93,7 +94,7 @@ def table_of(blocks: Sequence[dict[str, Any]]) -> PriceTable:
 
 
 def water_price(block: Block) -> Decimal:
-    """What of a block's price is for water itself, in minor units per kilolitre."""
+    """Return the share of a block's price that is for water itself, in minor units per kilolitre."""
     return next((part.per_kl for part in block.parts if part.code == WATER), block.price_minor_per_kl)
 
 
@@ -108,7 +109,7 @@ def charge_minor(table: PriceTable, used_ml: int, volume_ml: int, carried_minor:
 
 
 def tiers(table: PriceTable, used_ml: int, volume_ml: int, carried_minor: Decimal = _NOTHING) -> list[TierUse]:
-    """The same charge, block by block; rounding falls where the running total rounds, so the parts sum exactly."""
+    """Split a charge block by block; rounding falls where the running total rounds, so the parts sum exactly."""
     parts: list[TierUse] = []
     position_ml, end_ml = used_ml, used_ml + volume_ml
     for index, block in enumerate(table.blocks):
@@ -168,4 +169,4 @@ def rounded(exact: Decimal) -> int:
 
 def _bounded(value: int, limit: int) -> None:
     if not 0 <= value <= limit:
-        raise InvalidInputError("The amount is outside the range that can be priced.")
+        raise InvalidInputError(phrase("The amount is outside the range that can be priced."))

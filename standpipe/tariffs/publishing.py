@@ -16,7 +16,7 @@ from standpipe.tariffs.terms import Proration, Terms
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What ``publish`` did. ``was_there``: this very version had been published before, and nothing was done."""
+    """Result of ``publish``. ``was_there``: this very version had been published before, and nothing was done."""
 
     tariff_id: str
     version_id: str
@@ -124,7 +124,7 @@ async def _versions(session: AsyncSession, tariff_id: str) -> list[TariffVersion
 
 
 def _plain_blocks(terms: Terms) -> list[dict[str, object]]:
-    """What the release before this one reads: the first season's blocks."""
+    """Return the first season's blocks, which the release before this one reads."""
     return [
         {"up_to_ml": block.up_to_ml, "price_minor_per_kl": str(block.price_minor_per_kl)}
         for block in terms.seasons[0].table.blocks

@@ -16,7 +16,7 @@ from standpipe.tariffs.pricing import MAX_VOLUME_ML, Place, PriceTable, charge_m
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """What an amount buys: ``priced`` says what it costs and why, ``residue_minor`` buys no whole unit more."""
+    """Purchase for an amount: ``priced`` says what it costs and why, ``residue_minor`` buys no whole unit more."""
 
     volume_ml: int
     priced: Priced
@@ -40,7 +40,7 @@ def units_for_ml(place: Place, amount_minor: int, unit_ml: int) -> int:
 
 
 def cost_of_units_minor(place: Place, volume_ml: int, unit_ml: int) -> int:
-    """What a volume costs in whole units, rounded up to them."""
+    """Price a volume in whole units, rounded up to them."""
     return charge_minor(place.table, place.used_ml, whole_units_ml(volume_ml, unit_ml), place.carried_minor)
 
 

@@ -1,4 +1,4 @@
-"""What a tariff says, and the price table that follows from it for one meter. Pure.
+"""Terms of a tariff, and the price table that follows from them for one meter. Pure.
 
 All that depends on volume alone (blocks, allowance, levies, discounts) folds into one table of blocks whose prices
 hold everything the customer pays per kilolitre; each price keeps the parts it is made of, so that a bill can say what
@@ -19,14 +19,14 @@ _HUNDRED = Decimal(100)
 
 
 class Basis(StrEnum):
-    """What the blocks count: the period's consumption (MONEY wallets) or its purchases (VOLUME wallets)."""
+    """Bases of the blocks: the period's consumption (MONEY wallets) or its purchases (VOLUME wallets)."""
 
     CONSUMPTION = "CONSUMPTION"
     PURCHASE = "PURCHASE"
 
 
 class Proration(StrEnum):
-    """What happens to blocks, allowance and monthly charges where terms hold for a part of a period only.
+    """Treatments of blocks, allowance and monthly charges where terms hold for a part of a period only.
 
     DAYS: they shrink to the part of the period's days. NONE: they stand in full; over a change of prices the volume so
     far keeps its place in the blocks, and a new tenancy begins at their bottom.
@@ -37,7 +37,7 @@ class Proration(StrEnum):
 
 
 class Per(StrEnum):
-    """How a standing charge accrues."""
+    """Spans by which a standing charge accrues."""
 
     DAY = "DAY"
     MONTH = "MONTH"

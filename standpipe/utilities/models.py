@@ -41,7 +41,7 @@ class Utility(Base):
 
 
 class OperatorRole(StrEnum):
-    """What an operator may do. ADMIN: everything; FINANCE: money; FIELD: meters and supply; SUPPORT: claim codes.
+    """Roles of operators. ADMIN: everything; FINANCE: money; FIELD: meters and supply; SUPPORT: claim codes.
 
     The roles and the commands of each stand in ``standpipe.utilities.operators``.
     """

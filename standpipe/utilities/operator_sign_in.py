@@ -33,7 +33,7 @@ ADDRESS_LIMITS = (Limit(10, 600), Limit(40, 3600))
 NAME_AND_ADDRESS_LIMITS = (Limit(5, 600), Limit(15, 3600))
 NAME_LIMITS = (Limit(60, 3600),)
 _MAX_NAME = 80
-_WRONG = "The name, the password or the code is wrong."
+_WRONG = phrase("The name, the password or the code is wrong.")
 
 
 class Sealer(Protocol):
@@ -50,7 +50,7 @@ class Sealer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who an operator's token stands for. ``token_hash`` names the session."""
+    """An operator who has signed in. ``token_hash`` names the session."""
 
     name: str
     role: OperatorRole
@@ -60,7 +60,7 @@ class SignedIn:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is compared with: empty for a name that nobody has."""
+    """Credentials to compare with: empty for a name that nobody has."""
 
     id: str = ""
     password_hash: str | None = None
@@ -93,7 +93,7 @@ async def confirm_totp(session: AsyncSession, name: str, code: str, sealer: Seal
     """Let the secret count from now on. Raises InvalidInputError for a wrong code, or where none waits for one."""
     row = await _lock(session, name)
     if row.totp_sealed is None or row.totp_confirmed_at is not None:
-        raise InvalidInputError("There is nothing to confirm; begin with `standpipe operator totp`.", ("code",))
+        raise InvalidInputError(phrase("There is nothing to confirm; begin with `standpipe operator totp`."), ("code",))
     step = _step_of(sealer.open(row.totp_sealed).decode(), code)
     if step is None:
         raise InvalidInputError(phrase("The code is wrong; is the clock of this phone right?"), ("code",))
@@ -138,7 +138,7 @@ async def sign_in(
 
 
 async def find_session(session: AsyncSession, token: str) -> SignedIn:
-    """Whom a token stands for. Raises NotAuthenticatedError for one that is unknown, ended, or of who is disabled."""
+    """Return who a token stands for. Raises NotAuthenticatedError: unknown, ended, or of who is disabled."""
     token_hash = hash_key(token.encode("utf-8", "replace").decode())
     query = (
         select(Operator.name, Operator.role, OperatorSession.expires_at)
@@ -152,7 +152,7 @@ async def find_session(session: AsyncSession, token: str) -> SignedIn:
     )
     found = (await session.execute(query)).one_or_none()
     if found is None:
-        raise NotAuthenticatedError("This operator session has ended. Sign in again.")
+        raise NotAuthenticatedError(phrase("This operator session has ended. Sign in again."))
     name, role, expires_at = found
     return SignedIn(name, OperatorRole(role), token_hash, expires_at)
 
@@ -182,7 +182,7 @@ async def _open(session: AsyncSession, row: Operator, detail: dict[str, str]) ->
 async def _lock(session: AsyncSession, name: str) -> Operator:
     row = await session.scalar(select(Operator).where(Operator.name == name).with_for_update())
     if row is None:
-        raise InvalidInputError(f"There is no operator named {name}.", ("name",))
+        raise InvalidInputError(phrase("There is no operator named {name}.", name=name), ("name",))
     return row
 
 

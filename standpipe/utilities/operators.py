@@ -33,7 +33,7 @@ ANYBODY = tuple(OperatorRole)
 
 
 def hash_key(key: str) -> str:
-    """How a key is kept. Keys are 192 random bits, so a plain hash cannot be searched."""
+    """Hash a key for storage. Keys are 192 random bits, so a plain hash cannot be searched."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -32,12 +32,12 @@ async def hash_password(password: str) -> str:
 
 
 async def check_password(kept: str | None, password: str) -> bool:
-    """Whether the password is right. Without one to compare with, the work is the same, and the answer no."""
+    """Check the password. Without one to compare with, the work is as long, and the answer no."""
     return await asyncio.get_running_loop().run_in_executor(_threads, _check, kept, password)
 
 
 async def rehash_password(kept: str, password: str) -> str:
-    """The same password under today's parameters; ``kept`` as it is where they have not changed."""
+    """Hash the password under today's parameters; ``kept`` as it is where they have not changed."""
     return await hash_password(password) if _hasher.check_needs_rehash(kept) else kept
 
 

@@ -1,4 +1,4 @@
-"""Who makes tokens: the protocol that every issuer fulfils, and what it is asked."""
+"""The issuer of tokens: the protocol that every issuer fulfils, and what it is asked."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +18,7 @@ class IssuerRefusedError(StandpipeError):
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a token is to say. The same request is answered with the same digits, however often it is asked.
+    """Request for a token. Asked again, it is answered with its first digits, however often.
 
     ``units`` of 0.1 m³; ``new_terms`` those of the key that a KEY_CHANGE brings, which has no TID.
     """

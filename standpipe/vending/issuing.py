@@ -74,7 +74,7 @@ async def _issue(sessions: Sessions, issuer: TokenIssuer, token_id: str, clock: 
 
 
 def request_of(row: KeypadToken) -> TokenRequest:
-    """What the issuer is asked for a row: a function of the row alone. Under another key it is another request."""
+    """Build the issuer's request from a row: a function of the row alone. Under another key it is another request."""
     terms = KeyTerms(**row.terms)
     return TokenRequest(
         id=f"{row.id}:{terms.key_revision}",

@@ -11,7 +11,7 @@ from standpipe.platform.base import Base, QueueMixin
 
 
 class Purpose(StrEnum):
-    """What a token does to its meter."""
+    """Purposes of a token."""
 
     CREDIT = "CREDIT"
     CLEAR_CREDIT = "CLEAR_CREDIT"

@@ -46,5 +46,5 @@ async def token_by_id(session: AsyncSession, token_id: str) -> KeypadToken | Non
 
 
 def grouped(digits: str) -> str:
-    """As people read and type it: 4718 6281 2079 5515 5808."""
+    """Group digits as people read and type them: 4718 6281 2079 5515 5808."""
     return " ".join(digits[place : place + 4] for place in range(0, len(digits), 4))

@@ -20,7 +20,7 @@ from standpipe_demo.simulator.dlms_objects import NAME, Objects, RefusedError
 
 PUBLIC_CLIENT = 16
 MAX_PDU = 512
-"""What this meter sends at once; longer answers go out in blocks."""
+"""Bytes that this meter sends at once; longer answers go out in blocks."""
 _LLS, _HLS_GMAC = 1, 5
 _CONTEXT_CIPHERED = 3
 _INITIATE_ANSWER = bytes.fromhex("0800065f1f040000109d") + MAX_PDU.to_bytes(2, "big") + b"\x00\x07"
@@ -31,7 +31,7 @@ _REPLY_TO_HLS = (15, "0.0.40.0.0.255", 1)
 
 @dataclass
 class Identity:
-    """What the factory gave the meter. Keys and password in hex."""
+    """Identity that the factory gave the meter. Keys and password in hex."""
 
     profile: str
     name: str
@@ -60,7 +60,7 @@ class Association:
 
     @property
     def is_private(self) -> bool:
-        """Whether the client has shown that it may do more than ask for the meter's name."""
+        """Tell whether the client has shown that it may do more than ask for the meter's name."""
         return self._open and self._client != PUBLIC_CLIENT
 
     def answer(self, client: int, apdu: bytes) -> bytes:

@@ -50,7 +50,7 @@ TAG_BYTES = 12
 
 
 class FrameError(Exception):
-    """What came is nothing that a meter understands."""
+    """Bytes came that a meter does not understand."""
 
 
 def size_of(count: int) -> bytes:

@@ -33,12 +33,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass
 class Faults:
-    """What is wrong with the meter at the moment. Counts run down with each use."""
+    """Faults of the meter at the moment. Counts run down with each use."""
 
     lose_requests: int = 0
     """Requests that do not reach it."""
     lose_actions: int = 0
-    """The same, of method calls alone, once it has associated."""
+    """Number of method calls alone whose answers get lost, once it has associated."""
     lose_answers: int = 0
     """Answers that do not reach the gateway; what was asked is carried out."""
     lose_answers_to_actions: int = 0
@@ -70,9 +70,9 @@ class SimulatedDlmsMeter:
         self.faults = Faults()
         self.push_first, self._redial_s = push_first, redial_s
         self.requests = 0
-        """How many it has heard."""
+        """Number of requests heard."""
         self.traffic: list[tuple[str, bytes]] = []
-        """What went over the wire last, for whoever wants to replay it: ("in" or "out", a whole frame)."""
+        """Frames that went over the wire last, for whoever wants to replay them: ("in" or "out", a whole frame)."""
         self._deaf = False
         self._chance = random.Random(config.serial)
         self._writer: asyncio.StreamWriter | None = None
@@ -129,7 +129,7 @@ class SimulatedDlmsMeter:
 
     @property
     def connected(self) -> bool:
-        """Whether a gateway has associated on the present connection."""
+        """Tell whether a gateway has associated on the present connection."""
         return self._writer is not None and self._association is not None and self._association.is_private
 
     async def push(self) -> None:
@@ -150,11 +150,11 @@ class SimulatedDlmsMeter:
 
     @property
     def state(self) -> MeterState:
-        """What the meter keeps."""
+        """State that the meter keeps."""
         return self.objects.state
 
     def type_token(self, digits: str) -> str:
-        """What its display shows after somebody has typed a token."""
+        """Type a token, and return what the display shows."""
         self.objects.advance()
         shown = type_token(self.config, self.objects.state, digits)
         self.save()

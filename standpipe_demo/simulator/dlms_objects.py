@@ -52,7 +52,7 @@ class RefusedError(Exception):
 
 @dataclass
 class Extra:
-    """What a DLMS meter keeps through a loss of power besides the model's state."""
+    """State that a DLMS meter keeps through a loss of power besides the model's."""
 
     sent_counter: int = 0
     """The invocation counter that it last used."""
@@ -68,7 +68,7 @@ class Extra:
     token_status: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Turn it into JSON's types."""
         return dataclasses.asdict(self)
 
 
@@ -82,9 +82,9 @@ class Objects:
     now: Callable[[], datetime]
     name: str
     calls: list[str] = field(default_factory=list)
-    """What was carried out, in order: what tests count."""
+    """Calls that were carried out, in order, for tests to count."""
     asked: list[int] = field(default_factory=list)
-    """How many load profile entries each reading of it gave."""
+    """Load profile entries that each reading of it gave."""
     lacks: set[str] = field(default_factory=set)
     """OBIS codes that this model does not have."""
     read_only: set[str] = field(default_factory=set)
@@ -114,7 +114,7 @@ class Objects:
 
     @property
     def clock(self) -> datetime:
-        """What the meter's clock shows."""
+        """Time that the meter's clock shows."""
         return self.now() + timedelta(seconds=self.extra.clock_error_s)
 
     def read(self, class_id: int, obis: str, index: int, selection: Value | None) -> Value:
@@ -179,7 +179,7 @@ class Objects:
         return None
 
     def push_body(self) -> Value:
-        """What it tells unasked."""
+        """Build the body of an unasked push."""
         fields: list[Value] = [("octets", self.name.encode()), ("octets", clock_octets(self.clock))]
         return "structure", [*fields, ("u64", self.state.register_ml), ("u32", self.extra.alarms)]
 

@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Downlink:
-    """What a meter's radio hears in its receive window."""
+    """A downlink that a meter's radio hears in its receive window."""
 
     f_port: int
     data: bytes
@@ -66,7 +66,7 @@ class Device:
 
 @dataclass
 class Faults:
-    """How often what goes wrong, from 0 to 1; ``next`` counts those that certainly come next, by the same names."""
+    """Faults and their chances from 0 to 1; ``next`` counts those that certainly come next, by the same names."""
 
     loss_up: float = 0.0
     loss_down: float = 0.0
@@ -87,11 +87,11 @@ class FakeChirpStack(device_pb2_grpc.DeviceServiceServicer):  # type: ignore[mis
         """Until it is set, an Enqueue is carried out and its answer stays away."""
         self.devices: dict[str, Device] = {}
         self.asked: list[tuple[str, str]] = []
-        """What was asked of the API: (method, DevEUI)."""
+        """Calls of the API: (method, DevEUI)."""
         self.mute: set[str] = set()
         """Events that are never posted."""
         self.posted: list[tuple[str, int]] = []
-        """What was posted: (event, HTTP status, 0 where nobody answered)."""
+        """Events that were posted: (event, HTTP status, 0 where nobody answered)."""
         self._url, self._secret, self._token = events_url, event_secret, token
         self._as_json, self.window_s = as_json, window_s
         self._chance = random.Random(token)
@@ -157,7 +157,7 @@ class FakeChirpStack(device_pb2_grpc.DeviceServiceServicer):  # type: ignore[mis
         return await self._send_next(device)
 
     async def Enqueue(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name.
-        """As the API's."""
+        """Enqueue a downlink, like the API."""
         device = await self._asked("Enqueue", request.queue_item.dev_eui, context)
         if not 1 <= request.queue_item.f_port <= 255:  # noqa: PLR2004 - FPort.
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "FPort must be between 1 - 255")
@@ -181,12 +181,12 @@ class FakeChirpStack(device_pb2_grpc.DeviceServiceServicer):  # type: ignore[mis
         return api.EnqueueDeviceQueueItemResponse(id=item.id)
 
     async def FlushQueue(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name.
-        """As the API's."""
+        """Flush a queue, like the API."""
         (await self._asked("FlushQueue", request.dev_eui, context)).queue.clear()
         return Empty()
 
     async def GetQueue(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name.
-        """As the API's."""
+        """List a queue, like the API."""
         device = await self._asked("GetQueue", request.dev_eui, context)
         items = [
             api.DeviceQueueItem(

@@ -43,7 +43,7 @@ class FlutterwaveState:
         self.withhold = 0
 
     def act(self, tx_ref: str, action: str, amount: str | None = None) -> dict[str, Any]:
-        """What the payer does on the page."""
+        """Act like the payer on the page."""
         page = self.pages[tx_ref]
         paid = [row for row in self.attempts if row["tx_ref"] == tx_ref and row["status"] == "successful"]
         if paid and action != "pay_again":

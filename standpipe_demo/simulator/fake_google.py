@@ -41,7 +41,7 @@ class GoogleState:
         self.key_id = hashlib.sha1(self.certificate, usedforsecurity=False).hexdigest()
         self.accounts: dict[str, dict[str, Any]] = {}
         self.fetches = 0
-        """How often the certificates were asked for."""
+        """Number of times that the certificates were asked for."""
         self.lookups = 0
         self.unavailable = 0
         self.speaks = asyncio.Event()
@@ -56,7 +56,7 @@ class GoogleState:
         return self.accounts.setdefault(uid, fresh | {name: value for name, value in named.items() if value})
 
     def claims(self, account: Mapping[str, Any], age_s: int = 0) -> dict[str, Any]:
-        """What Firebase states about a sign-in that happened ``age_s`` ago."""
+        """Return what Firebase states about a sign-in that happened ``age_s`` ago."""
         at_s, phone, email = int(time.time()) - age_s, account.get("phoneNumber"), account.get("email")
         identities = {kind: [value] for kind, value in (("phone", phone), ("email", email)) if value}
         claims: dict[str, Any] = {
@@ -131,7 +131,7 @@ async def _lookup(request: Request) -> Response:
 
 
 async def _sign_in(request: Request) -> Response:
-    """As if somebody had typed the code from a text: an ID token, as ``accounts:signInWithPhoneNumber`` answers."""
+    """Sign in with the code of a text: an ID token, like ``accounts:signInWithPhoneNumber`` answers."""
     state, asked = _state(request), request.query_params
     account = state.account(asked.get("phone"), asked.get("email"))
     token = state.sign(state.claims(account, int(asked.get("age_s", "0"))))
@@ -160,7 +160,7 @@ async def _control(request: Request) -> Response:
 
 
 async def _trouble(state: GoogleState) -> Response | None:
-    """What a server in trouble answers: nothing while it is silent, or 503; None for one that is well."""
+    """Answer like a server in trouble: nothing while it is silent, or 503; None for one that is well."""
     await state.speaks.wait()
     if state.unavailable > 0:
         state.unavailable -= 1

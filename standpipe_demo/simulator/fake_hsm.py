@@ -27,7 +27,7 @@ MAX_BODY = 4_000
 
 @dataclass
 class HsmState:
-    """What it holds: vending keys by ``group:revision``, and what it has made, by request id."""
+    """State of the module: vending keys by ``group:revision``, and what it has made, by request id."""
 
     vending_keys: dict[str, bytes]
     made: dict[str, tuple[str, list[str]]] = field(default_factory=dict)

@@ -46,7 +46,7 @@ class MomoState:
         self.withhold = 0
 
     def decide(self, payment: dict[str, Any], action: str) -> None:
-        """What the payer does; a late approval after a refusal is possible."""
+        """Act like the payer; a late approval after a refusal is possible."""
         if payment["status"] == "SUCCESSFUL":
             return
         status, reason = ACTIONS[action]

@@ -87,7 +87,7 @@ class MpesaState:
         return self.pushes[checkout]
 
     def decide(self, push: dict[str, Any], action: str) -> None:
-        """What the payer does. A late approval after a refusal is possible; a second one is not."""
+        """Act like the payer. A late approval after a refusal is possible; a second one is not."""
         if push["receipt"] is not None:
             return
         code, words = ACTIONS[action]

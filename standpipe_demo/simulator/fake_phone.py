@@ -28,7 +28,7 @@ MAX_KEPT = 500
 
 
 class PhoneState:
-    """What arrived, newest last, and the access tokens that were granted."""
+    """Messages that arrived, newest last, and the access tokens that were granted."""
 
     def __init__(self, public_key: Any) -> None:
         self.public_key = public_key

@@ -67,7 +67,7 @@ class StripeState(Cards, Books):
     def once(
         self, key: str | None, path: str, form: dict[str, str], make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What this key's first request was answered, as it was then. Raises StripeRefusalError for another request."""
+        """Repeat the answer to this key's first request. Raises StripeRefusalError for another request."""
         if key is None:
             return make()
         if key in self.keys:
@@ -325,7 +325,7 @@ async def _search(request: Request) -> Response:
 
 
 async def _control(request: Request) -> Response:  # noqa: C901 - one table of paths.
-    """What happens outside the API; every path is listed in this one match."""
+    """Do what happens outside the API; every path is listed in this one match."""
     state, asked = _state(request), request.query_params
     amount = int(asked["amount"]) if asked.get("amount", "").isdigit() else None
     result: dict[str, Any] = {}

@@ -141,7 +141,7 @@ class Cards:
         return self.sessions[session_id]
 
     def session_action(self, session: dict[str, Any], action: str) -> None:
-        """What happens on the page: pay, pay_async (the bank takes its time), async_done, async_fail, expire."""
+        """Act on the page: pay, pay_async (the bank takes its time), async_done, async_fail, expire."""
         if action == "expire":
             if session["status"] != "open":
                 raise bad("Only Checkout Sessions with a status in [open] can be expired.")

@@ -26,7 +26,7 @@ class KeypadMeter(Protocol):
     state: MeterState
 
     def type_token(self, digits: str) -> str:
-        """What the display shows."""
+        """Type a token, and return what the display shows."""
         ...
 
 

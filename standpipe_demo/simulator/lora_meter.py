@@ -104,7 +104,7 @@ class LoraMeter:
         return body + self._sign("status", body)
 
     def type_token(self, digits: str) -> str:
-        """What its display shows after somebody has typed a token."""
+        """Type a token, and return what the display shows."""
         self._advance()
         shown = type_token(self.config, self.state, digits)
         meter_store.save(self._store_dir, self.config, self.state)

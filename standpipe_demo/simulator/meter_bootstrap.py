@@ -17,7 +17,7 @@ FINISH_WITHIN_S = 10.0
 
 @dataclass
 class Account:
-    """What a bootstrap server has written: objects 0 and 1 by resource, and whether it said that this is all."""
+    """Account that a bootstrap server has written: objects 0 and 1 by resource, and whether this is all."""
 
     security: dict[int, bytes] = field(default_factory=dict)
     server: dict[int, bytes] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Account:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the two belong together and name a key."""
+        """Tell whether the two belong together and name a key."""
         return (
             {0, 3, 5, 10} <= self.security.keys()
             and self.security.get(2) == b"\0"

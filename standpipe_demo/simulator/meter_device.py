@@ -162,7 +162,7 @@ class SimulatedMeter:
         fill_again(self.state, self._clock.now())
 
     def type_token(self, digits: str) -> str:
-        """What its display shows after somebody has typed a token."""
+        """Type a token, and return what the display shows."""
         self.advance()
         shown = type_token(self.config, self.state, digits)
         self.save()
@@ -190,7 +190,7 @@ class SimulatedMeter:
         self._heard_at = asyncio.get_running_loop().time()
 
     def loses_answer(self, resource: str) -> bool:
-        """Whether the answer now due from this resource gets lost."""
+        """Tell whether the answer now due from this resource gets lost."""
         if resource == "command" and self._mute_after_command:
             self._mute_after_command, self._lose_of["status"] = False, 1
         if resource == "command" and self._silent_from_command:
@@ -214,7 +214,7 @@ class SimulatedMeter:
         return host, int(port)
 
     async def _is_provisioned(self) -> bool:
-        """Whether it knows whom to speak with, and under which key; it asks the bootstrap server otherwise."""
+        """Tell whether it knows whom to speak with, and under which key; it asks the bootstrap server otherwise."""
         if not self.config.bootstrap_key_hex or self.state.dtls_key_hex or self._bootstrap_server is None:
             return True
         key = bytes.fromhex(self.config.bootstrap_key_hex)

@@ -138,7 +138,7 @@ class DtlsRadio(Radio):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the meter believes to have a session."""
+        """Tell whether the meter believes to have a session."""
         return self._connection is not None and self._done is None
 
     def forget_session(self) -> None:

@@ -10,7 +10,7 @@ from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, settle
 
 
 def typed_ml(config: MeterConfig, state: MeterState) -> int | None:
-    """What the meter states to have been typed; None for one without a keypad."""
+    """Millilitres that the meter states to have been typed; None for one without a keypad."""
     return None if config.keypad is None else state.typed_ml
 
 

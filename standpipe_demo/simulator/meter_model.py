@@ -33,7 +33,7 @@ TRICKLE_DIVISOR = 10
 
 @dataclass(frozen=True)
 class MeterConfig:
-    """What the factory and the installer set. ``blocks``: (up_to_ml or None, price in minor units per kilolitre).
+    """Configuration by factory and installer. ``blocks``: (up_to_ml or None, price in minor units per kilolitre).
 
     A VOLUME meter has the currency VOL: it holds millilitres, and needs no prices.
     """
@@ -80,13 +80,13 @@ class MeterConfig:
 
     @property
     def holds_volume(self) -> bool:
-        """Whether its credit is water."""
+        """Tell whether its credit is water."""
         return self.currency == VOLUME_UNIT
 
 
 @dataclass
 class MeterState:
-    """What the meter keeps through a loss of power. A VOLUME meter's credit counts in millilitres."""
+    """State that the meter keeps through a loss of power. A VOLUME meter's credit counts in millilitres."""
 
     at: str
     register_ml: int
@@ -107,10 +107,10 @@ class MeterState:
     """A key that came later, in place of the factory's."""
     dtls_generation: int = 0
     gateway: str = ""
-    """Where a bootstrap server sent it, ``host:port``."""
+    """Address to which a bootstrap server sent it, ``host:port``."""
     unsent: list[tuple[int, int]] = field(default_factory=list)
     typed_ml: int = 0
-    """What of the accepted volume was typed since it last took a total by radio."""
+    """Millilitres of the accepted volume that were typed since it last took a total by radio."""
     tid_mark: int = 0
     """Tokens with a TID up to this are in that total."""
     tids: list[int] = field(default_factory=list)
@@ -123,7 +123,7 @@ class MeterState:
     pipe_empty: list[tuple[int, bool]] = field(default_factory=list)
     """Since when (Unix seconds) the pipe has been empty, or full again."""
     clock_error_s: float = 0.0
-    """How far its own clock is ahead of the true time."""
+    """Seconds that its own clock is ahead of the true time."""
     resets: int = 0
     prices: list[list[Any]] | None = None
     """Blocks that came by radio, in place of the installer's."""
@@ -132,7 +132,7 @@ class MeterState:
     table_parts: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Turn it into JSON's types."""
         return asdict(self)
 
 
@@ -175,7 +175,7 @@ def advance(config: MeterConfig, state: MeterState, now: datetime) -> None:
 
 
 def advance_priced(config: MeterConfig, state: MeterState, now: datetime) -> None:
-    """The same under one price table."""
+    """Advance under one price table."""
     zone = ZoneInfo(config.time_zone)
     at = max(datetime.fromisoformat(state.at), now - MAX_STEP)
     for stop in _quarters(at, now):
@@ -307,7 +307,7 @@ def status_frame(config: MeterConfig, state: MeterState) -> bytes:
 
 
 def next_statement(state: MeterState) -> tuple[int, int, int, int, int, int, int, int, int]:
-    """What the meter states under its next report number, in the order of the page."""
+    """State its status under its next report number, in the order of the page."""
     state.report_counter += 1
     return (
         state.report_counter,

@@ -1,4 +1,4 @@
-"""What a simulated LwM2M meter has beside its water and its credit: its clock, its price table, how it does itself."""
+"""Objects of a simulated LwM2M meter beside its water and credit: clock, price table, diagnostics."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -93,7 +93,7 @@ class _Orders:
         return aiocoap.Message(code=aiocoap.CHANGED)
 
     def tables(self, _request: Any) -> aiocoap.Message:
-        """Which tables it holds, under the next report number."""
+        """Report the tables that it holds, under the next report number."""
         state = self._meter.state
         state.report_counter += 1
         frame = meter_prices.held_frame(state.report_counter, state, self._key, self._meter.config.serial)
@@ -104,7 +104,7 @@ class _Orders:
         return text(str(self._meter.uptime_s))
 
     def resets(self, _request: Any) -> aiocoap.Message:
-        """How often it lost power."""
+        """Number of times that it lost power."""
         return text(str(self._meter.state.resets))
 
     def signal(self, _request: Any) -> aiocoap.Message:
@@ -118,5 +118,5 @@ def content(payload: bytes, content_format: int) -> aiocoap.Message:
 
 
 def text(words: str) -> aiocoap.Message:
-    """The same in plain text."""
+    """Answer in plain text."""
     return content(words.encode(), 0)

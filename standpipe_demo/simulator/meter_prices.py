@@ -15,7 +15,7 @@ _NONE = bytes(8)
 
 
 class TableError(Exception):
-    """What came is no price table."""
+    """Bytes came that are no price table."""
 
 
 def open_table(frame: bytes, key: bytes, serial: str) -> tuple[int, str, bytes] | None:
@@ -29,7 +29,7 @@ def open_table(frame: bytes, key: bytes, serial: str) -> tuple[int, str, bytes] 
 
 
 def held_frame(report_counter: int, state: Any, key: bytes, serial: str) -> bytes:
-    """What it holds, signed: the prepaid object's resource 8."""
+    """Return the signed frame of held tables: the prepaid object's resource 8."""
     body = b"\x01\x90" + report_counter.to_bytes(4, "big") + held_ids(state)
     return body + mac(b"standpipe/prepaid/tables-held", body, key, serial)
 
@@ -73,7 +73,7 @@ def read_table(table: bytes) -> tuple[int, list[list[Any]]]:
 
 
 def due_at(state: Any, now: datetime) -> datetime | None:
-    """When the waiting table comes into force, if that is not after ``now``."""
+    """Return when the waiting table comes into force, if that is not after ``now``."""
     if not state.waiting_table:
         return None
     at = datetime.fromtimestamp(state.waiting_table["from"], UTC)

@@ -54,7 +54,7 @@ class Radio:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a session that may turn out to be none any more."""
+        """Tell whether there is a session that may turn out to be none any more."""
         return False
 
     def forget_session(self) -> None:

@@ -8,7 +8,7 @@ from standpipe_demo.simulator.meter_model import MeterConfig, MeterState, fresh_
 
 
 def load(folder: Path, config: MeterConfig) -> MeterState:
-    """What the meter remembers, or its fresh state."""
+    """Load what the meter remembers, or its fresh state."""
     path = folder / f"{config.serial}.json"
     if not path.exists():
         return fresh_state(config)

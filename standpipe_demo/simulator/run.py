@@ -32,7 +32,7 @@ MAGIC_PAUSE_S = 2
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where everything is, and the keys that it shares with the product."""
+    """Addresses of everything, and the keys that it shares with the product."""
 
     data_dir: Path
     api_url: str

@@ -8,7 +8,7 @@ from typing import Any
 from standpipe_demo.simulator.store import JsonStore
 
 LATER = 10
-"""How many pauses "later" is."""
+"""Number of pauses that "later" is."""
 PLANS: dict[int, tuple[tuple[str, int], ...]] = {
     11: (("approve", 1),),
     12: (("approve", 1), ("refund", LATER)),

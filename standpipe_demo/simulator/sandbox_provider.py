@@ -30,7 +30,7 @@ UNPAID = {"decline": ("failed", "declined_by_customer"), "expire": ("expired", "
 DEAD = frozenset({"cancelled", "expired"})
 """Nobody can pay these any more."""
 BANK_ACTIONS = ("refund", "hold-refunds", "dispute-inquiry", "dispute", "dispute-win", "dispute-lose")
-"""What is done to a paid charge behind the merchant's back: in the provider's dashboard, and by the payer's bank."""
+"""Acts behind the merchant's back on a paid charge: in the provider's dashboard, and by the payer's bank."""
 DISPUTE_FEE = 150
 HEADER = "Sandbox-Signature"
 
@@ -105,7 +105,7 @@ class SandboxState:
         return self.charges[charge_id]
 
     def act(self, charge: dict[str, Any], action: str, amount: int | None = None) -> None:
-        """What the customer does on the page. A declined charge may still be approved later."""
+        """Act like the customer on the page. A declined charge may still be approved later."""
         if action in BANK_ACTIONS:
             self._act_as_bank(charge, action, amount)
             return

@@ -1,4 +1,4 @@
-"""How a household uses water: a daily shape with a morning and an evening peak, weekends, and chance. Pure."""
+"""Water use of a household: a daily shape with a morning and an evening peak, weekends, and chance. Pure."""
 
 import random
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ WEEKEND = (3, 2, 1, 1, 1, 2, 5, 9, 13, 14, 11, 9, 9, 8, 6, 5, 5, 7, 10, 11, 9, 7
 
 
 def hour_ml(serial: str, hour_start: datetime, zone: ZoneInfo, daily_litres: int) -> int:
-    """What this meter's household uses in the hour that begins at ``hour_start``; the same answer each time asked."""
+    """Draw the ml that this meter's household uses in the hour from ``hour_start``; one answer each time asked."""
     local = hour_start.astimezone(zone)
     shape = WEEKEND if local.weekday() >= 5 else WEEKDAY  # noqa: PLR2004 - Saturday.
     chance = random.Random(f"{serial}:{hour_start.isoformat()}")

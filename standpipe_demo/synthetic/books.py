@@ -171,5 +171,5 @@ async def _many(session: AsyncSession, model: type[Base], rows: list[dict[str, A
 
 
 def _values(row: Base) -> dict[str, Any]:
-    """What was set on a row that is not in any session."""
+    """Return what was set on a row that is not in any session."""
     return {name: value for name, value in row.__dict__.items() if not name.startswith("_")}

@@ -47,7 +47,7 @@ _SILENCE = text("UPDATE outbox_facts SET due_at = NULL WHERE id > :before AND xm
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much there is to be: ``meters`` in all, each with ``months`` whole months and the running one."""
+    """Size of the town: ``meters`` in all, each with ``months`` whole months and the running one."""
 
     meters: int
     months: int

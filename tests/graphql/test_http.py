@@ -222,3 +222,25 @@ async def test_g8_a_client_that_reads_nothing_is_dropped(town: Town, monkeypatch
 
     async with asyncio.timeout(20):
         await town.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("language", "refused", "unknown", "thanked"),
+    [
+        ("fr-CI", "Connectez-vous d'abord.", "Le jeton d'accès n'est pas valable", "<h1>Merci</h1>"),
+        ("sw", "Ingia kwanza.", "Tokeni ya kuingia si halali", "<h1>Asante</h1>"),
+        ("xx", "Sign in first.", "The access token is not valid", "<h1>Thank you</h1>"),
+    ],
+)
+async def test_refusals_and_pages_are_in_the_readers_language(
+    town: Town, language: str, refused: str, unknown: str, thanked: str
+) -> None:
+    said, address = {"accept-language": language}, f"{town.api}/graphql"
+    cancel = {"query": 'mutation { topUpCancel(input: { topUpId: "top_1" }) { topUp { id } } }'}
+    answer = await town.http.post(address, json=cancel, headers=said)
+    assert answer.json()["errors"][0]["message"] == refused
+    answer = await town.http.post(address, json=cancel, headers=said | {"authorization": "Bearer nonsense"})
+    assert answer.status_code == 401
+    assert answer.json()["errors"][0]["message"].startswith(unknown)
+    page = await town.http.get(f"{town.api}/return/top_nobody", headers=said)
+    assert thanked in page.text

@@ -388,6 +388,10 @@ async def test_p46_the_same_amount_within_two_minutes_is_a_wait_not_a_loop(town:
     seen = (await town.gql(query, i=second_id))["data"]["node"]
     assert (seen["status"], seen["failure"]["code"], seen["failure"]["retryable"]) == ("FAILED", "17", True)
     assert "two minutes" in seen["failure"]["message"]
+    headers = {"authorization": f"Bearer {town.home.token}", "accept-language": "sw"}
+    asked = {"query": query, "variables": {"i": second_id}}
+    answer = await town.http.post(f"{town.api}/graphql", json=asked, headers=headers)
+    assert "dakika mbili" in answer.json()["data"]["node"]["failure"]["message"]
     assert len(town.mpesa.pushes) == 2
     assert await town.credits() == (1, 1, 1500)
 

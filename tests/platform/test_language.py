@@ -1,5 +1,6 @@
 """Every sentence that the code says to people stands in every catalogue, with the same gaps."""
 
+import ast
 import copy
 import string
 from pathlib import Path
@@ -92,3 +93,98 @@ def test_an_error_is_said_in_its_readers_language() -> None:
 def test_a_phrase_survives_being_copied() -> None:
     said = phrase("Your Standpipe code is {code}.", code="7")
     assert in_language(copy.deepcopy(said), "fr") == "Votre code Standpipe est 7."
+
+
+# Operators alone read these: rooms of the office and the radio, and files of rooms that serve both.
+OFFICE = (
+    "office",
+    "operations",
+    "meter_gateway",
+    "documents",
+    "sts",
+    "vending",
+    "supply",
+    "readings",
+    "ledger",
+    "billing/price_tables.py",
+    "billing/review.py",
+    "billing/supply_terms.py",
+    "meters/credit.py",
+    "meters/keypads.py",
+    "meters/price_tables.py",
+    "payments/arrears.py",
+    "payments/refunds.py",
+    "payments/settlement_files.py",
+    "payments/suspense_work.py",
+    "tariffs/file_text.py",
+    "tariffs/files.py",
+    "tariffs/publishing.py",
+    "tariffs/sample.py",
+    "utilities/operators.py",
+)
+# Errors that a customer may read, and which of their arguments is the sentence. NotFoundError is told as "Not found.".
+TOLD = {
+    "ForbiddenError": 0,
+    "InvalidInputError": 0,
+    "MeterBlockedError": 0,
+    "NotAuthenticatedError": 0,
+    "QuoteOutdatedError": 0,
+    "RailRefusedError": 2,
+    "SignInUnavailableError": 0,
+    "invalid": 0,
+}
+MARKS = ("phrase", "to_translate")
+
+
+def unmarked(source: str) -> list[str]:
+    """Sentences that are given to a customer's error as they are, whatever stands around them."""
+
+    def literals(node: ast.expr) -> list[str]:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKS:
+            return []
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            return [ast.unparse(node)]
+        if isinstance(node, ast.Name):
+            return [ast.unparse(made) for made in constants.get(node.id, ()) if literals(made)]
+        return [text for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr) for text in literals(part)]
+
+    tree = ast.parse(source)
+    constants: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            text = isinstance(node.value, ast.JoinedStr | ast.Constant | ast.IfExp)
+            constants.setdefault(node.targets[0].id, []).extend([node.value] if text else [])
+    found: list[str] = []
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in TOLD:
+            place = TOLD[call.func.id]
+            sentences = [*call.args[place : place + 1], *(one.value for one in call.keywords if one.arg == "message")]
+            found += [text for sentence in sentences for text in literals(sentence)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ('InvalidInputError("Unmarked.", ("field",))', 1),
+        ('InvalidInputError(phrase("Marked."), ("field",))', 0),
+        ('InvalidInputError(f"Filled {gap}.")', 1),
+        ('InvalidInputError(phrase("One.") if so else "Two.")', 1),
+        ('WRONG = "Of a name."\nForbiddenError(WRONG)', 1),
+        ('invalid(message="Named.")', 1),
+        ('RailRefusedError(NAME, "code", "Unmarked.")', 1),
+        ('RailRefusedError(NAME, "code", to_translate("Marked."))', 0),
+        ("InvalidInputError(error.message)", 0),
+    ],
+)
+def test_an_unmarked_sentence_is_found(source: str, wrong: int) -> None:
+    assert len(unmarked(source)) == wrong
+
+
+def test_no_error_that_customers_read_holds_an_unmarked_sentence() -> None:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(OFFICE) and (wrong := unmarked(path.read_text())):
+            found[name] = wrong
+    assert found == {}

@@ -9,13 +9,14 @@ from standpipe.graphql.meters import Alert, alert_of
 from standpipe.graphql.mutations.common import Input
 from standpipe.notifications.views import alerts_by_id, mark_read
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.language import phrase
 
 MAX_MARKED = 100
 
 
 @strawberry.input(description="Mark alerts as read, for the reader alone.")
 class AlertsMarkReadInput:
-    """Which."""
+    """The alerts to mark."""
 
     alert_ids: list[strawberry.ID] = strawberry.field(description=f"At most {MAX_MARKED}.")
 
@@ -34,7 +35,7 @@ async def alerts_mark_read(info: Ctx, input: Input[AlertsMarkReadInput]) -> Aler
     context = info.context
     context.require_customer()
     if len(input.alert_ids) > MAX_MARKED:
-        raise InvalidInputError(f"At most {MAX_MARKED} alerts at once.", ("alertIds",))
+        raise InvalidInputError(phrase("At most {most} alerts at once.", most=MAX_MARKED), ("alertIds",))
     wanted = list(dict.fromkeys(str(alert_id) for alert_id in input.alert_ids))
     alerts = await _mark(context, wanted)
     # Those that are there are marked, whatever else was asked for.

@@ -11,6 +11,7 @@ from standpipe.graphql.saving import load_auto_top_up
 from standpipe.payments import auto_top_up
 from standpipe.payments.auto_top_up import AutoMode, StandingOrder
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import to_minor
 
 
@@ -52,7 +53,7 @@ async def auto_top_up_set(info: Ctx, input: Input[AutoTopUpSetInput]) -> AutoTop
 
 def _standing_order(wanted: AutoTopUpSetInput) -> StandingOrder:
     if wanted.amount.currency != wanted.daily_cap.currency:
-        raise InvalidInputError("Amount and cap must be in one currency.", ("dailyCap", "currency"))
+        raise InvalidInputError(phrase("Amount and cap must be in one currency."), ("dailyCap", "currency"))
     return StandingOrder(
         meter_id=known_id(wanted.meter_id, "mtr", "No such meter."),
         saved_method_id=known_id(wanted.card_id, "pmt", "No such card."),

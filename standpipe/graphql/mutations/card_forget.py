@@ -12,7 +12,7 @@ from standpipe.payments import saved_methods
 
 @strawberry.input(description="Forget a card, here and at the payment provider.")
 class CardForgetInput:
-    """Which. Standing orders that use it are turned off."""
+    """The card to forget. Automatic top-ups that use it are turned off."""
 
     card_id: strawberry.ID = strawberry.field(
         description="One of viewer.savedCards. Standing orders that use it are turned off."

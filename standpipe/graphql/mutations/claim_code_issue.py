@@ -13,7 +13,7 @@ from standpipe.utilities.models import OperatorRole
 
 @strawberry.input(description="For operators: make a code by which a meter can be claimed.")
 class ClaimCodeIssueInput:
-    """Which meter, and for how long."""
+    """The meter to claim, and how long the code lives."""
 
     serial: str = strawberry.field(description="The number on the meter.")
     expires_in_days: int | None = strawberry.field(default=None, description="1 to 3650; without it, it lasts.")

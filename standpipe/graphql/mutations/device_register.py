@@ -51,4 +51,4 @@ async def device_register(info: Ctx, input: Input[DeviceRegisterInput]) -> Devic
     )
     async with services.sessions.begin() as conn:
         row = await devices.register(conn, customer_id=customer_id, order=order, now=services.clock.now())
-    return DevicePayload(device=device_of(row))
+    return DevicePayload(device=device_of(row, info.context.language))

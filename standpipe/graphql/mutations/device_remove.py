@@ -13,7 +13,7 @@ from standpipe.platform.errors import NotFoundError
 
 @strawberry.input(description="Forget an installation.")
 class DeviceRemoveInput:
-    """Which."""
+    """The device to remove."""
 
     installation_id: strawberry.ID = strawberry.field(description="The app's own name for it.")
 
@@ -26,4 +26,4 @@ async def device_remove(info: Ctx, input: Input[DeviceRemoveInput]) -> DevicePay
         row = await devices.remove(conn, customer_id=customer_id, installation_id=str(input.installation_id))
     if row is None:
         raise NotFoundError("No such device.")
-    return DevicePayload(device=device_of(row))
+    return DevicePayload(device=device_of(row, info.context.language))

@@ -11,6 +11,7 @@ from standpipe.graphql.top_ups import is_web_address
 from standpipe.households.sign_in import normalise_phone
 from standpipe.payments import guests
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 from standpipe.platform.units import to_minor
 
 
@@ -64,7 +65,7 @@ async def guest_top_up_start(info: Ctx, input: Input[GuestTopUpStartInput]) -> G
 
 def _order(wanted: GuestTopUpStartInput) -> guests.GuestOrder:
     if wanted.return_url is not None and not is_web_address(wanted.return_url):
-        raise InvalidInputError("The return address must be an http(s) or app address.", ("returnUrl",))
+        raise InvalidInputError(phrase("The return address must be an http(s) or app address."), ("returnUrl",))
     return guests.GuestOrder(
         number=wanted.number,
         pay_minor=to_minor(wanted.pay.amount, wanted.pay.currency),

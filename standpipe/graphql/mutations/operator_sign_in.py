@@ -7,6 +7,7 @@ from standpipe.graphql.errors import UserError, expected_failures, invalid
 from standpipe.graphql.mutations.common import Input
 from standpipe.graphql.operators import Operator, Role
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
+from standpipe.platform.language import phrase
 from standpipe.utilities import operator_sign_in as operators
 
 
@@ -38,7 +39,7 @@ class OperatorSignInPayload:
 async def operator_sign_in(info: Ctx, input: Input[OperatorSignInInput]) -> OperatorSignInPayload | None:
     services = info.context.services
     if services.operator_keys is None:
-        raise InvalidInputError("Operators cannot sign in on this server: it has no keys for it.")
+        raise InvalidInputError(phrase("Operators cannot sign in on this server: it has no keys for it."))
     try:
         token, found = await operators.sign_in(
             services.sessions,

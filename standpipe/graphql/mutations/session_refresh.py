@@ -9,8 +9,9 @@ from standpipe.graphql.context import Context, Ctx
 from standpipe.graphql.errors import expected_failures, invalid
 from standpipe.graphql.mutations.session_tokens import SessionTokens, clear_cookies, hand_out, refresh_cookie
 from standpipe.households.sessions import Granted, refresh_session
+from standpipe.platform.language import phrase
 
-ENDED = "This sign-in has ended. Sign in again."
+ENDED = phrase("This sign-in has ended. Sign in again.")
 
 
 @strawberry.input(description="Carry a session on.")

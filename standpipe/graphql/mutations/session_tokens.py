@@ -11,7 +11,7 @@ from standpipe.households.sessions import Granted
 
 @strawberry.type
 class SessionTokens:
-    """What the payloads that hand out tokens have in common. A web session's are in its cookies, never here."""
+    """Fields that all payloads share which hand out tokens. A web session's are in its cookies, never here."""
 
     token: str | None = strawberry.field(default=None, description="For the Authorization header; null for the web.")
     expires_in_s: int | None = strawberry.field(default=None, description="Seconds until the access token ends.")

@@ -16,7 +16,7 @@ from standpipe.platform.language import in_language, phrase
 
 @strawberry.input(description="Ask for a one-time code.")
 class SignInStartInput:
-    """Where to send it."""
+    """The number to send a code to."""
 
     phone: PhoneNumber = strawberry.field(description="The customer's number, with its country code.")
 
@@ -38,7 +38,7 @@ async def sign_in_start(
 ) -> SignInStartPayload | None:
     services = info.context.services
     if services.sms_url is None:
-        raise InvalidInputError("Sign-in by phone is not set up on this server.", ("phone",))
+        raise InvalidInputError(phrase("Sign-in by phone is not set up on this server."), ("phone",))
     asker = asker_of(info.context, input.phone)
     async with services.sessions.begin() as conn:
         code = await sign_in.start(conn, asker, limits=services.code_limits, secret=services.signer.secret)
@@ -46,5 +46,5 @@ async def sign_in_start(
     try:
         await send_sms(services.http, services.sms_url, phone=asker.phone, text=text)
     except SmsNotSentError as error:
-        raise InvalidInputError("The text could not be sent. Please try again shortly.", ("phone",)) from error
+        raise InvalidInputError(phrase("The text could not be sent. Please try again shortly."), ("phone",)) from error
     return SignInStartPayload(sent=True)

@@ -11,6 +11,7 @@ from standpipe.graphql.errors import UserError, expected_failures
 from standpipe.graphql.mutations.session_tokens import clear_cookies, refresh_cookie
 from standpipe.households.sessions import end_session, end_session_of_token
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 
 
 @strawberry.input(one_of=True, description="Which session to end, where it is not the one that asks.")
@@ -63,4 +64,4 @@ async def _sign_out(context: Context, wanted: SignOutInput | None) -> None:
             known = known_id(session_id, "ses", "No such session.")
             await end_session(conn, customer_id=customer_id, session_id=known)
         else:
-            raise InvalidInputError("This token belongs to no session of ours: forget it in the app.")
+            raise InvalidInputError(phrase("This token belongs to no session of ours: forget it in the app."))

@@ -12,7 +12,7 @@ from standpipe.payments import top_ups
 
 @strawberry.input(description="Stop a top-up that was not paid.")
 class TopUpCancelInput:
-    """Which."""
+    """The top-up to cancel."""
 
     top_up_id: strawberry.ID = strawberry.field(
         description="The top-up to stop (top_…): one's own, or any of a household of which one is owner."

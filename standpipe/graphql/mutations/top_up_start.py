@@ -16,6 +16,7 @@ from standpipe.households.sign_in import normalise_phone
 from standpipe.payments import starting
 from standpipe.payments.starting import TopUpOrder
 from standpipe.platform.errors import InvalidInputError, NotFoundError
+from standpipe.platform.language import phrase
 from standpipe.platform.reconnect import once_more
 from standpipe.platform.units import to_minor
 
@@ -24,7 +25,7 @@ from standpipe.platform.units import to_minor
     description="idempotencyKey: a UUID made when the screen opens; same key and input replays the first answer."
 )
 class TopUpStartInput:
-    """What to pay for which meter, and how."""
+    """An order: the amount, the meter, and the way to pay."""
 
     idempotency_key: strawberry.ID = strawberry.field(description=KEY_FIELD)
     meter_id: strawberry.ID = strawberry.field(description=METER_FIELD)
@@ -66,7 +67,7 @@ async def top_up_start(info: Ctx, input: Input[TopUpStartInput]) -> TopUpPayload
 
 def _order(wanted: TopUpStartInput) -> TopUpOrder:
     if wanted.return_url is not None and not is_web_address(wanted.return_url):
-        raise InvalidInputError("The return address must be an http(s) or app address.", ("returnUrl",))
+        raise InvalidInputError(phrase("The return address must be an http(s) or app address."), ("returnUrl",))
     return TopUpOrder(
         meter_id=known_id(wanted.meter_id, "mtr", "No such meter."),
         pay_minor=to_minor(wanted.pay.amount, wanted.pay.currency),
@@ -79,7 +80,7 @@ def _order(wanted: TopUpStartInput) -> TopUpOrder:
 
 
 async def _agreed(context: Context, order: TopUpOrder) -> Mapping[str, int] | None:
-    """What the customer was quoted for this order, if it was ordered by a quote."""
+    """Return what the customer was quoted for this order, if it was ordered by a quote."""
     if order.quote_id is None:
         return None
     view = await context.meters.load(order.meter_id)

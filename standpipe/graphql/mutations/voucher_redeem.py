@@ -9,6 +9,7 @@ from standpipe.graphql.mutations.common import KEY, KEY_FIELD, METER_FIELD, Inpu
 from standpipe.graphql.mutations.top_up_payload import TopUpPayload, top_up_payload
 from standpipe.payments import vouchers
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import phrase
 
 
 @strawberry.input(description=f"Redeem a voucher for a meter. {KEY}")
@@ -39,5 +40,5 @@ async def voucher_redeem(info: Ctx, input: Input[VoucherRedeemInput]) -> TopUpPa
         )
     # After the commit: the try at a code that does not work is counted.
     if top_up_id is None:
-        raise InvalidInputError("This code does not work. Please check it, letter by letter.", ("code",))
+        raise InvalidInputError(phrase("This code does not work. Please check it, letter by letter."), ("code",))
     return await top_up_payload(info, top_up_id, replayed=replayed)

@@ -22,11 +22,11 @@ _CONFORMANCE_BITS = {
     "data-notification": 16,
     "action": 23,
 }
-"""What we ask for, as bits of the conformance block, numbered from its most significant (IEC 62056-5-3 §7.3.1)."""
+"""The bits of the conformance block that we ask for, numbered from its most significant (IEC 62056-5-3 §7.3.1)."""
 
 
 class Mechanism(StrEnum):
-    """How the two sides authenticate."""
+    """Mechanisms by which the two sides authenticate."""
 
     NONE = "NONE"
     LLS = "LLS"
@@ -50,7 +50,7 @@ class AssociationRequest:
     """The password (LLS), or our challenge (HLS)."""
 
     def to_bytes(self) -> bytes:
-        """As it travels."""
+        """Encode it for the wire."""
         context = _CONTEXT_LN_CIPHERED if self.ciphered else _CONTEXT_LN
         fields = _tlv(0xA1, _tlv(0x06, _OID + bytes((1, context))))
         if self.title is not None:
@@ -106,7 +106,7 @@ def initiate_request(max_pdu_bytes: int) -> bytes:
 
 
 def max_pdu_of(initiate: bytes) -> int:
-    """How much the meter takes at once, by its InitiateResponse; 0: no limit. Raises ParsingError."""
+    """Return how many bytes the meter takes at once, by its InitiateResponse; 0: no limit. Raises ParsingError."""
     reader = Reader(initiate)
     if reader.byte() != 0x08 or (reader.byte() and not reader.byte()):  # noqa: PLR2004 - InitiateResponse.
         raise ParsingError("no InitiateResponse")

@@ -81,7 +81,7 @@ class ExceptionResponse:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What a meter pushes unasked."""
+    """A push of a meter, sent unasked."""
 
     invoke_id: int
     sent_at: CosemTime | None

@@ -246,7 +246,7 @@ class Reader:
         return tuple(items)
 
     def _description(self, depth: int) -> Callable[[], Data]:
-        """How to read one element of the type that is described here."""
+        """Parse how to read one element of the type that is described here."""
         if depth > MAX_DEPTH:
             raise ParsingError("a type nested too deep")
         self._count_item()

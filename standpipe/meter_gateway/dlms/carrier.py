@@ -45,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass
 class Scales:
-    """What the meter was asked once in this association, and does not change."""
+    """Scales that the meter was asked for once in this association, and does not change."""
 
     volume: VolumeScale | None = None
     money: MoneyScale | None = None
@@ -71,7 +71,7 @@ class DlmsCarrier:
     _base_units: int | None = None
 
     def anew(self) -> "DlmsCarrier":
-        """The same meter, for another contact."""
+        """Make this meter's carrier for another contact."""
         return replace(self, _answered=set(), _diagnostics=None, _first=True, _base_units=None)
 
     async def listen(self) -> Spoken:
@@ -149,7 +149,7 @@ class DlmsCarrier:
             raise CommandRefusedError(f"{self.profile.name} has no object for {command.kind}")
 
     async def _order(self, command: OutgoingCommand) -> None:
-        """What shows in the next words of the meter's, by whichever method it takes its credit."""
+        """Send a command whose effect shows in the meter's next words, by whichever method it takes its credit."""
         match command.kind:
             case CommandKind.CLOCK:
                 await self.client.set(self.profile.clock.time, octets(CosemTime.of(self.clock.now()).to_bytes()))
@@ -163,7 +163,7 @@ class DlmsCarrier:
                 return
 
     async def _tables(self, kept: Kept) -> HeldTables | None:
-        """Whether the meter holds the table that went out last, where one did."""
+        """Read whether the meter holds the price table that went out last; None where none did."""
         waits = [command for command in kept.on_the_air if command.kind is CommandKind.TARIFF]
         if not waits:
             return None
@@ -337,7 +337,7 @@ class DlmsCarrier:
         return values.percent_of(await self.client.get(Attribute(1, self.profile.battery.obis, 2)))
 
     async def _optional(self, read: Callable[[], Awaitable[_T]], what: str) -> _T | None:
-        """What can be had; a meter that refuses or garbles one thing still tells the others."""
+        """Read what can be had; a meter that refuses or garbles one thing still tells the others."""
         try:
             return await read()
         except (AccessRefusedError, ParsingError) as error:

@@ -33,7 +33,7 @@ class AccessRefusedError(StandpipeError):
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a later try may go better."""
+        """Tell whether a later try may go better."""
         return self.result in apdu.IN_DOUBT
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class AssociationRefusedError(StandpipeError):
 
 
 class Wire(Protocol):
-    """What carries APDUs to one meter and back."""
+    """The wire that carries APDUs to one meter and back."""
 
     async def exchange(self, client: int, server: int, apdu: bytes) -> bytes:
         """The answer to a request. Raises NoAnswerError."""
@@ -60,7 +60,7 @@ class Wire(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AssociationAs:
-    """Who we are to the meter: wrapper ports, mechanism, and how much we take at once."""
+    """Our side of an association: wrapper ports, mechanism, and how much we take at once."""
 
     client: int
     server: int
@@ -96,7 +96,7 @@ class Counters:
 
 @dataclass
 class Secrets:
-    """What the two sides of a private association know. ``title`` and ``meter_title``: system titles."""
+    """Secrets that the two sides of a private association share. ``title`` and ``meter_title``: system titles."""
 
     title: bytes
     meter_title: bytes

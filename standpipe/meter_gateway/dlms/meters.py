@@ -71,9 +71,7 @@ class DlmsIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a status report is read against: its own number, those of the last, the registers' base, and what is on the
-    air.
-    """
+    """State that a status report is read against: its number, the last one's, registers' base, what is on the air."""
 
     report_number: int
     last_sequence: int
@@ -96,7 +94,7 @@ class OnTheAir:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was heard of a meter. ``counter``: the highest invocation counter of its own that was believed.
+    """News of a meter. ``counter``: the highest invocation counter of its own that was believed.
 
     ``base_units`` and ``paid_units``: what the registers held at a status report; ``profile_read_to``: up to where the
     load profile was taken in. None: as before.

@@ -1,4 +1,4 @@
-"""What a DLMS meter is asked of itself, and its price table: written, and recognised when it is read back."""
+"""Diagnostics and the price table of a DLMS meter: asked for, written, and recognised when read back."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ _MAX_NUMBER = 2**32
 async def diagnose(
     client: DlmsClient, profile: MeterProfile, sequence: int, battery_percent: int | None
 ) -> Diagnostics:
-    """What the profile says that this model can tell.
+    """Return what the profile says that this model can tell.
 
     Raises CommandRefusedError where that is nothing, NoAnswerError.
     """
@@ -55,7 +55,7 @@ async def send_table(client: DlmsClient, profile: MeterProfile, currency: str, b
 async def tables_held(
     client: DlmsClient, profile: MeterProfile, currency: str, body: dict[str, Any] | None
 ) -> HeldTables:
-    """Whether the command's table is in force or waits in the meter: class 113 has no ids, so it is compared whole.
+    """Tell if the command's table is in force or waits in the meter: class 113 has no ids, so it is compared whole.
 
     Raises AccessRefusedError, ParsingError, NoAnswerError.
     """

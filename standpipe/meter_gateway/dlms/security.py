@@ -37,7 +37,7 @@ class GlobalKeys:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was inside, and the invocation counter that it came under."""
+    """Plain text of a frame, and the invocation counter that it came under."""
 
     apdu: bytes
     counter: int

@@ -36,7 +36,7 @@ from standpipe.platform.notify import COMMANDS, Listener
 from standpipe.platform.settings import Settings, require
 
 PUBLIC = AssociationAs(16, 1, Mechanism.NONE, ciphered=False, max_pdu_bytes=512)
-"""Where a meter is asked for its name before we know its profile (Green Book: client 16, management logical device)."""
+"""Association that asks a meter its name before its profile is known (Green Book: client 16, management device)."""
 DEVICE_NAME = Attribute(1, "0.0.42.0.0.255", 2)
 MAX_UNPROVEN = 1024
 MAX_CONNECTIONS = 50_000
@@ -48,7 +48,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long things may take, in seconds. ``first_push_s``: how long a fresh connection may take to speak first."""
+    """Timeouts of a connection, in seconds. ``first_push_s``: how long a fresh connection may take to speak first."""
 
     first_push_s: float = 2.0
     prove_s: float = 90.0
@@ -120,12 +120,12 @@ class DlmsServer:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """Number of open connections."""
         return len(self._lines)
 
     @property
     def proven(self) -> int:
-        """How many of them are meters that have proven themselves."""
+        """Number of connections whose meters have proven themselves."""
         return len(self._proven)
 
     def begin(self, meter_id: str) -> None:
@@ -261,7 +261,7 @@ class DlmsServer:
             older.wire.close("the meter has dialled in anew")
 
     async def _who(self, line: Line) -> DlmsIdentity:
-        """Whom the connection claims to be. Raises NotFoundError for nobody we know."""
+        """Find the meter that the connection claims to be. Raises NotFoundError for nobody we know."""
         spoke = line.spoke or asyncio.Event()
         try:
             async with asyncio.timeout(self._patience.first_push_s):
@@ -305,7 +305,7 @@ class DlmsServer:
                 await deliver(self._desk, line.carrier.identity.meter_id, line.carrier)
 
     async def _take_pushes(self, line: Line) -> None:
-        """What the meter told unasked; its counter is kept in the transaction that takes it in (M5)."""
+        """Take in what the meter told unasked, and keep its counter in the same transaction (M5)."""
         while line.told and line.carrier is not None:
             clear, counter = line.told.pop(0)
             try:

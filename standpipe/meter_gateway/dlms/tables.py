@@ -9,7 +9,7 @@ from standpipe.platform.base import Base
 
 
 class DlmsMeter(Base):
-    """What we know of a meter that speaks DLMS, and the counters that must survive us.
+    """A meter that speaks DLMS, and the counters that must survive us.
 
     ``sealed_keys``: its keys and password; ``client_counter``: the next invocation counter of ours that nobody has
     taken; ``meter_counter``: the highest of its own that we have believed; ``report_number``: the last statement asked

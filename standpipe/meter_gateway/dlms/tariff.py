@@ -66,7 +66,7 @@ async def send_tariff(
 async def held_by(
     client: DlmsClient, profile: MeterProfile, currency: str, table: PriceTable, active_from: datetime
 ) -> tuple[bool, bool]:
-    """Whether the meter holds this table (in force, waiting for this very instant).
+    """Tell whether the meter holds this table (in force, waiting for this very instant).
 
     Raises AccessRefusedError, CommandRefusedError where no meter of the profile could hold it, NoAnswerError.
     """

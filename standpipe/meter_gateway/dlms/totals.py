@@ -1,4 +1,4 @@
-"""What a DLMS meter's money registers say in totals. Pure; the reasons stand in docs/decisions/0015-dlms-totals.md.
+"""Totals out of a DLMS meter's money registers. Pure; the reasons stand in docs/decisions/0015-dlms-totals.md.
 
 A credit object (class 112) falls as water runs, and its charge (class 113) counts what was deducted. What came in is
 the sum of the two, whatever has run meanwhile: accepted = credit + paid − base. That makes a total of an amount.
@@ -22,7 +22,7 @@ _MAX_SCALE = 9
 
 @dataclass(frozen=True, slots=True)
 class MoneyScale:
-    """How many of our minor units one unit of the meter's is."""
+    """Scale from one unit of the meter's to our minor units."""
 
     minor_per_unit: Fraction
 
@@ -69,12 +69,12 @@ def accepted_minor(registers: MoneyRegisters, base_units: int, scale: MoneyScale
 
 
 def went_back(registers: MoneyRegisters, paid_units: int | None) -> bool:
-    """Whether the meter says to have deducted less than it said before: it lost its memory, or is another meter."""
+    """Tell whether the meter says to have deducted less than before: it lost its memory, or is another meter."""
     return paid_units is not None and registers.paid_units < paid_units
 
 
 def amount_for(total_minor: int, registers: MoneyRegisters, base_units: int, scale: MoneyScale) -> int | None:
-    """What the credit object must hold for the accepted total to be ``total_minor``; None where it cannot hold it."""
+    """Return what the credit object must hold for the accepted total to be ``total_minor``; None where it cannot."""
     total_units = scale.to_units(total_minor)
     if total_units is None:
         return None
@@ -84,7 +84,7 @@ def amount_for(total_minor: int, registers: MoneyRegisters, base_units: int, sca
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a contact has read that shows a command's effect. ``answered``: numbers that the meter confirmed itself."""
+    """Readings of a contact that show a command's effect. ``answered``: numbers that the meter confirmed itself."""
 
     accepted_minor: int
     valve: ValveState

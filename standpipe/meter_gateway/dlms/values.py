@@ -1,4 +1,4 @@
-"""What a DLMS meter's attributes mean: volumes, times, load profiles, pushes, alarms. Pure."""
+"""Meanings of a DLMS meter's attributes: volumes, times, load profiles, pushes, alarms. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _MAX_SCALER = 9
 
 @dataclass(frozen=True, slots=True)
 class VolumeScale:
-    """How much one step of the volume register is."""
+    """Scale of one step of the volume register."""
 
     ml_per_step: Fraction
 
@@ -50,7 +50,7 @@ class VolumeScale:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a load profile's row or a push tells. ``alarms``: None where it does not say."""
+    """A load profile's row, or a push. ``alarms``: None where it does not say."""
 
     reading: RegisterReading | None
     alarms: frozenset[Alarm] | None = None

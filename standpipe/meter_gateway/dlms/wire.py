@@ -42,7 +42,7 @@ class DlmsWire(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the peer can still be spoken to."""
+        """Tell whether the peer can still be spoken to."""
         return self._transport is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -21,7 +21,7 @@ class WrapperFrame:
     apdu: bytes
 
     def to_bytes(self) -> bytes:
-        """As it travels."""
+        """Encode it for the wire."""
         return _HEADER.pack(VERSION, self.source, self.destination, len(self.apdu)) + self.apdu
 
     @classmethod
@@ -42,7 +42,7 @@ class Unwrapper:
 
     @property
     def pending(self) -> bool:
-        """Whether a frame has begun and not ended."""
+        """Tell whether a frame has begun and not ended."""
         return bool(self._buffer)
 
     def feed(self, octets: bytes) -> list[WrapperFrame]:

@@ -90,7 +90,7 @@ from standpipe.platform.notify import COMMANDS, Listener
 LOOK_EVERY_S = 60.0
 LOOK_WAITING_S = 2.0
 LOOK_AFTER_S = 0.2
-"""Where nothing waits, where something does (leases of another process end in silence), and at the soonest."""
+"""Seconds between looks where nothing waits, where something does (leases may end in silence), and at the soonest."""
 MAX_DEVICES = 100_000
 _KINDS = {
     CommandKind.CREDIT: KIND_CREDIT,
@@ -102,7 +102,7 @@ _KINDS = {
     CommandKind.DIAGNOSTICS: KIND_DIAGNOSE,
 }
 CLOCK_KEEPS = timedelta(seconds=10)
-"""How long a time may wait at the network: past a Class A device's windows it would set the clock wrong."""
+"""Time that a time may wait at the network: past a Class A device's windows it would set the clock wrong."""
 _CONDITIONS = {
     "empty_pipe": ConditionKind.EMPTY_PIPE,
     "leak": ConditionKind.LEAK,
@@ -114,7 +114,7 @@ _log = structlog.get_logger(__name__)
 
 
 class NetworkServer(Protocol):
-    """What is asked of a network server; each call raises NetworkUnavailableError where it may not have been done."""
+    """Port of a network server; each call raises NetworkUnavailableError where it may not have been done."""
 
     async def replace_queue(self, dev_eui: str, f_port: int, frame: bytes, expires_at: datetime | None) -> str: ...
     async def flush(self, dev_eui: str) -> None: ...
@@ -154,7 +154,7 @@ class LoraCarrier:
                 metrics.RADIO_CONTACTS.labels(CARRIER, outcome).inc()
 
     async def _device(self, event: Event) -> LoraIdentity:
-        """Whose radio it is, kept until something is told of the meter. Raises NotFoundError."""
+        """Find the meter of a radio, kept until something is told of the meter. Raises NotFoundError."""
         key = (event.origin.dev_eui, event.origin.application_id)
         found = self._devices.get(key)
         if found is None:
@@ -357,5 +357,5 @@ def _answer(payload: bytes, key: FrameKey, meter_id: str, now: datetime) -> Mete
 
 
 def frame_key(device: LoraIdentity) -> FrameKey:
-    """What this meter's frames are tied to."""
+    """Return what this meter's frames are tied to."""
     return FrameKey(device.meter.prepaid_key, bytes.fromhex(device.dev_eui), device.meter.serial)

@@ -41,7 +41,7 @@ _LOST = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which radio an event is about, by the network server's word."""
+    """The radio that an event is about, by the network server's word."""
 
     dev_eui: str
     application_id: str

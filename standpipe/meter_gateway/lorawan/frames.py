@@ -46,7 +46,7 @@ _STATUS = struct.Struct(">IIBBBI")
 
 @dataclass(frozen=True, slots=True)
 class FrameKey:
-    """What a frame's MAC is tied to: the meter's prepaid key, its radio and its serial."""
+    """Key of a frame's MAC: the meter's prepaid key, its radio and its serial."""
 
     key: bytes
     dev_eui: bytes
@@ -60,7 +60,7 @@ class FrameKey:
 
 @dataclass(frozen=True, slots=True)
 class Alarms:
-    """What the meter complains of at the time of its statement."""
+    """Alarms of the meter at the time of its status report."""
 
     empty_pipe: bool = False
     leak: bool = False
@@ -168,7 +168,7 @@ class LoraHistory:
 
     @classmethod
     def fitting(cls, hours: list[tuple[int, int]], limit: int = DR0_BYTES) -> "LoraHistory":
-        """As many of these (Unix seconds, register in ml) as fit into ``limit`` bytes; a gap or a step back ends it.
+        """Take as many of these (Unix seconds, register in ml) as fit ``limit`` bytes; a gap or a step back ends it.
 
         ``1 + len(deltas_ml)`` of them were taken.
         """
@@ -252,7 +252,7 @@ class Reader:
 
     @property
     def left(self) -> int:
-        """How many bytes are not read yet."""
+        """Number of bytes that are not read yet."""
         return len(self._body) - self._at
 
     def take(self, size: int) -> bytes:

@@ -54,7 +54,7 @@ class TablePart:
 
 @dataclass(frozen=True, slots=True)
 class LoraDiagnostics:
-    """How the meter itself does, in answer to the command of that sequence; None: it cannot tell."""
+    """Diagnostics of the meter, in answer to the command of that sequence; None: it cannot tell."""
 
     LABEL: ClassVar[bytes] = b"standpipe/lora/diagnostics"
 
@@ -101,7 +101,7 @@ class LoraDiagnostics:
 
 @dataclass(frozen=True, slots=True)
 class LoraTablesHeld:
-    """Which price tables the meter holds (ids, all zero: none), and which parts of the one that is coming."""
+    """Price tables that the meter holds (ids, all zero: none), and the parts of the one that is coming."""
 
     LABEL: ClassVar[bytes] = b"standpipe/lora/tables-held"
 

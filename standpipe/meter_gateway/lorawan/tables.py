@@ -10,14 +10,14 @@ from standpipe.platform.base import Base, QueueMixin
 
 
 class DeviceClass(StrEnum):
-    """When a device listens: A after its own uplink, C all the time."""
+    """Classes of devices by when they listen: A after its own uplink, C all the time."""
 
     A = "A"
     C = "C"
 
 
 class DownlinkState(StrEnum):
-    """Where a downlink stands at the network, by the network's own word. None of this is delivery."""
+    """States of a downlink at the network, by the network's own word. None of this is delivery."""
 
     SENDING = "SENDING"
     """Not taken over by the network server yet, or its answer was lost."""

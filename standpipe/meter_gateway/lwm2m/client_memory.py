@@ -1,4 +1,4 @@
-"""What a gateway remembers of a meter's client for as long as its registration lasts. Pure.
+"""Memory of a meter's client for as long as its registration lasts. Pure.
 
 A client that registers anew, as it does after new firmware, is asked everything again. What is forgotten costs an
 exchange; it is never wrong.
@@ -11,12 +11,12 @@ from standpipe.meter_gateway.lwm2m.water import Observations
 from standpipe.meters.reports import ConditionKind, MeasureKind
 
 TELL_AGAIN = timedelta(hours=20)
-"""What stays the same is written down again at the next contact after this, so that it is seen to be fresh."""
+"""Time after which unchanged values are written down again at the next contact, so that they are seen to be fresh."""
 
 
 @dataclass(slots=True)
 class ClientMemory:
-    """What the client has been found to understand, so that it is not asked again (M23), and what it told last.
+    """Findings about a client: what it understands, so that it is not asked again (M23), and what it told last.
 
     ``tlv_first``: it knows no SenML, or came before it. ``refused``: paths that it said for good not to have.
     """
@@ -49,6 +49,6 @@ class ClientMemory:
         return replace(found, conditions=conditions, measures=measures, battery_percent=battery)
 
     def forget_told(self) -> None:
-        """What was told may not have been written down, or something newer was."""
+        """Forget what was told: it may not have been written down, or something newer was."""
         self._told_at, self._battery_percent = None, None
         self._conditions, self._measures = {}, {}

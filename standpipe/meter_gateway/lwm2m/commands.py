@@ -61,7 +61,7 @@ async def carry(
 
 
 async def read_tables(peer: MeterPeer, identity: MeterIdentity, object_id: int) -> Observations:
-    """Which price tables the meter says to hold; nothing where it does not say. Raises MeterAsleepError."""
+    """Read the price tables that the meter says to hold; nothing where it does not say. Raises MeterAsleepError."""
     try:
         raw = await peer.read_opaque(f"/{object_id}/0/{_TABLES_HELD}")
         held = TablesHeldFrame.from_bytes(raw, identity.prepaid_key, identity.serial)

@@ -52,7 +52,7 @@ class Contacts:
         self._object_id, self._peer_at = object_id, peer_at
         self._running: dict[str, asyncio.Task[None]] = {}
         self._peers: dict[str, tuple[str, MeterPeer]] = {}
-        """Whom a contact under way asks, and at which address."""
+        """Meters that contacts under way ask, and at which address."""
         self._again: set[str] = set()
         self._alive: set[str] = set()
         self._known: dict[str, Known] = {}
@@ -208,7 +208,7 @@ class Contacts:
         return "done"
 
     async def _deliver(self, carrier: Lwm2mCarrier, known: Known) -> bool:
-        """Whether the meter said nothing that is not to be believed.
+        """Deliver to the meter. False where it said something that is not to be believed.
 
         A meter that was heard in this very waking is not read back again where nothing waits for it.
         """
@@ -232,7 +232,7 @@ class Contacts:
         return True
 
     def _memory(self, known: Known) -> ClientMemory:
-        """What is remembered of the client, as long as it is under the same registration."""
+        """Return the memory of the client, as long as it is under the same registration."""
         registration = known.registration
         memory = self._memories.get(registration.meter_id)
         if memory is None or memory.location != registration.location:

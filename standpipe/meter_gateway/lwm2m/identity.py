@@ -16,7 +16,7 @@ _DTLS = "dtls://"
 
 
 class TransportIdentity(Protocol):
-    """What a transport knows of its peers."""
+    """Knowledge that a transport has of its peers."""
 
     def at_registration(self, remote: Any, endpoint: str) -> str:
         """The identity under which ``remote`` registers.
@@ -27,7 +27,7 @@ class TransportIdentity(Protocol):
         ...
 
     def may_use(self, remote: Any, registration: Registration) -> bool:
-        """Whether ``remote`` may act for this registration, whose location it named."""
+        """Tell whether ``remote`` may act for this registration, whose location it named."""
         ...
 
     def meter_of(self, remote: Any) -> str | None:
@@ -46,7 +46,7 @@ class PlainUdpIdentity:
         return endpoint
 
     def may_use(self, remote: Any, registration: Registration) -> bool:
-        """Who knows the location may use it, from any address (M17); what registered over DTLS stays there."""
+        """Allow whoever knows the location, from any address (M17); what registered over DTLS stays there."""
         del remote
         return not registration.remote.startswith(_DTLS)
 

@@ -1,4 +1,4 @@
-"""What a meter says of its LwM2M objects, in whichever format it says it, as one kind of record. Pure.
+"""Words of a meter about its LwM2M objects, in whichever format, as one kind of record. Pure.
 
 TLV and plain text carry no types: those of the resources that we read stand here, from the OMA registry (objects
 3 1.1, 4 1.3, 3411 1.0, 3424 1.1, 3425 1.1, 10272–10275 1.0). What is not in the table is left aside.

@@ -40,7 +40,7 @@ class MeterRefusedError(StandpipeError):
 
     @property
     def is_final(self) -> bool:
-        """Whether the request was wrong (4.xx), so that asking again is pointless."""
+        """Tell whether the request was wrong (4.xx), so that asking again is pointless."""
         return self.code.startswith("4")
 
     def __str__(self) -> str:

@@ -178,12 +178,12 @@ async def deregister(conn: Connection, location: str, proven: str | None) -> str
 
 
 async def by_remote(conn: Connection, ring: KeyRing, remote: str) -> Known:
-    """Who registered from this address. Raises NotFoundError."""
+    """Return the registration that was made from this address. Raises NotFoundError."""
     return await _read(conn, ring, BY_REMOTE, remote)
 
 
 async def by_meter(conn: Connection, ring: KeyRing, meter_id: str) -> Known:
-    """Where this meter registered from. Raises NotFoundError."""
+    """Return this meter's registration. Raises NotFoundError."""
     return await _read(conn, ring, BY_METER, meter_id)
 
 

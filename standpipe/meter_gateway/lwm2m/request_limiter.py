@@ -21,7 +21,7 @@ class RequestLimiter:
         self._tasks: set[asyncio.Task[aiocoap.Message]] = set()
 
     async def run(self, work: Callable[[], Awaitable[aiocoap.Message]]) -> aiocoap.Message:
-        """What ``work`` answers; it must not raise. 5.03 where too much is under way."""
+        """Return the answer of ``work``, which must not raise; 5.03 where too much is under way."""
         if len(self._tasks) >= self._size:
             return aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE)
         task = asyncio.ensure_future(work())

@@ -184,7 +184,7 @@ class DataPush(Door):
         return aiocoap.Message(code=aiocoap.CHANGED)
 
     async def _sender(self, remote: Any) -> Known:
-        """Whose request this is, which names no location. Raises NotFoundError."""
+        """Find the sender of a request that names no location. Raises NotFoundError."""
         meter_id = self._identity.meter_of(remote)
         if meter_id is not None:
             known = await self._contacts.known(meter_id)

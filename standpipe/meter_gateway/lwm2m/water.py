@@ -50,7 +50,7 @@ _MAX_REGISTER_ML = 10**15
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What a payload tells."""
+    """Observations that a payload tells."""
 
     readings: tuple[RegisterReading, ...] = ()
     battery_percent: int | None = None
@@ -60,7 +60,7 @@ class Observations:
     tables: HeldTables | None = None
 
     def report(self, meter_id: str, arrived_at: datetime) -> MeterReport:
-        """As one meter's report."""
+        """Turn them into one meter's report."""
         return MeterReport(
             meter_id,
             arrived_at,

@@ -1,4 +1,4 @@
-"""What most rails do not offer, so that each writes only what it does. Pure."""
+"""Defaults for what most rails do not offer, so that each writes only what it does. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +12,7 @@ from standpipe.payments.rails.port import (
     RefundTruth,
     SettlementLine,
 )
+from standpipe.platform.language import to_translate
 
 
 class BaseRail:
@@ -29,9 +30,9 @@ class BaseRail:
         """Every rail has its own."""
         raise NotImplementedError(rail_ref)
 
-    async def refund(self, request: RefundRequest) -> RefundTruth:
+    async def refund(self, request: RefundRequest) -> RefundTruth:  # noqa: ARG002 - the signature is the port's.
         """Refused: capabilities say so, and nobody should ask."""
-        raise RailRefusedError(self.name, "unsupported", f"{self.name} cannot refund {request.rail_ref}.")
+        raise RailRefusedError(self.name, "unsupported", to_translate("This way to pay cannot give money back."))
 
     async def find_refund(self, request: RefundRequest) -> RefundTruth | None:  # noqa: ARG002
         """None: the key alone is safe."""
@@ -39,7 +40,7 @@ class BaseRail:
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
         """Refused, as ``refund`` is."""
-        raise RailRefusedError(self.name, "unsupported", f"{self.name} knows no refund {refund_ref}.")
+        raise RailRefusedError(self.name, "unsupported", to_translate("There is no such refund."))
 
     async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:  # noqa: ARG002
         """None."""

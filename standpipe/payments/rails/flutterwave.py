@@ -39,6 +39,7 @@ from standpipe.payments.rails.port import (
     WebhookCall,
 )
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import to_translate
 from standpipe.platform.units import currency_exponent, to_major, to_minor
 
 NAME = "flutterwave"
@@ -98,7 +99,7 @@ class FlutterwaveRail(BaseRail):
         if currency not in _LIMITS:
             return ()
         unit = 10 ** currency_exponent(currency)
-        label = "Mobile money, bank or card"
+        label = to_translate("Mobile money, bank or card")
         return (PaymentMethod(NAME, MethodKind.BANK_REDIRECT, label, unit, _LIMITS[currency] * unit),)
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
@@ -148,7 +149,7 @@ class FlutterwaveRail(BaseRail):
         truth = await self.fetch(request.rail_ref) if _REFERENCE.fullmatch(request.rail_ref) else None
         transaction = truth.aliases[0] if truth is not None and truth.aliases else request.rail_ref
         if not transaction.isascii() or not transaction.isdigit():
-            raise RailRefusedError(NAME, "no_transaction", "There is no transaction to refund.")
+            raise RailRefusedError(NAME, "no_transaction", to_translate("There is no transaction to refund."))
         amount = f"{to_major(request.amount_minor, request.currency):f}"
         answer = await self._call(
             "POST", f"/v3/transactions/{transaction}/refund", {"amount": amount, "comments": request.key}
@@ -174,7 +175,7 @@ class FlutterwaveRail(BaseRail):
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
         """A refund now."""
         if not refund_ref.isascii() or not refund_ref.isdigit():
-            raise RailRefusedError(NAME, "bad_id", "This is not a refund's id.")
+            raise RailRefusedError(NAME, "bad_id", to_translate("This is not a refund's id."))
         answer = await self._call("GET", f"/v3/refunds/{refund_ref}")
         data = answer.get("data")
         if not isinstance(data, dict):
@@ -202,7 +203,7 @@ class FlutterwaveRail(BaseRail):
         )
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
-        """What Flutterwave has settled in these days, transaction by transaction, with its fees."""
+        """List what Flutterwave has settled in these days, transaction by transaction, with its fees."""
         span = {"from": f"{since:%Y-%m-%d}", "to": f"{until:%Y-%m-%d}"}
         lines: list[SettlementLine] = []
         for page in range(1, MAX_PAGES):
@@ -230,7 +231,9 @@ class FlutterwaveRail(BaseRail):
         if not isinstance(answer, dict) or response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             raise RailUnavailableError(NAME, f"HTTP {response.status_code}")
         if response.status_code in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY}:
-            raise RailRefusedError(NAME, f"http_{response.status_code}", "Flutterwave refused the request.")
+            raise RailRefusedError(
+                NAME, f"http_{response.status_code}", to_translate("Flutterwave refused the request.")
+            )
         if not response.is_success or answer.get("status") != "success":
             # 401 included: our key may be wrong, which is our fault and can be put right.
             raise RailUnavailableError(NAME, f"HTTP {response.status_code}")
@@ -259,7 +262,7 @@ def _read(reference: str, rows: list[dict[str, Any]]) -> PaymentTruth:
         captured_minor=captured,
         refunded_minor=0,
         failure_code="declined" if status is PaymentStatus.FAILED else None,
-        failure_message="The payment was declined." if status is PaymentStatus.FAILED else None,
+        failure_message=to_translate("The payment was declined.") if status is PaymentStatus.FAILED else None,
         aliases=(str(int(shown["id"])),) if isinstance(shown.get("id"), int) else (),
         receipt_ref=text_at(shown, "flw_ref") if paid else None,
     )
@@ -324,4 +327,4 @@ def _fee(row: dict[str, Any], currency: str) -> int:
 
 def _checked(reference: str) -> None:
     if not _REFERENCE.fullmatch(reference):
-        raise RailRefusedError(NAME, "bad_id", "This is not a payment's reference.")
+        raise RailRefusedError(NAME, "bad_id", to_translate("This is not a payment's reference."))

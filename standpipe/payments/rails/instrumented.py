@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def instrumented(rail: Rail) -> Rail:
-    """The same provider, each of whose calls over the network is measured from now on."""
+    """Wrap a rail so that each of its calls over the network is measured."""
     for call in CALLS:
         # On the instance: whoever asks what kind of provider it is still gets the true answer.
         setattr(rail, call, _instrument(rail.name, call, getattr(rail, call)))

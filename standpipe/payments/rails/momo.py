@@ -38,6 +38,7 @@ from standpipe.payments.rails.port import (
     WebhookCall,
 )
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import to_translate
 from standpipe.platform.units import currency_exponent, to_major, to_minor
 
 NAME = "momo"
@@ -53,15 +54,18 @@ _STATUS = {
 }
 # Reasons of a FAILED request to pay that are no plain failure: what they mean for the payment, and for the payer.
 _REASONS = {
-    "EXPIRED": (PaymentStatus.EXPIRED, "The request to the phone ran out."),
-    "APPROVAL_REJECTED": (PaymentStatus.CANCELLED, "The request was refused on the phone."),
-    "COULD_NOT_PERFORM_TRANSACTION": (PaymentStatus.EXPIRED, "The phone did not answer in time."),
+    "EXPIRED": (PaymentStatus.EXPIRED, to_translate("The request to the phone ran out.")),
+    "APPROVAL_REJECTED": (PaymentStatus.CANCELLED, to_translate("The request was refused on the phone.")),
+    "COULD_NOT_PERFORM_TRANSACTION": (PaymentStatus.EXPIRED, to_translate("The phone did not answer in time.")),
     "INTERNAL_PROCESSING_ERROR": (PaymentStatus.PENDING, ""),
     "SERVICE_UNAVAILABLE": (PaymentStatus.PENDING, ""),
-    "NOT_ENOUGH_FUNDS": (PaymentStatus.FAILED, "There is not enough money in the MoMo account."),
-    "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED": (PaymentStatus.FAILED, "There is not enough money."),
-    "PAYER_LIMIT_REACHED": (PaymentStatus.FAILED, "The MoMo account's limit is reached."),
-    "PAYER_NOT_FOUND": (PaymentStatus.FAILED, "This number has no MoMo account."),
+    "NOT_ENOUGH_FUNDS": (PaymentStatus.FAILED, to_translate("There is not enough money in the MoMo account.")),
+    "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED": (
+        PaymentStatus.FAILED,
+        to_translate("There is not enough money."),
+    ),
+    "PAYER_LIMIT_REACHED": (PaymentStatus.FAILED, to_translate("The MoMo account's limit is reached.")),
+    "PAYER_NOT_FOUND": (PaymentStatus.FAILED, to_translate("This number has no MoMo account.")),
 }
 _REFUND_STATUS = {
     "PENDING": RefundStatus.PENDING,
@@ -127,7 +131,7 @@ class MomoRail(BaseRail):
         """Ring the phone; asked again, it is the same request."""
         phone, reference = (request.phone or "").lstrip("+"), payment_id(request.reference)
         if not phone.isascii() or not phone.isdigit():
-            raise RailRefusedError(NAME, "phone", "MoMo needs the payer's phone number.")
+            raise RailRefusedError(NAME, "phone", to_translate("MoMo needs the payer's phone number."))
         body = {
             "amount": f"{to_major(request.amount_minor, request.currency):f}",
             "currency": request.currency,
@@ -224,7 +228,7 @@ class MomoRail(BaseRail):
     ) -> tuple[int, dict[str, Any]]:
         keys = self._keys[product]
         if keys is None:
-            raise RailRefusedError(NAME, "unsupported", f"MoMo's {product} product is not set up.")
+            raise RailRefusedError(NAME, "unsupported", to_translate("MoMo is not set up for this."))
         status, answer = 0, {}
         for fresh in (False, True):
             sent = {
@@ -267,7 +271,7 @@ def _read(reference: str, answer: dict[str, Any]) -> PaymentTruth:
     reason = _reason(answer) if status is PaymentStatus.FAILED else None
     message = None
     if reason is not None:
-        status, message = _REASONS.get(reason, (PaymentStatus.FAILED, "The payment was declined."))
+        status, message = _REASONS.get(reason, (PaymentStatus.FAILED, to_translate("The payment was declined.")))
     amount = _amount(answer, currency)
     receipt = text_at(answer, "financialTransactionId")
     return PaymentTruth(
@@ -320,7 +324,7 @@ def _refuse_unless(good: bool, status: int, answer: dict[str, Any]) -> None:
     if good:
         return
     if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN}:
-        raise RailRefusedError(NAME, str(answer.get("code") or status)[:64], "MoMo refused the request.")
+        raise RailRefusedError(NAME, str(answer.get("code") or status)[:64], to_translate("MoMo refused the request."))
     raise RailUnavailableError(NAME, f"HTTP {status}")
 
 
@@ -328,7 +332,7 @@ def _checked(reference: str) -> str:
     try:
         return str(uuid.UUID(reference))
     except ValueError:
-        raise RailRefusedError(NAME, "bad_id", "This is not a MoMo payment's id.") from None
+        raise RailRefusedError(NAME, "bad_id", to_translate("This is not a MoMo payment's id.")) from None
 
 
 def _masked(phone: str) -> str:

@@ -54,6 +54,7 @@ from standpipe.payments.rails.port import (
     SettlementLine,
     WebhookCall,
 )
+from standpipe.platform.language import to_translate
 
 NAME = "mpesa"
 MINOR = 100
@@ -119,7 +120,9 @@ class MpesaRail(BaseRail):
         """Ring the phone. Never asked twice for one reference (``create_again_s`` is 0)."""
         phone = (request.phone or "").lstrip("+")
         if not phone.startswith("254") or not phone.isdigit():
-            raise RailRefusedError(NAME, "phone", "M-Pesa needs a Kenyan phone number, like +254712345678.")
+            raise RailRefusedError(
+                NAME, "phone", to_translate("M-Pesa needs a Kenyan phone number, like +254712345678.")
+            )
         stamp, password = self._password()
         answer = await self._post(
             "/mpesa/stkpush/v1/processrequest",
@@ -139,7 +142,9 @@ class MpesaRail(BaseRail):
         )
         checkout = text_of(answer.get("CheckoutRequestID"))
         if code_of(answer.get("ResponseCode")) != "0":
-            raise RailRefusedError(NAME, code_of(answer.get("ResponseCode")), "M-Pesa did not take the request.")
+            raise RailRefusedError(
+                NAME, code_of(answer.get("ResponseCode")), to_translate("M-Pesa did not take the request.")
+            )
         if not is_checkout(checkout):
             raise RailUnavailableError(NAME, "a push without its id")
         action = {"type": "stk_push", "phone_masked": masked(phone), "expires_s": PROMPT_S}
@@ -151,7 +156,7 @@ class MpesaRail(BaseRail):
             return await self._fetch_push(rail_ref)
         if is_transaction(rail_ref):
             return await self._fetch_transaction(rail_ref)
-        raise RailRefusedError(NAME, "bad_id", "This is not an M-Pesa payment's id.")
+        raise RailRefusedError(NAME, "bad_id", to_translate("This is not an M-Pesa payment's id."))
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:  # noqa: ARG002 - Daraja cannot look one up.
         """None: a push cannot be looked up by our reference; its callback, or the money's confirmation, names it."""
@@ -161,7 +166,9 @@ class MpesaRail(BaseRail):
         """Reverse a transaction, once per key however often asked."""
         transaction = request.receipt_ref or request.rail_ref
         if not is_transaction(transaction) or not _KEY.fullmatch(request.key):
-            raise RailRefusedError(NAME, "no_receipt", "The M-Pesa transaction number of this payment is not known.")
+            raise RailRefusedError(
+                NAME, "no_receipt", to_translate("The M-Pesa transaction number of this payment is not known.")
+            )
         pending = RefundTruth(request.key, request.amount_minor, CURRENCY, RefundStatus.PENDING)
         if not await self._answers.expect(NAME, conversation_id=request.key, topic=f"reversal:{request.key}"):
             return pending
@@ -180,7 +187,7 @@ class MpesaRail(BaseRail):
         return pending
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
-        """What became of a reversal; PENDING while M-Pesa has not said."""
+        """Fetch a reversal's state; PENDING while M-Pesa has not said."""
         body = await self._answers.recall(NAME, f"reversal:{refund_ref}")
         result = _result_of(body)
         if result is None:
@@ -196,16 +203,16 @@ class MpesaRail(BaseRail):
         mpesa_callbacks.authenticate(call, self._secrets, self._networks)
 
     def parse(self, call: WebhookCall) -> RailNotice:
-        """What a callback is about."""
+        """Tell what a callback is about."""
         return mpesa_callbacks.parse(call)
 
     async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:
-        """What came in on the paybill in these days (Pull Transactions), pushes to phones included."""
+        """List what came in on the paybill in these days (Pull Transactions), pushes to phones included."""
         rows = await self._pull(since, until)
         return [truth for row in rows if (truth := _pulled(row)) is not None]
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
-        """The same, as a statement: M-Pesa's charges are on the organisation's statement file only."""
+        """List them as a statement: M-Pesa's charges are on the organisation's statement file only."""
         return [
             SettlementLine(
                 external_id=truth.rail_ref,
@@ -269,14 +276,14 @@ class MpesaRail(BaseRail):
         """The answer to a status query; None where it tells nothing, so that it is asked again."""
         code = code_of(result.get("ResultCode"))
         if code in _NOT_THERE:
-            raise RailRefusedError(NAME, code, "M-Pesa knows no such transaction.")
+            raise RailRefusedError(NAME, code, to_translate("M-Pesa knows no such transaction."))
         items = _parameters(result)
         amount = amount_minor(items.get("Amount"))
         ours = text_of(items.get("CreditPartyName")).partition("-")[0].strip() == self._shortcode
         if code != "0" or amount is None or text_of(items.get("ReceiptNo")) != transaction:
             return None
         if not ours:
-            raise RailRefusedError(NAME, "not_ours", "That money went to somebody else.")
+            raise RailRefusedError(NAME, "not_ours", to_translate("That money went to somebody else."))
         done = text_of(items.get("TransactionStatus")) == "Completed"
         payer = text_of(items.get("DebitPartyName")).partition(" - ")[0]
         return PaymentTruth(
@@ -345,7 +352,7 @@ class MpesaRail(BaseRail):
             return answer
         code = code_of(answer.get("errorCode"))
         if response.status_code in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}:
-            raise RailRefusedError(NAME, code or "refused", "M-Pesa refused the request.")
+            raise RailRefusedError(NAME, code or "refused", to_translate("M-Pesa refused the request."))
         raise RailUnavailableError(NAME, code or f"HTTP {response.status_code}")
 
     async def _access_token(self, *, fresh: bool) -> str:

@@ -58,7 +58,7 @@ def authenticate(call: WebhookCall, secrets: Sequence[str], networks: Sequence[s
 
 
 def parse(call: WebhookCall) -> RailNotice:
-    """What a callback is about. Never raises."""
+    """Tell what a callback is about. Never raises."""
     channel = call.tail.partition("/")[2]
     if channel == "stk":
         return _stk(call.body)

@@ -13,6 +13,7 @@ from typing import Any
 
 from standpipe.payments.rails.port import PaymentStatus
 from standpipe.platform.errors import InvalidInputError
+from standpipe.platform.language import to_translate
 from standpipe.platform.units import is_storable, to_minor
 
 CURRENCY = "KES"
@@ -33,13 +34,15 @@ STK_STATUS = {
     "2001": PaymentStatus.FAILED,
 }
 STK_MESSAGE = {
-    "1": "There is not enough money in the M-Pesa account.",
-    "17": "M-Pesa takes the same amount again only after two minutes. Please wait two minutes and try again.",
-    "1019": "The request to the phone ran out.",
-    "1032": "The request was cancelled on the phone.",
-    "1036": "The request to the phone ran out.",
-    "1037": "The phone could not be reached.",
-    "2001": "The PIN was wrong.",
+    "1": to_translate("There is not enough money in the M-Pesa account."),
+    "17": to_translate(
+        "M-Pesa takes the same amount again only after two minutes. Please wait two minutes and try again."
+    ),
+    "1019": to_translate("The request to the phone ran out."),
+    "1032": to_translate("The request was cancelled on the phone."),
+    "1036": to_translate("The request to the phone ran out."),
+    "1037": to_translate("The phone could not be reached."),
+    "2001": to_translate("The PIN was wrong."),
 }
 
 
@@ -88,12 +91,12 @@ def code_of(value: object) -> str:
 
 
 def is_transaction(text: str) -> bool:
-    """Whether a text has the form of M-Pesa's transaction number."""
+    """Tell whether a text has the form of M-Pesa's transaction number."""
     return _TRANSACTION.fullmatch(text) is not None
 
 
 def is_checkout(text: str) -> bool:
-    """Whether a text has the form of a CheckoutRequestID."""
+    """Tell whether a text has the form of a CheckoutRequestID."""
     return _CHECKOUT.fullmatch(text) is not None
 
 

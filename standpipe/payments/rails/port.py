@@ -15,7 +15,7 @@ from standpipe.platform.errors import StandpipeError
 
 
 class PaymentStatus(StrEnum):
-    """Where the provider says a payment stands. None of these is final for ever: a failed one can still succeed."""
+    """States of a payment at its provider. None of these is final for ever: a failed one can still succeed."""
 
     PENDING = "PENDING"
     SUCCEEDED = "SUCCEEDED"
@@ -25,7 +25,7 @@ class PaymentStatus(StrEnum):
 
 
 class RefundStatus(StrEnum):
-    """Where the provider says a refund stands. A succeeded one can still fail: the bank sends it back."""
+    """States of a refund at its provider. A succeeded one can still fail: the bank sends it back."""
 
     PENDING = "PENDING"
     SUCCEEDED = "SUCCEEDED"
@@ -42,7 +42,7 @@ class DisputeState(StrEnum):
 
 
 class MethodKind(StrEnum):
-    """What the customer pays with."""
+    """Kinds of means that the customer pays with."""
 
     CARD = "CARD"
     MOBILE_MONEY = "MOBILE_MONEY"
@@ -52,7 +52,7 @@ class MethodKind(StrEnum):
 
 
 class NoticeSubject(StrEnum):
-    """What a notice is about, and so who works it: ``standpipe.payments.inbox``."""
+    """Subjects of notices, which decide who works them: ``standpipe.payments.inbox``."""
 
     PAYMENT = "PAYMENT"
     UNSOLICITED = "UNSOLICITED"
@@ -71,7 +71,7 @@ MOBILE_POLLS_S = (10, 20, 30, 60, 120, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600,
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a rail can do. ``reports_refunds``: ``fetch`` tells the total refunded, the dashboard's refunds too."""
+    """Capabilities of a rail. ``reports_refunds``: ``fetch`` tells the total refunded, the dashboard's refunds too."""
 
     poll_after_s: tuple[int, ...]
     refunds: bool = False
@@ -82,7 +82,7 @@ class Capabilities:
     saved_methods: bool = False
     settlements: bool = False
     create_again_s: int = 23 * 3600
-    """How long the same reference safely yields the same payment; later we only look (P29)."""
+    """Seconds in which one reference safely yields one payment; later we only look (P29)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class PaymentMethod:
 
 @dataclass(frozen=True, slots=True)
 class PaymentRequest:
-    """What we ask a provider to collect. ``reference`` is the top-up's id and the idempotency key at once.
+    """A payment to collect. ``reference`` is the top-up's id and the idempotency key at once.
 
     ``account_reference`` has at most 12 characters [A-Z0-9] and is the top-up's own, for rails that show or carry
     only so many. ``off_session``: the customer is not there; charge ``saved_method_ref`` of ``customer_ref``.
@@ -180,7 +180,7 @@ class PaymentTruth:
     captured_is_request: bool = False
     """It succeeded, and this rail moves exactly what was asked for without telling how much that was."""
     retryable: bool = True
-    """Whether trying again may help after a failure."""
+    """Trying again may help after a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ class RailNotice:
 
 
 class SettlementKind(StrEnum):
-    """What a line of a provider's statement is."""
+    """Kinds of line in a provider's statement."""
 
     PAYMENT = "PAYMENT"
     REFUND = "REFUND"
@@ -336,7 +336,7 @@ class Rail(Protocol):
     vault: CardVault | None
 
     def methods(self, currency: str) -> tuple[PaymentMethod, ...]:
-        """What a customer may pay with in this currency; empty where the provider does not take it."""
+        """List the ways to pay in this currency; empty where the provider does not take it."""
         ...
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
@@ -377,7 +377,7 @@ class Rail(Protocol):
         ...
 
     def parse(self, call: WebhookCall) -> RailNotice:
-        """What an authenticated notice is about. Never raises: what cannot be read is stored as ``ignored``."""
+        """Tell what an authenticated notice is about. Never raises: what cannot be read is stored as ``ignored``."""
         ...
 
     async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:

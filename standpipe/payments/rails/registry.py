@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from standpipe.payments.rails.port import PaymentMethod, Rail, RailUnavailableError
 from standpipe.payments.split import NO_FEE, FeeRule
 from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError
+from standpipe.platform.language import phrase
 
 
 class Rails(dict[str, Rail]):
@@ -38,7 +39,7 @@ def check_amount(method: PaymentMethod, amount_minor: int, currency: str, field:
     if not method.minimum_minor <= amount_minor <= method.maximum_minor:
         raise AmountOutOfRangeError(method.minimum_minor, method.maximum_minor, currency, field)
     if amount_minor % method.step_minor:
-        raise InvalidInputError(f"{method.label} takes whole amounts only.", field)
+        raise InvalidInputError(phrase("{method} takes whole amounts only.", method=phrase(method.label)), field)
 
 
 def rail_of(rails: Mapping[str, Rail], name: str) -> Rail:

@@ -26,6 +26,7 @@ from standpipe.payments.rails.port import (
     WebhookCall,
 )
 from standpipe.payments.rails.signatures import verify
+from standpipe.platform.language import to_translate
 from standpipe.platform.units import currency_exponent
 
 NAME = "sandbox"
@@ -61,7 +62,11 @@ class SandboxRail(BaseRail):
     def methods(self, currency: str) -> tuple[PaymentMethod, ...]:
         """One mobile-money-like method in every currency."""
         unit = 10 ** currency_exponent(currency)
-        return (PaymentMethod("sandbox", MethodKind.MOBILE_MONEY, "Sandbox money", 1 * unit, 1_000_000 * unit),)
+        return (
+            PaymentMethod(
+                "sandbox", MethodKind.MOBILE_MONEY, to_translate("Sandbox money"), 1 * unit, 1_000_000 * unit
+            ),
+        )
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
         """Create the charge, or find the one that this reference made before."""
@@ -102,7 +107,7 @@ class SandboxRail(BaseRail):
         for refund in (await self.fetch(rail_ref)).refunds:
             if refund.rail_ref == refund_ref:
                 return refund
-        raise RailRefusedError(NAME, "not_found", "There is no such refund.")
+        raise RailRefusedError(NAME, "not_found", to_translate("There is no such refund."))
 
     def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Sandbox-Signature`` over the raw bytes."""
@@ -141,7 +146,8 @@ class SandboxRail(BaseRail):
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error:
             raise RailUnavailableError(NAME, f"HTTP {response.status_code}")
         if response.is_error:
-            raise RailRefusedError(NAME, str(answer.get("code", "refused")), str(answer.get("message", "Refused.")))
+            message = str(answer.get("message") or to_translate("Refused."))
+            raise RailRefusedError(NAME, str(answer.get("code", "refused")), message)
         return answer
 
 
@@ -161,7 +167,7 @@ def _read(charge: dict[str, Any]) -> PaymentTruth:
             dispute_fee_minor=_whole(charge["dispute_fee"]),
             dispute=DisputeState(charge["dispute"].upper()) if charge["dispute"] else None,
             failure_code=charge.get("failure_code"),
-            failure_message="The payment was declined." if status is PaymentStatus.FAILED else None,
+            failure_message=to_translate("The payment was declined.") if status is PaymentStatus.FAILED else None,
             next_action={"type": "redirect", "url": charge["pay_url"]} if status is PaymentStatus.PENDING else None,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -184,5 +190,5 @@ def _whole(value: object) -> int:
 
 def _checked(rail_ref: str) -> str:
     if not _ID.fullmatch(rail_ref):
-        raise RailRefusedError(NAME, "bad_id", "This is not a charge's id.")
+        raise RailRefusedError(NAME, "bad_id", to_translate("This is not a charge's id."))
     return rail_ref

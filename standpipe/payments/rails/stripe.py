@@ -36,6 +36,7 @@ from standpipe.payments.rails.stripe_events import PAYMENT_ID, parse
 from standpipe.payments.rails.stripe_statement import line_of
 from standpipe.payments.rails.stripe_truth import REFERENCE, REFUND_KEY, intent_truth, refund_truth
 from standpipe.payments.rails.stripe_vault import StripeVault
+from standpipe.platform.language import to_translate
 
 API_VERSION = "2026-10-28.endive"
 MAX_RETRIES = 2
@@ -91,7 +92,7 @@ class StripeRail(BaseRail):
         """A card in the app, and a card on Stripe's own page."""
         least_minor, most_minor = limits_minor(currency)
         step = step_minor(currency)
-        names = (("stripe", "Card"), ("stripe_checkout", "Card, on a web page"))
+        names = (("stripe", to_translate("Card")), ("stripe_checkout", to_translate("Card, on a web page")))
         return tuple(
             PaymentMethod(method, MethodKind.CARD, label, least_minor, most_minor, step_minor=step)
             for method, label in names
@@ -169,7 +170,7 @@ class StripeRail(BaseRail):
         for refund in (await self.fetch(rail_ref)).refunds:
             if refund.rail_ref == refund_ref:
                 return refund
-        raise RailRefusedError(NAME, "resource_missing", "There is no such refund.")
+        raise RailRefusedError(NAME, "resource_missing", to_translate("There is no such refund."))
 
     def authenticate(self, call: WebhookCall) -> None:
         """Verify ``Stripe-Signature`` over the raw bytes.
@@ -180,7 +181,7 @@ class StripeRail(BaseRail):
         verify(call.headers.get("stripe-signature"), call.body, self._webhook_secrets, call.now_s)
 
     def parse(self, call: WebhookCall) -> RailNotice:
-        """What an event is about."""
+        """Tell what an event is about."""
         return parse(call, live=self._live, accounts=self._accounts)
 
     async def settlements(self, since: datetime, until: datetime) -> Sequence[SettlementLine]:
@@ -275,7 +276,7 @@ class StripeRail(BaseRail):
         return intent_truth(intent, refunds=refunds, disputes=disputes, next_action=await self._sheet(intent))
 
     async def _sheet(self, intent: dict[str, Any]) -> dict[str, Any] | None:
-        """What the app needs to open the PaymentSheet."""
+        """Return what the app needs to open the PaymentSheet."""
         if not intent.get("client_secret") or intent["status"] in {"succeeded", "canceled"}:
             return None
         customer = intent.get("customer")
@@ -366,7 +367,7 @@ def _session_truth(session: dict[str, Any], paid: PaymentTruth | None) -> Paymen
 def _checked(rail_ref: str) -> None:
     # Ids go into the path of a URL, and the SDK leaves a "/" as it is.
     if not PAYMENT_ID.fullmatch(rail_ref):
-        raise RailRefusedError(NAME, "bad_id", "This is not a payment's id.")
+        raise RailRefusedError(NAME, "bad_id", to_translate("This is not a payment's id."))
 
 
 def _neutral(error: stripe.StripeError) -> RailRefusedError | RailUnavailableError:

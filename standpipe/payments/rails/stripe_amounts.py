@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from standpipe.payments.rails.port import RailRefusedError
+from standpipe.platform.language import to_translate
 from standpipe.platform.units import currency_exponent, to_minor
 
 NAME = "stripe"
@@ -21,7 +22,7 @@ def to_stripe(amount_minor: int, currency: str) -> int:
     factor = Decimal(10) ** (stripe_exponent(currency) - currency_exponent(currency))
     amount = Decimal(amount_minor) * factor
     if amount != amount.to_integral_value() or int(amount) % _STEP.get(currency, 1):
-        raise RailRefusedError(NAME, "amount_step", "Stripe cannot charge this amount exactly.")
+        raise RailRefusedError(NAME, "amount_step", to_translate("Stripe cannot charge this amount exactly."))
     return int(amount)
 
 

@@ -1,4 +1,4 @@
-"""What a Stripe event is about: a table from its type to how its object names what we must ask for. Pure."""
+"""Subjects of Stripe's events: from its type to how its object names what we must ask for. Pure."""
 
 import re
 from collections.abc import Callable, Collection

@@ -113,7 +113,7 @@ def _saved_on(intent: dict[str, Any]) -> SavedCard | None:
 
 
 def _withdrawn_minor(dispute: dict[str, Any], currency: str) -> int:
-    """What a dispute has taken and not given back; an inquiry takes nothing."""
+    """Return the minor units that a dispute has taken and not given back; an inquiry takes nothing."""
     moves = dispute.get("balance_transactions") or []
     if all(str(move.get("currency", "")).upper() == currency for move in moves):
         return max(from_stripe(-sum(int(move["amount"]) for move in moves), currency), 0)

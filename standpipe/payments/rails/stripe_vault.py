@@ -9,6 +9,7 @@ import stripe
 from standpipe.payments.rails.port import RailRefusedError, SavedCard
 from standpipe.payments.rails.stripe_amounts import NAME
 from standpipe.payments.rails.stripe_truth import card_of
+from standpipe.platform.language import to_translate
 
 _ID = re.compile(r"(seti|pm|cus)_[A-Za-z0-9_]{1,250}")
 Ask = Callable[[Callable[[stripe.StripeClient], Awaitable[Any]]], Awaitable[dict[str, Any]]]
@@ -104,4 +105,4 @@ class StripeVault:
 def _checked(ref: str) -> None:
     # Ids go into the path of a URL, and the SDK leaves a "/" as it is.
     if not _ID.fullmatch(ref):
-        raise RailRefusedError(NAME, "bad_id", "This is not an id of Stripe's.")
+        raise RailRefusedError(NAME, "bad_id", to_translate("This is not an id of Stripe's."))

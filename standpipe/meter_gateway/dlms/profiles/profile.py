@@ -30,14 +30,14 @@ Obis = Annotated[str, AfterValidator(_is_obis)]
 
 
 class CreditMethod(StrEnum):
-    """How credit reaches the meter; decision 15 says what each is worth when an answer is lost."""
+    """Ways in which credit reaches the meter; decision 15 says what each is worth when an answer is lost."""
 
     SET_AMOUNT = "SET_AMOUNT"
     TOKEN = "TOKEN"  # noqa: S105 - a way of delivery.
 
 
 class Column(StrEnum):
-    """What a column of a load profile, or a field of a push, holds."""
+    """Contents of a column of a load profile, or of a field of a push."""
 
     NAME = "name"
     CLOCK = "clock"
@@ -127,7 +127,7 @@ class LoadProfile:
 
 @dataclass(frozen=True, config=_STRICT)
 class Credit:
-    """Where credit goes: a credit object (112), its account (111) and its charge (113), or a token gateway (115)."""
+    """Objects that take credit: a credit object (112), its account (111) and charge (113), or a token gateway (115)."""
 
     method: CreditMethod
     obis: Obis
@@ -164,7 +164,7 @@ class BatteryObject:
 
 @dataclass(frozen=True, config=_STRICT)
 class DiagnosticObjects:
-    """What the meter tells of itself: class 1, attribute 2, but for ``signal``, class 47, attribute 6 (cell_info).
+    """Objects that tell of the meter itself: class 1, attribute 2, but ``signal``: class 47, attribute 6 (cell_info).
 
     ``errors``: a number whose bits are the maker's; ``resets``: power failures; ``uptime_s``: seconds since the last.
     """
@@ -230,7 +230,7 @@ def read_profile(text: str, file_name: str) -> MeterProfile:
 
 
 def _contradictions(profile: MeterProfile) -> list[tuple[tuple[str, ...], str]]:
-    """What is right by itself and wrong together; money is at stake in most of these."""
+    """List what is right by itself and wrong together; money is at stake in most of these."""
     credit, association = profile.credit, profile.association
     wrong: list[tuple[tuple[str, ...], str]] = []
     if association.mechanism is Mechanism.NONE:

@@ -32,7 +32,7 @@ class DtlsTransport(GenericMessageInterface):  # type: ignore[misc]  # aiocoap i
         self._pool = self.server = DtlsServer(look_up, self, limits)
 
     async def recognize_remote(self, remote: Any) -> bool:
-        """Whether a request's remote is one of our sessions."""
+        """Tell whether a request's remote is one of our sessions."""
         return isinstance(remote, DtlsSession)
 
     async def determine_remote(self, request: Any) -> None:
@@ -79,7 +79,7 @@ async def add_dtls(
 
 
 def limits_of(settings: Settings) -> Limits:
-    """What the settings let one DTLS port hold."""
+    """Return what the settings let one DTLS port hold."""
     return Limits(
         max_sessions=settings.dtls_max_sessions,
         idle_s=settings.dtls_idle_h * 3600,

@@ -18,7 +18,7 @@ MAX_HELD = 8
 
 
 class Step(Enum):
-    """Where a handshake stands after a record."""
+    """States of a handshake after a record."""
 
     MORE = "more"
     LOOK_UP = "look up the identity's key, then resume"
@@ -35,7 +35,7 @@ class Handshake:
         self.identity: bytes | None = None
         self.credential: DtlsCredential | None = None
         self.slot = 0
-        """Which of the credential's keys this handshake tries."""
+        """Index of the credential's key that this handshake tries."""
         self.timers: list[asyncio.TimerHandle] = []
         self._decoy = decoy
         self._held: list[Record] | None = None
@@ -74,14 +74,14 @@ class Handshake:
         self.identity, self._held = None, None
 
     def key_for(self, identity: bytes) -> bytes:
-        """What OpenSSL asks for in the midst of a step."""
+        """Give OpenSSL the key that it asks for in the midst of a step."""
         self._key_used = True
         if self.credential is None or identity != self.identity:
             return hmac.digest(self._decoy, identity, hashlib.sha256)[:16]
         return self.credential.keys[self.slot]
 
     def outgoing(self) -> bytes:
-        """What is to be sent; small enough for one datagram, since no flight of ours holds a certificate."""
+        """Return what is to be sent, small enough for a datagram each, since no flight of ours holds a certificate."""
         try:
             return self.connection.bio_read(65_536)
         except SSL.WantReadError:

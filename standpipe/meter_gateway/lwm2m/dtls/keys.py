@@ -30,7 +30,7 @@ DEREGISTER = text("DELETE FROM meter_registrations WHERE meter_id = :meter_id")
 
 @dataclass(frozen=True, slots=True)
 class DtlsCredential:
-    """Who has an identity, and the keys that open a session in its name, the likeliest first.
+    """Credential of an identity: the keys that open a session in its name, the likeliest first.
 
     ``names`` tells the keys apart without holding them.
     """
@@ -42,7 +42,7 @@ class DtlsCredential:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """What a person takes to the meter, shown once."""
+    """An issued key, for a person to take to the meter; shown once."""
 
     serial: str
     identity: str
@@ -59,7 +59,7 @@ async def credential_of(session: AsyncSession, ring: KeyRing, identity: str) -> 
 
 
 async def bootstrap_credential_of(session: AsyncSession, ring: KeyRing, identity: str) -> DtlsCredential:
-    """The same for the bootstrap server, which has keys of its own. Raises NotFoundError."""
+    """Load the credential for the bootstrap server, which has keys of its own. Raises NotFoundError."""
     row = await _by_identity(session, identity)
     if row.sealed_bootstrap_key is None:
         raise NotFoundError("No bootstrap key.")
@@ -67,7 +67,7 @@ async def bootstrap_credential_of(session: AsyncSession, ring: KeyRing, identity
 
 
 async def has_key(session: AsyncSession, meter_id: str) -> bool:
-    """Whether any key opens a session for this meter."""
+    """Tell whether any key opens a session for this meter."""
     row = await session.get(MeterDtlsKeys, meter_id, populate_existing=True)
     return row is not None and (row.sealed_key is not None or row.sealed_next_key is not None)
 
@@ -161,7 +161,7 @@ async def revoke(session: AsyncSession, serial: str) -> None:
 
 
 async def describe(session: AsyncSession, serial: str) -> MeterDtlsKeys | None:
-    """Which keys there are and when they were used; the keys stay sealed. Raises NotFoundError."""
+    """List a meter's keys and when they were used; the keys stay sealed. Raises NotFoundError."""
     credential = await _credential(session, serial)
     return await session.get(MeterDtlsKeys, credential.meter_id)
 

@@ -1,4 +1,4 @@
-"""What pyOpenSSL leaves out of DTLS 1.2 with pre-shared keys: the callback that names the key (RFC 4279).
+"""The callback that names the key in DTLS 1.2 with pre-shared keys (RFC 4279), which pyOpenSSL leaves out.
 
 OpenSSL asks for the key in the middle of a handshake step and waits for the answer on the spot, so the caller must
 have it at hand by then: ``standpipe.meter_gateway.lwm2m.dtls.server`` holds a datagram back until it has.

@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one gateway holds. Handshakes are counted by host: behind a carrier's NAT many meters share one."""
+    """Limits of one gateway. Handshakes are counted by host: behind a carrier's NAT many meters share one."""
 
     max_sessions: int = 20_000
     idle_s: float = 86_400.0
@@ -49,7 +49,7 @@ class Limits:
 
 
 class Listener(Protocol):
-    """Who is told what sessions do."""
+    """Listener to what sessions do."""
 
     def opened(self, session: DtlsSession) -> None:
         """A meter has proven its key."""

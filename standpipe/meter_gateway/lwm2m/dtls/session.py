@@ -49,7 +49,7 @@ class DtlsSession(EndpointAddress):  # type: ignore[misc]  # aiocoap is not type
 
     @property
     def uri_base(self) -> str:
-        """As a URI."""
+        """URI of the peer."""
         return f"coaps://{self.hostinfo}"
 
     @property
@@ -59,12 +59,12 @@ class DtlsSession(EndpointAddress):  # type: ignore[misc]  # aiocoap is not type
 
     @property
     def uri_base_local(self) -> str:
-        """The same as a URI."""
+        """URI of our side."""
         return f"coaps://{self._local}"
 
     @property
     def contact_address(self) -> str:
-        """As registrations keep it: this session and no other, even at the same address."""
+        """Address that registrations keep: this session and no other, even at the same address."""
         return f"dtls://{self.hostinfo}/{self.id}"
 
     @property
@@ -74,7 +74,7 @@ class DtlsSession(EndpointAddress):  # type: ignore[misc]  # aiocoap is not type
 
     @property
     def is_open(self) -> bool:
-        """Whether it still carries anything."""
+        """Tell whether it still carries anything."""
         return self._connection is not None
 
     def send(self, message: bytes) -> None:

@@ -19,7 +19,7 @@ from standpipe.payments import reactions as payments
 async def load_meters(
     session: AsyncSession, facts: Collection[Fact], now: datetime, offline_after: timedelta
 ) -> Meters:
-    """What the rooms need to know of the meters that these facts are about."""
+    """Load what the rooms need to know of the meters that these facts are about."""
     asked = {room.meter_of(fact) for fact in facts for room in (payments, notifications)} - {None}
     return await fact_meters.load_meters(session, [one for one in asked if one is not None], now, offline_after)
 

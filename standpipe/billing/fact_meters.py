@@ -1,4 +1,4 @@
-"""What reactions to a batch of facts need to know of their meters, read once for all of them."""
+"""Meters as reactions to a batch of facts need to know them, read once for all of them."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,15 +17,16 @@ class Meters:
     offline_after: timedelta
     views: Mapping[str, MeterView]
     looked_at: set[str] = field(default_factory=set)
-    """Whose credit has been looked at: at one instant, a second look tells nothing new."""
+    """Meters whose credit has been looked at: at one instant, a second look tells nothing new."""
 
     def get(self, meter_id: str) -> MeterView | None:
         """None for a meter without a household."""
         return self.views.get(meter_id)
 
     def is_fresh(self, view: MeterView) -> bool:
-        """Whether a meter's last word is young enough to go by: its word, not its last sign of life (one that only
-        registers says nothing about its water).
+        """Tell whether a meter's last word is young enough to go by.
+
+        Its word, not its last sign of life: one that only registers says nothing about its water.
         """
         return view.on_meter_as_of is not None and self.now - view.on_meter_as_of < self.offline_after
 

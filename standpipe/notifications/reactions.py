@@ -1,4 +1,4 @@
-"""Whom this room tells of facts. A reaction may run twice, so each goes by a business key."""
+"""Reactions of this room to facts: whom it tells. A reaction may run twice, so each goes by a business key."""
 
 from datetime import datetime
 from typing import Any, assert_never
@@ -49,7 +49,7 @@ def meter_of(fact: Fact) -> str | None:
 
 
 async def on(session: AsyncSession, fact: Fact, meters: Meters) -> None:
-    """What joins the transaction in which the facts of a batch are ticked off."""
+    """React in the transaction in which the facts of a batch are ticked off."""
     match fact:
         case UsageRecorded() | TopUpPaid():
             await _check_balance(session, fact.meter_id, meters)

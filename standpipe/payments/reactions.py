@@ -1,4 +1,4 @@
-"""What this room does about facts: receipts, standing orders, refunds that wait for a meter's word, forgetting."""
+"""Reactions of this room to facts: receipts, standing orders, refunds that wait for a meter's word, forgetting."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -90,7 +90,7 @@ def meter_of(fact: Fact) -> str | None:
 
 
 async def on(session: AsyncSession, fact: Fact, meters: Meters) -> None:
-    """What joins the transaction in which the facts of a batch are ticked off."""
+    """React in the transaction in which the facts of a batch are ticked off."""
     match fact:
         case TopUpPaid(_, payment_id, meter_id, _, posting_key) | MoneyTakenBack(_, payment_id, meter_id, posting_key):
             await _issue_receipt(session, meter_id, payment_id, posting_key, meters)

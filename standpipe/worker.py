@@ -1,4 +1,4 @@
-"""The worker: queues worked off. Who reacts to which fact stands in ``standpipe.reactions``."""
+"""The worker: queues worked off. What a room does about a fact stands in its ``reactions``."""
 
 import asyncio
 import sys
@@ -23,6 +23,7 @@ from standpipe.outbox.facts import PATIENT, Fact, read, redact
 from standpipe.outbox.models import OutboxFact
 from standpipe.payments.inbox import work_inbox
 from standpipe.payments.rails.port import Rail, RailUnavailableError
+from standpipe.payments.reactions import follow_up, standing_orders
 from standpipe.payments.refunds import work_refunds
 from standpipe.payments.settlements import pull_due
 from standpipe.payments.top_ups import poll_due
@@ -31,7 +32,7 @@ from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions, by_statement
 from standpipe.platform.errors import NotYetError
 from standpipe.platform.notify import WORK, Listener
-from standpipe.reactions import follow_up, load_meters, react, standing_orders
+from standpipe.reactions import load_meters, react
 from standpipe.readings.storage import keep_partitions
 from standpipe.vending.issuer import TokenIssuer
 from standpipe.vending.issuing import issue_tokens

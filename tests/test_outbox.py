@@ -69,7 +69,7 @@ async def test_one_that_cannot_be_reacted_to_costs_the_others_nothing(
     assert await work(town) == 7
     assert await told(town) == 6
     [left] = await waiting(town)
-    assert (left.payload["accepted_minor"], left.attempts) == (5, 1)
+    assert (left.payload["accepted"], left.attempts) == (5, 1)
     assert left.last_error is not None
     monkeypatch.setattr(worker, "react", react)
     await town.hurry(OutboxFact)

@@ -1,4 +1,4 @@
-"""The facts that rooms publish. ``standpipe.reactions`` holds the one ``match`` that says who reacts to what.
+"""The facts that rooms publish. Each room's ``reactions`` says, exhaustively, what it does about which.
 
 A reaction may run twice (its worker may die before it is recorded), so each must be idempotent.
 """
@@ -40,10 +40,10 @@ class TopUpFailed:
 
 @dataclass(frozen=True, slots=True)
 class CreditConfirmed:
-    """The meter itself stated that it holds credit up to this total; a VOLUME meter's is in millilitres."""
+    """The meter itself stated that it holds credit up to this total, in its own unit."""
 
     meter_id: str
-    accepted_minor: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class Life:
         self.fast = changes.delivery
         self.confirmed += [(one.grant.credit_key, one.by) for one in changes.confirmations]
         self.told += sum(isinstance(fact, MeterStated) for fact, _ in changes.facts)
-        totals = [fact.accepted_minor for fact, _ in changes.facts if isinstance(fact, CreditConfirmed)]
+        totals = [fact.accepted for fact, _ in changes.facts if isinstance(fact, CreditConfirmed)]
         assert len(totals) <= len(changes.confirmations)
 
     def _decide(self, heard: Heard) -> tuple[int, str, int, int | None] | None:

@@ -93,7 +93,7 @@ async def migrated_database(settings: Settings) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """An engine on that server, disposed of at the end."""
+    """An engine on that server, disposed of at the end. Raises SettingsError."""
     async with database_url(settings) as url:
         engine = create_engine(url, pool_size=settings.pool_size)
         sessions = create_sessions(engine)

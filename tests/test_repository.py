@@ -96,3 +96,39 @@ def test_docstrings_say_what_a_thing_is_or_does(package: str) -> None:
 )
 def test_a_riddle_is_found_by_its_first_word(text: str, riddle: bool) -> None:
     assert _is_riddle(text) is riddle
+
+
+def _raised(function: ast.AST) -> set[str]:
+    """Names of the typed errors that a function's own body raises."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(function):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            name = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+            found |= {name} if re.fullmatch(r"[A-Z]\w*Error", name) else set()
+        found |= _raised(node)
+    return found
+
+
+TYPED_ERRORS = {
+    node.name
+    for path in (ROOT / "standpipe").rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+}
+
+
+def test_public_functions_name_the_typed_errors_that_they_raise() -> None:
+    """Commands of the office are left out: their docstrings are their help, and ``cli`` says each error in a line."""
+    silent = {}
+    for path in sorted((ROOT / "standpipe").rglob("*.py")):
+        if "office" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                said = ast.get_docstring(node)
+                missing = {name for name in _raised(node) & TYPED_ERRORS if said and name not in said}
+                if missing:
+                    silent[f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"] = missing
+    assert silent == {}

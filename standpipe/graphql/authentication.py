@@ -47,7 +47,10 @@ REFUSALS = (NotAuthenticatedError, ForbiddenError, UnknownForNowError, SignInUna
 
 
 async def own_token(services: Services, token: str) -> Identity | None:
-    """An access token of ours, whose session must still live; whatever else is left does not verify."""
+    """An access token of ours, whose session must still live; whatever else is left does not verify.
+
+    Raises NotAuthenticatedError.
+    """
     read = services.signer.read(token)
     if not await _is_signed_in(services, read):
         raise NotAuthenticatedError(phrase("This sign-in has ended. Sign in again."))
@@ -79,6 +82,7 @@ async def authenticate_socket(context: Context) -> None:
 
     From here on the connection is closed when the session ends or the token expires. Raises what
     ``authenticate_request`` raises.
+    Raises NotAuthenticatedError.
     """
     params = context.connection_params if isinstance(context.connection_params, dict) else {}
     header = params.get("authorization") or params.get("Authorization") or context.request.headers.get("authorization")

@@ -112,7 +112,7 @@ class Comparison:
 
 
 async def load_statement(context: Context, view: MeterView, month: date) -> StatementPayload:
-    """A month's statement for its reader."""
+    """A month's statement for its reader. Raises InvalidInputError, NotFoundError."""
     services = context.services
     try:
         # Without reckoning from it: the last month of the calendar has no next one.

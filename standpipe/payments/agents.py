@@ -137,6 +137,7 @@ async def find_meter(session: AsyncSession, agent: Agent, account: str) -> Meter
     """The meter in service that a customer at the counter names.
 
     Raises NotFoundError, also for another utility's meter; MeterBlockedError for one out of service.
+    Raises InvalidInputError.
     """
     meter = await find_by_account(session, account)
     if meter is None or meter.utility_id != agent.utility_id:

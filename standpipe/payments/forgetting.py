@@ -83,7 +83,7 @@ async def forget_rest(
 ) -> None:
     """Forget what had to wait. ``top_up_ids``: the customer's, and others' that their phone paid or was to pay.
 
-    Raises NotYetError while a payment is undecided, and ProviderUnavailableError: it is to be called again.
+    Raises NotYetError while a payment is undecided, and RailUnavailableError: it is to be called again.
     """
     # Theirs once more by the customer: an order that was being written while the account went is not in the list.
     mine = or_(_among(TopUp.id, top_up_ids), TopUp.customer_id == customer_id)

@@ -68,7 +68,7 @@ async def take(
     """Work a notice of unsolicited money. ``account``: what the notice said the payer typed, for a rail whose own
     answer leaves it out; the amount is always the provider's answer. ``patient``: more tries will follow.
 
-    Raises ProviderUnavailableError, ProviderRefusedError (there is no such payment).
+    Raises RailUnavailableError, RailRefusedError (there is no such payment).
     """
     rail = rail_of(rails, rail_name)
     async with sessions() as session:
@@ -140,7 +140,7 @@ async def sweep(
 ) -> int:
     """Ask every rail that takes unsolicited money what came in, and place what we have not heard of (P50).
 
-    Returns how many payments were new to us. Raises ProviderUnavailableError.
+    Returns how many payments were new to us. Raises RailUnavailableError.
     """
     found = 0
     for rail in rails.values():

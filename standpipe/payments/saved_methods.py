@@ -185,7 +185,7 @@ async def heard(
 ) -> None:
     """A notice about a setup, a card or a customer: ask how it stands.
 
-    Raises NotFoundError for a setup that is not ours (yet), ProviderUnavailableError.
+    Raises NotFoundError for a setup that is not ours (yet), RailUnavailableError.
     """
     if subject == NoticeSubject.CUSTOMER:
         await _customer_gone(sessions, rail, ref)

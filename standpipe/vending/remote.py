@@ -24,7 +24,7 @@ class RemoteIssuer:
         )
 
     async def issue(self, request: TokenRequest) -> tuple[str, ...]:
-        """See ``TokenIssuer``."""
+        """Ask for a token, as ``TokenIssuer`` says. Raises IssuerUnavailableError, IssuerRefusedError."""
         body: dict[str, Any] = {
             "id": request.id,
             "purpose": request.purpose,

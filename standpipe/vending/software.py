@@ -29,7 +29,7 @@ class SoftwareIssuer:
         _log.warning("keypad tokens are made in software: for development and demo only")
 
     async def issue(self, request: TokenRequest) -> tuple[str, ...]:
-        """See ``TokenIssuer``."""
+        """Make a token, as ``TokenIssuer`` says. Raises IssuerRefusedError."""
         try:
             return self._made(request)
         except InvalidInputError as error:

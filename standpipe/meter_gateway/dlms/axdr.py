@@ -163,7 +163,7 @@ class Reader:
         self.payload, self.offset, self._items = payload, offset, 0
 
     def take(self, size: int) -> bytes:
-        """The next octets."""
+        """The next octets. Raises ParsingError."""
         end = self.offset + size
         if end > len(self.payload):
             raise ParsingError("cut short")
@@ -176,7 +176,7 @@ class Reader:
         return self.take(1)[0]
 
     def length(self) -> int:
-        """A length or count: one octet, or their number with the top bit set and then so many."""
+        """A length or count: one octet, or their number with the top bit set and then so many. Raises ParsingError."""
         first = self.byte()
         if first < 0x80:  # noqa: PLR2004 - the top bit.
             return first
@@ -191,7 +191,7 @@ class Reader:
         return self.value(tag, depth)
 
     def value(self, tag: Tag, depth: int) -> Data:
-        """A value whose tag is known."""
+        """A value whose tag is known. Raises ParsingError."""
         self._count_item()
         if tag in _NUMBERS:
             layout = _NUMBERS[tag]

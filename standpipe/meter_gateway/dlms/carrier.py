@@ -106,7 +106,7 @@ class DlmsCarrier:
         return Spoken(report, may_send=status is not None, rows=((HEARD, heard),))
 
     async def send(self, command: OutgoingCommand) -> None:
-        """Carry a command to the object that it is for."""
+        """Carry a command to the object that it is for. Raises CommandRefusedError."""
         try:
             await self._send(command)
         except AccessRefusedError as error:

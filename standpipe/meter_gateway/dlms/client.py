@@ -151,6 +151,7 @@ class DlmsClient:
         """An attribute's value, put together where it comes in blocks.
 
         Raises AccessRefusedError, ParsingError where it is no value.
+        Raises NoAnswerError.
         """
         invoke_id = self._next_invoke_id()
         request = apdu.get_request(invoke_id, attribute, selection)
@@ -170,7 +171,10 @@ class DlmsClient:
         raise NoAnswerError("an answer in blocks that stops being one")
 
     async def get_list(self, attributes: Sequence[Attribute]) -> tuple[Data, ...]:
-        """Several attributes in one request, and so of one instant. Raises AccessRefusedError for the first refused."""
+        """Several attributes in one request, and so of one instant.
+
+        Raises AccessRefusedError for the first refused, NoAnswerError.
+        """
         invoke_id = self._next_invoke_id()
         request = apdu.get_list_request(invoke_id, attributes)
         response = await self._ask(request, apdu.GET_RESPONSE, invoke_id, attributes[0])

@@ -286,7 +286,10 @@ def _closed(body: bytes, key: FrameKey, label: bytes) -> bytes:
 
 
 def opened(frame: bytes, key: FrameKey, label: bytes, kinds: set[int] | frozenset[int]) -> bytes:
-    """A frame's body after its first byte. The MAC comes first: nothing is looked at before it holds."""
+    """A frame's body after its first byte. The MAC comes first: nothing is looked at before it holds.
+
+    Raises ParsingError.
+    """
     if not MAC_BYTES < len(frame) <= MAX_FRAME_BYTES:
         raise ParsingError(f"{len(frame)} bytes are no frame")
     body, mac = frame[:-MAC_BYTES], frame[-MAC_BYTES:]

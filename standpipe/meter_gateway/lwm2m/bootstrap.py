@@ -100,7 +100,7 @@ class BootstrapDoor(Door):
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
-        """Begin, once for each session at a time; the writing follows our answer."""
+        """Begin, once for each session at a time; the writing follows our answer. Raises NotAuthenticatedError."""
         remote: Any = request.remote
         if not isinstance(remote, DtlsSession):
             raise NotAuthenticatedError("bootstrap is for DTLS alone")

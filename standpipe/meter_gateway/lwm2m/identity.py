@@ -39,7 +39,7 @@ class PlainUdpIdentity:
     """No credential: the endpoint's own word, then possession of the location."""
 
     def at_registration(self, remote: Any, endpoint: str) -> str:
-        """The endpoint name, which must look like one."""
+        """The endpoint name, which must look like one. Raises InvalidInputError."""
         del remote
         if not endpoint or len(endpoint) > 64 or not endpoint.isprintable():  # noqa: PLR2004 - longer than any serial.
             raise InvalidInputError("no usable endpoint name")
@@ -59,7 +59,10 @@ class DtlsIdentity:
     """The session's PSK identity."""
 
     def at_registration(self, remote: DtlsSession, endpoint: str) -> str:
-        """The identity; LwM2M 1.1 lets a client leave ``ep`` out where the transport tells it."""
+        """The identity; LwM2M 1.1 lets a client leave ``ep`` out where the transport tells it.
+
+        Raises NotAuthenticatedError.
+        """
         if endpoint and endpoint != remote.identity:
             raise NotAuthenticatedError("ep is not the session's identity")
         return remote.identity

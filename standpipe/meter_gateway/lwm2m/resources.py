@@ -59,7 +59,10 @@ class Door(Resource):  # type: ignore[misc]  # aiocoap is not typed.
         self._limiter = limiter
 
     async def needs_blockwise_assembly(self, request: aiocoap.Message) -> bool:
-        """Always, up to a size: aiocoap would go on assembling for as long as somebody sends blocks."""
+        """Always, up to a size: aiocoap would go on assembling for as long as somebody sends blocks.
+
+        Raises EntityTooLargeError.
+        """
         block = request.opt.block1
         if block is not None and block.start + len(request.payload) > MAX_REQUEST_BYTES:
             raise EntityTooLargeError

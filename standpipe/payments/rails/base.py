@@ -31,7 +31,7 @@ class BaseRail:
         raise NotImplementedError(rail_ref)
 
     async def refund(self, request: RefundRequest) -> RefundTruth:  # noqa: ARG002 - the signature is the port's.
-        """Refused: capabilities say so, and nobody should ask."""
+        """Raise RailRefusedError: capabilities say that there are no refunds, and nobody should ask."""
         raise RailRefusedError(self.name, "unsupported", to_translate("This way to pay cannot give money back."))
 
     async def find_refund(self, request: RefundRequest) -> RefundTruth | None:  # noqa: ARG002
@@ -39,7 +39,7 @@ class BaseRail:
         return None
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
-        """Refused, as ``refund`` is."""
+        """Raise RailRefusedError, as ``refund`` does."""
         raise RailRefusedError(self.name, "unsupported", to_translate("There is no such refund."))
 
     async def unsolicited(self, since: datetime, until: datetime) -> Sequence[PaymentTruth]:  # noqa: ARG002

@@ -103,7 +103,10 @@ class FlutterwaveRail(BaseRail):
         return (PaymentMethod(NAME, MethodKind.BANK_REDIRECT, label, unit, _LIMITS[currency] * unit),)
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
-        """A hosted page for this reference. A second page for it is harmless: all that is paid under it is counted."""
+        """A hosted page for this reference. A second page for it is harmless: all that is paid under it is counted.
+
+        Raises RailUnavailableError.
+        """
         body = {
             "tx_ref": request.reference,
             "amount": f"{to_major(request.amount_minor, request.currency):f}",
@@ -142,7 +145,10 @@ class FlutterwaveRail(BaseRail):
         return truth if truth.aliases else None
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
-        """Refund an attempt, once per key: Flutterwave has no idempotency keys, so what carries ours is looked for."""
+        """Refund an attempt, once per key: Flutterwave has no idempotency keys, so what carries ours is looked for.
+
+        Raises RailRefusedError, RailUnavailableError.
+        """
         known = await self.find_refund(request)
         if known is not None:
             return known
@@ -173,7 +179,7 @@ class FlutterwaveRail(BaseRail):
         return None
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:  # noqa: ARG002
-        """A refund now."""
+        """Ask how a refund stands now. Raises RailRefusedError, RailUnavailableError."""
         if not refund_ref.isascii() or not refund_ref.isdigit():
             raise RailRefusedError(NAME, "bad_id", to_translate("This is not a refund's id."))
         answer = await self._call("GET", f"/v3/refunds/{refund_ref}")
@@ -183,7 +189,7 @@ class FlutterwaveRail(BaseRail):
         return _read_refund(data, str(data.get("currency") or ""))
 
     def authenticate(self, call: WebhookCall) -> None:
-        """The static token. It proves little, and nothing rests on it."""
+        """Check the static token. It proves little, and nothing rests on it. Raises SignatureInvalidError."""
         offered = (call.headers.get("verif-hash") or "").encode("utf-8", "surrogatepass")
         if not any(hmac.compare_digest(offered, token.encode()) for token in self._hashes if token):
             raise SignatureInvalidError("The webhook does not carry our token.")

@@ -128,7 +128,7 @@ class MomoRail(BaseRail):
         )
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
-        """Ring the phone; asked again, it is the same request."""
+        """Ring the phone; asked again, it is the same request. Raises RailRefusedError."""
         phone, reference = (request.phone or "").lstrip("+"), payment_id(request.reference)
         if not phone.isascii() or not phone.isdigit():
             raise RailRefusedError(NAME, "phone", to_translate("MoMo needs the payer's phone number."))
@@ -196,7 +196,7 @@ class MomoRail(BaseRail):
         return RefundTruth(refund_ref, _amount(answer, currency), currency, state, failure)
 
     def authenticate(self, call: WebhookCall) -> None:
-        """The secret in the address, and, where networks are set, where it comes from."""
+        """Check the secret in the address, and, where networks are set, the sender. Raises SignatureInvalidError."""
         offered = call.tail.encode("utf-8", "surrogatepass")
         if not any(hmac.compare_digest(offered, secret.encode()) for secret in self._secrets if secret):
             raise SignatureInvalidError("The callback's address does not hold our secret.")

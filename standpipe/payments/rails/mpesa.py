@@ -117,7 +117,10 @@ class MpesaRail(BaseRail):
         )
 
     async def create(self, request: PaymentRequest) -> PaymentTruth:
-        """Ring the phone. Never asked twice for one reference (``create_again_s`` is 0)."""
+        """Ring the phone. Never asked twice for one reference (``create_again_s`` is 0).
+
+        Raises RailRefusedError, RailUnavailableError.
+        """
         phone = (request.phone or "").lstrip("+")
         if not phone.startswith("254") or not phone.isdigit():
             raise RailRefusedError(
@@ -151,7 +154,7 @@ class MpesaRail(BaseRail):
         return _push_truth(checkout, request.reference, PaymentStatus.PENDING, next_action=action)
 
     async def fetch(self, rail_ref: str) -> PaymentTruth:
-        """A push (``ws_CO_…``) or paybill money (a transaction number) now."""
+        """A push (``ws_CO_…``) or paybill money (a transaction number) now. Raises RailRefusedError."""
         if is_checkout(rail_ref):
             return await self._fetch_push(rail_ref)
         if is_transaction(rail_ref):
@@ -163,7 +166,7 @@ class MpesaRail(BaseRail):
         return None
 
     async def refund(self, request: RefundRequest) -> RefundTruth:
-        """Reverse a transaction, once per key however often asked."""
+        """Reverse a transaction, once per key however often asked. Raises RailRefusedError."""
         transaction = request.receipt_ref or request.rail_ref
         if not is_transaction(transaction) or not _KEY.fullmatch(request.key):
             raise RailRefusedError(

@@ -342,12 +342,12 @@ class Rail(Protocol):
     async def create(self, request: PaymentRequest) -> PaymentTruth:
         """Begin a payment. The same reference again yields the same payment.
 
-        Raises ProviderUnavailableError where the outcome is unknown, ProviderRefusedError where there is none.
+        Raises RailUnavailableError where the outcome is unknown, RailRefusedError where there is none.
         """
         ...
 
     async def fetch(self, rail_ref: str) -> PaymentTruth:
-        """The payment now. Raises ProviderUnavailableError or ProviderRefusedError (there is no such payment)."""
+        """The payment now. Raises RailUnavailableError or RailRefusedError (there is no such payment)."""
         ...
 
     async def find(self, request: PaymentRequest) -> PaymentTruth | None:

@@ -43,7 +43,7 @@ def check_amount(method: PaymentMethod, amount_minor: int, currency: str, field:
 
 
 def rail_of(rails: Mapping[str, Rail], name: str) -> Rail:
-    """The provider of a top-up. Raises ProviderUnavailableError where it is turned off now: its payments can wait."""
+    """The rail of a payment. Raises RailUnavailableError where it is turned off now: its payments can wait."""
     if name not in rails:
         raise RailUnavailableError(name, "it is not set up")
     return rails[name]

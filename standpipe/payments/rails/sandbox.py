@@ -103,7 +103,7 @@ class SandboxRail(BaseRail):
         return _read_refund(made, request.currency)
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:
-        """The refund now."""
+        """Ask how a refund stands now. Raises RailRefusedError."""
         for refund in (await self.fetch(rail_ref)).refunds:
             if refund.rail_ref == refund_ref:
                 return refund

@@ -166,7 +166,7 @@ class StripeRail(BaseRail):
         return None
 
     async def fetch_refund(self, refund_ref: str, *, rail_ref: str) -> RefundTruth:
-        """A refund now."""
+        """Ask how a refund stands now. Raises RailRefusedError."""
         for refund in (await self.fetch(rail_ref)).refunds:
             if refund.rail_ref == refund_ref:
                 return refund

@@ -18,7 +18,7 @@ MAXIMUM_UNITS = 500_000
 
 
 def to_stripe(amount_minor: int, currency: str) -> int:
-    """Our minor units in Stripe's. Raises ProviderRefusedError for an amount that Stripe cannot express."""
+    """Our minor units in Stripe's. Raises RailRefusedError for an amount that Stripe cannot express."""
     factor = Decimal(10) ** (stripe_exponent(currency) - currency_exponent(currency))
     amount = Decimal(amount_minor) * factor
     if amount != amount.to_integral_value() or int(amount) % _STEP.get(currency, 1):

@@ -3,22 +3,19 @@
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from standpipe.office.desk import AsJson, at_desk, group, harmless, out, show
-from standpipe.payments.rails.registry import Rails
-from standpipe.payments.reconcile import Difference, Report, make_report
+from standpipe.office.desk import AsJson, group, harmless, out, perform, perform_long, show
+from standpipe.operations import settlements
+from standpipe.payments.reconcile import Difference, Report
 from standpipe.payments.settlement_files import read_statement
-from standpipe.payments.settlements import ImportResult, import_lines, pull
 from standpipe.platform.errors import InvalidInputError
-from standpipe.platform.settings import Settings
 from standpipe.platform.units import money_text
-from standpipe.wiring import Database
 
 reconcile = group("Providers' statements, and the three-way report.")
 
@@ -31,10 +28,8 @@ def reconcile_import(file: Path, rail: Annotated[str, typer.Option(help="Whose s
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{file} cannot be read: {error}") from error
 
-    async def run(settings: Settings, database: Database, rails: Rails) -> ImportResult:
-        return await import_lines(database.sessions, rails, settings.clock, rail=rail, lines=statement.lines)
-
-    taken, refused = at_desk(run), statement.refused
+    taken = perform_long(settlements.import_file, rail, statement, file_name=file.name)
+    refused = statement.refused
     show("Lines", ["state", "lines"], [[state, str(n)] for state, n in sorted(taken.states.items())], as_json=False)
     for sentence in (*refused, *taken.refused):
         out.print(Text.assemble(("refused ", "red"), harmless(sentence)))
@@ -45,11 +40,7 @@ def reconcile_import(file: Path, rail: Annotated[str, typer.Option(help="Whose s
 @reconcile.command("pull")
 def reconcile_pull(days: Annotated[int | None, typer.Option(min=1, max=365)] = None) -> None:
     """Ask every provider for its statement now."""
-
-    async def run(settings: Settings, database: Database, rails: Rails) -> dict[str, ImportResult]:
-        return await pull(database.sessions, rails, settings.clock, until=datetime.now(UTC), days=days)
-
-    results: dict[str, ImportResult] = at_desk(run)
+    results = perform_long(settlements.pull, days=days)
     rows = [[name, state, str(count)] for name, taken in results.items() for state, count in taken.states.items()]
     show("Statements", ["rail", "state", "lines"], rows, as_json=False)
     refused = [sentence for taken in results.values() for sentence in taken.refused]
@@ -65,13 +56,7 @@ def reconcile_report(
     as_json: AsJson = False,
 ) -> None:
     """Provider, ledger and meters side by side. Ends with 1 where they differ."""
-
-    async def run(settings: Settings, database: Database, rails: Rails) -> Report:
-        async with database.sessions() as session:
-            after = timedelta(days=missing_after_days)
-            return await make_report(session, rails, settings.clock.now(), missing_after=after)
-
-    report: Report = at_desk(run)
+    report = perform(settlements.report, missing_after=timedelta(days=missing_after_days))
     if as_json:
         print(json.dumps(_report_data(report), indent=2))
     else:

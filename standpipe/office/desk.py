@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from standpipe.meters.keys import KeyRing
-from standpipe.operations.operation import Desk, Operation
+from standpipe.operations.long_operation import LongDesk, LongOperation
+from standpipe.operations.operation import Operation
 from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError, NotAuthenticatedError
 from standpipe.platform.settings import Settings, load
@@ -58,36 +58,43 @@ def perform(operation: Operation[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """
 
     async def run(settings: Settings, database: Database, rails: Rails) -> R:
-        async with database.sessions.begin() as session:
-            return await operation(await _desk(session, settings, rails, reads=operation.reads), *args, **kwargs)
+        desk = await _desk(settings, database, rails, reads=operation.reads)
+        async with desk.begin() as one:
+            return await operation(one, *args, **kwargs)
 
     done: R = at_desk(run)
     return done
 
 
-async def _desk(session: AsyncSession, settings: Settings, rails: Rails, *, reads: bool) -> Desk:
-    key = os.environ.get(KEY, "")
+def perform_long(operation: LongOperation[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Do a long use case in the name of the operator whose key is in the environment.
+
+    Raises NotAuthenticatedError and ForbiddenError.
+    """
+
+    async def run(settings: Settings, database: Database, rails: Rails) -> R:
+        return await operation(await _desk(settings, database, rails), *args, **kwargs)
+
+    done: R = at_desk(run)
+    return done
+
+
+async def _desk(settings: Settings, database: Database, rails: Rails, *, reads: bool = False) -> LongDesk:
+    key, actor = os.environ.get(KEY, ""), None
     if not key and not reads:
         raise NotAuthenticatedError(f"Put your operator key into {KEY}.")
+    if key:
+        async with database.sessions() as session:
+            actor = await actor_of_key(session, key)
     secrets = [secret.get_secret_value() for secret in settings.meter_key_secrets]
-    return Desk(
-        session=session,
-        actor=await actor_of_key(session, key) if key else None,
-        now=settings.clock.now(),
+    return LongDesk(
+        sessions=database.sessions,
+        actor=actor,
+        clock=settings.clock,
         rails=rails,
         command_deadline_s=settings.command_deadline_h * 3600,
         keys=KeyRing(secrets) if secrets else None,
     )
-
-
-def read(work: Callable[[AsyncSession], Awaitable[Any]]) -> Any:
-    """One session that changes nothing."""
-
-    async def run(_settings: Settings, database: Database, _providers: Rails) -> Any:
-        async with database.sessions() as session:
-            return await work(session)
-
-    return at_desk(run)
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:

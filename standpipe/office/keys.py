@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from standpipe.office.desk import AsJson, group, perform, show
+from standpipe.office.desk import AsJson, group, perform, perform_long, show
 from standpipe.operations import keys
 from standpipe.platform.errors import InvalidInputError
 
@@ -68,11 +68,7 @@ def show_keys(serial: str, as_json: AsJson = False) -> None:
 @meter_key.command("reseal")
 def reseal() -> None:
     """Seal every stored key under the newest of STANDPIPE_METER_KEY_SECRETS; then the older ones may go."""
-    done, last = 0, ""
-    # Batch by batch: a town's worth of rows is not held locked at once.
-    while meter_ids := perform(keys.reseal, last):
-        done, last = done + len(meter_ids), meter_ids[-1]
-    typer.echo(f"{done} meters' keys are sealed under the newest secret.")
+    typer.echo(f"{perform_long(keys.reseal)} meters' keys are sealed under the newest secret.")
 
 
 def _rows(table: Path) -> Iterator[tuple[str, bytes | None]]:

@@ -4,16 +4,11 @@ from typing import Annotated
 
 import typer
 
-from standpipe.office.desk import AsJson, at_desk, group, perform, show
+from standpipe.office.desk import AsJson, group, perform, perform_long, show
 from standpipe.office.desk import amount as major
-from standpipe.operations import refunds
-from standpipe.payments.rails.mpesa import MpesaRail
-from standpipe.payments.rails.registry import Rails
-from standpipe.platform.errors import InvalidInputError
+from standpipe.operations import refunds, settlements
 from standpipe.platform.ids import new_id
-from standpipe.platform.settings import Settings
 from standpipe.platform.units import money_text
-from standpipe.wiring import Database
 
 refund = group("Refunds: asked for by one operator, approved by another.")
 suspense = group("Money that waits for a person.")
@@ -85,11 +80,4 @@ def suspense_returned(item_id: str, note: Annotated[str, typer.Option(help="How 
 @mpesa.command("register")
 def mpesa_register() -> None:
     """Tell M-Pesa where to ask about paybill payments and where to confirm them. Once per paybill."""
-
-    async def run(_settings: Settings, _database: Database, rails: Rails) -> None:
-        rail = rails.get("mpesa")
-        if not isinstance(rail, MpesaRail):
-            raise InvalidInputError("M-Pesa is not set up: STANDPIPE_MPESA_URL is empty.")
-        await rail.register_urls()
-
-    at_desk(run)
+    perform_long(settlements.register_mpesa)

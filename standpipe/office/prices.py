@@ -10,19 +10,16 @@ from typing import Annotated
 import typer
 
 from standpipe import tariffs
-from standpipe.billing.price_tables import push_to_all
 from standpipe.billing.statement_body import bill_of
 from standpipe.billing.statement_text import line_text
-from standpipe.office.desk import AsJson, at_desk, group, harmless, month_of, perform, register_ml, show
+from standpipe.office.desk import AsJson, group, harmless, month_of, perform, perform_long, register_ml, show
 from standpipe.operations import tariffs as operations
-from standpipe.payments.rails.registry import Rails
 from standpipe.platform.errors import InvalidInputError
-from standpipe.platform.settings import Settings, load
+from standpipe.platform.settings import load
 from standpipe.platform.units import money_text
 from standpipe.tariffs.files import TariffFile, TariffFileError, read_tariff, to_terms
 from standpipe.tariffs.periods import Priced, TariffInForce
 from standpipe.tariffs.sample import sample_bill
-from standpipe.wiring import Database
 
 LIBRARY = Path(tariffs.__file__).parent / "library"
 UtilityId = Annotated[str | None, typer.Option(help="Where there are several.")]
@@ -53,8 +50,9 @@ def tariff_publish(file: Path, utility_id: UtilityId = None) -> None:
     """Announce a version of a tariff. Once it counts it is never changed: another follows it."""
     found = _read(file)
 
-    done = perform(operations.publish, utility_id, found, file_name=file.name)
-    _push(done.tariff_id, found.effective_from)
+    announced = perform_long(operations.publish, utility_id, found, file_name=file.name)
+    _say_pushed(announced.pushed)
+    done = announced.published
     if done.was_there:
         typer.echo(f"{found.tariff} from {found.effective_from} is published already, just so: nothing to do.")
     else:
@@ -62,15 +60,9 @@ def tariff_publish(file: Path, utility_id: UtilityId = None) -> None:
         typer.echo(f"{done.version_id}: {found.tariff} from {found.effective_from}, {first}")
 
 
-def _push(tariff_id: str, from_day: date | None) -> None:
-    """Send the table to the meters that deduct by it, ahead of its day; what holds already, the installer has set."""
-
-    async def work(settings: Settings, database: Database, _providers: Rails) -> int:
-        return await push_to_all(database.sessions, tariff_id, now=settings.clock.now(), from_day=from_day)
-
-    pushed = at_desk(work)
-    if pushed:
-        typer.echo(f"Its price table is queued for {pushed} meters.")
+def _say_pushed(meters: int) -> None:
+    if meters:
+        typer.echo(f"Its price table is queued for {meters} meters.")
 
 
 @tariff.command("withdraw")
@@ -78,10 +70,9 @@ def tariff_withdraw(code: str, effective_from: str, utility_id: UtilityId = None
     """Take back a version before it counts."""
     day = _day(effective_from)
 
-    version_id, tariff_id = perform(operations.withdraw, utility_id, code, day)
-    # What waits in the meters is the withdrawn table: today's takes its place.
-    _push(tariff_id, None)
-    typer.echo(f"{version_id}: {code} from {day} is withdrawn")
+    done = perform_long(operations.withdraw, utility_id, code, day)
+    _say_pushed(done.pushed)
+    typer.echo(f"{done.version_id}: {code} from {day} is withdrawn")
 
 
 @tariff.command("list")

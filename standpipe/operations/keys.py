@@ -6,6 +6,7 @@ from standpipe.meter_gateway.lwm2m.dtls import keys as dtls_keys
 from standpipe.meter_gateway.lwm2m.dtls.keys import IssuedKey
 from standpipe.meter_gateway.lwm2m.tables import MeterDtlsKeys
 from standpipe.operations.find import meter_of
+from standpipe.operations.long_operation import LongDesk, long_operation
 from standpipe.operations.operation import Desk, operation
 from standpipe.utilities.operators import ANYBODY, FIELD_WORK
 
@@ -44,13 +45,20 @@ async def describe(desk: Desk, serial: str) -> MeterDtlsKeys | None:
     return await dtls_keys.describe(desk.session, serial)
 
 
-@operation("keys.reseal", may=FIELD_WORK)
-async def reseal(desk: Desk, after_meter_id: str) -> Sequence[str]:
-    """Seal a batch of keys under the newest secret; returns the meters' ids, none where all are done."""
-    meter_ids = await dtls_keys.reseal(desk.session, desk.key_ring, after_meter_id)
-    if meter_ids:
-        await desk.record("keys.reseal", meter_ids[0], count=len(meter_ids), through=meter_ids[-1])
-    return meter_ids
+@long_operation("keys.reseal", may=FIELD_WORK)
+async def reseal(desk: LongDesk) -> int:
+    """Seal every meter's keys under the newest secret; returns how many meters' were.
+
+    Batch by batch, each with its audit line: a town's worth of rows is not held locked at once.
+    """
+    done, last = 0, ""
+    while True:
+        async with desk.begin() as one:
+            meter_ids = await dtls_keys.reseal(one.session, one.key_ring, last)
+            if not meter_ids:
+                return done
+            done, last = done + len(meter_ids), meter_ids[-1]
+            await one.record("keys.reseal", meter_ids[0], count=len(meter_ids), through=last)
 
 
 async def _note(desk: Desk, what: str, serial: str, **detail: object) -> None:

@@ -8,8 +8,10 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from standpipe.billing.price_tables import push_to_all
 from standpipe.meters.due import mark_tariff_due
 from standpipe.operations.find import utility_of
+from standpipe.operations.long_operation import LongDesk, long_operation
 from standpipe.operations.operation import Desk, operation
 from standpipe.platform.errors import NotFoundError
 from standpipe.tariffs import publishing
@@ -31,41 +33,60 @@ class ListedVersion:
     state: str
 
 
-@operation("tariffs.publish", may=FIELD_WORK)
-async def publish(desk: Desk, utility_id: str | None, file: TariffFile, *, file_name: str) -> Published:
-    """Announce a version of a tariff. Publishing the same again changes nothing.
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A published version, and how many meters' price tables were queued for it."""
 
-    Its meters' price tables are pushed after the commit. Raises InvalidInputError, NotFoundError.
+    published: Published
+    pushed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The id of a withdrawn version, and how many meters' price tables were queued instead of it."""
+
+    version_id: str
+    pushed: int
+
+
+@long_operation("tariffs.publish", may=FIELD_WORK)
+async def publish(desk: LongDesk, utility_id: str | None, file: TariffFile, *, file_name: str) -> Announced:
+    """Announce a version of a tariff, and send its table to the meters that deduct by it, ahead of its day.
+
+    What holds already, the installer has set. Publishing the same again changes nothing, and sends what was not sent
+    yet. Raises InvalidInputError, NotFoundError.
     """
-    utility = await utility_of(desk.session, utility_id)
-    done = await publishing.publish(
-        desk.session,
-        utility_id=utility.id,
-        utility_currency=utility.currency,
-        file=file,
-        today=_today(desk, utility),
-    )
-    if not done.was_there:
-        day = str(file.effective_from)
-        await mark_tariff_due(await desk.session.connection(), done.tariff_id, reprice_from=file.effective_from)
-        await desk.record("tariff.publish", done.version_id, code=file.tariff, effective_from=day, file=file_name)
-    return done
+    async with desk.begin() as one:
+        utility = await utility_of(one.session, utility_id)
+        done = await publishing.publish(
+            one.session,
+            utility_id=utility.id,
+            utility_currency=utility.currency,
+            file=file,
+            today=_today(one, utility),
+        )
+        if not done.was_there:
+            day = str(file.effective_from)
+            await mark_tariff_due(await one.session.connection(), done.tariff_id, reprice_from=file.effective_from)
+            await one.record("tariff.publish", done.version_id, code=file.tariff, effective_from=day, file=file_name)
+    return Announced(done, await _push(desk, done.tariff_id, file.effective_from))
 
 
-@operation("tariffs.withdraw", may=FIELD_WORK)
-async def withdraw(desk: Desk, utility_id: str | None, code: str, effective_from: date) -> tuple[str, str]:
-    """Take back a version before it counts; returns its id and its tariff's.
+@long_operation("tariffs.withdraw", may=FIELD_WORK)
+async def withdraw(desk: LongDesk, utility_id: str | None, code: str, effective_from: date) -> Withdrawn:
+    """Take back a version before it counts; today's table takes the place of the one that waits in the meters.
 
     Raises NotFoundError, InvalidInputError.
     """
-    utility = await utility_of(desk.session, utility_id)
-    known = await _versions(desk.session, utility.id, code)
-    version_id = await publishing.withdraw(
-        desk.session, utility_id=utility.id, code=code, effective_from=effective_from, today=_today(desk, utility)
-    )
-    await mark_tariff_due(await desk.session.connection(), known[0].tariff_id, reprice_from=effective_from)
-    await desk.record("tariff.withdraw", version_id, code=code, effective_from=str(effective_from))
-    return version_id, known[0].tariff_id
+    async with desk.begin() as one:
+        utility = await utility_of(one.session, utility_id)
+        tariff_id = (await _versions(one.session, utility.id, code))[0].tariff_id
+        version_id = await publishing.withdraw(
+            one.session, utility_id=utility.id, code=code, effective_from=effective_from, today=_today(one, utility)
+        )
+        await mark_tariff_due(await one.session.connection(), tariff_id, reprice_from=effective_from)
+        await one.record("tariff.withdraw", version_id, code=code, effective_from=str(effective_from))
+    return Withdrawn(version_id, await _push(desk, tariff_id, None))
 
 
 @operation("tariffs.list", may=ANYBODY, reads=True)
@@ -97,6 +118,10 @@ async def _versions(session: AsyncSession, utility_id: str, code: str) -> Sequen
     if tariff_id is None or not found.get(tariff_id):
         raise NotFoundError(f"There is no tariff {code}.")
     return found[tariff_id]
+
+
+async def _push(desk: LongDesk, tariff_id: str, from_day: date | None) -> int:
+    return await push_to_all(desk.sessions, tariff_id, now=desk.clock.now(), from_day=from_day)
 
 
 def _today(desk: Desk, utility: Utility) -> date:

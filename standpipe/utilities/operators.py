@@ -22,8 +22,10 @@ from standpipe.utilities.models import Operator, OperatorRole, OperatorSession
 KEY_PREFIX = "opk_"
 PEOPLE: tuple[OperatorRole, ...] = ()
 """Operators and their roles: ADMIN alone."""
+SERVER: tuple[OperatorRole, ...] = ()
+"""Storage, and the set-up of rails: ADMIN alone."""
 MONEY = (OperatorRole.FINANCE,)
-"""Refunds, suspense, arrears, statements, agents and vouchers."""
+"""Refunds, suspense, arrears, statements, settlement files, agents and vouchers."""
 FIELD_WORK = (OperatorRole.FIELD,)
 """Meters, readings, supply, tariffs, radios, keys and tokens."""
 CLAIM_CODES = (OperatorRole.SUPPORT, OperatorRole.FIELD)

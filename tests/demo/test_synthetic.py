@@ -198,5 +198,6 @@ async def test_the_command_makes_meters_and_shows_where_they_lie(
     assert len(months) == 14
     assert not {"readings_first", "readings_rest"} & set(months)
     # Its months are closed by statements, so that they can be let go.
-    gone = standpipe(database_url, tmp_path, "storage", "retain", "--months", "6")
+    key = standpipe(database_url, tmp_path, "operator", "add", "amina").stdout.strip()
+    gone = standpipe(database_url, tmp_path, "storage", "retain", "--months", "6", operator_key=key)
     assert (gone.returncode, "dropped" in gone.stdout) == (0, True), gone.stderr

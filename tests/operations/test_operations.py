@@ -2,20 +2,25 @@
 
 import importlib
 import pkgutil
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select
 
-from standpipe import operations
+from standpipe import office, operations
 from standpipe.meters.keys import KeyRing
 from standpipe.meters.models import Meter, MeterCommand
-from standpipe.operations import keys, meters
+from standpipe.operations import keys, meters, settlements, storage
+from standpipe.operations.long_operation import LONG_OPERATIONS, LongDesk
 from standpipe.operations.meters import Question, ValvePosition
 from standpipe.operations.operation import OPERATIONS, Desk
 from standpipe.payments.rails.registry import Rails
+from standpipe.payments.settlement_files import Statement
+from standpipe.platform.clock import Clock
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import ForbiddenError, InvalidInputError, NotAuthenticatedError, NotFoundError
 from standpipe.utilities.models import OperatorAction, OperatorRole
@@ -57,6 +62,32 @@ async def test_nobody_changes_anything_and_each_role_does_its_own_work(name: str
     if not one.reads:
         with pytest.raises(NotAuthenticatedError):
             await one(by(desk, None))
+
+
+@pytest.mark.parametrize("name", sorted(LONG_OPERATIONS))
+async def test_long_work_is_somebodys_too(name: str, sessions: Sessions) -> None:
+    one = LONG_OPERATIONS[name]
+    assert one.__doc__, name
+    for role in OperatorRole:
+        if role not in (*one.may, OperatorRole.ADMIN):
+            with pytest.raises(ForbiddenError):
+                await one(LongDesk(sessions, Actor("zuri", role), Clock(), Rails({}), command_deadline_s=3600))
+    with pytest.raises(NotAuthenticatedError):
+        await one(LongDesk(sessions, None, Clock(), Rails({}), command_deadline_s=3600))
+
+
+async def test_long_work_leaves_its_line_and_a_refusal_none(sessions: Sessions) -> None:
+    desk = LongDesk(sessions, Actor("amina", OperatorRole.ADMIN), Clock(), Rails({}), command_deadline_s=3600)
+    with pytest.raises(InvalidInputError, match="M-Pesa is not set up"):
+        await settlements.register_mpesa(desk)
+    await settlements.import_file(desk, "sandbox", Statement([], []), file_name="may.csv")
+    assert await settlements.pull(desk, days=3) == {}
+    async with sessions() as session:
+        lines = (await session.scalars(select(OperatorAction).order_by(OperatorAction.id))).all()
+    assert [(line.operator, line.action, line.detail) for line in lines] == [
+        ("amina", "settlements.import", {"file": "may.csv", "lines": 0}),
+        ("amina", "settlements.pull", {"days": 3}),
+    ]
 
 
 async def test_a_valve_command_is_one_row_and_one_line_in_the_trail(town: Town, desk: Desk) -> None:
@@ -106,3 +137,19 @@ async def test_a_meter_out_of_service_or_unknown_is_sent_nothing(town: Town, des
         with pytest.raises(NotFoundError):
             await act("NOBODY")
     assert await trail(desk) == []
+
+
+async def test_partitions_made_by_hand_leave_a_line(sessions: Sessions) -> None:
+    desk = LongDesk(sessions, Actor("amina", OperatorRole.ADMIN), Clock(), Rails({}), command_deadline_s=3600)
+    await storage.add_partitions(desk, ahead=0, since=None)
+    async with sessions() as session:
+        [line] = await session.scalars(select(OperatorAction))
+    assert (line.operator, line.action, line.detail) == ("amina", "storage.partitions", {"ahead": 0, "since": None})
+
+
+@pytest.mark.parametrize("name", sorted(module.name for module in pkgutil.iter_modules(office.__path__)))
+def test_a_command_of_the_office_only_calls_use_cases(name: str) -> None:
+    """The desk opens the database; a command that did could do something in nobody's name."""
+    text = (Path(office.__path__[0]) / f"{name}.py").read_text()
+    opens = re.findall(r"sqlalchemy|\bat_desk\b|\bDatabase\b|\bSessions\b", text)
+    assert bool(opens) is (name == "desk"), opens

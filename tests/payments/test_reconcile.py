@@ -339,7 +339,9 @@ async def test_the_office_on_the_command_line(town: Town, database_url: str, tmp
     statement.write_text(
         f"{HEAD}x9,PAYMENT,sch_nobodys,KES,7.00,0.10,2026-05-01T10:00:00Z,,{hostile}\nbad,line\n", encoding="utf-8"
     )
-    taken = run("reconcile", "import", str(statement), "--rail", "sandbox")
+    nobody = run("reconcile", "import", str(statement), "--rail", "sandbox")
+    assert (nobody.returncode, "operator key" in nobody.stderr) == (1, True)
+    taken = run("reconcile", "import", str(statement), "--rail", "sandbox", key=amina)
     assert (taken.returncode, "SUSPENSE" in taken.stdout, "line 3" in taken.stdout) == (1, True, True)
     [item] = json.loads(run("suspense", "list", "--json").stdout)
     listed = run("suspense", "list")
@@ -356,8 +358,8 @@ async def test_the_office_on_the_command_line(town: Town, database_url: str, tmp
     assert (shown.returncode, "No differences" in shown.stdout) == (0, True), shown.stdout + shown.stderr
     trail = json.loads(run("operator", "audit", "--json").stdout)
     assert [row["action"] for row in trail] == [
-        "operator.add", "operator.add", "refund.request", "refund.approve", "suspense.assign", "agent.add",
-        "agent.deposit", "vouchers.make",
+        "operator.add", "operator.add", "refund.request", "refund.approve", "settlements.import", "suspense.assign",
+        "agent.add", "agent.deposit", "vouchers.make",
     ]  # fmt: skip
     assert {row["operator"] for row in trail} == {"amina", "brian"}
     async with town.sessions.begin() as session:

@@ -318,9 +318,13 @@ async def test_the_command_line_makes_shows_and_lets_go(sessions: Sessions, data
     home = await make_home(sessions, settings, utility_id, tariff_id, installed_at=start, zone="Africa/Nairobi")
     await take(sessions, home, [(start + number * 5 * HOUR, number * 9_000) for number in range(1, 200)], today)
 
-    def run(*words: str) -> Any:
-        return standpipe(database_url, tmp_path, "storage", *words)
+    key = standpipe(database_url, tmp_path, "operator", "add", "amina").stdout.strip()
 
+    def run(*words: str) -> Any:
+        return standpipe(database_url, tmp_path, "storage", *words, operator_key=key)
+
+    nobody = standpipe(database_url, tmp_path, "storage", "retain", "--months", "24")
+    assert (nobody.returncode, "operator key" in nobody.stderr) == (1, True)
     refused = run("retain", "--months", "24")
     assert (refused.returncode, "1 meters have no statement" in refused.stderr) == (1, True), refused.stderr
     assert run("retain", "--months", "1").returncode == 2

@@ -76,6 +76,7 @@ chaos: install ## Random histories of payments with crashes, and 100,000 broken 
 	CHAOS_DATAGRAMS=100000 $(BIN)/pytest -q tests/meter_gateway/test_dlms_hostile.py -k garbage_ends
 
 model: install ## Ten thousand random lives of a meter against a slow reference, for an hour or two.
+	PURE_LIVES=10000 $(BIN)/pytest -q tests/usage/test_pure_lives.py
 	MODEL_HISTORIES=10000 $(BIN)/pytest -q tests/usage/test_model.py
 
 bench: install ## Ratios, measured on this machine in one run.

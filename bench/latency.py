@@ -120,7 +120,7 @@ async def measure(url: str, folder: Path) -> list[Row]:
     async with make_town(url, folder) as town, running(_environment(url, town, plain_port, dlms_port)) as roles:
         await roles.start("worker", "gateway")
         await until(lambda: _pings(plain_port), timeout_s=60)
-        dtls_port = town.settings.coap_dtls_port
+        dtls_port = town.settings.coap.dtls_port
         carriers: list[tuple[str, Any, int, Meter]] = [
             ("LwM2M", slow_udp, plain_port, _lwm2m),
             ("LwM2M over DTLS", slow_udp, dtls_port, lambda home, port, at: _lwm2m_dtls(town, home, port, at)),
@@ -150,7 +150,7 @@ def _environment(url: str, town: Town, plain_port: int, dlms_port: int) -> dict[
         "STRIPE_API_BASE": town.stripe_url,
         "COAP_PLAIN_UDP": "true",
         "COAP_PORT": str(plain_port),
-        "COAP_DTLS_PORT": str(town.settings.coap_dtls_port),
+        "COAP_DTLS_PORT": str(town.settings.coap.dtls_port),
         "DLMS_PORT": str(dlms_port),
         "LOG_LEVEL": "ERROR",
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-from standpipe.platform.settings import Settings
+from standpipe.platform.settings import fields_of
 
 TARGET = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
@@ -19,7 +19,7 @@ All from the environment. A wrong or missing one is one clear line at start. Thi
 def table() -> str:
     """The page."""
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name, field in fields_of():
         default = field.get_default(call_default_factory=True)
         shown = "" if default in (None, [], PydanticUndefined) else f"`{default}`"
         rows.append(f"| `STANDPIPE_{name.upper()}` | {shown} | {field.description} |\n")

@@ -41,7 +41,7 @@ SMS_TIMEOUT_S = 5
 def make_app(settings: Settings, database: Database) -> Starlette:
     """The ASGI app on an open database. Raises SettingsError where a setting that it needs is missing."""
     require(settings, "token_secret")
-    firebase = make_firebase(settings)
+    firebase = make_firebase(settings.firebase)
     rails = make_rails(settings, database.sessions)
     listener = Listener(database.url, LIVE)
     http = httpx.AsyncClient(timeout=SMS_TIMEOUT_S)

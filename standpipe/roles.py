@@ -142,7 +142,7 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _worker(settings: Settings) -> None:
-    sender, issuer = make_sender(settings), make_issuer(settings)
+    sender, issuer = make_sender(settings), make_issuer(settings.keypad)
     async with _working(settings, "worker", WORK) as (database, listener):
         rails = make_rails(settings, database.sessions)
         try:
@@ -150,7 +150,7 @@ async def _worker(settings: Settings) -> None:
             await run_worker(
                 *(database.sessions, listener, rails, sender, settings.clock, offline_after),
                 issuer=issuer,
-                token_after=timedelta(minutes=settings.keypad_token_after_min),
+                token_after=timedelta(minutes=settings.keypad.token_after_min),
             )
         finally:
             await close_rails(rails)

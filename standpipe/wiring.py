@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from standpipe.households.firebase import FirebaseTokens, refuse_emulator
 from standpipe.meters.keys import KeyRing
@@ -16,7 +16,7 @@ from standpipe.payments.rails.flutterwave import FlutterwaveRail
 from standpipe.payments.rails.instrumented import instrumented
 from standpipe.payments.rails.momo import MomoKeys, MomoRail
 from standpipe.payments.rails.mpesa import MpesaRail
-from standpipe.payments.rails.port import Rail
+from standpipe.payments.rails.port import AsyncResults, Rail
 from standpipe.payments.rails.registry import Rails
 from standpipe.payments.rails.sandbox import SandboxRail
 from standpipe.payments.rails.stripe import StripeRail
@@ -25,7 +25,16 @@ from standpipe.platform import logs, tracing
 from standpipe.platform.database import Sessions, answers, create_engine, create_sessions, is_migrated
 from standpipe.platform.embedded import embedded
 from standpipe.platform.errors import SettingsError
-from standpipe.platform.settings import Settings
+from standpipe.platform.setting_groups import (
+    FirebaseSettings,
+    FlutterwaveSettings,
+    KeypadSettings,
+    MomoSettings,
+    MpesaSettings,
+    SandboxSettings,
+    StripeSettings,
+)
+from standpipe.platform.settings import Settings, values_of
 from standpipe.sts.keys import VENDING_KEY_BYTES
 from standpipe.tables import MODULES as _TABLES  # noqa: F401 - whoever opens a database needs every table.
 from standpipe.vending.issuer import TokenIssuer
@@ -51,7 +60,7 @@ def configure_logging(settings: Settings) -> None:
 
 def secret_texts(settings: Settings) -> Iterator[str]:
     """Every secret that the settings hold, letter by letter."""
-    for value in dict(settings).values():
+    for _, value in values_of(settings):
         found = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
         yield from (item.get_secret_value() for item in found if isinstance(item, SecretStr))
     if settings.database_url:
@@ -107,9 +116,13 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 def make_rails(settings: Settings, sessions: Sessions) -> Rails:
     """The payment rails that are set up. Raises SettingsError for one that is set up by half."""
+    public_url = settings.public_url.rstrip("/")
     found = (
-        *(_stripe(settings), _mpesa(settings, sessions), _momo(settings)),
-        *(_flutterwave(settings), _sandbox(settings)),
+        _stripe(settings.stripe, public_url),
+        _mpesa(settings.mpesa, public_url, StoredResults(sessions), settings.rails_timeout_s),
+        _momo(settings.momo, public_url, settings.rails_timeout_s),
+        _flutterwave(settings.flutterwave, public_url, settings.rails_timeout_s),
+        _sandbox(settings.sandbox),
     )
     rails = [instrumented(rail) for rail in found if rail is not None]
     fees = {method: _fee(method, rule) for method, rule in settings.service_fees.items()}
@@ -123,93 +136,91 @@ def _fee(method: str, rule: dict[str, int]) -> FeeRule:
     return FeeRule(rule.get("basis_points", 0), rule.get("fixed_minor", 0))
 
 
-def _stripe(settings: Settings) -> Rail | None:
-    if not settings.stripe_api_key:
+def _stripe(settings: StripeSettings, public_url: str) -> Rail | None:
+    if not settings.api_key:
         return None
-    _whole("STRIPE", settings, "stripe_webhook_secrets", "stripe_publishable_key")
+    _whole("STRIPE", settings, "webhook_secrets", "publishable_key")
     return StripeRail(
-        api_keys=_plain(settings.stripe_api_key),
-        publishable_key=settings.stripe_publishable_key or "",
-        webhook_secrets=_plain(settings.stripe_webhook_secrets),
-        api_base=settings.stripe_api_base,
-        timeout_s=settings.stripe_timeout_s,
-        return_base_url=f"{settings.public_url.rstrip('/')}/return",
-        accounts=settings.stripe_accounts,
+        api_keys=_plain(settings.api_key),
+        publishable_key=settings.publishable_key or "",
+        webhook_secrets=_plain(settings.webhook_secrets),
+        api_base=settings.api_base,
+        timeout_s=settings.timeout_s,
+        return_base_url=f"{public_url}/return",
+        accounts=settings.accounts,
     )
 
 
-def _mpesa(settings: Settings, sessions: Sessions) -> Rail | None:
-    if settings.mpesa_url is None:
+def _mpesa(settings: MpesaSettings, public_url: str, answers: AsyncResults, timeout_s: float) -> Rail | None:
+    if settings.url is None:
         return None
     needed = ("consumer_key", "consumer_secret", "shortcode", "passkey", "callback_secrets", "initiator")
-    _whole("MPESA", settings, *(f"mpesa_{name}" for name in needed))
+    _whole("MPESA", settings, *needed)
     return MpesaRail(
-        base_url=settings.mpesa_url,
-        consumer_key=_reveal(settings.mpesa_consumer_key),
-        consumer_secret=_reveal(settings.mpesa_consumer_secret),
-        shortcode=settings.mpesa_shortcode or "",
-        passkey=_reveal(settings.mpesa_passkey),
-        callback_base_url=f"{settings.public_url.rstrip('/')}/webhooks/mpesa",
-        callback_secrets=_plain(settings.mpesa_callback_secrets),
-        allowed_networks=settings.mpesa_networks,
-        initiator_name=settings.mpesa_initiator or "",
-        security_credential=_reveal(settings.mpesa_security_credential),
-        answers=StoredResults(sessions),
-        timeout_s=settings.rails_timeout_s,
+        base_url=settings.url,
+        consumer_key=_reveal(settings.consumer_key),
+        consumer_secret=_reveal(settings.consumer_secret),
+        shortcode=settings.shortcode or "",
+        passkey=_reveal(settings.passkey),
+        callback_base_url=f"{public_url}/webhooks/mpesa",
+        callback_secrets=_plain(settings.callback_secrets),
+        allowed_networks=settings.networks,
+        initiator_name=settings.initiator or "",
+        security_credential=_reveal(settings.security_credential),
+        answers=answers,
+        timeout_s=timeout_s,
     )
 
 
-def _momo(settings: Settings) -> Rail | None:
-    if settings.momo_url is None:
+def _momo(settings: MomoSettings, public_url: str, timeout_s: float) -> Rail | None:
+    if settings.url is None:
         return None
     needed = ("subscription_key", "api_user", "api_key", "callback_secrets")
-    _whole("MOMO", settings, *(f"momo_{name}" for name in needed))
-    collection = MomoKeys(
-        _reveal(settings.momo_subscription_key), settings.momo_api_user or "", _reveal(settings.momo_api_key)
-    )
+    _whole("MOMO", settings, *needed)
+    collection = MomoKeys(_reveal(settings.subscription_key), settings.api_user or "", _reveal(settings.api_key))
     disbursement = None
-    if settings.momo_disbursement_key is not None:
-        _whole("MOMO refunds", settings, "momo_disbursement_user", "momo_disbursement_api_key")
+    if settings.disbursement_key is not None:
+        _whole("MOMO", settings, "disbursement_user", "disbursement_api_key", what="MOMO refunds")
         disbursement = MomoKeys(
-            _reveal(settings.momo_disbursement_key),
-            settings.momo_disbursement_user or "",
-            _reveal(settings.momo_disbursement_api_key),
+            _reveal(settings.disbursement_key),
+            settings.disbursement_user or "",
+            _reveal(settings.disbursement_api_key),
         )
     return MomoRail(
-        base_url=settings.momo_url,
+        base_url=settings.url,
         collection=collection,
         disbursement=disbursement,
-        target_environment=settings.momo_target_environment,
-        currency=settings.momo_currency,
-        callback_url=f"{settings.public_url.rstrip('/')}/webhooks/momo",
-        callback_secrets=_plain(settings.momo_callback_secrets),
-        allowed_networks=settings.momo_networks,
-        timeout_s=settings.rails_timeout_s,
+        target_environment=settings.target_environment,
+        currency=settings.currency,
+        callback_url=f"{public_url}/webhooks/momo",
+        callback_secrets=_plain(settings.callback_secrets),
+        allowed_networks=settings.networks,
+        timeout_s=timeout_s,
     )
 
 
-def _flutterwave(settings: Settings) -> Rail | None:
-    if settings.flutterwave_url is None:
+def _flutterwave(settings: FlutterwaveSettings, public_url: str, timeout_s: float) -> Rail | None:
+    if settings.url is None:
         return None
-    _whole("FLUTTERWAVE", settings, "flutterwave_secret_key", "flutterwave_webhook_hashes")
+    _whole("FLUTTERWAVE", settings, "secret_key", "webhook_hashes")
     return FlutterwaveRail(
-        base_url=settings.flutterwave_url,
-        secret_key=_reveal(settings.flutterwave_secret_key),
-        webhook_hashes=_plain(settings.flutterwave_webhook_hashes),
-        return_base_url=f"{settings.public_url.rstrip('/')}/return",
-        email_domain=settings.flutterwave_email_domain,
-        timeout_s=settings.rails_timeout_s,
+        base_url=settings.url,
+        secret_key=_reveal(settings.secret_key),
+        webhook_hashes=_plain(settings.webhook_hashes),
+        return_base_url=f"{public_url}/return",
+        email_domain=settings.email_domain,
+        timeout_s=timeout_s,
     )
 
 
-def _sandbox(settings: Settings) -> Rail | None:
-    if settings.sandbox_url is None:
+def _sandbox(settings: SandboxSettings) -> Rail | None:
+    if settings.url is None:
         return None
-    _whole("SANDBOX", settings, "sandbox_webhook_secrets", "sandbox_api_key")
+    _whole("SANDBOX", settings, "webhook_secrets", "api_key")
     return SandboxRail(
-        base_url=settings.sandbox_url,
-        api_key=_reveal(settings.sandbox_api_key),
-        webhook_secrets=_plain(settings.sandbox_webhook_secrets),
+        base_url=settings.url,
+        api_key=_reveal(settings.api_key),
+        webhook_secrets=_plain(settings.webhook_secrets),
     )
 
 
@@ -227,28 +238,28 @@ async def close_rails(rails: Mapping[str, Rail]) -> None:
         await rail.close()
 
 
-def make_issuer(settings: Settings) -> TokenIssuer | None:
+def make_issuer(settings: KeypadSettings) -> TokenIssuer | None:
     """Make the issuer of keypad tokens; None where there is none. Raises SettingsError for one set up by half."""
-    if settings.keypad_issuer_url is not None:
-        if settings.keypad_vending_keys:
+    if settings.issuer_url is not None:
+        if settings.vending_keys:
             raise SettingsError(
                 "STANDPIPE_KEYPAD_VENDING_KEYS: tokens are made by STANDPIPE_KEYPAD_ISSUER_URL; unset one."
             )
-        _whole("KEYPAD ISSUER", settings, "keypad_issuer_key")
+        _whole("KEYPAD", settings, "issuer_key", what="KEYPAD ISSUER")
         return RemoteIssuer(
-            url=settings.keypad_issuer_url,
-            api_key=_reveal(settings.keypad_issuer_key),
-            timeout_s=settings.keypad_issuer_timeout_s,
+            url=settings.issuer_url,
+            api_key=_reveal(settings.issuer_key),
+            timeout_s=settings.issuer_timeout_s,
         )
-    if not settings.keypad_vending_keys:
+    if not settings.vending_keys:
         return None
     return SoftwareIssuer(vending_keys(settings))
 
 
-def vending_keys(settings: Settings) -> dict[tuple[str, int], bytes]:
+def vending_keys(settings: KeypadSettings) -> dict[tuple[str, int], bytes]:
     """The software issuer's keys by supply group and revision. Raises SettingsError for one that is none."""
     found = {}
-    for name, secret in settings.keypad_vending_keys.items():
+    for name, secret in settings.vending_keys.items():
         group, _, revision = name.partition(":")
         try:
             key = bytes.fromhex(secret.get_secret_value())
@@ -262,29 +273,29 @@ def vending_keys(settings: Settings) -> dict[tuple[str, int], bytes]:
 
 def make_sender(settings: Settings) -> PushSender | None:
     """The push sender, or None where Firebase is not set up."""
-    if settings.firebase_credentials is None:
+    if settings.firebase.credentials is None:
         return None
-    return PushSender(settings.firebase_credentials, settings.fcm_base_url)
+    return PushSender(settings.firebase.credentials, settings.fcm_base_url)
 
 
-def make_firebase(settings: Settings) -> FirebaseTokens | None:
+def make_firebase(settings: FirebaseSettings) -> FirebaseTokens | None:
     """Make the verifier of Firebase's tokens; None where they are not taken.
 
     Raises SettingsError for one that is set up by half, and wherever Firebase's emulator is named in the environment.
     """
     refuse_emulator()
-    if settings.firebase_project_id is None:
+    if settings.project_id is None:
         return None
-    if settings.firebase_credentials is None:
+    if settings.credentials is None:
         raise SettingsError(
             "STANDPIPE_FIREBASE_CREDENTIALS is not set, but STANDPIPE_FIREBASE_PROJECT_ID is: without the "
             "service-account file nobody can ask Google whether a sign-in was revoked."
         )
     return FirebaseTokens(
-        settings.firebase_project_id,
-        settings.firebase_credentials,
-        base_url=settings.firebase_auth_url,
-        timeout_s=settings.firebase_timeout_s,
+        settings.project_id,
+        settings.credentials,
+        base_url=settings.auth_url,
+        timeout_s=settings.timeout_s,
     )
 
 
@@ -294,7 +305,8 @@ def make_operator_keys(settings: Settings) -> KeyRing | None:
     return KeyRing(secrets, "STANDPIPE_OPERATOR_KEY_SECRETS") if secrets else None
 
 
-def _whole(rail: str, settings: Settings, *names: str) -> None:
-    missing = [f"STANDPIPE_{name.upper()}" for name in names if not getattr(settings, name)]
+def _whole(group: str, settings: BaseModel, *names: str, what: str | None = None) -> None:
+    """Raises SettingsError naming each setting of a group that is empty. ``what``: what is turned on; the group."""
+    missing = [f"STANDPIPE_{group}_{name.upper()}" for name in names if not getattr(settings, name)]
     if missing:
-        raise SettingsError(*(f"{name} is not set, but {rail} is turned on." for name in missing))
+        raise SettingsError(*(f"{name} is not set, but {what or group} is turned on." for name in missing))

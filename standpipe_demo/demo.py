@@ -100,78 +100,78 @@ def require_free_ports(settings: Settings) -> None:
     """Raises SettingsError naming the setting of the first port that is taken."""
     require_free_tcp(settings.http_host, settings.http_port, "STANDPIPE_HTTP_PORT")
     for port, name in (
-        (settings.sandbox_port, "STANDPIPE_SANDBOX_PORT"),
+        (settings.sandbox.port, "STANDPIPE_SANDBOX_PORT"),
         (settings.phone_port, "STANDPIPE_PHONE_PORT"),
         (settings.fake_stripe_port, "STANDPIPE_FAKE_STRIPE_PORT"),
         (settings.fake_mpesa_port, "STANDPIPE_FAKE_MPESA_PORT"),
         (settings.fake_momo_port, "STANDPIPE_FAKE_MOMO_PORT"),
         (settings.fake_flutterwave_port, "STANDPIPE_FAKE_FLUTTERWAVE_PORT"),
         (settings.fake_chirpstack_port, "STANDPIPE_FAKE_CHIRPSTACK_PORT"),
-        (settings.lorawan_http_port, "STANDPIPE_LORAWAN_HTTP_PORT"),
+        (settings.lorawan.http_port, "STANDPIPE_LORAWAN_HTTP_PORT"),
         (settings.fake_keypad_port, "STANDPIPE_FAKE_KEYPAD_PORT"),
         (settings.fake_google_port, "STANDPIPE_FAKE_GOOGLE_PORT"),
-        (settings.dlms_port or DEMO_DLMS_PORT, "STANDPIPE_DLMS_PORT"),
+        (settings.dlms.port or DEMO_DLMS_PORT, "STANDPIPE_DLMS_PORT"),
     ):
         require_free_tcp("127.0.0.1", port, name)
     for port, name in (
-        (settings.coap_port, "STANDPIPE_COAP_PORT"),
-        (settings.coap_dtls_port, "STANDPIPE_COAP_DTLS_PORT"),
+        (settings.coap.port, "STANDPIPE_COAP_PORT"),
+        (settings.coap.dtls_port, "STANDPIPE_COAP_DTLS_PORT"),
     ):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            bind(probe, settings.coap_host, port, name)
+            bind(probe, settings.coap.host, port, name)
 
 
 def world_of(settings: Settings) -> World:
     """The simulated world that a demo's settings describe. Raises SettingsError where there is no demo to simulate."""
     data_dir = settings.data_dir.resolve()
-    if not (data_dir / "meters.json").exists() or settings.firebase_credentials is None:
+    if not (data_dir / "meters.json").exists() or settings.firebase.credentials is None:
         raise SettingsError("There is no town to simulate yet: `standpipe demo` builds one and runs this with it.")
-    sandbox_key = settings.sandbox_api_key.get_secret_value() if settings.sandbox_api_key else ""
-    stripe_key = next((secret.get_secret_value() for secret in settings.stripe_api_key), "")
+    sandbox_key = settings.sandbox.api_key.get_secret_value() if settings.sandbox.api_key else ""
+    stripe_key = next((secret.get_secret_value() for secret in settings.stripe.api_key), "")
     return World(
         data_dir=data_dir,
         api_url=f"http://{settings.http_host}:{settings.http_port}",
-        gateway=(settings.coap_host, settings.coap_dtls_port),
-        plain_gateway=(settings.coap_host, settings.coap_port),
-        dlms_gateway=(settings.dlms_host, settings.dlms_port) if settings.dlms_port is not None else None,
+        gateway=(settings.coap.host, settings.coap.dtls_port),
+        plain_gateway=(settings.coap.host, settings.coap.port),
+        dlms_gateway=(settings.dlms.host, settings.dlms.port) if settings.dlms.port is not None else None,
         object_id=settings.prepaid_object_id,
         clock=settings.clock,
-        sandbox_port=settings.sandbox_port,
+        sandbox_port=settings.sandbox.port,
         phone_port=settings.phone_port,
         fake_stripe_port=settings.fake_stripe_port,
         sandbox_api_key=sandbox_key,
-        sandbox_webhook_secret=next((s.get_secret_value() for s in settings.sandbox_webhook_secrets), ""),
+        sandbox_webhook_secret=next((s.get_secret_value() for s in settings.sandbox.webhook_secrets), ""),
         stripe_api_key=stripe_key,
-        stripe_webhook_secret=next((s.get_secret_value() for s in settings.stripe_webhook_secrets), ""),
-        credentials_file=settings.firebase_credentials,
+        stripe_webhook_secret=next((s.get_secret_value() for s in settings.stripe.webhook_secrets), ""),
+        credentials_file=settings.firebase.credentials,
         fake_google_port=settings.fake_google_port,
         mpesa={
             "port": str(settings.fake_mpesa_port),
-            "shortcode": settings.mpesa_shortcode or "",
-            "consumer_key": _plain(settings.mpesa_consumer_key),
-            "consumer_secret": _plain(settings.mpesa_consumer_secret),
-            "passkey": _plain(settings.mpesa_passkey),
+            "shortcode": settings.mpesa.shortcode or "",
+            "consumer_key": _plain(settings.mpesa.consumer_key),
+            "consumer_secret": _plain(settings.mpesa.consumer_secret),
+            "passkey": _plain(settings.mpesa.passkey),
         },
         momo={
             "port": str(settings.fake_momo_port),
-            "subscription_key": _plain(settings.momo_subscription_key),
-            "api_user": settings.momo_api_user or "",
-            "api_key": _plain(settings.momo_api_key),
+            "subscription_key": _plain(settings.momo.subscription_key),
+            "api_user": settings.momo.api_user or "",
+            "api_key": _plain(settings.momo.api_key),
         },
         flutterwave={
             "port": str(settings.fake_flutterwave_port),
-            "secret_key": _plain(settings.flutterwave_secret_key),
-            "webhook_hash": next((_plain(secret) for secret in settings.flutterwave_webhook_hashes), ""),
+            "secret_key": _plain(settings.flutterwave.secret_key),
+            "webhook_hash": next((_plain(secret) for secret in settings.flutterwave.webhook_hashes), ""),
         },
         chirpstack={
             "port": str(settings.fake_chirpstack_port),
-            "token": _plain(settings.lorawan_api_token),
-            "events_url": f"http://127.0.0.1:{settings.lorawan_http_port}/lorawan/events",
-            "event_secret": next((_plain(secret) for secret in settings.lorawan_event_secrets), ""),
+            "token": _plain(settings.lorawan.api_token),
+            "events_url": f"http://127.0.0.1:{settings.lorawan.http_port}/lorawan/events",
+            "event_secret": next((_plain(secret) for secret in settings.lorawan.event_secrets), ""),
         },
         keypad={
             "port": str(settings.fake_keypad_port),
-            "api_key": _plain(settings.keypad_issuer_key),
+            "api_key": _plain(settings.keypad.issuer_key),
             "vending_keys": json.dumps(_vending_keys(data_dir)),
         },
     )
@@ -230,7 +230,7 @@ async def _wait_until_ready(settings: Settings, children: dict[str, asyncio.subp
     waiting = [
         f"http://{settings.http_host}:{settings.http_port}/healthz",
         f"http://127.0.0.1:{settings.phone_port}/messages",
-        f"http://127.0.0.1:{settings.sandbox_port}/",
+        f"http://127.0.0.1:{settings.sandbox.port}/",
     ]
     deadline = time.monotonic() + READY_TIMEOUT_S
     async with httpx.AsyncClient(timeout=2) as http:
@@ -268,7 +268,7 @@ async def _announce(settings: Settings, database: Database, environment: dict[st
     signer = make_signer(settings.model_copy(update=_token_settings(environment)))
     token = signer.issue(await seed.demo_customer_id(database.sessions))
     base = f"http://{settings.http_host}:{settings.http_port}"
-    sandbox = f"http://127.0.0.1:{settings.sandbox_port}"
+    sandbox = f"http://127.0.0.1:{settings.sandbox.port}"
     phone = f"http://127.0.0.1:{settings.phone_port}"
     meter_id = await seed.demo_meter_id(database.sessions)
     today = settings.clock.now().astimezone(ZoneInfo(seed.ZONE)).date()

@@ -90,18 +90,18 @@ def demo_environment(
 def _meters(settings: Settings, data_dir: Path) -> dict[str, object]:
     """Return where meters reach the gateway, and the gateway what makes their tokens."""
     return {
-        "COAP_HOST": settings.coap_host,
-        "COAP_PORT": settings.coap_port,
-        "COAP_DTLS_PORT": settings.coap_dtls_port,
-        "COAP_PLAIN_UDP": int(settings.coap_plain_udp or _has_meters_without_key(data_dir)),
+        "COAP_HOST": settings.coap.host,
+        "COAP_PORT": settings.coap.port,
+        "COAP_DTLS_PORT": settings.coap.dtls_port,
+        "COAP_PLAIN_UDP": int(settings.coap.plain_udp or _has_meters_without_key(data_dir)),
         "COAP_ACK_TIMEOUT_S": "0.5",
         "COAP_MAX_RETRANSMIT": "2",
-        "DLMS_HOST": settings.dlms_host,
-        "DLMS_PORT": settings.dlms_port or DEMO_DLMS_PORT,
+        "DLMS_HOST": settings.dlms.host,
+        "DLMS_PORT": settings.dlms.port or DEMO_DLMS_PORT,
         "DLMS_ALLOW_LLS": "1",
         "FAKE_CHIRPSTACK_PORT": settings.fake_chirpstack_port,
         "LORAWAN_API_URL": f"http://127.0.0.1:{settings.fake_chirpstack_port}",
-        "LORAWAN_HTTP_PORT": settings.lorawan_http_port,
+        "LORAWAN_HTTP_PORT": settings.lorawan.http_port,
         "FAKE_KEYPAD_PORT": settings.fake_keypad_port,
         "KEYPAD_ISSUER_URL": f"http://127.0.0.1:{settings.fake_keypad_port}",
     }
@@ -111,10 +111,10 @@ def _outside(settings: Settings, kept: dict[str, str], currency: str) -> dict[st
     """The stand-ins for payment providers and the phone."""
     phone = f"http://127.0.0.1:{settings.phone_port}"
     return {
-        "SANDBOX_PORT": settings.sandbox_port,
+        "SANDBOX_PORT": settings.sandbox.port,
         "PHONE_PORT": settings.phone_port,
         "FAKE_STRIPE_PORT": settings.fake_stripe_port,
-        "SANDBOX_URL": f"http://127.0.0.1:{settings.sandbox_port}",
+        "SANDBOX_URL": f"http://127.0.0.1:{settings.sandbox.port}",
         "STRIPE_API_BASE": f"http://127.0.0.1:{settings.fake_stripe_port}",
         "STRIPE_PUBLISHABLE_KEY": "pk_test_demo",
         "FAKE_MPESA_PORT": settings.fake_mpesa_port,

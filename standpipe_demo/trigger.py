@@ -27,6 +27,7 @@ from standpipe.payments.views import TopUpStatus, top_ups_by_id
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import AmountOutOfRangeError, InvalidInputError, MeterBlockedError, NotFoundError
 from standpipe.platform.ids import new_id
+from standpipe.platform.setting_groups import StripeSettings
 from standpipe.platform.settings import Settings
 from standpipe.wiring import Database
 from standpipe_demo import seed
@@ -128,12 +129,12 @@ class _Play:
 
     async def _url(self, action: str) -> str:
         if self.standin is Standin.SANDBOX:
-            return f"{self.settings.sandbox_url}/v1/references/{self.top_up_id}/{action}"
+            return f"{self.settings.sandbox.url}/v1/references/{self.top_up_id}/{action}"
         if action not in _AT_STRIPE:
             raise InvalidInputError(f"Stripe's stand-in cannot {action}; take --method sandbox.")
         async with self.sessions() as session:
             intent_id = (await session.get_one(Payment, self.top_up_id)).rail_ref
-        return f"{self.settings.stripe_api_base}/_control/payment_intents/{intent_id}/{_AT_STRIPE[action]}"
+        return f"{self.settings.stripe.api_base}/_control/payment_intents/{intent_id}/{_AT_STRIPE[action]}"
 
 
 def trigger(
@@ -170,10 +171,10 @@ def trigger(
 
 def _require_standin(settings: Settings, method: Standin) -> None:
     """Raises InvalidInputError where only a real provider is configured."""
-    if method is Standin.SANDBOX and settings.sandbox_url is None:
+    if method is Standin.SANDBOX and settings.sandbox.url is None:
         raise InvalidInputError("There is no sandbox here; with the demo: source .data/demo.env")
-    real = type(settings).model_fields["stripe_api_base"].default
-    if method is Standin.STRIPE and settings.stripe_api_base == real:
+    real = StripeSettings().api_base
+    if method is Standin.STRIPE and settings.stripe.api_base == real:
         raise InvalidInputError(
             "That is the real Stripe, where nothing is triggered; with the demo: source .data/demo.env"
         )

@@ -12,11 +12,11 @@ from standpipe.platform.settings import Settings
 
 async def run_carriers(settings: Settings, sessions: Sessions, listener: Listener) -> None:
     """Serve until cancelled. ``listener`` must listen to COMMANDS. Raises SettingsError where nothing is turned on."""
-    lorawan, dlms = settings.lorawan_api_url is not None, settings.dlms_port is not None
+    lorawan, dlms = settings.lorawan.api_url is not None, settings.dlms.port is not None
     async with asyncio.TaskGroup() as group:
         if lorawan:
             group.create_task(run_lorawan(settings, sessions, listener))
         if dlms:
             group.create_task(run_dlms(settings, sessions, listener))
-        if settings.coap_dtls or settings.coap_plain_udp or not (lorawan or dlms):
+        if settings.coap.dtls or settings.coap.plain_udp or not (lorawan or dlms):
             group.create_task(run_gateway(settings, sessions, listener))

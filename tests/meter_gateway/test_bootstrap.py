@@ -24,7 +24,7 @@ from tests.meter_gateway.test_dtls_gateway import another_home
 from tests.support.database import free_port
 from tests.support.dtls_meter import Meter
 from tests.support.radio import Field, config_of, give_key, make_field
-from tests.support.town import METER_SECRET, until
+from tests.support.town import METER_SECRET, changed, until
 
 BOOTSTRAP_KEY = bytes(range(200, 216))
 
@@ -48,7 +48,7 @@ def meter_of(field: Field, key: bytes = BOOTSTRAP_KEY) -> SimulatedMeter:
         clock=Clock(),
         awake_s=1.0,
         ack_timeout_s=0.5,
-        bootstrap_server=("127.0.0.1", field.settings.coap_bootstrap_port or 0),
+        bootstrap_server=("127.0.0.1", field.settings.coap.bootstrap_port or 0),
     )
 
 
@@ -56,7 +56,7 @@ async def test_a_meter_is_told_where_to_go_and_is_served_there(field: Field) -> 
     await field.grant(5_000)
     meter = meter_of(field)
     assert await meter.wake()
-    assert meter.state.gateway == f"127.0.0.1:{field.settings.coap_dtls_port}"
+    assert meter.state.gateway == f"127.0.0.1:{field.settings.coap.dtls_port}"
     await until(lambda: _confirmed(field))
     async with field.sessions() as session:
         row = (await session.scalars(select(MeterDtlsKeys))).one()
@@ -72,10 +72,10 @@ async def test_a_meter_is_told_where_to_go_and_is_served_there(field: Field) -> 
 async def test_the_bootstrap_key_opens_no_door_but_its_own(field: Field) -> None:
     stranger = meter_of(field, bytes(16))
     assert not await stranger.wake()
-    at_the_gateway = Meter(field.settings.coap_dtls_port, field.home, BOOTSTRAP_KEY)
+    at_the_gateway = Meter(field.settings.coap.dtls_port, field.home, BOOTSTRAP_KEY)
     assert not await at_the_gateway.handshake()
     at_the_gateway.close()
-    port = field.settings.coap_bootstrap_port or 0
+    port = field.settings.coap.bootstrap_port or 0
     asks = Meter(port, field.home, BOOTSTRAP_KEY)
     assert await asks.handshake()
     assert (await asks.asks(aiocoap.POST, f"/rd?ep={field.home.serial}")).code == aiocoap.NOT_FOUND
@@ -87,7 +87,7 @@ async def test_the_bootstrap_key_opens_no_door_but_its_own(field: Field) -> None
 
 
 async def test_a_bootstrap_that_breaks_off_hands_over_the_same_key_the_next_time(field: Field) -> None:
-    meter = Meter(field.settings.coap_bootstrap_port or 0, field.home, BOOTSTRAP_KEY)
+    meter = Meter(field.settings.coap.bootstrap_port or 0, field.home, BOOTSTRAP_KEY)
     assert await meter.handshake()
     keys = []
     for finishes in (False, True):
@@ -115,7 +115,7 @@ async def test_a_bootstrap_server_without_an_address_to_hand_out_says_so(
 ) -> None:
     change = {"coap_public_url": None, "coap_plain_udp": False, "coap_dtls_port": free_port()}
     with pytest.raises(SettingsError, match="COAP_PUBLIC_URL"):
-        await run_gateway(field.settings.model_copy(update=change), sessions, Listener(database_url, COMMANDS))
+        await run_gateway(changed(field.settings, **change), sessions, Listener(database_url, COMMANDS))
 
 
 @given(st.dictionaries(st.integers(0, 65_535), st.binary(max_size=400), max_size=6))

@@ -31,7 +31,7 @@ LINKS = b"</>;rt=oma.lwm2m,</1/0>,</3/0>,</3424/0>,</4/0>,</3411/0>,</10274/0>,<
 
 @asynccontextmanager
 async def meter_of(field: Field) -> AsyncIterator[Meter]:
-    meter = Meter(field.settings.coap_dtls_port, field.home)
+    meter = Meter(field.settings.coap.dtls_port, field.home)
     try:
         assert await meter.handshake()
         yield meter
@@ -229,7 +229,7 @@ async def test_a_waking_gives_up_an_old_question_and_no_answer_that_is_under_way
 @asynccontextmanager
 async def _asking(transport: str, field: Field) -> AsyncIterator[Any]:
     if transport == "udp":
-        async with bound_client(field.settings.coap_port, free_port()) as ask:
+        async with bound_client(field.settings.coap.port, free_port()) as ask:
             yield ask
         return
     await give_key(field.sessions, field.home)

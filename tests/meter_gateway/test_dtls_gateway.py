@@ -49,7 +49,7 @@ async def another_home(field: Field) -> Home:
 
 async def test_m4_a_session_acts_for_its_own_meter_and_no_other(secure: Field, sessions: Sessions) -> None:
     other_home = await another_home(secure)
-    port = secure.settings.coap_dtls_port
+    port = secure.settings.coap.dtls_port
     own, other = Meter(port, secure.home), Meter(port, other_home, bytes(range(50, 66)))
     assert await own.handshake()
     assert await other.handshake()
@@ -77,10 +77,10 @@ async def test_m4_a_session_acts_for_its_own_meter_and_no_other(secure: Field, s
 
 
 async def test_m4_a_meter_with_a_key_is_not_heard_without_dtls(secure: Field) -> None:
-    meter = Meter(secure.settings.coap_dtls_port, secure.home)
+    meter = Meter(secure.settings.coap.dtls_port, secure.home)
     assert await meter.handshake()
     location = await meter.registers()
-    async with bound_client(secure.settings.coap_port, free_port()) as ask:
+    async with bound_client(secure.settings.coap.port, free_port()) as ask:
         assert (await ask(aiocoap.POST, f"/rd?ep={secure.home.serial}")).code == aiocoap.FORBIDDEN
         assert (await ask(aiocoap.POST, location)).code == aiocoap.NOT_FOUND
         assert (await ask(aiocoap.DELETE, location)).code == aiocoap.NOT_FOUND
@@ -88,7 +88,7 @@ async def test_m4_a_meter_with_a_key_is_not_heard_without_dtls(secure: Field) ->
 
 
 async def test_m6_an_answer_from_an_old_session_completes_no_new_command(secure: Field, sessions: Sessions) -> None:
-    port = secure.settings.coap_dtls_port
+    port = secure.settings.coap.dtls_port
     await secure.grant(5_000)
     meter = Meter(port, secure.home)
     assert await meter.handshake()
@@ -119,7 +119,7 @@ async def test_m6_an_answer_from_an_old_session_completes_no_new_command(secure:
 async def test_m6_an_answer_from_another_meter_s_session_completes_no_command(
     secure: Field, sessions: Sessions
 ) -> None:
-    port = secure.settings.coap_dtls_port
+    port = secure.settings.coap.dtls_port
     other = Meter(port, await another_home(secure), bytes(range(50, 66)))
     assert await other.handshake()
     await secure.grant(5_000)
@@ -135,7 +135,7 @@ async def test_m6_an_answer_from_another_meter_s_session_completes_no_command(
 
 async def test_m6_a_late_answer_in_the_same_session_completes_no_new_request(secure: Field, sessions: Sessions) -> None:
     await secure.grant(5_000)
-    meter = Meter(secure.settings.coap_dtls_port, secure.home)
+    meter = Meter(secure.settings.coap.dtls_port, secure.home)
     assert await meter.handshake()
     location = await meter.registers()
     first = await meter.request("/42769/0/0")
@@ -156,7 +156,7 @@ async def test_m17_a_contact_under_way_asks_no_more_where_the_meter_has_left(
     # With the standard's patience, whoever asked at the old address would wait there for a minute and a half.
     patience = {"coap_ack_timeout_s": 20.0, "coap_max_retransmit": 4}
     async with make_field(database_url, sessions, tmp_path, dtls=True, settings=patience) as field:
-        meter = Meter(field.settings.coap_dtls_port, field.home)
+        meter = Meter(field.settings.coap.dtls_port, field.home)
         assert await meter.handshake()
         await meter.registers()
         async with sessions.begin() as session:
@@ -183,13 +183,13 @@ async def test_m7_a_flood_at_the_dtls_port_while_healthy_meters_are_served(secur
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     try:
-        meter = Meter(secure.settings.coap_dtls_port, secure.home)
+        meter = Meter(secure.settings.coap.dtls_port, secure.home)
         assert await meter.handshake()
         await meter.registers()
         seeds = list(meter.sent)
         chance = random.Random(11)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
-            noise.connect(("127.0.0.1", secure.settings.coap_dtls_port))
+            noise.connect(("127.0.0.1", secure.settings.coap.dtls_port))
 
             async def bombard() -> None:
                 for number in range(FLOOD):
@@ -235,7 +235,7 @@ def bent(chance: random.Random, seeds: list[bytes]) -> bytes:
 async def test_m7_bent_messages_within_a_session_are_refused_and_the_session_lives(secure: Field) -> None:
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-    meter = Meter(secure.settings.coap_dtls_port, secure.home)
+    meter = Meter(secure.settings.coap.dtls_port, secure.home)
     assert await meter.handshake()
     await meter.registers()
     chance = random.Random(12)
@@ -251,7 +251,7 @@ async def test_m7_bent_messages_within_a_session_are_refused_and_the_session_liv
 
 
 async def test_a_gateway_that_ends_says_good_bye_and_the_meter_begins_anew(secure: Field) -> None:
-    meter = Meter(secure.settings.coap_dtls_port, secure.home)
+    meter = Meter(secure.settings.coap.dtls_port, secure.home)
     assert await meter.handshake()
     await secure.stop()
     await meter.hears_good_bye()
@@ -287,7 +287,7 @@ async def test_a_lossy_radio_shakes_hands_all_the_same(secure: Field) -> None:
 async def test_libcoap_s_client_registers(secure: Field, client: str) -> None:
     if shutil.which(client) is None:
         pytest.skip(f"NO INDEPENDENT COAP PEER {client}: install libcoap3-bin")
-    base = f"coaps://127.0.0.1:{secure.settings.coap_dtls_port}"
+    base = f"coaps://127.0.0.1:{secure.settings.coap.dtls_port}"
     key = "".join(chr(byte) for byte in DTLS_KEY)
     child = await asyncio.create_subprocess_exec(
         *(client, "-v", "6", "-m", "post", "-u", secure.home.serial, "-k", key, "-B", "5"),

@@ -24,7 +24,7 @@ from standpipe_demo.simulator.meter_device import SimulatedMeter
 from tests.support.delivery import next_to_send
 from tests.support.radio import OBJECT_ID, Field, Radio, exchange, make_field, make_meter
 from tests.support.rating import rate_due, take_report
-from tests.support.town import make_settings, until
+from tests.support.town import changed, make_settings, until
 
 
 @pytest.mark.parametrize("report_format", ["senml-cbor", "tlv"])
@@ -109,7 +109,7 @@ async def test_m4_an_unknown_endpoint_is_refused_and_a_statement_of_another_key_
     stranger = SimulatedMeter(
         replace(plain.meter.config, endpoint="NOBODY"),
         store_dir=tmp_path / "other",
-        gateway=("127.0.0.1", plain.settings.coap_port),
+        gateway=("127.0.0.1", plain.settings.coap.port),
         object_id=OBJECT_ID,
         clock=Clock(),
         awake_s=0.1,
@@ -179,7 +179,7 @@ async def test_m7_garbage_datagrams_while_a_healthy_meter_is_served(plain: Field
     await plain.grant(5_000)
     chance = random.Random(7)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
-        target = ("127.0.0.1", plain.settings.coap_port)
+        target = ("127.0.0.1", plain.settings.coap.port)
 
         async def bombard() -> None:
             for number in range(3_000):
@@ -199,7 +199,7 @@ async def test_m8_an_unauthenticated_request_gets_no_more_than_three_times_its_s
     unknown = bytes.fromhex("4002000d") + b"\xb2rd\x4bep=nobody12"
     push = bytes.fromhex("4002000e") + b"\xb2dp\x11\x70\xff\x80"
     for request in (empty, core, bare, unknown, push):
-        reply = await exchange(plain.settings.coap_port, request)
+        reply = await exchange(plain.settings.coap.port, request)
         assert len(reply) <= 3 * len(request), request
 
 
@@ -275,7 +275,7 @@ async def test_m17_another_port_is_served_after_the_next_update(field: Field) ->
 
 async def test_registration_queries_as_clients_write_them(plain: Field) -> None:
     context = await aiocoap.Context.create_client_context(transports=["udp6"])
-    base = f"coap://127.0.0.1:{plain.settings.coap_port}/rd"
+    base = f"coap://127.0.0.1:{plain.settings.coap.port}/rd"
     try:
         for query, queue_mode in (("b=U", False), ("b=UQ", True), ("b=U&Q", True), ("Q", True)):
             request = aiocoap.Message(code=aiocoap.POST, uri=f"{base}?ep={plain.home.serial}&lt=300&{query}")
@@ -303,7 +303,7 @@ async def test_without_a_transport_or_a_free_port_the_gateway_says_so(
     for settings, words in (
         (make_settings(coap_dtls=False), "STANDPIPE_COAP_DTLS and STANDPIPE_COAP_PLAIN_UDP"),
         (field.settings, "STANDPIPE_COAP_DTLS_PORT"),
-        (field.settings.model_copy(update={"coap_dtls": False}), "STANDPIPE_COAP_PORT"),
+        (changed(field.settings, coap_dtls=False), "STANDPIPE_COAP_PORT"),
     ):
         with pytest.raises(SettingsError, match=words):
             await run_gateway(settings, sessions, listener)

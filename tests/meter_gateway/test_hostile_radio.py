@@ -34,7 +34,7 @@ from tests.support.database import free_port
 from tests.support.lengths import rounds
 from tests.support.radio import Field, exchange, give_key, make_field, make_meter
 from tests.support.rating import rate_due
-from tests.support.town import METER_SECRET, make_home, make_settings, make_utility, until
+from tests.support.town import METER_SECRET, changed, make_home, make_settings, make_utility, until
 
 REGISTER = bytes.fromhex("4002000c") + b"\xb2rd\x4bep=nobody12"
 ROUNDS = rounds(600, 3_000, "CHAOS_DATAGRAMS")
@@ -51,7 +51,7 @@ async def test_m7_bent_requests_leave_the_loop_the_database_and_other_meters_alo
         await plain.meter.wake()
         chance = random.Random(5)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
-            noise.connect(("127.0.0.1", plain.settings.coap_port))
+            noise.connect(("127.0.0.1", plain.settings.coap.port))
             for number in range(ROUNDS):
                 noise.send(bent(chance, number))
                 if number % 20 == 0:
@@ -86,7 +86,7 @@ async def test_m7_a_token_used_again_costs_no_database_connection(plain: Field, 
     async with sessions() as holder:
         await holder.execute(text("LOCK TABLE meter_credentials IN ACCESS EXCLUSIVE MODE"))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-            peer.connect(("127.0.0.1", plain.settings.coap_port))
+            peer.connect(("127.0.0.1", plain.settings.coap.port))
             for number in range(3):
                 peer.send(REGISTER[:2] + number.to_bytes(2, "big") + REGISTER[4:])
             waiting = await until(lambda: _waiting(sessions, 3))
@@ -100,7 +100,7 @@ async def test_m8_a_late_refusal_is_not_retransmitted_to_whoever_was_named(plain
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.setblocking(False)
-        peer.connect(("127.0.0.1", plain.settings.coap_port))
+        peer.connect(("127.0.0.1", plain.settings.coap.port))
         async with sessions() as holder:
             await holder.execute(text("LOCK TABLE meter_credentials IN ACCESS EXCLUSIVE MODE"))
             await loop.sock_sendall(peer, REGISTER)
@@ -127,7 +127,7 @@ async def test_m8_a_late_refusal_is_not_retransmitted_to_whoever_was_named(plain
 )
 async def test_m8_refusals_have_their_code_and_no_more(plain: Field, request_hex: str, code: int) -> None:
     request = bytes.fromhex(request_hex)
-    reply = await exchange(plain.settings.coap_port, request)
+    reply = await exchange(plain.settings.coap.port, request)
     assert reply[1] == code
     assert len(reply) <= max(4, len(request))
 
@@ -136,7 +136,7 @@ async def test_m7_blocks_without_end_are_refused_in_time(plain: Field) -> None:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.setblocking(False)
-        udp.connect(("127.0.0.1", plain.settings.coap_port))
+        udp.connect(("127.0.0.1", plain.settings.coap.port))
         # /dp in blocks of 1024 bytes, each with "more": block n's option is n << 4 | more | 6.
         for number in range(80):
             block = (number << 4 | 0b1000 | 6).to_bytes(2, "big")
@@ -189,7 +189,7 @@ async def test_a_waking_during_a_time_out_is_served_at_once(
         await field.meter.wake()
         await field.stop()
         # With the standard's patience an unanswered request waits for 93 s, and the next one behind it (NSTART).
-        field.settings = field.settings.model_copy(update={"coap_ack_timeout_s": 20.0, "coap_max_retransmit": 4})
+        field.settings = changed(field.settings, coap_ack_timeout_s=20.0, coap_max_retransmit=4)
         field.meter = make_meter(field.settings, field.home, field.folder)
         await field.start()
         await field.meter.wake()
@@ -314,7 +314,7 @@ async def test_m4_one_meter_s_session_cannot_register_update_push_or_leave_as_an
 
 @asynccontextmanager
 async def client(field: Field) -> AsyncIterator[Any]:
-    async with bound_client(field.settings.coap_port, free_port()) as ask:
+    async with bound_client(field.settings.coap.port, free_port()) as ask:
         yield ask
 
 

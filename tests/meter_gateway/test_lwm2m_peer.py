@@ -76,7 +76,7 @@ async def test_a_foreign_client_registers_is_read_notifies_updates_and_leaves(
     patience = {"coap_ack_timeout_s": 2.0, "coap_max_retransmit": 2}
     async with (
         make_field(database_url, sessions, tmp_path, settings=patience) as field,
-        running(node, field.home.serial, field.settings.coap_port) as order,
+        running(node, field.home.serial, field.settings.coap.port) as order,
     ):
         assert await order("register") == "2.01"
         await until(lambda: _registers(sessions, [3_500_000]))

@@ -50,7 +50,7 @@ class LoraField:
 
     @property
     def events_url(self) -> str:
-        return f"http://127.0.0.1:{self.settings.lorawan_http_port}/lorawan/events"
+        return f"http://127.0.0.1:{self.settings.lorawan.http_port}/lorawan/events"
 
     async def start(self) -> None:
         listener = Listener(self.database_url, COMMANDS)

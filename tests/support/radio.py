@@ -188,7 +188,7 @@ def make_meter(settings: Settings, home: Home, folder: Path, **more: Any) -> Sim
         home.meter_id,
         config_of(home, **more),
         store_dir=folder / "meters",
-        gateway=("127.0.0.1", settings.coap_dtls_port if more.get("dtls_key_hex") else settings.coap_port),
+        gateway=("127.0.0.1", settings.coap.dtls_port if more.get("dtls_key_hex") else settings.coap.port),
         object_id=OBJECT_ID,
         clock=settings.clock,
         ack_timeout_s=0.3,

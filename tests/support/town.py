@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import stripe
 from cryptography.fernet import Fernet
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import func, select, text
 from starlette.applications import Starlette
@@ -291,6 +292,9 @@ class _Told(Settings):
         return (init_settings,)
 
 
+_GROUPS = {name for name, value in _Told() if isinstance(value, BaseModel)}
+
+
 def settled(at: datetime = SETTLED) -> dict[str, Any]:
     """Settings of a town whose clock begins there, whatever the day on which the suite runs."""
     return {"clock_anchor_at": at, "clock_anchor_real_s": time.time()}
@@ -300,7 +304,28 @@ def make_settings(**more: Any) -> Settings:
     """A test's settings."""
     values: dict[str, Any] = {"token_secret": "t" * 40, "meter_key_secrets": METER_SECRET}
     values |= {"coap_dtls_port": free_port()} | more
-    return _Told.model_validate(values)
+    return _Told.model_validate(nested(values))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the environment's names (``mpesa_url``), put into their groups."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        group, _, rest = name.partition("_")
+        if group in _GROUPS:
+            made.setdefault(group, {})[rest] = value
+        else:
+            made[name] = value
+    return made
+
+
+def changed(settings: Settings, **more: Any) -> Settings:
+    """A test's settings with some of them changed, by the environment's names."""
+    groups = nested(more)
+    for name, value in groups.items():
+        if isinstance(before := getattr(settings, name), BaseModel):
+            groups[name] = before.model_copy(update=value)
+    return settings.model_copy(update=groups)
 
 
 @asynccontextmanager

@@ -351,18 +351,18 @@ async def run_dlms(
         keys=KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets]),
         clock=settings.clock,
         profiles=load_profiles(),
-        title=bytes.fromhex(settings.dlms_system_title),
-        allow_lls=settings.dlms_allow_lls,
-        patience=patience or Patience(answer_s=settings.dlms_answer_timeout_s, idle_s=settings.dlms_idle_timeout_s),
+        title=bytes.fromhex(settings.dlms.system_title),
+        allow_lls=settings.dlms.allow_lls,
+        patience=patience or Patience(answer_s=settings.dlms.answer_timeout_s, idle_s=settings.dlms.idle_timeout_s),
     )
     try:
-        await server.start(settings.dlms_host, settings.dlms_port or 0)
+        await server.start(settings.dlms.host, settings.dlms.port or 0)
     except OSError as error:
         raise SettingsError(
-            f"TCP port {settings.dlms_port} on {settings.dlms_host} cannot be used ({error.strerror}); "
+            f"TCP port {settings.dlms.port} on {settings.dlms.host} cannot be used ({error.strerror}); "
             "set STANDPIPE_DLMS_PORT to a free one."
         ) from None
-    _log.info("gateway listens for DLMS meters", host=settings.dlms_host, port=settings.dlms_port)
+    _log.info("gateway listens for DLMS meters", host=settings.dlms.host, port=settings.dlms.port)
     if ready is not None:
         ready.set()
     try:

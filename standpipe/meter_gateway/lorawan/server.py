@@ -31,15 +31,15 @@ async def run_lorawan(settings: Settings, sessions: Sessions, listener: Listener
     Raises SettingsError where LoRaWAN is turned on by half.
     """
     require(settings, "meter_key_secrets", "lorawan_api_url", "lorawan_api_token", "lorawan_event_secrets")
-    token = settings.lorawan_api_token.get_secret_value() if settings.lorawan_api_token else ""
+    token = settings.lorawan.api_token.get_secret_value() if settings.lorawan.api_token else ""
     keys = KeyRing([secret.get_secret_value() for secret in settings.meter_key_secrets])
-    network = ChirpStack(settings.lorawan_api_url or "", token, settings.lorawan_api_ca)
+    network = ChirpStack(settings.lorawan.api_url or "", token, settings.lorawan.api_ca)
     carrier = LoraCarrier(engine=engine_of(sessions), keys=keys, clock=settings.clock, network=network)
-    door = make_door(carrier, [secret.get_secret_value() for secret in settings.lorawan_event_secrets])
-    _log.info("lorawan listens", host=settings.lorawan_http_host, port=settings.lorawan_http_port)
+    door = make_door(carrier, [secret.get_secret_value() for secret in settings.lorawan.event_secrets])
+    _log.info("lorawan listens", host=settings.lorawan.http_host, port=settings.lorawan.http_port)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(serve(door, settings.lorawan_http_host, settings.lorawan_http_port))
+            group.create_task(serve(door, settings.lorawan.http_host, settings.lorawan.http_port))
             group.create_task(carrier.hear_commands(listener))
             group.create_task(carrier.supply())
     finally:

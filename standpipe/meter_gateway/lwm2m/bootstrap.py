@@ -56,10 +56,10 @@ class Bootstrap:
 
 async def open_bootstrap(settings: Settings, sessions: Sessions, ring: KeyRing) -> Bootstrap | None:
     """The server that the settings describe; None where they turn it off. Raises SettingsError."""
-    host, port = settings.coap_host, settings.coap_bootstrap_port
+    host, port = settings.coap.host, settings.coap.bootstrap_port
     if port is None:
         return None
-    if not settings.coap_public_url:
+    if not settings.coap.public_url:
         raise SettingsError("STANDPIPE_COAP_PUBLIC_URL is not set: the bootstrap server hands it to meters.")
     require_free(host, port, "STANDPIPE_COAP_BOOTSTRAP_PORT")
 
@@ -71,9 +71,9 @@ async def open_bootstrap(settings: Settings, sessions: Sessions, ring: KeyRing) 
                 return None
 
     context, room = new_context(), RequestLimiter()
-    server = await add_dtls(context, look_up, limits_of(settings), lambda _: None, host=host, port=port)
-    tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
-    door = BootstrapDoor(room, sessions, ring, context, server, tuned, settings.coap_public_url)
+    server = await add_dtls(context, look_up, limits_of(settings.dtls), lambda _: None, host=host, port=port)
+    tuned = tuning(settings.coap.ack_timeout_s, settings.coap.max_retransmit)
+    door = BootstrapDoor(room, sessions, ring, context, server, tuned, settings.coap.public_url)
     context.serversite = Site()
     for end in ([], [""]):
         context.serversite.add_resource(["bs", *end], door)

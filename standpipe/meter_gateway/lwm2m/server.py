@@ -45,7 +45,7 @@ async def run_gateway(
         if bootstrap is not None:
             stack.push_async_callback(bootstrap.stop)
         stack.push_async_callback(lookup.stop)
-        tuned = tuning(settings.coap_ack_timeout_s, settings.coap_max_retransmit)
+        tuned = tuning(settings.coap.ack_timeout_s, settings.coap.max_retransmit)
         engine = engine_of(sessions)
         desk = DeliveryDesk(engine, settings.clock)
         stack.push_async_callback(desk.stop)
@@ -87,22 +87,22 @@ class _Air:
 
 
 async def _open(settings: Settings, lookup: DtlsKeyLookup) -> _Air:
-    if not settings.coap_plain_udp and not settings.coap_dtls:
+    if not settings.coap.plain_udp and not settings.coap.dtls:
         raise SettingsError(
             "STANDPIPE_COAP_DTLS and STANDPIPE_COAP_PLAIN_UDP are both off: no meter could speak. Turn DTLS on, or "
             "plain UDP on loopback or within your operator's private APN."
         )
-    host, port = settings.coap_host, settings.coap_dtls_port
-    if settings.coap_dtls:
+    host, port = settings.coap.host, settings.coap.dtls_port
+    if settings.coap.dtls:
         require_free(host, port, "STANDPIPE_COAP_DTLS_PORT")
-    if settings.coap_plain_udp:
-        context = await open_endpoint(host, settings.coap_port)
-        _log.info("gateway listens without DTLS", host=host, port=settings.coap_port)
+    if settings.coap.plain_udp:
+        context = await open_endpoint(host, settings.coap.port)
+        _log.info("gateway listens without DTLS", host=host, port=settings.coap.port)
     else:
         context = new_context()
-    if not settings.coap_dtls:
+    if not settings.coap.dtls:
         return _Air(context, None)
-    dtls = await add_dtls(context, lookup.look_up, limits_of(settings), lookup.opened, host=host, port=port)
+    dtls = await add_dtls(context, lookup.look_up, limits_of(settings.dtls), lookup.opened, host=host, port=port)
     _log.info("gateway listens", host=host, port=port)
     return _Air(context, dtls)
 

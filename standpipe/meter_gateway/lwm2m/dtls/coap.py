@@ -11,7 +11,7 @@ from aiocoap.transports.generic_udp import GenericMessageInterface
 from standpipe.meter_gateway.lwm2m.dtls.keys import DtlsCredential
 from standpipe.meter_gateway.lwm2m.dtls.server import DtlsServer, Limits
 from standpipe.meter_gateway.lwm2m.dtls.session import DtlsSession
-from standpipe.platform.settings import Settings
+from standpipe.platform.setting_groups import DtlsSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -78,12 +78,12 @@ async def add_dtls(
     return made[0].server
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: DtlsSettings) -> Limits:
     """Return what the settings let one DTLS port hold."""
     return Limits(
-        max_sessions=settings.dtls_max_sessions,
-        idle_s=settings.dtls_idle_h * 3600,
-        handshake_timeout_s=settings.dtls_handshake_timeout_s,
-        max_handshakes=settings.dtls_max_handshakes,
-        max_handshakes_per_host=settings.dtls_max_handshakes_per_host,
+        max_sessions=settings.max_sessions,
+        idle_s=settings.idle_h * 3600,
+        handshake_timeout_s=settings.handshake_timeout_s,
+        max_handshakes=settings.max_handshakes,
+        max_handshakes_per_host=settings.max_handshakes_per_host,
     )

@@ -68,7 +68,7 @@ async def test_links_that_do_not_hold_look_like_none(june: Town) -> None:
     ):  # fmt: skip
         answer = await june.http.get(wrong)
         assert answer.status_code == 404, wrong
-        assert answer.json() == {"error": "there is no such statement, or this link has run out"}
+        assert answer.json() == {"error": "There is no such statement, or this link has run out."}
     # A statement's signature opens no receipt either.
     turned = sign_link(secret, june.api, "rct_00000000000000000000000000", now_s, kind="statement")
     assert (await june.http.get(turned.replace("/statements/", "/receipts/"))).status_code == 404

@@ -247,9 +247,7 @@ async def _wait_until_ready(settings: Settings, children: dict[str, asyncio.subp
 
 async def _register_paybill(environment: dict[str, str]) -> None:
     """Tell the M-Pesa stand-in where to ask and to confirm, as an operator does once at Safaricom."""
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "standpipe.cli", "mpesa", "register"), env=environment
-    )
+    child = await asyncio.create_subprocess_exec(*(sys.executable, "-m", "standpipe_demo.paybill"), env=environment)
     if await child.wait():
         raise SettingsError("The M-Pesa stand-in did not take our addresses; see the lines above.")
 

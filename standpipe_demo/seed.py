@@ -257,7 +257,6 @@ def _meter(
         installed_at=_hour(now) - timedelta(days=DAYS),
         credit_granted=0,
         last_sequence=0,
-        low_credit_threshold_minor=10_000,
     )
     return meter, new_id("key").encode()
 

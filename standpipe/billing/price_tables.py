@@ -14,6 +14,7 @@ from standpipe.meters.commands import enqueue, lock_meter
 from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.models import CommandKind, CommandStatus, Meter, MeterCommand, WalletKind
 from standpipe.meters.price_tables import MeterTable
+from standpipe.meters.reports import is_lacking
 from standpipe.platform.database import Sessions
 from standpipe.platform.errors import InvalidInputError, NotFoundError
 from standpipe.platform.units import local_midnight
@@ -32,6 +33,8 @@ async def push_table(session: AsyncSession, meter: Meter, *, now: datetime, from
     """
     if not wallet_of(meter.wallet_kind).deducts:
         raise InvalidInputError("This meter holds volume: it knows no prices.")
+    if await _refused(session, meter.id):
+        raise InvalidInputError("This meter cannot be told prices: it has nothing to hold them with.")
     zone = ZoneInfo(meter.time_zone)
     today = now.astimezone(zone).date()
     day = from_day or today
@@ -92,6 +95,18 @@ async def _push_if_other(
             return False
     await push_table(session, meter, now=now, from_day=from_day)
     return True
+
+
+async def _refused(session: AsyncSession, meter_id: str) -> bool:
+    """Tell whether a meter has nothing to hold prices with: so it said when the last table went out to it (M22)."""
+    last = (
+        select(MeterCommand.status, MeterCommand.reason)
+        .where(MeterCommand.meter_id == meter_id, MeterCommand.kind == CommandKind.TARIFF, MeterCommand.attempts > 0)
+        .order_by(MeterCommand.sequence.desc())
+        .limit(1)
+    )
+    found = (await session.execute(last)).one_or_none()
+    return found is not None and found.status == CommandStatus.REJECTED and is_lacking(found.reason)
 
 
 async def _newest_id(session: AsyncSession, meter_id: str) -> str | None:

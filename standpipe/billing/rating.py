@@ -55,13 +55,14 @@ class Charged:
 class AtZero:
     """Behaviour at zero: what the meter was told (None: unknown), what it certainly does, until when what waits holds.
 
-    ``waiting_until``: of each such command that waits, when it becomes void.
+    ``waiting_until``: of each such command that waits, when it becomes void. ``cannot``: it has refused to be told.
     """
 
     told: str | None
     held: CutOff | None
     waiting_until: tuple[datetime | None, ...]
     is_shut: bool
+    cannot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +288,8 @@ class _Rating:
 
 def _zero_credit(state: MeterState, now: datetime) -> tuple[ZeroCreditChange | None, datetime | None]:
     """Decide what a meter is to be told about zero credit, and when to look at it again."""
-    if state.closed_at is not None:
+    if state.closed_at is not None or state.at_zero.cannot:
+        # A meter that cannot be told does what it left the factory with, and is not asked every day anew (M22).
         return None, None
     policy = policy_of(state, now)
     if policy is None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from standpipe.billing.closing_rule import ACCOUNTS, Closed
 from standpipe.billing.rating import AtZero, Charged, MeterState
 from standpipe.meters.models import CommandStatus, WalletKind
-from standpipe.meters.reports import RegisterReading, ValveReason, ValveState
+from standpipe.meters.reports import RegisterReading, ValveReason, ValveState, is_lacking
 from standpipe.platform.units import period_of, service_day
 from standpipe.readings.judging import Register, told_spans
 from standpipe.readings.raw import RawReadings
@@ -74,7 +74,8 @@ GROUP BY p.meter_id, p.day
 """)
 # The last that went out tells what the meter certainly does; those that are open wait for it.
 AT_ZERO = text("""
-SELECT c.meter_id, c.value, c.status, c.attempts, c.void_at, c.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN')
+SELECT c.meter_id, c.value, c.status, c.attempts, c.void_at, c.reason,
+       c.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN')
 FROM meter_commands c
 WHERE c.meter_id = ANY(CAST(:ids AS text[])) AND c.kind = 'AT_ZERO'
   AND (c.status IN ('QUEUED', 'SENT', 'ACKNOWLEDGED', 'UNKNOWN') OR c.sequence = (
@@ -319,11 +320,13 @@ async def _at_zero(conn: AsyncConnection, rows: Mapping[str, Row[Any]]) -> dict[
     held: dict[str, CutOff | None] = dict.fromkeys(rows, CutOff.DISCONNECT)
     waiting: dict[str, list[datetime | None]] = {meter_id: [] for meter_id in rows}
     last_sent: dict[str, CutOff | None] = {}
-    for meter_id, value, status, attempts, void_at, is_open in await conn.execute(AT_ZERO, {"ids": list(rows)}):
+    cannot: dict[str, bool] = {}
+    for meter_id, value, status, attempts, void_at, reason, is_open in await conn.execute(AT_ZERO, {"ids": list(rows)}):
         if is_open:
             waiting[meter_id].append(void_at)
         if attempts > 0:
             last_sent[meter_id] = ON_THE_WIRE[value] if status == CommandStatus.CONFIRMED else None
+            cannot[meter_id] = status == CommandStatus.REJECTED and is_lacking(reason)
     held |= last_sent
     return {
         meter_id: AtZero(
@@ -331,6 +334,7 @@ async def _at_zero(conn: AsyncConnection, rows: Mapping[str, Row[Any]]) -> dict[
             held=held[meter_id],
             waiting_until=tuple(waiting[meter_id]),
             is_shut=row.valve in _SHUT and row.valve_reason == ValveReason.NO_CREDIT,
+            cannot=cannot.get(meter_id, False),
         )
         for meter_id, row in rows.items()
     }

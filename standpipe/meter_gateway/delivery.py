@@ -21,7 +21,7 @@ from standpipe.meters import deliveries
 from standpipe.meters.delivery_rules import decide
 from standpipe.meters.delivery_state import Changes, Confirmation, Delivery, Heard, Moment, Outcome, OutgoingCommand
 from standpipe.meters.models import CommandStatus
-from standpipe.meters.reports import MeterReport
+from standpipe.meters.reports import CommandResult, MeterReport
 from standpipe.outbox.facts import FACTS
 from standpipe.platform import metrics, tracing
 from standpipe.platform.clock import Clock
@@ -44,10 +44,14 @@ class NoAnswerError(StandpipeError):
 
 @dataclass
 class CommandRefusedError(StandpipeError):
-    """The meter cannot, or will not, carry a command out. Unless ``is_final``, only its status report can tell."""
+    """The meter cannot, or will not, carry a command out. Unless ``is_final``, only its status report can tell.
+
+    ``is_lacking``: it has nothing to carry any command of this kind out with, so that none is queued again (M22).
+    """
 
     reason: str
     is_final: bool = True
+    is_lacking: bool = False
 
     def __str__(self) -> str:
         return self.reason
@@ -330,7 +334,8 @@ async def _send(desk: DeliveryDesk, command: OutgoingCommand, carrier: Carrier) 
             await _note(desk, command, CommandStatus.UNKNOWN, error.reason)
             raise ContactEndedError(error.reason) from error
         _log.error("command refused", meter_id=command.meter_id, command_id=command.id, reason=error.reason)
-        return Outcome(command.id, CommandStatus.REJECTED, error.reason)
+        reason = f"{CommandResult.UNSUPPORTED}: {error.reason}" if error.is_lacking else error.reason
+        return Outcome(command.id, CommandStatus.REJECTED, reason)
     return Outcome(command.id, CommandStatus.ACKNOWLEDGED)
 
 

@@ -126,6 +126,11 @@ class RegisterReading:
     empty_pipe: bool = False
 
 
+def is_lacking(reason: str | None) -> bool:
+    """Tell whether a command was refused because the meter has nothing to carry any of its kind out with (M22)."""
+    return (reason or "").partition(":")[0] == CommandResult.UNSUPPORTED
+
+
 @dataclass(frozen=True, slots=True)
 class StatusReport:
     """The meter's own, authenticated word on its credit and valve: the only thing that confirms a command.

@@ -18,7 +18,7 @@ from standpipe.engine.batcher import BusyError
 from standpipe.ledger.models import Account, Entry, LedgerTransaction
 from standpipe.meters import due
 from standpipe.meters.due import Claimed, MeterDue, failing_meters, mark_due
-from standpipe.meters.models import Meter
+from standpipe.meters.models import Meter, MeterCommand
 from standpipe.meters.reports import RegisterReading
 from standpipe.platform import metrics
 from standpipe.platform.clock import Clock
@@ -330,6 +330,25 @@ async def test_a_forgotten_instant_is_met_by_the_sweep_and_counted(sessions: Ses
     await rounds.sweep(sessions, Stopped(NOW + timedelta(days=31)))
     assert metrics.RATED_LATE._value.get() == before + 1
     assert (await due_row(sessions, homes[0].meter_id)).due_next_at is not None
+
+
+REFUSED = """
+    UPDATE meter_commands SET status = 'REJECTED', attempts = 1, reason = :reason WHERE kind = 'AT_ZERO'"""
+
+
+@pytest.mark.parametrize(("reason", "told"), [("UNSUPPORTED", 1), ("UNSUPPORTED: no such object", 1), ("BAD_MAC", 2)])
+async def test_m22_what_a_meter_cannot_be_told_is_not_queued_again(sessions: Sessions, reason: str, told: int) -> None:
+    [home] = await homes_of(sessions, 1)
+    await run(sessions, "UPDATE utilities SET cut_off = 'TRICKLE'")
+    await rate_due(sessions, Stopped(NOW))
+    await run(sessions, REFUSED, reason=reason)
+    await run(sessions, "UPDATE utilities SET cut_off = 'NEVER'")
+    await tell(sessions, [home.meter_id], (NOW, 1_000))
+    await rate_due(sessions, Stopped(NOW + HOUR))
+    async with sessions() as session:
+        statuses = (await session.scalars(select(MeterCommand.status).where(MeterCommand.kind == "AT_ZERO"))).all()
+    assert len(statuses) == told
+    assert (await state(sessions, home))["days"]
 
 
 async def test_what_the_sweep_rates_no_round_rates_before_it(sessions: Sessions) -> None:

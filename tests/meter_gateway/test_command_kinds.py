@@ -17,6 +17,7 @@ from standpipe.meters.delivery_state import OPEN
 from standpipe.meters.field_models import MeterDiagnostics
 from standpipe.meters.models import CommandKind, Meter, MeterCommand
 from standpipe.platform.database import Sessions
+from standpipe.platform.errors import InvalidInputError
 from standpipe.tariffs.files import read_tariff
 from standpipe.tariffs.publishing import publish
 from standpipe_demo.simulator import lora_codec, meter_orders
@@ -191,7 +192,7 @@ async def test_a_clock_that_cannot_be_set_is_given_up_and_not_asked_for_again(
         here.meter.state.clock_error_s = 7_200.0
         row = await here.ends()
         assert (row.kind, row.status) == ("CLOCK", "REJECTED")
-        assert row.reason in ("the meter answered 4.04", "the meter took it and shows no effect")
+        assert row.reason in ("UNSUPPORTED: the meter answered 4.04", "the meter took it and shows no effect")
         for _ in range(2):
             await here.speaks()
         assert len(await here.rows(CommandKind.CLOCK)) == 1
@@ -269,7 +270,9 @@ async def test_a_part_of_a_table_that_is_lost_is_sent_again_and_half_a_table_pri
         assert meter.state.waiting_table["id"] == (await here.row()).body["id"]
 
 
-async def test_a_token_meter_says_what_it_can(database_url: str, sessions: Sessions, tmp_path: Path) -> None:
+async def test_m22_a_token_meter_says_what_it_can_and_is_told_once(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
     async with dlms_field(database_url, sessions, tmp_path, TOKEN) as field:
         here = Side(field, field.meter, lambda: None)
         for kind in (CommandKind.READ_NOW, CommandKind.DIAGNOSTICS, CommandKind.CLOCK):
@@ -279,7 +282,12 @@ async def test_a_token_meter_says_what_it_can(database_url: str, sessions: Sessi
         await field.until_statuses(
             ("READ_NOW", "CONFIRMED"), ("DIAGNOSTICS", "CONFIRMED"), ("CLOCK", "CONFIRMED"), ("TARIFF", "REJECTED")
         )
-        assert "holds no prices" in ((await here.row()).reason or "")
+        reason = (await here.row()).reason or ""
+        assert reason.startswith("UNSUPPORTED: ")
+        assert reason.endswith("holds no prices")
+        with pytest.raises(InvalidInputError, match="cannot be told prices"):
+            await here.push()
+        assert len(await here.rows(CommandKind.TARIFF)) == 1
 
 
 async def test_a_diagnosis_that_answers_nothing_asked_is_left_aside(

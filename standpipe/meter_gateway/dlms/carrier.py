@@ -146,7 +146,7 @@ class DlmsCarrier:
                 raise CommandRefusedError("the meter's money unit is coarser than this threshold")
             await self.client.set(Attribute(111, self.profile.credit.account, 16), Data(Tag.DOUBLE_LONG, units))
         else:
-            raise CommandRefusedError(f"{self.profile.name} has no object for {command.kind}")
+            raise CommandRefusedError(f"{self.profile.name} has no object for {command.kind}", is_lacking=True)
 
     async def _order(self, command: OutgoingCommand) -> None:
         """Send a command whose effect shows in the meter's next words, by whichever method it takes its credit."""

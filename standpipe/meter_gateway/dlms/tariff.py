@@ -50,7 +50,7 @@ async def send_tariff(
     Raises CommandRefusedError where the meter holds another table than was written, NoAnswerError.
     """
     if profile.credit.charge is None:
-        raise CommandRefusedError(f"{profile.name} holds no prices")
+        raise CommandRefusedError(f"{profile.name} holds no prices", is_lacking=True)
     wanted = unit_charge(table, profile, currency)
     passive = Attribute(113, profile.credit.charge, _PASSIVE)
     try:
@@ -71,7 +71,7 @@ async def held_by(
     Raises AccessRefusedError, CommandRefusedError where no meter of the profile could hold it, NoAnswerError.
     """
     if profile.credit.charge is None:
-        raise CommandRefusedError(f"{profile.name} holds no prices")
+        raise CommandRefusedError(f"{profile.name} holds no prices", is_lacking=True)
     wanted = unit_charge(table, profile, currency)
     active = await client.get(Attribute(113, profile.credit.charge, _ACTIVE))
     passive = await client.get(Attribute(113, profile.credit.charge, _PASSIVE))

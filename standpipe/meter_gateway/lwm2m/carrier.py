@@ -58,7 +58,8 @@ class Lwm2mCarrier:
             self._answered = await carry(self.peer, self.known, self.memory, command, self.object_id, self.clock)
         except MeterRefusedError as error:
             # A meter in trouble (5.xx) may have taken the command all the same: only its status report can tell.
-            raise CommandRefusedError(str(error), is_final=error.is_final) from error
+            lacks = error.code in _HAS_NO_SUCH
+            raise CommandRefusedError(str(error), is_final=error.is_final, is_lacking=lacks) from error
 
     async def rest(self) -> MeterReport | None:
         """Read what was put off for commands; None where that tells nothing new. Raises MeterAsleepError."""

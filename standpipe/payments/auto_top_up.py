@@ -240,8 +240,11 @@ async def _lock(session: AsyncSession, meter_id: str) -> AutoTopUp | None:
 async def _conclude(session: AsyncSession, row: AutoTopUp, now: datetime) -> None:
     if row.awaiting_top_up_id is None:
         return
-    payment = await session.get_one(Payment, row.awaiting_top_up_id, populate_existing=True)
-    if payment.status in _UNDER_WAY:
+    theirs = select(Payment).where(Payment.top_up_id == row.awaiting_top_up_id).order_by(Payment.started_real_at)
+    made = (await session.scalars(theirs.execution_options(populate_existing=True))).all()
+    # Of several payments for an order the one that was paid speaks for it.
+    payment = next((one for one in made if one.captured_minor), made[-1])
+    if not payment.captured_minor and any(one.status in _UNDER_WAY for one in made):
         return
     row.awaiting_top_up_id, row.updated_at = None, now
     if payment.captured_minor:

@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import delete, func, select, text
 
 from standpipe.notifications.models import Alert
-from standpipe.payments.auto_top_up import PAUSE, Signal, consider
-from standpipe.payments.models import TopUp
+from standpipe.payments.auto_top_up import PAUSE, Signal, concluded, consider
+from standpipe.payments.models import Payment, TopUp
 from standpipe.payments.rails.port import PaymentRequest, PaymentStatus, RefundRequest, RefundStatus
 from standpipe.payments.rails.stripe import StripeRail
 from standpipe.payments.saved_methods import keep_customer
 from standpipe.payments.settle import settle
 from standpipe.payments.vend_models import AutoTopUp, PaymentCustomer, SavedMethod
+from standpipe.platform.ids import new_id
 from standpipe_demo.simulator.fake_stripe import event
 from tests.support.town import Town, make_home
 
@@ -181,6 +182,27 @@ async def test_p32_a_decline_is_one_attempt_then_a_pause_and_off_after_three(tow
     assert await told(town) == ["AUTO_DECLINED", "AUTO_DECLINED", "AUTO_TURNED_OFF"]
     assert await town.count(TopUp) == 3
     assert await town.credits() == (0, 0, 0)
+
+
+async def test_p31_a_second_payment_that_was_made_speaks_for_a_standing_order(town: Town) -> None:
+    await order(town, await save_card(town))
+    top_up_id = await low(town)
+    async with town.sessions.begin() as session:
+        first = await session.get_one(Payment, top_up_id)
+        first.status, first.captured_minor, first.failure_code = "FAILED", 0, "card_declined"
+        row = (await session.scalars(select(AutoTopUp))).one()
+        row.awaiting_top_up_id, row.failures = top_up_id, 1
+        later = first.started_real_at + timedelta(seconds=5)
+        session.add(
+            Payment(
+                id=new_id("pay"), top_up_id=top_up_id, rail="stripe", rail_ref="pi_second", asked_minor=1500,
+                currency="KES", status="SUCCEEDED", captured_minor=1500, started_real_at=later,
+                updated_at=later,
+            )
+        )  # fmt: skip
+    await concluded(town.sessions, town.settings.clock, town.home.meter_id)
+    row = await standing(town)
+    assert (row.failures, row.awaiting_top_up_id, row.enabled) == (0, None, True)
 
 
 async def test_p32_when_the_bank_asks_the_customer_gets_a_way_to_answer(town: Town) -> None:

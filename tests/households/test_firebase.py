@@ -23,6 +23,7 @@ from standpipe.wiring import Database
 from standpipe_demo.simulator import fake_phone
 from standpipe_demo.simulator.fake_google import GoogleState
 from tests.support.command import standpipe_process
+from tests.support.database import free_port
 from tests.support.google import Google, firebase_town
 from tests.support.town import Town, make_settings
 
@@ -220,7 +221,8 @@ async def test_a1_the_server_refuses_to_start_beside_the_emulator(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(EMULATOR, "127.0.0.1:9099")
-    done = await asyncio.to_thread(standpipe_process, database_url, tmp_path, "serve", token_secret="t" * 40)
+    more = {"token_secret": "t" * 40, "http_port": str(free_port())}
+    done = await asyncio.to_thread(standpipe_process, database_url, tmp_path, "serve", **more)
     assert done.returncode == 2
     assert EMULATOR in done.stderr
     assert "forged" in done.stderr

@@ -57,7 +57,11 @@ async def test_m7_bent_requests_leave_the_loop_the_database_and_other_meters_alo
                 if number % 20 == 0:
                     await asyncio.sleep(0.002)
         await plain.grant(5_000)
-        await plain.meter.wake()
+        # What was bent may have been an update from elsewhere, which ends the contact under way: then at the next.
+        for _ in range(5):
+            await plain.meter.wake()
+            if await plain.statuses() == [("CREDIT", "CONFIRMED")]:
+                break
         assert await plain.statuses() == [("CREDIT", "CONFIRMED")]
     finally:
         loop.set_exception_handler(None)
